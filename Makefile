@@ -1,0 +1,31 @@
+# Two commands: `make demo` and `make test`. Each sets up .venv first where it is missing or out of date.
+PYTHON ?= python3
+# e.g. PIP_ARGS="--index-url …" for the CPU wheels of torch, or a mirror
+PIP_ARGS ?=
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: demo test data-test lint clean
+
+demo: $(READY)
+	$(BIN)/blipcalc demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+# the larger sets: BLIPCALC_DATA names their folder
+data-test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m data
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(READY): pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints-cpu.txt $(PIP_ARGS) torch
+	$(BIN)/pip install -q -c constraints-cpu.txt -e '.[test,tensorboard,xtb,dev]'
+	touch $(READY)
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,81 @@
+"""A committee of arbitrary ASE calculators: their spread as an uncertainty, behind the same seam as our own models.
+
+Mean and variance over K members as in :mod:`blipcalc.core.prediction`.  Energies of members on different reference energies
+measure the offsets, not the uncertainty: align them first, or read the forces only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from blipcalc.core.contracts import Need, Surface
+from blipcalc.core.neighbors import neighbor_pairs
+from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
+from blipcalc.core.validate import check_structure
+from blipcalc.errors import ConfigurationError
+
+
+class CommitteePredictor:
+    """Predictions from K ASE calculators, each an equally weighted draw.
+
+    Parameters
+    ----------
+    calculators : K ≥ 1 members, each giving energy and forces
+    calibration : constants to apply
+    """
+
+    surface: Surface = "mean"
+    species: tuple[int, ...] | None = None
+
+    def __init__(self, calculators: Sequence[Calculator], calibration: Calibration | None = None) -> None:
+        if not calculators:
+            raise ConfigurationError("a committee needs at least one calculator")
+        for k, calculator in enumerate(calculators):
+            missing = {"energy", "forces"} - set(calculator.implemented_properties)
+            if missing:
+                raise ConfigurationError(
+                    f"committee member {k} ({type(calculator).__name__}) gives no {', '.join(missing)}"
+                )
+        self.calculators = tuple(calculators)
+        self.n_draws = len(self.calculators)
+        self.has_stress = all("stress" in c.implemented_properties for c in self.calculators)
+        self.calibration = calibration
+
+    def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
+        """Predictions in the order of the structures; members are evaluated one after the other."""
+        predictions = []
+        for atoms in structures:
+            check_structure(atoms)
+            # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
+            neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=0.1)
+            prediction = summarize(atoms.numbers, self._samples(atoms, need), keep_samples=need.samples)
+            predictions.append(prediction if self.calibration is None else self.calibration.apply(prediction))
+        return predictions
+
+    def _samples(self, atoms: Atoms, need: Need) -> SampleArrays:
+        # members see bare atoms: no constraints, no info or arrays that could make them recompute
+        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        names = [
+            "energy",
+            *(["forces"] if need.forces else []),
+            *(["stress"] if need.stress and self.has_stress else []),
+        ]
+        values: dict[str, list] = {name: [] for name in names}
+        for calculator in self.calculators:
+            for name in names:
+                values[name].append(np.array(calculator.get_property(name, bare), dtype=np.float64))
+        return SampleArrays(**{name: np.stack(value) for name, value in values.items()})
+
+
+def committee(calculators: Sequence[Calculator], calibration: Calibration | None = None) -> CommitteePredictor:
+    """A predictor from ASE calculators; give it to ``BayesianCalculator``.
+
+    Examples
+    --------
+    >>> atoms.calc = BayesianCalculator(committee([TBLite(method="GFN1-xTB"), TBLite(method="GFN2-xTB")]))
+    """
+    return CommitteePredictor(calculators, calibration)

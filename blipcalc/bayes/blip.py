@@ -1,0 +1,281 @@
+"""BLIP: adaptive variational dropout for message-passing potentials.
+
+A small inference network sets the relative noise variance α of every node and edge row of every Bayesian layer, from the
+species of the atoms and the length of the pairs:
+
+    α_node[i, ℓ] = g(MLP_node(embedding(Z_i)))_ℓ,    α_edge[e, ℓ] = g(MLP_edge(r_e))_ℓ
+
+    smooth bound (default):   g(x) = α_max · sigmoid(x)          paper:   g(x) = p/(1 - p),  p = min(sigmoid(x), 0.8)
+
+Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5–9; layers and noise in :mod:`blipcalc.bayes.variational`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from blipcalc.bayes.variational import VariationalLinear, kl_divergence
+from blipcalc.core.contracts import Draws, ModelOutput, Role
+from blipcalc.core.graph import GraphTensors
+from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.settings import Settings
+
+#: the clamp of the paper's sigmoid: α ≤ 4
+PAPER_P_MAX = 0.8
+#: keeps the derivative of √α finite where the sigmoid underflows
+P_MIN = 1e-8
+#: which scalar layers become variational
+Where = Literal["all", "node", "edge", "last"]
+
+
+class BlipConfig(Settings):
+    """Settings of the variational posterior."""
+
+    where: Where = Field("all", description="which scalar layers: all, node rows, edge rows, or last block and readout")
+    vectors: bool = Field(False, description="noise on vector mixers too (frozen mode only)")
+    mode: Literal["frozen", "local"] = Field(
+        "frozen", description="frozen: eq. R, one ε per weight; local: eq. LR, the paper"
+    )
+    alpha: Literal["adaptive", "constant"] = Field("adaptive", description="constant: one learned α, the control")
+    bound: Literal["smooth", "paper"] = Field("smooth", description="α_max·sigmoid, or clamped odds as in the paper")
+    alpha_max: float = Field(0.1, gt=0, description="upper end of the smooth bound")
+    alpha_prior: float = Field(0.02, gt=0, description="α₀ = p₀/(1 - p₀) of the prior")
+    alpha_initial: float = Field(0.005, gt=0, description="α at the start of training")
+    detach: bool = Field(False, description="no gradient of α to the positions (the paper's PaiNN); not conservative")
+    width: int = Field(64, ge=1, description="hidden units of the inference network")
+
+    @model_validator(mode="after")
+    def _inside(self) -> BlipConfig:
+        top = self.alpha_max if self.bound == "smooth" else PAPER_P_MAX / (1 - PAPER_P_MAX)
+        for name in ("alpha_prior", "alpha_initial"):
+            if not getattr(self, name) < 0.9 * top:
+                raise ValueError(f"{name}={getattr(self, name)} must lie well inside the bound on α, {top}")
+        if self.vectors and self.mode == "local":
+            raise ValueError("noise on vector components breaks equivariance in local mode; use mode='frozen'")
+        return self
+
+    @classmethod
+    def paper(cls) -> BlipConfig:
+        """The published PaiNN settings: local reparametrisation, clamped odds, α₀ = 1, detached α."""
+        return cls(mode="local", bound="paper", alpha_prior=1.0, alpha_initial=0.5, detach=True)
+
+
+class Alphas(NamedTuple):
+    """Relative noise variances: node (N, L_node), edge (E, L_edge)."""
+
+    node: Tensor
+    edge: Tensor
+
+
+class InferenceNetwork(nn.Module):
+    """Two small networks: species -> α of atoms, distance -> α of pairs; a pair also knows its two species' rows.
+
+    Rotation-invariant by construction: pairs enter by their length alone.
+    """
+
+    def __init__(self, config: BlipConfig, species: tuple[int, ...], cutoff: float, n_node: int, n_edge: int) -> None:
+        super().__init__()
+        self.config, self.cutoff, self.n_node, self.n_edge = config, cutoff, n_node, n_edge
+        rows = torch.full((119,), -1, dtype=torch.int64)
+        rows[list(species)] = torch.arange(len(species))
+        self.register_buffer("rows", rows, persistent=False)
+        start = self._inverse(config.alpha_initial)
+        if config.alpha == "constant":
+            self.level = nn.Parameter(torch.full((n_node + n_edge,), start))
+            return
+        self.embedding = nn.Embedding(len(species), 32) if n_node else None
+        self.node = self._network(32, n_node, start) if n_node else None
+        self.edge = self._network(1, n_edge, start) if n_edge else None
+
+    def _network(self, n_inputs: int, n_outputs: int, start: float) -> nn.Sequential:
+        """A network of two layers whose outputs are all near ``start``."""
+        network = nn.Sequential(
+            nn.Linear(n_inputs, self.config.width), nn.SiLU(), nn.Linear(self.config.width, n_outputs)
+        )
+        nn.init.normal_(network[2].weight, std=0.01)
+        nn.init.constant_(network[2].bias, start)
+        return network
+
+    def _inverse(self, alpha: float) -> float:
+        """X with g(x) = α."""
+        if self.config.bound == "paper":
+            return math.log(alpha)
+        p = alpha / self.config.alpha_max
+        return math.log(p / (1 - p))
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        """g: last-layer output -> α."""
+        p = P_MIN + (1 - P_MIN) * torch.sigmoid(x)
+        if self.config.bound == "paper":
+            p = torch.clamp(p, max=PAPER_P_MAX)
+            return p / (1 - p)
+        return self.config.alpha_max * p
+
+    def forward(self, graph: GraphTensors) -> Alphas:
+        """α of every row of every Bayesian layer."""
+        n, e = graph.species.shape[0], graph.vectors.shape[0]
+        if self.config.alpha == "constant":
+            level = self._bounded(self.level)
+            return Alphas(level[: self.n_node].expand(n, -1), level[self.n_node :].expand(e, -1))
+        node, edge = graph.vectors.new_zeros(n, 0), graph.vectors.new_zeros(e, 0)
+        if self.node is not None:
+            node = self._bounded(self.node(self.embedding(self.rows[graph.species])))
+        vectors = graph.vectors.detach() if self.config.detach else graph.vectors
+        if self.edge is not None:
+            squared = (vectors * vectors).sum(dim=-1, keepdim=True) / self.cutoff**2
+            edge = self._bounded(self.edge(squared))
+        return Alphas(node, edge)
+
+
+class BlipModel(nn.Module):
+    """A backbone whose chosen layers are variational, with the inference network that sets their noise.
+
+    Behind the :class:`~blipcalc.core.contracts.EnergyModel` contract; without draws it is the backbone, bit for bit.
+    """
+
+    def __init__(self, backbone: nn.Module, config: BlipConfig) -> None:
+        super().__init__()
+        self.config, self.backbone = config, backbone
+        self.cutoff, self.species = backbone.cutoff, backbone.species
+        self.roles = _chosen_layers(backbone, config)
+        for name in self.roles:
+            _replace(backbone, name, VariationalLinear(backbone.get_submodule(name)))
+        self.node_layers = [name for name, role in self.roles.items() if role != "edge"]
+        self.edge_layers = [name for name, role in self.roles.items() if role == "edge"]
+        self.inference = InferenceNetwork(
+            config, self.species, self.cutoff, len(self.node_layers), len(self.edge_layers)
+        )
+        if config.mode == "local":
+            self.register_buffer("noise_seed", torch.empty(0, dtype=torch.int64), persistent=False)
+
+    @property
+    def supports_vmap(self) -> bool:
+        """Frozen noise is part of the state; local noise is drawn inside the call from a seed, which ``vmap`` cannot."""
+        return self.backbone.supports_vmap and self.config.mode == "frozen"
+
+    @property
+    def energy_scale(self) -> float:
+        """EV."""
+        return self.backbone.energy_scale
+
+    def layer_roles(self) -> dict[str, Role]:
+        """Those of the backbone, under its prefix."""
+        return {f"backbone.{name}": role for name, role in self.backbone.layer_roles().items()}
+
+    def slot_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{slot: shape} of the noise that a draw carries."""
+        if self.config.mode == "local":
+            return {"noise_seed": ()}
+        return {
+            f"backbone.{name}.weight_noise": tuple(self.backbone.get_submodule(name).weight.shape)
+            for name in self.roles
+        }
+
+    def forward(self, graph: GraphTensors) -> ModelOutput:
+        """Energies, with noise where a draw has filled the slots; the mean KL over all rows and layers as ``penalty``."""
+        alphas = self.inference(graph)
+        slots = {f"{name}.alpha": alphas.node[:, k] for k, name in enumerate(self.node_layers)}
+        slots |= {f"{name}.alpha": alphas.edge[:, k] for k, name in enumerate(self.edge_layers)}
+        if self.config.mode == "local" and self.noise_seed.numel():
+            slots |= self._row_noise(graph)
+        output = torch.func.functional_call(self.backbone, slots, (graph,))
+        return output._replace(penalty=self._mean_kl(alphas))
+
+    def _mean_kl(self, alphas: Alphas) -> Tensor:
+        """Mean over atoms and node layers plus mean over all pairs and edge layers (BLIP, §3.4)."""
+        terms = [kl_divergence(a, self.config.alpha_prior).mean() for a in alphas if a.numel()]
+        return torch.stack(terms).sum()
+
+    def _row_noise(self, graph: GraphTensors) -> dict[str, Tensor]:
+        """Fresh ε per row and channel from the seed of this draw; made on the CPU, whose stream does not vary by device."""
+        generator = torch.Generator().manual_seed(int(self.noise_seed))
+        like, slots = graph.vectors, {}
+        for name, role in self.roles.items():
+            rows = like.shape[0] if role == "edge" else graph.species.shape[0]
+            shape = (rows, self.backbone.get_submodule(name).weight.shape[0])
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+            slots[f"{name}.row_noise"] = noise.to(like.device, like.dtype)
+        return slots
+
+
+def _chosen_layers(backbone: nn.Module, config: BlipConfig) -> dict[str, Role]:
+    """Names and roles of the layers to convert."""
+    roles = {name: role for name, role in backbone.layer_roles().items() if config.vectors or role != "vector"}
+    if config.where in ("node", "edge"):
+        roles = {name: role for name, role in roles.items() if (role == "edge") == (config.where == "edge")}
+    if config.where == "last":
+        roles = _last_block(roles)
+    if not roles:
+        raise ConfigurationError(f"where={config.where!r} chooses no layer of {type(backbone).__name__}")
+    return roles
+
+
+def _last_block(roles: dict[str, Role]) -> dict[str, Role]:
+    """Layers of the last numbered block, and those without a number that come after it: the readout."""
+    blocks = {name: next((int(part) for part in name.split(".") if part.isdigit()), None) for name in roles}
+    last = max((block for block in blocks.values() if block is not None), default=None)
+    names = list(roles)
+    readout = names[max((k for k, name in enumerate(names) if blocks[name] is not None), default=-1) + 1 :]
+    return {name: role for name, role in roles.items() if blocks[name] == last is not None or name in readout}
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+def bayesianize(model: nn.Module, config: BlipConfig | None = None, **settings: object) -> BlipModel:
+    """Turn a deterministic potential into a BLIP: chosen linear layers become variational, their weights stay.
+
+    Parameters
+    ----------
+    model : an EnergyModel; converted in place, its parameters become those of the result
+    config : settings, or give them as keywords (``where="last"``, ``mode="local"``, …)
+
+    Raises
+    ------
+    ConfigurationError : no layer chosen, or a model that is a BLIP already
+    """
+    if isinstance(model, BlipModel):
+        raise ConfigurationError("this model is a BLIP already; bayesianize its backbone with other settings instead")
+    return BlipModel(model, config or BlipConfig.of(settings))
+
+
+@dataclass(frozen=True)
+class BlipPosterior:
+    """Frozen (or local) noise over the layers of one BLIP.
+
+    slots : {slot name: shape}, from :meth:`BlipModel.slot_shapes`
+    """
+
+    slots: Mapping[str, tuple[int, ...]]
+    name: ClassVar[str] = "blip"
+    is_random: ClassVar[bool] = True
+
+    def draw(self, n: int, *, generator: torch.Generator) -> Draws:
+        """K independent draws; draw k is the same whatever K is."""
+        if n < 1:
+            raise DrawsError(f"expected at least one draw, got n={n}")
+        per_draw = [_noise(self.slots, generator) for _ in range(n)]
+        return Draws(n, {name: torch.stack([noise[name] for noise in per_draw]) for name in self.slots})
+
+    def centre(self) -> Draws:
+        """The mean weights: no noise."""
+        return Draws(1)
+
+
+def _noise(slots: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:
+    """One draw's noise, in the order of the slots."""
+    return {
+        name: torch.randint(0, 2**62, (), generator=generator)
+        if name == "noise_seed"
+        else torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in slots.items()
+    }

@@ -1,0 +1,190 @@
+"""``BayesianCalculator``: a predictor behind ASE's ``Calculator``; names, units and Voigt order of ASE, and nothing else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
+
+from blipcalc.checkpoint import Model
+from blipcalc.core.contracts import Need, Predictor, Surface
+from blipcalc.core.prediction import Calibration, Prediction
+from blipcalc.errors import ConfigurationError, EmptyStructureError, UncalibratedWarning
+from blipcalc.predictor import BayesianPredictor
+
+VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
+NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
+NEEDS_STRESS = ("stress", "stress_var", "stress_std")
+
+
+class BayesianCalculator(Calculator):
+    """Energies, forces and their variances from a Bayesian potential, an ensemble, or any predictor.
+
+    | key in ``results`` | shape, unit | meaning |
+    |---|---|---|
+    | ``energy``, ``free_energy`` | eV | posterior mean |
+    | ``energies`` | (n,) eV | per-atom partition, where the model has one |
+    | ``forces`` | (n, 3) eV/Å | exact gradient of that energy for the fixed draws |
+    | ``stress`` | (6,) eV/Å³ | Voigt, ASE's sign; periodic structures only |
+    | ``energy_var``, ``energy_std`` | eV², eV | total variance and its root |
+    | ``forces_var``, ``forces_std`` | (n, 3) (eV/Å)², eV/Å | of each component |
+    | ``atom_var``, ``atom_std`` | (n,) (eV/Å)², eV/Å | tr Σ_i / 3 and its root: rotation-invariant, what monitors read |
+    | ``stress_var``, ``stress_std`` | (6,) | posterior values: no stress labels, no calibration |
+
+    Draws are made once, here: the same seed gives the same numbers, bit for bit.  Everything else, covariances and the
+    uncalibrated values among it, is in :attr:`prediction`.
+
+    Parameters
+    ----------
+    source : name of a bundled model (``"rmd17"``), path of a model file, a loaded model, or any predictor
+    n_draws : K
+    seed : of the draws
+    surface : ``mean`` over the draws or ``centre``; None takes the model's own recommendation
+    device : None takes ``cuda`` where there is one, else ``cpu``
+    dtype : of the network; results are float64 in any case
+    raw : give posterior values without calibration.  With a calibration, elements that it does not cover get NaN
+    strategy, chunk : how draws are evaluated, see :class:`~blipcalc.core.evaluate.Evaluator`
+
+    Raises
+    ------
+    ModelFileError, ConfigurationError, DrawsError : on construction
+    StructureError : and its kinds, for a structure that cannot be evaluated; no stale results remain
+
+    Examples
+    --------
+    >>> atoms.calc = BayesianCalculator("rmd17")
+    >>> atoms.get_forces(), atoms.calc.get_property("atom_std", atoms)
+    """
+
+    name = "blipcalc"
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+        *VARIANCES,
+    ]
+
+    def __init__(
+        self,
+        source: str | Path | Model | Predictor,
+        *,
+        n_draws: int = 16,
+        seed: int = 0,
+        surface: Surface | None = None,
+        device: str | None = None,
+        dtype: str = "float64",
+        raw: bool = False,
+        strategy: str = "auto",
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(source, (str, Path, Model)):
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            self.predictor: Predictor = BayesianPredictor.load(
+                source,
+                n_draws=n_draws,
+                seed=seed,
+                surface=surface,
+                calibrated=not raw,
+                device=device,
+                dtype=dtype,
+                strategy=strategy,
+                chunk=chunk,
+            )
+        elif callable(source):
+            self.predictor = source
+        else:
+            raise ConfigurationError(
+                f"expected a model name, a path, a model or a predictor, got {type(source).__name__}"
+            )
+        self.parameters.update(
+            source=str(source) if isinstance(source, (str, Path)) else type(source).__name__,
+            n_draws=self.predictor.n_draws,
+            seed=getattr(self.predictor, "seed", None),
+            surface=self.predictor.surface,
+            dtype=dtype,
+            raw=raw,
+        )
+        self.prediction: Prediction | None = None
+        left_out = set()
+        if self.predictor.n_draws < 2:
+            left_out |= set(VARIANCES)
+        elif self.calibration is None and not raw:
+            warnings.warn(
+                f"no calibration for surface={self.predictor.surface!r}, n_draws={self.predictor.n_draws}, "
+                f"seed={self.parameters['seed']}: "
+                "variances are raw posterior values. Run 'blipcalc calibrate', or pass raw=True if that is meant",
+                UncalibratedWarning,
+                stacklevel=2,
+            )
+        if not self.predictor.has_stress:
+            left_out |= set(NEEDS_STRESS)
+        self.implemented_properties = [key for key in type(self).implemented_properties if key not in left_out]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The constants that are applied to variances, or None."""
+        return getattr(self.predictor, "calibration", None)
+
+    def reset(self) -> None:
+        """Forget all results."""
+        super().reset()
+        self.prediction = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute what was asked for, and keep what is known of an unchanged structure."""
+        structure = self.atoms if atoms is None else atoms
+        known = {} if system_changes or self.prediction is None else self.results
+        asked = set(properties) | set(known)
+        if asked & set(NEEDS_STRESS) and len(structure) and not structure.pbc.all():
+            raise PropertyNotImplementedError(
+                f"stress needs a cell that is periodic in three directions; pbc is {structure.pbc.tolist()}"
+            )
+        self.results, self.prediction = {}, None
+        super().calculate(atoms, list(properties), list(system_changes))
+        if len(self.atoms) == 0:
+            raise EmptyStructureError("expected at least one atom, got an empty Atoms object")
+        need = Need(
+            forces=bool(asked & {*NEEDS_FORCES, *NEEDS_STRESS}),
+            stress=bool(asked & set(NEEDS_STRESS)),
+            variance=bool(asked & set(VARIANCES)),
+        )
+        (prediction,) = self.predictor([self.atoms], need)
+        self.prediction = prediction
+        self.results = results_of(prediction)
+
+    def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
+        """(n,) ``atom_std``, eV/Å."""
+        return self.get_property("atom_std", atoms)
+
+    def export_properties(self) -> Properties:
+        """Only what ASE knows: foreign callers (``Atoms.get_properties``, socket clients) raise on any other key."""
+        return Properties({key: value for key, value in self.results.items() if key in all_outputs})
+
+
+def results_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction under the names of the calculator's contract; absent quantities have no key."""
+    results: dict[str, Any] = {"energy": prediction.energy, "free_energy": prediction.energy}
+    for key in ("energies", "forces", "stress"):
+        if getattr(prediction, key) is not None:
+            results[key] = np.array(getattr(prediction, key))
+    for key in ("energy", "forces", "atom", "stress"):
+        variance = getattr(prediction, f"{key}_var")
+        if variance is not None:
+            results[f"{key}_var"] = variance
+            results[f"{key}_std"] = float(np.sqrt(variance)) if np.ndim(variance) == 0 else np.sqrt(variance)
+    return results

@@ -1,0 +1,218 @@
+"""How good predictions and their error bars are on labelled frames, with the sampling limits of every figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from blipcalc.calibration.coverage import Coverage, frame_coverage, radius
+from blipcalc.calibration.fit import LEVELS
+from blipcalc.calibration.residuals import BATCH_ATOMS, Progress, Residuals, collect, frames_hash, seen_in_training
+from blipcalc.calibration.scores import Scores, energy_scores, force_scores, or_nan, usable, zms_bootstrap
+from blipcalc.core.contracts import Predictor, Surface
+from blipcalc.stats.bootstrap import effective_sample_size
+from blipcalc.stats.conformal import frame_maximum
+from blipcalc.stats.ranks import auroc
+from blipcalc.stats.scores import mae, rmse, zms
+
+Array = np.ndarray
+NAN = float("nan")
+#: share of the largest errors that ``auroc_error`` looks for where no tolerance is given
+LARGEST = 0.05
+
+
+@dataclass(frozen=True)
+class CompositionErrors:
+    """Errors of the frames of one formula: energy_mae and energy_mae_per_atom in eV, forces in eV/Å per component."""
+
+    formula: str
+    n_frames: int
+    energy_mae: float
+    energy_mae_per_atom: float
+    forces_mae: float
+    forces_rmse: float
+    forces_zms: float
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What the error bars say of structures from outside.
+
+    auroc : probability that the largest atom_std of a foreign frame exceeds that of a test frame
+    forces_mae (eV/Å), forces_zms, forces_zms_interval : over its labelled frames; NaN where there are none
+    n_left_out : frames with an uncalibrated atom; they stop a monitor by themselves and are not in ``auroc``
+    """
+
+    n_frames: int
+    n_labelled: int
+    auroc: float
+    forces_mae: float
+    forces_zms: float
+    forces_zms_interval: tuple[float, float]
+    n_left_out: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one predictor on one labelled set.
+
+    energy : of total energies, eV; energy_mae_per_atom, energy_rmse_per_atom : eV
+    forces : per component, eV/Å
+    frames : coverage of whole frames by q_frame; empty without a calibration
+    compositions : errors by formula
+    auroc_error : of atom_std for atoms with ‖force error‖ > tolerance (eV/Å)
+    n_effective : independent points that the coverage of atoms at 0.95 is worth (design effect); NaN where constant
+    n_uncalibrated : atoms without a variance, of elements that were never calibrated
+    n_calibration : frames of the calibration; is_calibration_set : these very frames, so that coverage proves nothing
+    n_seen_in_training : frames that the model was trained on; None where that is unknown
+    """
+
+    surface: Surface
+    n_draws: int
+    n_frames: int
+    n_atoms: int
+    energy: Scores
+    energy_mae_per_atom: float
+    energy_rmse_per_atom: float
+    forces: Scores
+    frames: tuple[Coverage, ...]
+    compositions: tuple[CompositionErrors, ...]
+    tolerance: float
+    auroc_error: float
+    n_effective: float
+    n_uncalibrated: int
+    n_calibration: int | None
+    is_calibration_set: bool = False
+    n_seen_in_training: int | None = None
+    foreign: Foreign | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values for JSON; NaN and infinity become None."""
+        return _plain(asdict(self))
+
+
+def evaluate_model(
+    predictor: Predictor,
+    frames: Sequence[Atoms],
+    *,
+    foreign: Sequence[Atoms] | None = None,
+    training_frames: Iterable[int] | None = None,
+    batch_size: int = BATCH_ATOMS,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Residuals of a predictor on labelled frames, scored; takes the settings of :func:`evaluate_residuals`.
+
+    foreign : structures from outside, with labels or without
+    training_frames : fingerprints of the training frames (``model.frames.tolist()``), to count test frames among them
+    raises : MissingLabelsError, NonFiniteLabelsError, DataError, StructureError
+    """
+    residuals = collect(predictor, frames, batch_size=batch_size, progress=progress)
+    outside = None if foreign is None else collect(predictor, foreign, batch_size=batch_size, require_labels=False)
+    used = residuals.calibration
+    return replace(
+        evaluate_residuals(residuals, foreign=outside, **settings),
+        is_calibration_set=used is not None and used.frames_hash == frames_hash(frames),
+        n_seen_in_training=None if training_frames is None else len(seen_in_training(frames, training_frames)),
+    )
+
+
+def evaluate_residuals(
+    residuals: Residuals,
+    *,
+    foreign: Residuals | None = None,
+    tolerance: float | None = None,
+    levels: Sequence[float] = LEVELS,
+    seed: int = 0,
+) -> Evaluation:
+    """Every figure of an :class:`Evaluation`, from residuals that are already there.
+
+    residuals : labelled, raw or calibrated; foreign : of structures from outside, errors NaN where unlabelled
+    tolerance : eV/Å, a norm; None takes the limit of the largest 5 % of the errors
+    levels : of the coverage; seed : of bootstraps and ceilings
+    """
+    energy_per_atom, force_norm = residuals.energy_error / residuals.n_atoms, residuals.force_norm
+    tolerance = float(np.quantile(force_norm, 1 - LARGEST)) if tolerance is None else tolerance
+    calibration = residuals.calibration
+    return Evaluation(
+        surface=residuals.surface,
+        n_draws=residuals.n_draws,
+        n_frames=residuals.n_frames,
+        n_atoms=len(residuals.species),
+        energy=energy_scores(residuals, levels, seed),
+        energy_mae_per_atom=mae(energy_per_atom),
+        energy_rmse_per_atom=rmse(energy_per_atom),
+        forces=force_scores(residuals, levels, seed),
+        frames=frame_coverage(residuals, levels),
+        compositions=tuple(_composition(residuals, formula) for formula in np.unique(residuals.compositions).tolist()),
+        tolerance=tolerance,
+        auroc_error=_auroc(residuals.atom_std, force_norm > tolerance),
+        n_effective=_n_effective(residuals, seed),
+        n_uncalibrated=int(np.isnan(residuals.atom_std).sum()),
+        n_calibration=None if calibration is None else calibration.n_frames,
+        foreign=None if foreign is None else _foreign(residuals, foreign, seed),
+    )
+
+
+def _composition(residuals: Residuals, formula: str) -> CompositionErrors:
+    frames = residuals.compositions == formula
+    atoms = frames[residuals.frame]
+    energy, forces, variance = residuals.energy_error[frames], residuals.force_error[atoms], residuals.forces_var[atoms]
+    known = usable(variance).all(axis=1)
+    return CompositionErrors(
+        formula=formula,
+        n_frames=int(frames.sum()),
+        energy_mae=mae(energy),
+        energy_mae_per_atom=mae(energy / residuals.n_atoms[frames]),
+        forces_mae=mae(forces),
+        forces_rmse=rmse(forces),
+        forces_zms=or_nan(lambda: zms(forces[known], variance[known]), known),
+    )
+
+
+def _foreign(residuals: Residuals, foreign: Residuals, seed: int) -> Foreign:
+    inside, outside = (frame_maximum(r.atom_std, r.frame) for r in (residuals, foreign))
+    score, is_outside = np.concatenate([inside, outside]), np.repeat([False, True], [len(inside), len(outside)])
+    labelled = np.isfinite(foreign.force_error).all(axis=1)
+    error, variance = foreign.force_error[labelled], foreign.forces_var[labelled]
+    known = usable(variance).all(axis=1)
+    return Foreign(
+        n_frames=foreign.n_frames,
+        n_labelled=int(np.isfinite(foreign.energy_error).sum()),
+        auroc=_auroc(score, is_outside),
+        forces_mae=or_nan(lambda: mae(error), labelled),
+        forces_zms=or_nan(lambda: zms(error[known], variance[known]), known),
+        forces_zms_interval=zms_bootstrap(error[known], variance[known], foreign.frame[labelled][known], seed),
+        n_left_out=int(np.isnan(outside).sum()),
+    )
+
+
+def _n_effective(residuals: Residuals, seed: int) -> float:
+    limit, ratio = radius(residuals, 0.95), residuals.ratio
+    known = ~(np.isnan(ratio) | np.isnan(limit))
+    if len(np.unique(residuals.frame[known])) < 2:
+        return NAN
+    covered = (ratio <= limit)[known]
+    return effective_sample_size(covered, residuals.frame[known], np.random.default_rng(seed))
+
+
+def _auroc(score: Array, positive: Array) -> float:
+    """AUROC over finite scores; NaN where one side is empty."""
+    finite = np.isfinite(score)
+    low, high = score[finite & ~positive], score[finite & positive]
+    return auroc(low, high) if low.size and high.size else NAN
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

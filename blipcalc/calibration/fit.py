@@ -1,0 +1,286 @@
+"""Fitting the constants of a calibration: a variance scale per element and for the energy, then split conformal quantiles.
+
+    scale[Z] = mean e² / s² over components of atoms of Z,      σ_i = sqrt(scale[Z_i] tr Σ_i / 3),      a_i = ‖e_i‖ / σ_i
+    q_atom[Z] = conformal quantile of a_i, each frame of weight 1 shared by its atoms of Z
+    q_frame   = conformal quantile of max_i a_i over the atoms of a frame
+
+The quantile over atoms is ``frame_weighted_quantile``: the limit of drawing one atom per frame many times, with its coverage
+and no random number, so that a calibration is a function of its frames alone.
+
+| frames with the element | scale | q_atom at a level |
+|---|---|---|
+| fewer than :data:`MINIMUM_FRAMES` | none: uncalibrated | none |
+| fewer than ``confident_count(level)`` (59 at 0.95, 299 at 0.99) | its own | the largest over all elements |
+| more | its own | its own |
+
+A class too small for a quantile of its own promises nothing by itself, hence the worst one (``methods/uncertainty.md`` 2.5).
+A quantile that would be infinite for lack of frames is left out, so that asking for its level is an error by name.
+
+Source: ``scale`` and conformal scores as in Angelopoulos, Bates 2023, doi:10.1561/2200000101; one quantile per class: Vovk,
+Gammerman, Shafer 2005, section 4.5 (Mondrian).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from blipcalc.bayes.ensemble import EnsemblePosterior
+from blipcalc.calibration.residuals import (
+    BATCH_ATOMS,
+    Progress,
+    Residuals,
+    batches,
+    check_frames,
+    frames_hash,
+    residuals_of,
+    seen_in_training,
+)
+from blipcalc.checkpoint import Model
+from blipcalc.core.contracts import Draws, Posterior, Surface, place_draws
+from blipcalc.core.evaluate import Evaluator, Strategy
+from blipcalc.core.graph import Graph
+from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
+from blipcalc.core.validate import check_elements
+from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError, TrainingDataReusedError
+from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_maximum, frame_weighted_quantile
+from blipcalc.stats.fits import variance_scale
+
+LEVELS = (0.68, 0.90, 0.95, 0.99)
+#: an element in fewer frames is left uncalibrated: its scale alone would be uncertain by sqrt(2 / 30) = 26 % at the very best
+MINIMUM_FRAMES = 10
+
+
+def fit_calibration(
+    residuals: Residuals,
+    *,
+    surface: Surface,
+    n_draws: int,
+    seed: int,
+    model_hash: str,
+    frames_hash: str,
+    levels: Sequence[float] = LEVELS,
+) -> Calibration:
+    """The constants for posterior variances and errors on frames that the model has not seen.
+
+    residuals : of posterior values, not calibrated
+    surface, n_draws, seed, model_hash, frames_hash : what the constants belong to and come from
+    levels : 1 - α, each between 0 and 1
+    raises : CalibrationError for residuals that are calibrated, belong elsewhere, have no finite error or no spread, or
+        where no element is in :data:`MINIMUM_FRAMES` frames
+    """
+    _check_residuals(residuals, surface, n_draws)
+    frames_of = {z: len(np.unique(residuals.frame[residuals.species == z])) for z in residuals.elements}
+    counts = {z: n for z, n in frames_of.items() if n >= MINIMUM_FRAMES}
+    if not counts:
+        found = ", ".join(f"{chemical_symbols[z]} in {n}" for z, n in frames_of.items())
+        raise CalibrationError(
+            f"expected an element in at least {MINIMUM_FRAMES} frames, got {found}; label more frames"
+        )
+    of = {z: residuals.species == z for z in counts}
+    fitted = Calibration(
+        surface=surface,
+        n_draws=n_draws,
+        seed=seed,
+        model_hash=model_hash,
+        scale={z: variance_scale(residuals.force_error[of[z]], residuals.forces_var[of[z]]) for z in counts},
+        scale_energy=variance_scale(residuals.energy_error, residuals.energy_var),
+        q_atom={},
+        q_frame={},
+        n_frames=residuals.n_frames,
+        n_atoms={z: int(of[z].sum()) for z in counts},
+        frames_hash=frames_hash,
+        n_element_frames=counts,
+    )
+    ratio = residuals.apply(fitted).ratio
+    return replace(
+        fitted,
+        q_atom=_atom_quantiles(ratio, residuals, counts, levels),
+        q_frame=_frame_quantiles(ratio, residuals, levels),
+    )
+
+
+def _check_residuals(residuals: Residuals, surface: Surface, n_draws: int) -> None:
+    """Refuse what no constant can be fitted to."""
+    if residuals.calibration is not None:
+        raise CalibrationError("these residuals are calibrated already; collect them with raw=True")
+    if (residuals.surface, residuals.n_draws) != (surface, n_draws):
+        raise CalibrationError(
+            f"residuals of surface={residuals.surface!r}, K={residuals.n_draws} cannot calibrate {surface!r}, K={n_draws}"
+        )
+    columns = (
+        ("force", residuals.force_error, residuals.forces_var, residuals.frame),
+        ("energy", residuals.energy_error[:, None], residuals.energy_var[:, None], np.arange(residuals.n_frames)),
+    )
+    for name, error, variance, frame in columns:
+        bad = ~(np.isfinite(error) & np.isfinite(variance) & (variance > 0)).all(axis=1)
+        if bad.any():
+            raise CalibrationError(
+                f"{np.count_nonzero(bad)} of {len(bad)} {name} errors are not finite or come without a spread, first in "
+                f"frames {sorted(set(frame[bad].tolist()))[:5]}; leave out single atoms and frames without labels, and "
+                "use a posterior with at least two different draws"
+            )
+        if not error.any():
+            raise CalibrationError(f"all {name} errors are zero: are the labels the model's own?")
+
+
+def _atom_quantiles(
+    ratio: np.ndarray, residuals: Residuals, counts: dict[int, int], levels: Sequence[float]
+) -> dict[int, dict[float, float]]:
+    """{Z: {level: q}} by the table of the module; levels without a finite quantile are absent."""
+    found: dict[int, dict[float, float]] = {z: {} for z in counts}
+    for level in levels:
+        own = {}
+        for z in counts:
+            rows = residuals.species == z
+            own[z] = frame_weighted_quantile(ratio[rows], residuals.frame[rows], level)
+        worst = max((q for q in own.values() if np.isfinite(q)), default=np.inf)
+        for z, count in counts.items():
+            q = own[z] if count >= confident_count(level) else worst
+            if np.isfinite(q):
+                found[z][float(level)] = float(q)
+    return found
+
+
+def _frame_quantiles(ratio: np.ndarray, residuals: Residuals, levels: Sequence[float]) -> dict[float, float]:
+    """{level: q} over frames whose elements are all calibrated: others stop the halt rule by themselves."""
+    worst = frame_maximum(ratio, residuals.frame)
+    worst = worst[~np.isnan(worst)]
+    quantiles = {float(level): conformal_quantile(worst, level) for level in levels}
+    return {level: q for level, q in quantiles.items() if np.isfinite(q)}
+
+
+def calibrate(
+    model: Model,
+    frames: Sequence[Atoms],
+    *,
+    surfaces: Sequence[Surface] | None = None,
+    n_draws: Sequence[int] = (8, 16, 32),
+    seed: int = 0,
+    levels: Sequence[float] = LEVELS,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float64",
+    strategy: Strategy = "auto",
+    chunk: int | None = 4,
+    batch_size: int = BATCH_ATOMS,
+    progress: Progress | None = None,
+) -> Model:
+    """The model with calibrations for every surface and K, fitted to labelled frames that it was not trained on.
+
+    The draws of the largest K are evaluated once; smaller K take the first of them, where the posterior draws so.
+
+    frames : with energies and forces, several hundred, drawn like those to be predicted
+    surfaces : None takes all that the posterior has
+    n_draws : values of K; an ensemble of M members is calibrated for min(K, M). For K <= 3 the mean squared z-score of
+        Gaussian draws diverges: ``scale`` is then ill determined, the quantiles still hold
+    seed : of the draws; levels : of the conformal quantiles
+    device, dtype, strategy : of the evaluation, of at most batch_size atoms and chunk draws at once
+    progress : called with (frames done, frames in all)
+    raises : TrainingDataReusedError, CalibrationError, DataError, StructureError, ConfigurationError
+    """
+    check_frames(frames)
+    _refuse_training_frames(model, frames)
+    for atoms in frames:
+        check_elements(atoms.numbers, model.network.species)
+    counts, surfaces = _draw_counts(model.posterior, n_draws), _surfaces(model.posterior, surfaces)
+    network = copy.deepcopy(model.network).to(device, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    evaluator = Evaluator(network.eval().requires_grad_(False), strategy=strategy, chunk=chunk)
+    groups = [(place_draws(network, draws), shared) for draws, shared in _shared_draws(model.posterior, counts, seed)]
+    centre = place_draws(network, model.posterior.centre()) if "centre" in surfaces else None
+    predictions: dict[tuple[Surface, int], list[Prediction]] = {(s, k): [] for s in surfaces for k in counts}
+    done = 0
+    for batch in batches(frames, batch_size):
+        _predict(evaluator, groups, centre, batch, predictions)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(frames))
+    identity = {"seed": seed, "model_hash": model.hash, "frames_hash": frames_hash(frames), "levels": levels}
+    fitted = [
+        fit_calibration(residuals_of(found, frames), surface=surface, n_draws=k, **identity)
+        for (surface, k), found in predictions.items()
+    ]
+    return model.with_calibrations(*fitted)
+
+
+def _refuse_training_frames(model: Model, frames: Sequence[Atoms]) -> None:
+    seen = seen_in_training(frames, model.frames.tolist())
+    if seen:
+        raise TrainingDataReusedError(
+            f"{len(seen)} of {len(frames)} frames were in the training data (first: {seen[:5]}), where errors are smaller "
+            "than elsewhere; calibrate on frames that the model has not seen"
+        )
+
+
+def _draw_counts(posterior: Posterior, n_draws: Sequence[int]) -> list[int]:
+    """The values of K that the posterior can give, sorted."""
+    if not posterior.is_random:
+        raise CalibrationError("a point estimate has no spread to calibrate; train a BLIP, a mixture or an ensemble")
+    if not n_draws or min(n_draws) < 2:
+        raise ConfigurationError(f"a spread takes K >= 2 draws, got n_draws={tuple(n_draws)}")
+    limit = posterior.n_members if isinstance(posterior, EnsemblePosterior) else max(n_draws)
+    if limit < 2:
+        raise CalibrationError("an ensemble of one member has no spread to calibrate; train more members")
+    return sorted({min(k, limit) for k in n_draws})
+
+
+def _surfaces(posterior: Posterior, surfaces: Sequence[Surface] | None) -> list[Surface]:
+    """The surfaces asked for, or all there are; a centre that was asked for and is not there raises DrawsError."""
+    if surfaces is not None:
+        wrong = set(surfaces) - {"mean", "centre"}
+        if wrong or not surfaces:
+            raise ConfigurationError(f"surfaces={tuple(surfaces)}; expected 'mean', 'centre' or both")
+        if "centre" in surfaces:
+            posterior.centre()
+        return list(dict.fromkeys(surfaces))
+    try:
+        posterior.centre()
+    except DrawsError:
+        return ["mean"]
+    return ["mean", "centre"]
+
+
+def _shared_draws(posterior: Posterior, counts: Sequence[int], seed: int) -> list[tuple[Draws, list[int]]]:
+    """Draws to evaluate, each with the values of K that are its first draws: one entry, where draw k does not depend on K."""
+
+    def drawn(k: int) -> Draws:
+        return posterior.draw(k, generator=torch.Generator().manual_seed(seed))
+
+    groups: list[tuple[Draws, list[int]]] = []
+    for k in sorted(counts, reverse=True):
+        own = drawn(k)
+        if groups and _equal(own, groups[0][0][:k]):
+            groups[0][1].append(k)
+        else:
+            groups.append((own, [k]))
+    return groups
+
+
+def _equal(a: Draws, b: Draws) -> bool:
+    return a.overrides.keys() == b.overrides.keys() and all(
+        torch.equal(v, b.overrides[n]) for n, v in a.overrides.items()
+    )
+
+
+def _predict(
+    evaluator: Evaluator,
+    groups: Sequence[tuple[Draws, list[int]]],
+    centre: Draws | None,
+    batch: Sequence[Atoms],
+    predictions: dict[tuple[Surface, int], list[Prediction]],
+) -> None:
+    """Append the predictions of a batch for every surface and K."""
+    graph = Graph.collate([Graph.from_atoms(atoms, float(evaluator.model.cutoff)) for atoms in batch])
+    centres = [None] * len(batch) if centre is None else sample_arrays(evaluator(centre, graph), graph)
+    for draws, counts in groups:
+        for atoms, drawn, middle in zip(batch, sample_arrays(evaluator(draws, graph), graph), centres, strict=True):
+            for k in counts:
+                first = SampleArrays(drawn.energy[:k], drawn.forces[:k])
+                for surface in [s for s, n in predictions if n == k]:
+                    found = summarize(atoms.numbers, first, centre=middle if surface == "centre" else None)
+                    predictions[surface, k].append(found)

@@ -1,0 +1,307 @@
+"""The model file: one sealed safetensors file, ``name.blip``, with everything that a trained model is.
+
+Tensors: ``model/<name>`` parameters and buffers of the network, ``members/<name>`` stacked (M, *shape) parameters of an
+ensemble or a mixture, ``frames`` the 64-bit fingerprints of the frames it was trained on.  The manifest holds the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from blipcalc.bayes.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
+from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior
+from blipcalc.bayes.point import PointPosterior
+from blipcalc.bundle import bundle_path
+from blipcalc.core.contracts import Posterior, Surface
+from blipcalc.core.prediction import Calibration
+from blipcalc.errors import ChangedRandomStreamError, ModelFileError, NonFiniteWeightsError, SchemaError
+from blipcalc.models.registry import build_model, model_name
+from blipcalc.sealed import read_manifest, read_sealed, tensors_hash, write_sealed
+
+SCHEMA = 1
+#: the draws whose hash is kept: enough to notice a changed random stream
+WITNESS_DRAWS, WITNESS_SEED = 2, 0
+
+PosteriorName = Literal["point", "blip", "ensemble", "mixture"]
+
+
+class Strict(BaseModel):
+    """A part of the manifest; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Level = Annotated[float, Field(gt=0, lt=1)]
+AtomicNumber = Annotated[int, Field(ge=1, le=118)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class StoredCalibration(Strict):
+    """A :class:`~blipcalc.core.prediction.Calibration` as JSON (keys are text there)."""
+
+    surface: Surface
+    n_draws: int = Field(ge=2)
+    seed: int
+    model_hash: str
+    scale: dict[AtomicNumber, Positive]
+    scale_energy: Positive
+    q_atom: dict[AtomicNumber, dict[Level, Positive]]
+    q_frame: dict[Level, Positive]
+    n_frames: int = Field(ge=1)
+    n_atoms: dict[AtomicNumber, Count]
+    n_element_frames: dict[AtomicNumber, Count]
+    frames_hash: str
+
+
+class Units(Strict):
+    """The only units there are."""
+
+    energy: Literal["eV"] = "eV"
+    length: Literal["Angstrom"] = "Angstrom"
+
+
+class Manifest(Strict):
+    """What a model file says of itself."""
+
+    schema_version: Literal[1]
+    architecture: str
+    architecture_config: dict[str, Any]
+    posterior: PosteriorName
+    blip: dict[str, Any] | None
+    species: list[AtomicNumber] = Field(min_length=1)
+    cutoff: Positive
+    units: Units
+    surface: Surface
+    model_hash: str
+    draws_hash: str | None
+    training: dict[str, Any]
+    calibrations: list[StoredCalibration]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: network, posterior, calibrations and where it comes from.
+
+    network : an EnergyModel; posterior : gives its draws
+    surface : the surface that its maker recommends
+    calibrations : for the (surface, K, seed) it was calibrated for
+    training : command, settings, data hash, seed, wall time, machine, versions
+    frames : (n,) int64 fingerprints of the frames it was trained on
+    """
+
+    network: nn.Module
+    posterior: Posterior
+    surface: Surface = "mean"
+    calibrations: tuple[Calibration, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over weights, architecture and posterior: what calibrations belong to."""
+        identity = {
+            "tensors": tensors_hash(_tensors(self)),
+            "species": list(self.network.species),
+            "cutoff": self.network.cutoff,
+            # without defaults: a setting that is added later leaves the hash of older files as it is
+            **_architecture(self, exclude_defaults=True),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def calibration(self, surface: Surface, n_draws: int, seed: int) -> Calibration | None:
+        """The calibration for these settings, or None."""
+        wanted = (surface, n_draws, seed)
+        return next((c for c in self.calibrations if (c.surface, c.n_draws, c.seed) == wanted), None)
+
+    def with_calibrations(self, *new: Calibration) -> Model:
+        """The same model with calibrations added, each replacing an older one of its (surface, K, seed)."""
+        keys = {(c.surface, c.n_draws, c.seed) for c in new}
+        kept = tuple(c for c in self.calibrations if (c.surface, c.n_draws, c.seed) not in keys)
+        return replace(self, calibrations=kept + new)
+
+
+def save_model(model: Model, path: str | Path) -> None:
+    """Write a model file; an older file of that name stays until the new one is whole.
+
+    Raises :class:`NonFiniteWeightsError` for NaN or infinite weights, and writes nothing.
+    """
+    manifest = Manifest(
+        schema_version=SCHEMA,
+        **_architecture(model),
+        species=list(model.network.species),
+        cutoff=model.network.cutoff,
+        units=Units(),
+        surface=model.surface,
+        model_hash=model.hash,
+        draws_hash=_draws_hash(model.posterior),
+        training=model.training,
+        calibrations=[StoredCalibration(**_plain(c)) for c in model.calibrations],
+    )
+    tensors = _tensors(model) | {"frames": model.frames}
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise NonFiniteWeightsError(f"{path} not written: {', '.join(bad[:4])} hold NaN or infinity")
+    write_sealed(path, tensors, manifest.model_dump(mode="json"))
+
+
+def load_model(source: str | Path) -> Model:
+    """Read a model file, or a bundled model by its name.
+
+    Raises
+    ------
+    DamagedFileError, SchemaError, NonFiniteWeightsError, ChangedRandomStreamError : all kinds of ModelFileError
+    """
+    path = find_model(source)
+    tensors, raw = read_sealed(path)
+    manifest = _validated(path, raw)
+    model = _rebuild(path, manifest, tensors)
+    if model.hash != manifest.model_hash:
+        raise SchemaError(f"{path}: weights and manifest do not belong together (model hash differs)")
+    if _draws_hash(model.posterior) != manifest.draws_hash:
+        raise ChangedRandomStreamError(
+            f"{path}: seed {WITNESS_SEED} gives other draws than when the model was saved, so its calibrations do not hold; "
+            "use the torch version named in its manifest, or calibrate and save it again"
+        )
+    return model
+
+
+def model_info(source: str | Path) -> dict[str, Any]:
+    """The manifest of a model file, validated; its tensors are not read."""
+    path = find_model(source)
+    return _validated(path, read_manifest(path)).model_dump(mode="json")
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in bundle_path("").glob("*.blip"))
+
+
+def find_model(source: str | Path) -> Path:
+    """A path as it is; a name without a folder or suffix is looked up among the bundled models."""
+    path = Path(source)
+    if path.suffix == ".blip" or path.is_file() or path.parent != Path("."):
+        return path
+    if str(source) in bundled_models():
+        return bundle_path(f"{source}.blip")
+    raise ModelFileError(
+        f"no file {source!s}, and no bundled model of that name; bundled: {', '.join(bundled_models())}"
+    )
+
+
+def _plain(calibration: Calibration) -> dict[str, Any]:
+    return {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
+
+
+def _architecture(model: Model, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    blip = model.network if isinstance(model.network, BlipModel) else None
+    backbone = blip.backbone if blip else model.network
+    return {
+        "architecture": model_name(backbone),
+        "architecture_config": backbone.config.model_dump(mode="json", exclude_defaults=exclude_defaults),
+        "posterior": model.posterior.name,
+        "blip": blip.config.model_dump(mode="json", exclude_defaults=exclude_defaults) if blip else None,
+    }
+
+
+def _tensors(model: Model) -> dict[str, Tensor]:
+    """What is stored: members stacked, the rest of the network once."""
+    members = dict(getattr(model.posterior, "members", {}))
+    network = {n: v for n, v in model.network.state_dict().items() if n not in members}
+    return {f"model/{n}": v for n, v in network.items()} | {f"members/{n}": v for n, v in members.items()}
+
+
+def _draws_hash(posterior: Posterior) -> str | None:
+    """Fingerprint of noise drawn from a fixed seed; None where draws do not depend on a random stream."""
+    noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
+    if not isinstance(noise, BlipPosterior):
+        return None
+    draws = noise.draw(WITNESS_DRAWS, generator=torch.Generator().manual_seed(WITNESS_SEED))
+    return tensors_hash(draws.overrides)
+
+
+def _validated(path: Path, raw: dict[str, Any]) -> Manifest:
+    if raw.get("schema_version") != SCHEMA:
+        raise SchemaError(
+            f"{path} has schema version {raw.get('schema_version')!r}; this version of blipcalc reads {SCHEMA}. "
+            "Is it a model file? A newer one needs a newer blipcalc"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SchemaError(f"{path}: manifest field {where!r}: {first['msg']} ({error.error_count()} faults)") from None
+
+
+def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Model:
+    """Network and posterior from a validated manifest and verified tensors."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights it starts with are overwritten, the user's stream is not
+            network = build_model(manifest.architecture, manifest.architecture_config, manifest.species)
+            if manifest.blip is not None:
+                network = bayesianize(network, BlipConfig.of(manifest.blip))
+    except (ValueError, RuntimeError) as error:
+        raise SchemaError(f"{path}: cannot build {manifest.architecture!r}: {error}") from None
+    if (network.cutoff, list(network.species)) != (manifest.cutoff, manifest.species):
+        raise SchemaError(
+            f"{path}: the manifest says cutoff {manifest.cutoff} Å and elements {manifest.species}, its network "
+            f"{network.cutoff} Å and {list(network.species)}"
+        )
+    foreign = [c.model_hash for c in manifest.calibrations if c.model_hash != manifest.model_hash]
+    if foreign:
+        raise SchemaError(f"{path}: a calibration belongs to another model ({foreign[0][:12]}…)")
+    frames = tensors.pop("frames", None)
+    if frames is None or frames.ndim != 1 or frames.dtype != torch.int64:
+        raise SchemaError(f"{path}: expected the fingerprints of the training frames as one axis of int64")
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "members": {}}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind not in parts:
+            raise SchemaError(f"{path}: no model file holds a tensor {name!r}")
+        parts[kind][rest] = value
+    counts = {tuple(value.shape[:1]) for value in parts["members"].values()}
+    if len(counts) > 1 or counts & {(), (0,)}:
+        raise SchemaError(f"{path}: its members differ in number, or there are none")
+    _load_state(path, network, parts["model"], parts["members"])
+    return Model(
+        network=network,
+        posterior=_posterior(path, manifest, network, parts["members"]),
+        surface=manifest.surface,
+        calibrations=tuple(Calibration(**stored.model_dump()) for stored in manifest.calibrations),
+        training=manifest.training,
+        frames=frames,
+    )
+
+
+def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], members: dict[str, Tensor]) -> None:
+    """Fill the network strictly: every name, shape and dtype must match; member 0 stands in for stacked parameters."""
+    state = state | {name: value[0] for name, value in members.items()}
+    weights = {value.dtype for name, value in state.items() if name in dict(network.named_parameters())}
+    if weights == {torch.float64}:
+        network.double()
+    expected = {name: (tuple(v.shape), v.dtype) for name, v in network.state_dict().items()}
+    found = {name: (tuple(v.shape), v.dtype) for name, v in state.items()}
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()), key=str)[:3]
+        raise SchemaError(f"{path}: stored tensors do not fit the architecture, for example {wrong}")
+    network.load_state_dict(state)
+
+
+def _posterior(path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor]) -> Posterior:
+    is_blip, has_members = isinstance(network, BlipModel), bool(members)
+    expected = {"point": (False, False), "blip": (True, False), "ensemble": (False, True), "mixture": (True, True)}
+    if expected[manifest.posterior] != (is_blip, has_members):
+        raise SchemaError(f"{path}: posterior {manifest.posterior!r} does not fit the stored network and members")
+    noise = BlipPosterior(network.slot_shapes()) if is_blip else None
+    if has_members:
+        return MixturePosterior(members, noise) if is_blip else EnsemblePosterior(members)
+    return noise if is_blip else PointPosterior()

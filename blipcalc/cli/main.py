@@ -1,0 +1,243 @@
+"""The ``blipcalc`` command: each sub-command parses, calls one public function, and writes a summary.
+
+Heavy imports happen inside the commands, so that ``blipcalc --help`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blipcalc.cli.settings import sections
+from blipcalc.errors import BlipcalcError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Bayesian interatomic potentials behind ASE: train, calibrate, evaluate, and run MD that knows its error.",
+)
+
+
+Data = Annotated[
+    list[Path], typer.Argument(help="extxyz, .traj, ase.db or rMD17-style .npz files with energies and forces")
+]
+ModelArgument = Annotated[str, typer.Argument(help="a .blip file, or the name of a bundled model")]
+EnergyUnit = Annotated[str, typer.Option(help="unit of the energies in the files: eV, kcal/mol, Hartree, …")]
+LengthUnit = Annotated[str, typer.Option(help="unit of the lengths in the files: Angstrom, Bohr")]
+EnergyKey = Annotated[str, typer.Option(help="name of the energies in the files")]
+ForcesKey = Annotated[str, typer.Option(help="name of the forces in the files")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Draws = Annotated[int, typer.Option(help="K, posterior draws")]
+Seed = Annotated[int, typer.Option(help="seed of the draws")]
+
+
+def main() -> None:
+    """Entry point: named errors become one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except BlipcalcError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)
+
+
+@app.command()
+def info(
+    model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="the whole manifest")] = False
+) -> None:
+    """Print what is in a model file."""
+    from blipcalc.checkpoint import find_model, model_info
+    from blipcalc.cli.tables import info_text
+
+    manifest = model_info(model)
+    typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
+
+
+@app.command()
+def train(
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the model file to write")],
+    architecture: Annotated[str, typer.Option(help="painn, schnet or visnet")] = "painn",
+    posterior: Annotated[str, typer.Option(help="point, blip, ensemble or mixture (of BLIPs)")] = "blip",
+    members: Annotated[int, typer.Option(help="networks of an ensemble or a mixture")] = 2,
+    epochs: Annotated[int, typer.Option()] = 200,
+    warm_epochs: Annotated[int, typer.Option(help="deterministic epochs before the noise is switched on")] = 0,
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Angstrom",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    device: Device = "cpu",
+    seed: Annotated[int, typer.Option(help="of weights, batches and noise")] = 0,
+    start: Annotated[Path | None, typer.Option(help="fine-tune from this deterministic model file")] = None,
+    folder: Annotated[Path | None, typer.Option(help="run folder; the same command resumes from it")] = None,
+    calibrate_after: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="calibrate on the held-out frames")
+    ] = True,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="any other setting, e.g. training.batch_size=5 model.sizes.features=64 model.blip.where=last"
+        ),
+    ] = None,
+) -> None:
+    """Train a potential on labelled data, calibrate it on held-out frames, and write one model file."""
+    from blipcalc.calibration.fit import calibrate
+    from blipcalc.checkpoint import save_model
+    from blipcalc.training.run import DataConfig, prepare
+    from blipcalc.training.run import train as run_training
+
+    given = sections(
+        settings or [],
+        data={
+            "energy_unit": energy_unit,
+            "length_unit": length_unit,
+            "energy_key": energy_key,
+            "forces_key": forces_key,
+        },
+        model={"architecture": architecture, "posterior": posterior, "members": members},
+        training={"epochs": epochs, "device": device, "seed": seed},
+        warm={"epochs": warm_epochs, "device": device, "seed": seed},
+    )
+    if not warm_epochs:
+        given["warm"] = None
+    model = run_training(data, output, start=start, folder=folder, command=_command(), **given)
+    if calibrate_after and model.posterior.is_random:
+        held_out = prepare(data, DataConfig(**given["data"])).split.calibration
+        with _bar(len(held_out), "calibration") as report:
+            model = calibrate(model, held_out, device=device, progress=report)
+        save_model(model, output)
+    typer.echo(f"wrote {output}; look at it with: blipcalc info {output}")
+
+
+@app.command()
+def calibrate(
+    model: ModelArgument,
+    data: Data,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: the model file itself")] = None,
+    n_draws: Annotated[list[int] | None, typer.Option(help="K; default 8, 16 and 32")] = None,
+    seed: Seed = 0,
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Angstrom",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    device: Device = "cpu",
+) -> None:
+    """Fit the constants that turn a spread into an error bar, on frames that training has not seen."""
+    from blipcalc.calibration.fit import calibrate as fit
+    from blipcalc.checkpoint import find_model, load_model, save_model
+    from blipcalc.cli.tables import calibration_text
+
+    frames = _frames(data, energy_unit, length_unit, energy_key, forces_key)
+    with _bar(len(frames), "calibration") as report:
+        fitted = fit(
+            load_model(model), frames, n_draws=n_draws or (8, 16, 32), seed=seed, device=device, progress=report
+        )
+    path = output or find_model(model)
+    save_model(fitted, path)
+    typer.echo(calibration_text(fitted.calibrations))
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: Data,
+    foreign: Annotated[
+        list[Path] | None, typer.Option(help="structures from outside, to tell apart by uncertainty")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for figures and plots")] = Path(
+        "runs/evaluation"
+    ),
+    n_draws: Draws = 16,
+    seed: Seed = 0,
+    surface: Annotated[str | None, typer.Option(help="mean or centre; default: the model's own")] = None,
+    raw: Annotated[bool, typer.Option(help="posterior values without calibration")] = False,
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Angstrom",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    device: Device = "cpu",
+    dtype: Annotated[str, typer.Option()] = "float64",
+) -> None:
+    """Print errors, coverage, scores and ranks on labelled data, and save reliability and error-against-sigma plots."""
+    from blipcalc.calibration.evaluation import evaluate_residuals
+    from blipcalc.calibration.residuals import collect, seen_in_training
+    from blipcalc.checkpoint import load_model
+    from blipcalc.cli.tables import evaluation_text
+    from blipcalc.predictor import BayesianPredictor
+    from blipcalc.report.plots import error_against_sigma_plot, reliability_plot
+
+    stored = load_model(model)
+    predictor = BayesianPredictor.load(
+        stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype
+    )
+    frames = _frames(data, energy_unit, length_unit, energy_key, forces_key)
+    seen = seen_in_training(frames, stored.frames.tolist())
+    with _bar(len(frames), "evaluation") as report:
+        residuals = collect(predictor, frames, progress=report)
+    outside = None
+    if foreign:
+        structures = _frames(foreign, energy_unit, length_unit, energy_key, forces_key)
+        outside = collect(predictor, structures, require_labels=False)
+    result = evaluate_residuals(residuals, foreign=outside)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "evaluation.json").write_text(json.dumps(result.to_dict(), indent=1))
+    reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
+    error_against_sigma_plot(residuals, output / "error_against_sigma.png")
+    typer.echo(evaluation_text(result))
+    if seen:
+        typer.echo(
+            f"WARNING: {len(seen)} of {len(frames)} frames were in the training data; the figures flatter", err=True
+        )
+    typer.echo(f"wrote {output}/evaluation.json, reliability.png, error_against_sigma.png")
+
+
+@app.command()
+def demo(
+    molecule: Annotated[str, typer.Option(help="one of the seven bundled rMD17 molecules")] = "ethanol",
+    model: Annotated[str, typer.Option(help="model file or bundled model")] = "rmd17",
+    folder: Annotated[Path, typer.Option(help="run folder")] = Path("runs/demo"),
+    time_ps: Annotated[float, typer.Option(help="length of the run at 300 K")] = 10.0,
+    tolerance: Annotated[float, typer.Option(help="largest force error that is accepted, eV/Å")] = 0.5,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Langevin MD at 300 K under an uncertainty monitor, then heated until the monitor halts it."""
+    from blipcalc.cli.demo import run_demo
+
+    typer.echo(run_demo(molecule, model, folder, time_ps=time_ps, tolerance=tolerance, seed=seed))
+
+
+def _frames(paths: list[Path], energy_unit: str, length_unit: str, energy_key: str, forces_key: str) -> list[Any]:
+    from blipcalc.data.labels import read_labelled
+
+    return [
+        atoms
+        for path in paths
+        for atoms in read_labelled(
+            path, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
+        )
+    ]
+
+
+class _bar:
+    """A progress bar as a function of (done, all)."""
+
+    def __init__(self, total: int, what: str) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, desc=what, unit="frame")
+
+    def __enter__(self) -> Any:
+        return lambda done, total: self.bar.update(done - self.bar.n)
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+
+def _command() -> str:
+    return shlex.join(["blipcalc", *sys.argv[1:]])

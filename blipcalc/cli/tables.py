@@ -1,0 +1,86 @@
+"""Text for the terminal: what is in a model file, calibrations, evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase.data import chemical_symbols
+
+from blipcalc.calibration.evaluation import Evaluation
+from blipcalc.core.prediction import Calibration
+
+
+def info_text(manifest: dict[str, Any], path: Path) -> str:
+    """A page about a model file."""
+    training = manifest["training"]
+    lines = [
+        f"{path} ({path.stat().st_size / 1e6:.2f} MB)",
+        f"  network      {manifest['architecture']} {manifest['architecture_config']}",
+        f"  posterior    {manifest['posterior']}" + (f" {manifest['blip']}" if manifest["blip"] else ""),
+        f"  elements     {' '.join(chemical_symbols[z] for z in manifest['species'])}",
+        f"  cutoff       {manifest['cutoff']:g} Å",
+        f"  surface      {manifest['surface']} (recommended)",
+        f"  model hash   {manifest['model_hash'][:16]}…",
+        f"  trained on   {training.get('n_train', '?')} frames: {', '.join(training.get('data', {}).get('files', {})) or '?'}",
+        f"  command      {training.get('command') or '?'}",
+        f"  wall time    {training.get('wall_seconds', '?')} s on {training.get('machine', '?')}",
+        f"  versions     {training.get('versions', '?')}",
+    ]
+    found = [Calibration(**stored) for stored in manifest["calibrations"]]
+    return "\n".join(lines) + "\n" + (calibration_text(found) if found else "  not calibrated: run blipcalc calibrate")
+
+
+def calibration_text(calibrations: Sequence[Calibration]) -> str:
+    """A table of calibrations: factors on the standard deviations, and quantiles at 95 %."""
+    head = f"{'surface':7s} {'K':>3s} {'seed':>5s} {'frames':>6s}"
+    rows = [f"  calibrated   {head}  {'factor on σ':32s} {'q_atom, 95 %':28s} q_frame, 95 %"]
+    for c in calibrations:
+        scale = " ".join(f"{chemical_symbols[int(z)]} {s**0.5:.2f}" for z, s in c.scale.items())
+        atom = " ".join(f"{chemical_symbols[int(z)]} {q.get(0.95, float('nan')):.2f}" for z, q in c.q_atom.items())
+        numbers = f"{c.surface:7s} {c.n_draws:3d} {c.seed:5d} {c.n_frames:6d}"
+        rows.append(f"               {numbers}  {scale:32s} {atom:28s} {c.q_frame.get(0.95, float('nan')):.2f}")
+    return "\n".join(rows)
+
+
+def evaluation_text(e: Evaluation) -> str:
+    """The figures of an evaluation."""
+    lines = [
+        f"{e.n_frames} frames, {e.n_atoms} atoms, surface {e.surface}, K = {e.n_draws}; n counts frames in every limit",
+        f"  energy   MAE {1e3 * e.energy.mae:.2f}  RMSE {1e3 * e.energy.rmse:.2f} meV"
+        f"   ({1e3 * e.energy_mae_per_atom:.3f}, {1e3 * e.energy_rmse_per_atom:.3f} per atom)",
+        f"  forces   MAE {1e3 * e.forces.mae:.2f}  RMSE {1e3 * e.forces.rmse:.2f} meV/Å per component",
+    ]
+    for name, scores, unit in (("energy", e.energy, "eV"), ("forces", e.forces, "eV/Å")):
+        lines.append(
+            f"  {name}   NLL {scores.nll:.3f}  CRPS {1e3 * scores.crps:.2f} m{unit}  ZMS {scores.zms:.2f} "
+            f"[{scores.zms_interval[0]:.2f}, {scores.zms_interval[1]:.2f}]  Spearman {scores.spearman:.3f} "
+            f"(ceiling {scores.spearman_ceiling:.3f}, ratio {scores.spearman_ratio:.2f})"
+        )
+    lines.append(f"  AUROC of atom_std for force errors above {e.tolerance:.3f} eV/Å: {e.auroc_error:.3f}")
+    lines.append("  coverage                   level  observed  99 % limits   frames")
+    for row in (*e.forces.coverage, *e.energy.coverage, *e.frames):
+        mark = "  OUTSIDE" if row.inside is False else ""
+        lines.append(
+            f"  {row.kind:11s} {row.group:9s} {row.level:5.2f}  {row.observed:8.3f}  "
+            f"[{row.low:.3f}, {row.high:.3f}] {row.n_frames:6d}{mark}"
+        )
+    for c in e.compositions:
+        lines.append(
+            f"  {c.formula:10s} energy MAE {1e3 * c.energy_mae:7.2f} meV   forces MAE {1e3 * c.forces_mae:6.2f} meV/Å"
+        )
+    if e.n_uncalibrated:
+        lines.append(f"  {e.n_uncalibrated} atoms belong to elements that were never calibrated; left out")
+    if e.is_calibration_set:
+        lines.append("  these are the frames of the calibration itself: its coverage proves nothing")
+    if e.foreign is not None:
+        f = e.foreign
+        lines.append(
+            f"  foreign: {f.n_frames} frames, AUROC of the largest atom_std {f.auroc:.3f}; {f.n_labelled} labelled: "
+            f"forces MAE {1e3 * f.forces_mae:.1f} meV/Å, scaled mean z² {f.forces_zms:.1f} "
+            f"[{f.forces_zms_interval[0]:.1f}, {f.forces_zms_interval[1]:.1f}]"
+        )
+        if f.n_left_out:
+            lines.append(f"  foreign: {f.n_left_out} frames with uncalibrated elements left out")
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""What a model, a posterior and a predictor are to each other.
+
+A **model** maps a graph to energies. A **posterior** gives K **draws**, each a partial state-dict of the model, stacked along
+a leading axis K. :func:`blipcalc.core.evaluate.evaluate` crosses the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from blipcalc.core.graph import GraphTensors
+from blipcalc.errors import DrawsError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from blipcalc.core.prediction import Prediction
+
+Role = Literal["node", "edge", "vector"]
+Surface = Literal["mean", "centre"]
+
+
+class ModelOutput(NamedTuple):
+    """What a model returns for a graph of S structures and N atoms.
+
+    energy : (S,) eV, float64
+    energies : (N,) eV, float64; their sum over a structure is its energy
+    features : (N, F) invariant features before the readout, or None
+    penalty : () what the model itself adds to a training loss, before its weight (BLIP: the mean KL), or None
+    """
+
+    energy: Tensor
+    energies: Tensor
+    features: Tensor | None = None
+    penalty: Tensor | None = None
+
+
+@runtime_checkable
+class EnergyModel(Protocol):
+    """An ``nn.Module`` that maps a graph to energies.
+
+    cutoff : Å
+    species : atomic numbers that it knows
+    supports_vmap : whether ``torch.func.vmap`` over its parameters and buffers works; declared, never probed
+    energy_scale : eV, the unit of its network's outputs
+    """
+
+    cutoff: float
+    species: tuple[int, ...]
+    supports_vmap: bool
+    energy_scale: float
+
+    def layer_roles(self) -> dict[str, Role]:
+        """Dotted name of every linear layer -> what its rows are: atoms, directed pairs, or vector components of atoms."""
+        ...
+
+    def forward(self, graph: GraphTensors) -> ModelOutput:
+        """Energies of a graph; the geometry enters through ``graph.vectors`` alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draws:
+    """K draws: parameters or buffers of a model to override, each (K, *shape); all others are shared.
+
+    n : K
+    overrides : {parameter or buffer name: (K, *shape)}; empty for a point estimate
+    """
+
+    n: int
+    overrides: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise DrawsError(f"expected at least one draw, got n={self.n}")
+        for name, value in self.overrides.items():
+            if value.shape[:1] != (self.n,):
+                raise DrawsError(f"{name} has shape {tuple(value.shape)}; expected a leading axis of K={self.n} draws")
+
+    def __getitem__(self, index: slice) -> Draws:
+        """The draws of a slice of K."""
+        n = len(range(*index.indices(self.n)))
+        return Draws(n, {name: value[index] for name, value in self.overrides.items()})
+
+
+class Posterior(Protocol):
+    """A distribution over the networks of one model.
+
+    is_random : whether draws differ; a point estimate is not random
+    """
+
+    is_random: bool
+
+    def draw(self, n: int, *, generator: torch.Generator) -> Draws:
+        """K = ``n`` draws; raises :class:`DrawsError` where it cannot give so many."""
+        ...
+
+    def centre(self) -> Draws:
+        """The network without noise, or the few of a mixture, whose mean is the centre surface; raises
+        :class:`DrawsError` where there is none.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a prediction must hold; nothing else is computed.
+
+    forces, stress : derivatives of the energy
+    variance : the spread over the draws
+    samples : the draws themselves
+    """
+
+    forces: bool = True
+    stress: bool = False
+    variance: bool = True
+    samples: bool = False
+
+
+class Predictor(Protocol):
+    """The one seam that the calculator knows.
+
+    species : atomic numbers that it knows; None where it cannot tell
+    n_draws : K
+    surface : which surface energy and forces are taken from
+    has_stress : whether it gives a stress
+    """
+
+    species: tuple[int, ...] | None
+    n_draws: int
+    surface: Surface
+    has_stress: bool
+
+    def __call__(self, structures: Sequence[Atoms], need: Need = ...) -> list[Prediction]:
+        """Predictions in the order of the structures."""
+        ...
+
+
+def check_draws(model: torch.nn.Module, draws: Draws) -> None:
+    """Refuse draws whose names or shapes do not fit the model, with :class:`DrawsError`.
+
+    ``functional_call`` ignores a misspelt name and broadcasts a wrong shape in silence, so this is checked once, where model
+    and posterior meet.  A buffer of size zero is an open slot (noise that is off by default): the model names the shape that
+    it takes in ``slot_shapes()``.
+    """
+    known = {name: tuple(value.shape) for name, value in (*model.named_parameters(), *model.named_buffers())}
+    if isinstance(model, HasSlots):
+        known.update(model.slot_shapes())
+    for name, value in draws.overrides.items():
+        if name not in known:
+            raise DrawsError(f"the model has no parameter or buffer {name!r}; it has {', '.join(list(known)[:6])}, …")
+        if tuple(value.shape[1:]) != known[name]:
+            raise DrawsError(
+                f"{name} takes shape {known[name]}, but the draws carry {tuple(value.shape[1:])} behind their axis K"
+            )
+
+
+def place_draws(model: torch.nn.Module, draws: Draws) -> Draws:
+    """Draws that fit the model, on its device, each in the dtype of what it overrides; see :func:`check_draws`."""
+    check_draws(model, draws)
+    like = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    device = next(model.parameters()).device
+    return Draws(draws.n, {name: value.to(device, like[name].dtype) for name, value in draws.overrides.items()})
+
+
+@runtime_checkable
+class HasSlots(Protocol):
+    """A model with open slots for noise, off by default."""
+
+    def slot_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{buffer name: shape that a draw puts there}."""
+        ...

@@ -1,0 +1,147 @@
+"""A model crossed with its draws: the one function that every prediction goes through.
+
+    E_k(r) = E(r; θ ⊕ draw_k),    F_k = -∂E_k/∂r,    σ_k = (1/V) ∂E_k/∂ε,      k = 1 … K
+
+Three ways, equal to rounding: a plain loop (the ground truth), ``vmap`` over the stacked draws, and the compiled ``vmap``,
+where the geometry is computed once for all draws and fused.  Nothing is tried and replaced in silence: a model declares
+whether it supports ``vmap``, the caller chooses the rest, and a compiled function that fails or is wrong is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from blipcalc.core.compiled import Compiled
+from blipcalc.core.contracts import Draws, place_draws
+from blipcalc.core.forces import forces_from_gradient, stress_from_gradient
+from blipcalc.core.graph import Graph, GraphTensors
+from blipcalc.errors import ConfigurationError
+
+Strategy = Literal["auto", "loop", "vmap", "compiled"]
+
+
+class Samples(NamedTuple):
+    """Energies and derivatives of K draws, float64, on the device of the model.
+
+    energy : (K, S) eV
+    forces : (K, N, 3) eV/Å, or None where they were not asked for
+    stress : (K, S, 3, 3) eV/Å³, NaN for structures without a volume; None where it was not asked for
+    energies : (K, N) eV per atom
+    """
+
+    energy: Tensor
+    forces: Tensor | None
+    stress: Tensor | None
+    energies: Tensor
+
+
+class Evaluator:
+    """A model prepared for repeated evaluation; keeps the compiled function between calls.
+
+    Parameters
+    ----------
+    model : an EnergyModel; its parameters fix dtype and device
+    strategy : ``loop``, ``vmap``, ``compiled`` (needs a C++ compiler; the first call with each K takes a minute or more, or
+        seconds where the disk cache of torch knows the kernels), or ``auto``: ``vmap`` where the model supports it, else
+        ``loop``
+    chunk : draws per pass, to bound memory; None: all at once
+    """
+
+    def __init__(self, model: nn.Module, *, strategy: Strategy = "auto", chunk: int | None = None) -> None:
+        if strategy == "auto":
+            strategy = "vmap" if model.supports_vmap else "loop"
+        if strategy not in ("loop", "vmap", "compiled"):
+            raise ConfigurationError(f"unknown strategy {strategy!r}; known: auto, loop, vmap, compiled")
+        if strategy != "loop" and not model.supports_vmap:
+            raise ConfigurationError(f"{type(model).__name__} declares supports_vmap=False; use strategy='loop'")
+        if chunk is not None and chunk < 1:
+            raise ConfigurationError(f"chunk must be at least 1, got {chunk}")
+        self.model, self.strategy, self.chunk = model, strategy, chunk
+        self.state = {n: p.detach() for n, p in (*model.named_parameters(), *model.named_buffers())}
+        reference = next(model.parameters())
+        self.dtype, self.device = reference.dtype, reference.device
+        self._batched = torch.func.vmap(self._gradient, in_dims=(None, 0, None))
+        self._compiled: dict[int, Compiled] = {}
+
+    def _function(self, n: int) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor]]]:
+        """The gradient of n draws at once, or of one network for n = 1; K is a constant of the compiled one."""
+        plain = self._gradient if n == 1 else self._batched
+        if self.strategy != "compiled":
+            return plain
+        if n not in self._compiled:
+            self._compiled[n] = Compiled(plain)
+        return self._compiled[n]
+
+    def _energy(
+        self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output = torch.func.functional_call(
+            self.model, {**state, **overrides}, (graph._replace(vectors=vectors),), strict=False
+        )
+        return output.energy.sum(), (output.energy, output.energies)
+
+    def _gradient(
+        self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return torch.func.grad(self._energy, has_aux=True)(graph.vectors, state, overrides, graph)
+
+    def _pass(self, draws: Draws, tensors: GraphTensors, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(K, S) energy, (K, N) energies, (K, E, 3) gradient of one chunk."""
+        if not gradient:
+            outputs = [
+                self._energy(tensors.vectors, self.state, {n: v[k] for n, v in draws.overrides.items()}, tensors)[1]
+                for k in range(draws.n)
+            ]
+            return torch.stack([o[0] for o in outputs]), torch.stack([o[1] for o in outputs]), None
+        n = draws.n if draws.overrides else 1
+        if n == 1 or self.strategy == "loop":
+            one = self._function(1)
+            passes = [one(self.state, {name: v[k] for name, v in draws.overrides.items()}, tensors) for k in range(n)]
+            g, energy, energies = (torch.stack(x) for x in zip(*((g, e, a) for g, (e, a) in passes), strict=True))
+            return energy.expand(draws.n, -1), energies.expand(draws.n, -1), g.expand(draws.n, -1, -1)
+        g, (energy, energies) = self._function(n)(self.state, dict(draws.overrides), tensors)
+        return energy, energies, g
+
+    def __call__(self, draws: Draws, graph: Graph, *, forces: bool = True, stress: bool = False) -> Samples:
+        """Samples of all draws for one graph; the draws must be on the device and in the dtype of the model."""
+        graph = graph if graph.positions.device == self.device else graph.clone().to(str(self.device))
+        vectors = graph.edge_vectors()
+        tensors = graph.tensors(self.dtype, vectors.to(self.dtype))
+        chunk = self.chunk or draws.n
+        with torch.no_grad():
+            parts = [
+                self._pass(draws[k : k + chunk], tensors, gradient=forces or stress) for k in range(0, draws.n, chunk)
+            ]
+            energy, energies = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+            gradient = torch.cat([p[2] for p in parts]).double() if forces or stress else None
+            return Samples(
+                energy,
+                forces_from_gradient(gradient, graph.edge_index, len(graph.species)) if forces else None,
+                stress_from_gradient(gradient, vectors, graph) if stress else None,
+                energies,
+            )
+
+
+def evaluate(
+    model: nn.Module,
+    draws: Draws,
+    graph: Graph,
+    *,
+    forces: bool = True,
+    stress: bool = False,
+    strategy: Strategy = "auto",
+    chunk: int | None = None,
+) -> Samples:
+    """Energies, forces and stress of every draw; see :class:`Evaluator` for repeated calls.
+
+    Examples
+    --------
+    >>> samples = evaluate(model, posterior.draw(16, generator=generator), graph)
+    >>> samples.forces.shape        # (K, N, 3)
+    """
+    evaluator = Evaluator(model, strategy=strategy, chunk=chunk)
+    return evaluator(place_draws(model, draws), graph, forces=forces, stress=stress)

@@ -1,0 +1,84 @@
+"""Neighbour pairs within a cutoff, in one canonical order.
+
+The search is ``matscipy.neighbour_list``; what is ours is the order (target, source, cell shift), the same for every way to
+get the pairs, and a skin list that survives small moves and then gives *the same pairs in the same order* as a fresh search.
+Bit-identical restarts rest on that: floating-point sums depend on the order of their terms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ase.geometry import complete_cell
+from matscipy.neighbours import neighbour_list
+
+from blipcalc.core.validate import check_distances
+
+
+def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs closer than ``cutoff`` in canonical order: (2, E) sources and targets, (E, 3) shifts."""
+    # matscipy inverts the cell even along axes that are not periodic: whatever stands there is replaced
+    box = complete_cell(np.where(pbc[:, None], cell, 0.0))
+    target, source, shifts = neighbour_list("ijS", positions=positions, cell=box, pbc=pbc, cutoff=float(cutoff))
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], source, target))
+    edge_index = np.stack([source[order], target[order]]).astype(np.int64)
+    return edge_index, shifts[order].astype(np.int64)
+
+
+def _squared_distances(
+    positions: np.ndarray, cell: np.ndarray, edge_index: np.ndarray, shifts: np.ndarray
+) -> np.ndarray:
+    """(E,) Å², by one formula for fresh and reused lists."""
+    vectors = positions[edge_index[0]] - positions[edge_index[1]]
+    if shifts.any():
+        vectors = vectors + shifts @ cell
+    return np.einsum("ei,ei->e", vectors, vectors)
+
+
+class NeighborList:
+    """A neighbour list with a skin, reused until an atom has moved by half the skin or the cell has changed.
+
+    Parameters
+    ----------
+    cutoff : Å
+    skin : Å added to the cutoff of the stored list; 0 searches at every call
+    """
+
+    def __init__(self, cutoff: float, skin: float = 1.0) -> None:
+        self.cutoff = float(cutoff)
+        self.skin = float(skin)
+        self.n_searches = 0
+        self._reference: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._pairs: tuple[np.ndarray, np.ndarray] | None = None
+
+    def _stale(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> bool:
+        if self._reference is None or self.skin <= 0:
+            return True
+        old_positions, old_cell, old_pbc = self._reference
+        if len(old_positions) != len(positions) or (old_pbc != pbc).any() or (old_cell != cell).any():
+            return True
+        moved = positions - old_positions
+        # written so that NaN counts as moved
+        return not np.einsum("ni,ni->n", moved, moved).max() < (0.5 * self.skin) ** 2
+
+    def update(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs closer than the cutoff: (2, E) sources and targets, (E, 3) shifts, int64.
+
+        Raises :class:`CoincidentAtomsError` for two atoms at one place.
+        """
+        positions, cell, pbc = np.asarray(positions), np.asarray(cell), np.asarray(pbc, dtype=bool)
+        if self._stale(positions, cell, pbc):
+            self._pairs = _search(positions, cell, pbc, self.cutoff + max(self.skin, 1e-6))
+            self._reference = (positions.copy(), cell.copy(), pbc.copy())
+            self.n_searches += 1
+        edge_index, shifts = self._pairs
+        squared = _squared_distances(positions, cell, edge_index, shifts)
+        check_distances(squared, edge_index)
+        keep = squared < self.cutoff**2
+        return edge_index[:, keep], shifts[keep]
+
+
+def neighbor_pairs(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A fresh search: (2, E) sources and targets, (E, 3) shifts; canonical order (target, source, shift)."""
+    return NeighborList(cutoff, skin=0.0).update(positions, cell, pbc)

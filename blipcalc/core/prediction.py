@@ -1,0 +1,239 @@
+"""From samples to a prediction: the one place where draws become a mean and a spread, and torch ends.
+
+For draws k = 1 … K of energy E_k and forces F_k,i (Kahle and Zipoli 2022 call this the committee estimate)
+
+    E = mean_k E_k,   Var E = Σ_k (E_k - E)² / (K - 1),   Σ_i = Σ_k (F_k,i - F_i)(F_k,i - F_i)ᵀ / (K - 1)
+
+``energy_var`` is the variance of the *total* energies: per-atom variances are never summed, since errors of alike
+environments add coherently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from blipcalc.core.contracts import Surface
+from blipcalc.core.evaluate import Samples
+from blipcalc.core.graph import Graph
+from blipcalc.errors import CalibrationError, NonFiniteError
+from blipcalc.stats.spread import atom_variance, covariance, spread
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class SampleArrays:
+    """Samples of one structure of n atoms as float64 arrays: energy (K,) eV · forces (K, n, 3) eV/Å · stress (K, 6) eV/Å³,
+    ASE's Voigt order · energies (K, n) eV; None where absent.
+    """
+
+    energy: Array
+    forces: Array | None = None
+    stress: Array | None = None
+    energies: Array | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Means and variances for one structure of n atoms; float64.
+
+    species : (n,) atomic numbers
+    energy, energies : eV, () and (n,); forces : (n, 3) eV/Å; stress : (6,) eV/Å³, ASE's Voigt order
+    energy_var : eV², forces_cov : (n, 3, 3) (eV/Å)², stress_var : (6,) (eV/Å³)²; total; None for a single draw
+    energy_var_epistemic, forces_cov_epistemic : the part that the draws' spread makes up
+    energy_var_aleatoric, forces_cov_aleatoric : the part that noise heads make up; None without heads
+    n_draws : K
+    surface : which surface energy, forces and stress are taken from
+    calibration : the constants applied, None for raw posterior values
+    raw : the prediction before calibration, None where this is it
+    samples : the samples themselves, where they were asked for
+    """
+
+    species: Array
+    energy: float
+    energies: Array | None
+    forces: Array | None
+    stress: Array | None
+    energy_var: float | None
+    forces_cov: Array | None
+    stress_var: Array | None
+    n_draws: int
+    surface: Surface = "mean"
+    energy_var_aleatoric: float | None = None
+    forces_cov_aleatoric: Array | None = None
+    calibration: Calibration | None = None
+    raw: Prediction | None = None
+    samples: SampleArrays | None = None
+
+    @property
+    def energy_var_epistemic(self) -> float | None:
+        """eV²."""
+        if self.energy_var is None or self.energy_var_aleatoric is None:
+            return self.energy_var
+        return self.energy_var - self.energy_var_aleatoric
+
+    @property
+    def forces_cov_epistemic(self) -> Array | None:
+        """(n, 3, 3) (eV/Å)²."""
+        if self.forces_cov is None or self.forces_cov_aleatoric is None:
+            return self.forces_cov
+        return self.forces_cov - self.forces_cov_aleatoric
+
+    @property
+    def forces_var(self) -> Array | None:
+        """(n, 3) component variances, (eV/Å)²."""
+        return None if self.forces_cov is None else np.diagonal(self.forces_cov, axis1=1, axis2=2).copy()
+
+    @property
+    def atom_var(self) -> Array | None:
+        """(n,) rotation-invariant force variance tr Σ_i / 3, (eV/Å)²."""
+        return None if self.forces_cov is None else atom_variance(self.forces_cov)
+
+    @property
+    def atom_std(self) -> Array | None:
+        """(n,) root of :attr:`atom_var`, eV/Å: what monitors read."""
+        return None if self.forces_cov is None else np.sqrt(self.atom_var)
+
+
+def sample_arrays(samples: Samples, graph: Graph) -> list[SampleArrays]:
+    """Samples of a batch, split into its structures."""
+    batch = graph.batch.cpu().numpy()
+    parts = []
+    for s in range(graph.n_structures):
+        atoms = np.flatnonzero(batch == s)
+        stress = None if samples.stress is None else samples.stress[:, s].cpu().numpy()
+        parts.append(
+            SampleArrays(
+                energy=samples.energy[:, s].cpu().numpy(),
+                forces=None if samples.forces is None else samples.forces[:, atoms].cpu().numpy(),
+                stress=None if stress is None else full_3x3_to_voigt_6_stress(stress),
+                energies=samples.energies[:, atoms].cpu().numpy(),
+            )
+        )
+    return parts
+
+
+def summarize(
+    species: Array, draws: SampleArrays | None, *, centre: SampleArrays | None = None, keep_samples: bool = False
+) -> Prediction:
+    """Reduce the samples of one structure to a prediction.
+
+    Parameters
+    ----------
+    species : (n,) atomic numbers
+    draws : the K draws; None where no variance is wanted (then ``centre`` is)
+    centre : the centre network alone; with it energy, forces and stress are its own, without it the mean over the draws.
+        Variances are those of the draws around *their* mean in either case.
+    keep_samples : keep the draws in the prediction
+
+    Raises
+    ------
+    NonFiniteError : a sample is NaN or infinite
+    """
+    for samples in (draws, centre):
+        if samples is not None:
+            _check_finite(samples)
+    surface = centre if centre is not None else draws
+    spreads: dict[str, Any] = {"energy_var": None, "forces_cov": None, "stress_var": None}
+    if draws is not None and len(draws.energy) > 1:
+        spreads["energy_var"] = float(spread(draws.energy)[1])
+        spreads["forces_cov"] = None if draws.forces is None else covariance(draws.forces)
+        spreads["stress_var"] = None if draws.stress is None else spread(draws.stress)[1]
+    return Prediction(
+        species=np.asarray(species),
+        energy=float(surface.energy.mean()),
+        energies=_mean(surface.energies),
+        forces=_mean(surface.forces),
+        stress=_mean(surface.stress),
+        n_draws=0 if draws is None else len(draws.energy),
+        surface="mean" if centre is None else "centre",
+        samples=draws if keep_samples else None,
+        **spreads,
+    )
+
+
+def _mean(samples: Array | None) -> Array | None:
+    return None if samples is None else samples.mean(axis=0)
+
+
+def _check_finite(samples: SampleArrays) -> None:
+    """Refuse NaN and infinity on the way out, naming draws and atoms."""
+    if not np.isfinite(samples.energy).all():
+        raise NonFiniteError(
+            f"energies of draws {np.flatnonzero(~np.isfinite(samples.energy)).tolist()} are not finite"
+        )
+    if samples.forces is not None and not np.isfinite(samples.forces).all():
+        atoms = np.flatnonzero(~np.isfinite(samples.forces).all(axis=(0, 2)))
+        raise NonFiniteError(
+            f"forces on atoms {atoms[:10].tolist()} are not finite; are atoms too close to each other?"
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The constants that turn a posterior spread into an error bar, for one (model, surface, K, seed).
+
+    surface, n_draws, seed, model_hash : what the constants belong to
+    scale : {Z: factor on the force variance}, so that the mean squared z-score per component is 1 on the calibration frames
+    scale_energy : the same for the energy variance
+    q_atom : {Z: {level: conformal quantile of ‖force error‖ / scaled atom_std}}, for one atom
+    q_frame : {level: conformal quantile of the frame's maximum of the same ratio}, for the halt rule
+    n_frames, n_atoms : how many frames, and {Z: atoms}, the constants stand on
+    frames_hash : SHA-256 over the fingerprints of those frames
+    """
+
+    surface: Surface
+    n_draws: int
+    seed: int
+    model_hash: str
+    scale: Mapping[int, float]
+    scale_energy: float
+    q_atom: Mapping[int, Mapping[float, float]]
+    q_frame: Mapping[float, float]
+    n_frames: int
+    n_atoms: Mapping[int, int]
+    frames_hash: str
+    n_element_frames: Mapping[int, int] = field(default_factory=dict)
+
+    def apply(self, prediction: Prediction) -> Prediction:
+        """The prediction with its variances scaled; atoms of an element that was never calibrated get NaN."""
+        if prediction.calibration is not None:
+            raise CalibrationError("this prediction is calibrated already; apply a calibration to its .raw")
+        if (prediction.surface, prediction.n_draws) != (self.surface, self.n_draws) and prediction.n_draws:
+            raise CalibrationError(
+                f"the calibration is for surface={self.surface!r}, K={self.n_draws}; the prediction has "
+                f"surface={prediction.surface!r}, K={prediction.n_draws}. Calibrate for these, or use those"
+            )
+        if prediction.forces_cov is None and prediction.energy_var is None:
+            return replace(prediction, calibration=self, raw=prediction)
+        factors = np.array([self.scale.get(int(z), np.nan) for z in prediction.species])[:, None, None]
+
+        def scaled(value: Any, factor: Any) -> Any:
+            return None if value is None else value * factor
+
+        return replace(
+            prediction,
+            energy_var=scaled(prediction.energy_var, self.scale_energy),
+            energy_var_aleatoric=scaled(prediction.energy_var_aleatoric, self.scale_energy),
+            forces_cov=scaled(prediction.forces_cov, factors),
+            forces_cov_aleatoric=scaled(prediction.forces_cov_aleatoric, factors),
+            calibration=self,
+            raw=prediction,
+        )
+
+    def halt_limit(self, tolerance: float, level: float = 0.95) -> float:
+        """Largest ``atom_std`` (eV/Å) at which the halt rule goes on: q_frame · max atom_std ≤ tolerance (eV/Å, a norm)."""
+        if level not in self.q_frame:
+            known = ", ".join(f"{known:g}" for known in sorted(self.q_frame))
+            raise CalibrationError(f"no frame quantile for level {level:g}; calibrated levels: {known}")
+        return tolerance / self.q_frame[level]
+
+    def uncalibrated(self, species: Array) -> list[str]:
+        """Symbols of the elements of a structure that were never calibrated."""
+        return [chemical_symbols[z] for z in sorted({int(z) for z in species} - set(self.scale))]

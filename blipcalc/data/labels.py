@@ -1,0 +1,228 @@
+"""Labelled structures: reading them from files, and refusing bad ones by name.
+
+A labelled structure is an ``ase.Atoms`` whose calculator holds ``energy`` (eV) and ``forces`` (eV/Å), as ASE reads it from
+extxyz, ``.traj`` and ``ase.db``; rMD17-style ``.npz`` files are brought to the same form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read
+from ase.io.formats import string2index
+
+from blipcalc.errors import (
+    BlipcalcError,
+    DataError,
+    MissingLabelsError,
+    NonFiniteLabelsError,
+    UnitsWarning,
+    UnknownKeyError,
+)
+from blipcalc.units import ENERGY, LENGTH
+
+#: names under which .npz files of the MD17 family keep the same thing
+NPZ_KEYS = {
+    "numbers": ("nuclear_charges", "z", "Z", "numbers"),
+    "positions": ("coords", "R", "positions"),
+    "energy": ("energies", "E", "energy"),
+    "forces": ("forces", "F"),
+}
+
+
+def read_labelled(
+    path: str | Path,
+    *,
+    energy_key: str = "energy",
+    forces_key: str = "forces",
+    energy_unit: str = "eV",
+    length_unit: str = "Angstrom",
+    index: str = ":",
+) -> list[Atoms]:
+    """Read labelled structures from extxyz, ``.traj``, ``ase.db`` or an rMD17-style ``.npz``.
+
+    Parameters
+    ----------
+    energy_key, forces_key : names of the labels in the file
+    energy_unit, length_unit : units of the file (names of :mod:`blipcalc.units`); forces are energy/length
+    index : ASE slice of frames
+
+    Returns
+    -------
+    structures with ``energy`` in eV and ``forces`` (n, 3) in eV/Å, positions in Å
+
+    Raises
+    ------
+    UnknownKeyError, MissingLabelsError, NonFiniteLabelsError, DataError
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"no such data file: {path}")
+    energy_factor, length_factor = _factor(energy_unit, ENERGY), _factor(length_unit, LENGTH)
+    try:
+        frames = _read_npz(path, energy_key, forces_key) if path.suffix == ".npz" else read(path, index=":")
+        frames = frames[string2index(index)] if isinstance(index, str) else frames[index]
+        frames = frames if isinstance(frames, list) else [frames]
+    except BlipcalcError:
+        raise
+    except Exception as error:  # each reader has errors of its own; all mean that the file or the index is unusable
+        raise DataError(f"{path} cannot be read with index {index!r}: {type(error).__name__}: {error}") from error
+    if path.suffix != ".npz":
+        frames = [_with_labels(atoms, energy_key, forces_key, f"{path}, frame {i}") for i, atoms in enumerate(frames)]
+    if not frames:
+        raise DataError(f"{path} holds no frames for index {index!r}")
+    if energy_factor != 1.0 or length_factor != 1.0:
+        frames = [_convert(atoms, energy_factor, length_factor) for atoms in frames]
+    check_labels(frames, str(path))
+    return frames
+
+
+def labels(atoms: Atoms) -> tuple[float, np.ndarray]:
+    """Energy (eV) and forces (n, 3) (eV/Å) of a labelled structure, constraints not applied."""
+    if atoms.calc is None:
+        raise MissingLabelsError("the structure carries no calculator with energy and forces")
+    results = atoms.calc.results
+    missing = [key for key in ("energy", "forces") if results.get(key) is None]
+    if missing:
+        raise MissingLabelsError(f"expected energy and forces, but {' and '.join(missing)} missing")
+    return float(results["energy"]), np.asarray(results["forces"], dtype=np.float64)
+
+
+def check_labels(frames: Sequence[Atoms], where: str) -> None:
+    """Refuse missing or non-finite labels; warn where forces are not on the gradient scale of the energies."""
+    for i, atoms in enumerate(frames):
+        try:
+            energy, forces = labels(atoms)
+        except MissingLabelsError as error:
+            raise MissingLabelsError(f"{where}, frame {i}: {error}") from None
+        if forces.shape != (len(atoms), 3):
+            raise DataError(f"{where}, frame {i}: forces of shape {forces.shape}, expected ({len(atoms)}, 3)")
+        for name, value in (("energy", energy), ("forces", forces), ("positions", atoms.positions)):
+            if not np.isfinite(value).all():
+                raise NonFiniteLabelsError(f"{where}, frame {i}: {name} holds NaN or infinity; remove or relabel it")
+    ratio = gradient_ratio(frames)
+    if ratio is not None and not 0.2 < ratio < 5.0:
+        warnings.warn(
+            f"{where}: between frames of one composition the energies change {ratio:.3g} times as much as the forces "
+            "say they should (a ratio near 1 is expected); 23.06 or 0.0434 means that one of the two is in kcal/mol, "
+            "27.2 that it is in Hartree, 0.53 or 1.89 that lengths are in Bohr, a negative sign that 'forces' are gradients",
+            UnitsWarning,
+            stacklevel=3,
+        )
+
+
+def gradient_ratio(frames: Sequence[Atoms], n_frames: int = 200, n_pairs: int = 60) -> float | None:
+    """Slope of energy differences against the work of the mean force, over the nearest pairs of frames.
+
+        ΔE ≈ -½ (F_a + F_b) · (r_b - r_a)
+
+    Exact for a harmonic well whatever the step, so the slope is near 1 when units and signs agree.  Molecules are rotated
+    onto each other first.  None where no composition has 50 frames (too few to find near ones), or where nothing moves.
+    """
+    groups: dict[tuple[int, ...], list[Atoms]] = {}
+    for atoms in frames:
+        if len(atoms) > 1 and not atoms.pbc.any():
+            groups.setdefault(tuple(atoms.numbers.tolist()), []).append(atoms)
+    work, change = [], []
+    for group in groups.values():
+        if len(group) >= 50:
+            w, c = _works(group[:n_frames], n_pairs)
+            work.append(w)
+            change.append(c)
+    if not work or not np.concatenate(work).any():
+        return None
+    work, change = np.concatenate(work), np.concatenate(change)
+    return float(np.dot(work, change) / np.dot(work, work))
+
+
+def _works(group: Sequence[Atoms], n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Work of the mean force and change of energy, eV, for the nearest pairs of frames of one molecule (Kabsch 1976)."""
+    x = np.stack([atoms.positions - atoms.positions.mean(axis=0) for atoms in group])
+    energies, forces = (np.array(part) for part in zip(*map(labels, group), strict=True))
+    a, b = np.triu_indices(len(group), k=1)
+    u, _, vt = np.linalg.svd(np.einsum("pni,pnj->pij", x[b], x[a]))
+    u[:, :, 2] *= np.sign(np.linalg.det(u @ vt))[:, None]
+    rotation = u @ vt
+    step = x[b] @ rotation - x[a]
+    nearest = np.argsort((step**2).sum(axis=(1, 2)))[:n_pairs]
+    mean_force = 0.5 * (forces[a] + forces[b] @ rotation)[nearest]
+    return -(mean_force * step[nearest]).sum(axis=(1, 2)), (energies[b] - energies[a])[nearest]
+
+
+def frame_hash(atoms: Atoms) -> int:
+    """A 64-bit fingerprint of elements, positions (to 1e-6 Å), cell and pbc: the same frame, whatever its labels."""
+    digest = hashlib.sha256()
+    digest.update(np.asarray(atoms.numbers, dtype="<i4").tobytes())
+    for values in (atoms.positions, atoms.cell.array):
+        digest.update((np.rint(np.asarray(values) * 1e6) + 0.0).astype("<i8").tobytes())
+    digest.update(bytes(np.asarray(atoms.pbc, dtype=np.uint8)))
+    return int.from_bytes(digest.digest()[:8], "little", signed=True)
+
+
+def _factor(unit: str, table: dict[str, float]) -> float:
+    if unit not in table:
+        near = get_close_matches(unit.lower(), [known.lower() for known in table], n=1)
+        near = [known for known in table if known.lower() in near]
+        raise DataError(
+            f"unknown unit {unit!r}; {f'did you mean {near[0]!r}? ' if near else ''}known: {', '.join(table)}"
+        )
+    return table[unit]
+
+
+def _read_npz(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        names = {**NPZ_KEYS}
+        names["energy"] = (energy_key, *NPZ_KEYS["energy"]) if energy_key == "energy" else (energy_key,)
+        names["forces"] = (forces_key, *NPZ_KEYS["forces"]) if forces_key == "forces" else (forces_key,)
+        arrays = {}
+        for what, options in names.items():
+            found = next((name for name in options if name in stored.files), None)
+            if found is None:
+                raise UnknownKeyError(
+                    f"{path} has no {what} under {' or '.join(options)}; it holds {', '.join(stored.files)}"
+                )
+            arrays[what] = np.asarray(stored[found])
+    numbers, positions = arrays["numbers"], arrays["positions"]
+    frames = []
+    for i, (r, e, f) in enumerate(zip(positions, np.ravel(arrays["energy"]), arrays["forces"], strict=True)):
+        atoms = Atoms(numbers[i] if numbers.ndim == 2 else numbers, r)
+        atoms.calc = SinglePointCalculator(atoms, energy=float(e), forces=np.array(f, dtype=np.float64))
+        frames.append(atoms)
+    return frames
+
+
+def _with_labels(atoms: Atoms, energy_key: str, forces_key: str, where: str) -> Atoms:
+    """Bring labels that are kept under other names into a SinglePointCalculator."""
+    if (energy_key, forces_key) == ("energy", "forces") and atoms.calc is not None:
+        return atoms
+    results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    found = {}
+    for name, key in (("energy", energy_key), ("forces", forces_key)):
+        value = results.get(key, atoms.info.get(key, atoms.arrays.get(key)))
+        if value is None:
+            keys = sorted({*results, *atoms.info, *atoms.arrays} - {"numbers", "positions"})
+            error = MissingLabelsError if key == name else UnknownKeyError
+            raise error(f"{where}: no {name} under {key!r}; the frame holds {', '.join(map(str, keys)) or 'none'}")
+        found[name] = value
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=float(found["energy"]), forces=np.asarray(found["forces"], dtype=np.float64)
+    )
+    return atoms
+
+
+def _convert(atoms: Atoms, energy_factor: float, length_factor: float) -> Atoms:
+    energy, forces = labels(atoms)
+    converted = atoms.copy()
+    converted.positions *= length_factor
+    converted.cell *= length_factor
+    converted.calc = SinglePointCalculator(
+        converted, energy=energy * energy_factor, forces=forces * (energy_factor / length_factor)
+    )
+    return converted

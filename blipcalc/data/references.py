@@ -1,0 +1,30 @@
+"""Per-element reference energies and the energy scale of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+
+from blipcalc.data.labels import labels
+
+
+def fit_references(frames: Sequence[Atoms]) -> dict[int, float]:
+    """Least-squares energy per element: E ≈ Σ_z n_z E0_z, eV.
+
+    The solution of minimal norm where compositions do not determine the elements one by one (a single molecule, say); its
+    sums over the compositions at hand are the same.
+    """
+    species = sorted({int(z) for atoms in frames for z in atoms.numbers})
+    counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in species] for atoms in frames], dtype=np.float64)
+    energies = np.array([labels(atoms)[0] for atoms in frames])
+    solution, *_ = np.linalg.lstsq(counts, energies, rcond=None)
+    return dict(zip(species, solution.tolist(), strict=True))
+
+
+def force_rms(frames: Sequence[Atoms]) -> float:
+    """Root mean square of the force components, eV/Å; times 1 Å it is the scale of the network's energies."""
+    total = sum(float((labels(atoms)[1] ** 2).sum()) for atoms in frames)
+    count = sum(3 * len(atoms) for atoms in frames)
+    return max(float(np.sqrt(total / count)), 1e-3)

@@ -1,0 +1,107 @@
+"""Named errors. Each message says what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+
+class BlipcalcError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class StructureError(BlipcalcError, ValueError):
+    """A structure cannot be evaluated."""
+
+
+class EmptyStructureError(StructureError):
+    """A structure without atoms."""
+
+
+class NonFiniteError(StructureError):
+    """NaN or infinity in what goes in or in what comes out."""
+
+
+class CoincidentAtomsError(StructureError):
+    """Two atoms at the same place."""
+
+
+class SingularCellError(StructureError):
+    """A periodic direction whose cell vector is missing or linearly dependent."""
+
+
+class UnknownElementError(StructureError):
+    """An element that the model was not made for."""
+
+
+class DrawsError(BlipcalcError, ValueError):
+    """Posterior draws that do not fit the model, or that the posterior cannot give."""
+
+
+class ConfigurationError(BlipcalcError, ValueError):
+    """A setting that is unknown, missing or contradictory."""
+
+
+class DataError(BlipcalcError, ValueError):
+    """A data set that cannot be trained or evaluated on."""
+
+
+class MissingLabelsError(DataError):
+    """Energies or forces are missing."""
+
+
+class NonFiniteLabelsError(DataError):
+    """NaN or infinite labels or positions in a data set."""
+
+
+class UnknownKeyError(DataError):
+    """A property or file key that is not there."""
+
+
+class MixedElementsError(DataError):
+    """Data sets whose elements do not agree with each other or with the model."""
+
+
+class EmptySplitError(DataError):
+    """A split that leaves one part without frames."""
+
+
+class UnitsWarning(UserWarning):
+    """Labels whose forces are not on the gradient scale of their energies."""
+
+
+class ModelFileError(BlipcalcError, ValueError):
+    """A model file that is refused."""
+
+
+class DamagedFileError(ModelFileError):
+    """A truncated file, or tensors or manifest that do not match their hash."""
+
+
+class SchemaError(ModelFileError):
+    """A manifest of another schema, or one whose fields are missing, unknown or of the wrong kind."""
+
+
+class NonFiniteWeightsError(ModelFileError):
+    """NaN or infinite values among the stored tensors."""
+
+
+class ChangedRandomStreamError(ModelFileError):
+    """Draws made from the stored seed differ from those that the file was calibrated with."""
+
+
+class CalibrationError(BlipcalcError, ValueError):
+    """A calibration that cannot be fitted or does not belong to what it is asked for."""
+
+
+class TrainingDataReusedError(CalibrationError):
+    """Frames offered for calibration that the model was trained on."""
+
+
+class UncalibratedWarning(UserWarning):
+    """Variances are raw posterior values: no calibration belongs to these settings."""
+
+
+class MonitorError(BlipcalcError, ValueError):
+    """A monitor that cannot watch what it is given."""
+
+
+class CompilationError(BlipcalcError, RuntimeError):
+    """A model that cannot be compiled here, or whose compiled results differ from the plain ones."""

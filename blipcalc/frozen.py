@@ -1,0 +1,149 @@
+"""Results of one structure, frozen: what a calculator knew, kept with the structure and carried through ASE's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_properties, compare_atoms
+from ase.outputs import Properties, all_outputs
+
+from blipcalc.calculator import VARIANCES, BayesianCalculator
+from blipcalc.core.prediction import SampleArrays
+
+#: of every name under which uncertainties travel
+PREFIX = "blip_"
+PROVENANCE = ("calibrated", "surface", "n_draws", "seed")
+
+
+class FrozenCalculator(Calculator):
+    """Stored results of one structure behind ``get_property``; a ``SinglePointCalculator`` that takes every key.
+
+    Parameters
+    ----------
+    atoms : the structure they belong to
+    results : {key: value}
+    provenance : calibrated, surface, n_draws, seed; kept in ``parameters``
+    samples : the draws, where they were stored
+
+    Raises
+    ------
+    PropertyNotImplementedError : a key that is not stored, or a structure that has changed
+    """
+
+    name = "frozen"
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        results: Mapping[str, Any],
+        provenance: Mapping[str, Any] | None = None,
+        samples: SampleArrays | None = None,
+    ) -> None:
+        super().__init__()
+        self.atoms, self.samples = atoms.copy(), samples
+        self.results = {key: np.array(value) if np.ndim(value) else value for key, value in results.items()}
+        self.implemented_properties = list(self.results)
+        self.parameters.update(provenance or {})
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the stored structure; NaN equals NaN, since a frame that broke is still that frame."""
+        return _changes(self.atoms, atoms, tol)
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = (), system_changes: Sequence[str] = ()
+    ) -> None:
+        """Nothing to do for the stored structure; any other is refused."""
+        changes = [] if atoms is None else self.check_state(atoms)
+        if changes:
+            raise PropertyNotImplementedError(
+                f"these results belong to another structure ({', '.join(changes)} changed); attach a calculator"
+            )
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """A copy of a stored result; with ``allow_calculation=False`` None instead of an error."""
+        try:
+            self.calculate(atoms)
+            if name not in self.results:
+                raise PropertyNotImplementedError(f"no {name!r} was stored; there is {', '.join(self.results)}")
+        except PropertyNotImplementedError:
+            if allow_calculation:
+                raise
+            return None
+        value = self.results[name]
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+    def export_properties(self) -> Properties:
+        """Only what ASE knows."""
+        return Properties({key: value for key, value in self.results.items() if key in all_outputs})
+
+
+def snapshot(atoms: Atoms, source: Calculator | None = None) -> Atoms:
+    """A copy of a structure with what its calculator holds for it, frozen; nothing is computed.
+
+    Results of an earlier structure are left out.
+
+    source : where uncertainties come from, if not from ``atoms.calc`` (a sum of calculators drops those of its parts)
+    """
+    copy, source = atoms.copy(), source or atoms.calc
+    results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, VARIANCES)}
+    if results:
+        samples = source.samples if isinstance(source, FrozenCalculator) else None
+        copy.calc = FrozenCalculator(copy, results, _provenance(source), samples)
+    return copy
+
+
+def annotations(atoms: Atoms, source: Calculator | None = None) -> dict[str, Any]:
+    """What ASE would drop of the current results, under the names with the prefix; arrays keep their shape."""
+    source = source or atoms.calc
+    kept = _current(atoms, source, VARIANCES)
+    if not kept:
+        return {}
+    return {PREFIX + key: value for key, value in {**kept, **_provenance(source)}.items() if value is not None}
+
+
+def annotate(atoms: Atoms, source: Calculator | None = None) -> None:
+    """Put :func:`annotations` into ``atoms.info``, where ASE's own ``.traj`` writer keeps them; older ones go.
+
+    Where the calculator holds no uncertainties, what a file brought along stays.
+    """
+    current = annotations(atoms, source)
+    if current:
+        clear_annotations(atoms)
+        atoms.info.update(current)
+
+
+def clear_annotations(atoms: Atoms) -> None:
+    """Remove the annotations of an earlier structure from ``atoms.info``."""
+    for key in [key for key in atoms.info if str(key).startswith(PREFIX)]:
+        del atoms.info[key]
+
+
+def _changes(before: Atoms | None, after: Atoms, tol: float = 1e-15) -> list[str]:
+    """ASE's comparison, with NaN equal to NaN."""
+    values: dict[str, Callable[[Atoms], Any]] = {"positions": lambda a: a.positions, "cell": lambda a: a.cell.array}
+    return [
+        change
+        for change in compare_atoms(before, after, tol=tol)
+        if before is None
+        or change not in values
+        or not np.array_equal(values[change](before), values[change](after), equal_nan=True)
+    ]
+
+
+def _current(atoms: Atoms, calc: Calculator | None, keys: Sequence[str]) -> dict[str, Any]:
+    """Those results of a calculator that belong to this very structure."""
+    if calc is None or _changes(calc.atoms, atoms):
+        return {}
+    return {key: calc.results[key] for key in keys if calc.results.get(key) is not None}
+
+
+def _provenance(calc: Calculator) -> dict[str, Any]:
+    if isinstance(calc, BayesianCalculator):
+        prediction, predictor = calc.prediction, calc.predictor
+        calibrated = prediction is not None and prediction.calibration is not None
+        values = (calibrated, predictor.surface, predictor.n_draws, calc.parameters.get("seed"))
+        return dict(zip(PROVENANCE, values, strict=True))
+    return dict(calc.parameters) if isinstance(calc, FrozenCalculator) else {}

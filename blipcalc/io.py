@@ -1,0 +1,245 @@
+"""What ASE drops, kept: uncertainties of structures, written and read without loss.
+
+ASE's own writers drop every result that is not in its list, in silence.  Here they travel under names with the prefix
+``blip_``, in places that survive, so that ASE reads the same files; :func:`read` puts them back behind ``get_property``.
+
+| format | kept | how |
+|---|---|---|
+| ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (its own ``arrays`` are dropped) |
+| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; scalars, stress: all digits |
+| ``.db`` | every key, bit for bit | ``data`` of the row |
+
+With them go: calibrated or not, surface, K and seed.  Covariances and uncalibrated values stay behind.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import all_properties
+from ase.db import connect
+from ase.io.trajectory import TrajectoryWriter
+
+from blipcalc.calculator import VARIANCES, BayesianCalculator
+from blipcalc.core.contracts import Need
+from blipcalc.core.prediction import SampleArrays
+from blipcalc.errors import DataError
+from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, snapshot
+from blipcalc.sealed import write_atomically
+
+#: (n,) and (n, 3): columns in text files
+PER_ATOM = ("atom_std", "forces_std")
+#: entry of a frame in the file of samples
+SAMPLES = f"{PREFIX}samples"
+
+
+def write(path: str | Path, frames: Atoms | Iterable[Atoms], *, append: bool = False, samples: bool = False) -> None:
+    """Write structures with all that their calculators hold for them; nothing is computed, but samples where asked for.
+
+    All frames are made ready before the file is touched: where one fails, an older file stays as it was and a new one does
+    not come to be.
+
+    Parameters
+    ----------
+    path : ``.traj``, ``.xyz``, ``.extxyz`` or ``.db``
+    frames : one structure or many
+    append : add to an existing file
+    samples : keep the K draws too, beside the file in ``<path>.samples.npz``
+
+    Raises
+    ------
+    DataError : unknown suffix, no frames, an array of more than two axes for a text file, no samples to be had
+    """
+    path, frames = Path(path), [frames] if isinstance(frames, Atoms) else list(frames)
+    _check_suffix(path)
+    if not frames:
+        raise DataError(f"expected at least one frame to write to {path}, got none")
+    append = append and path.exists()
+    store = _stored_samples(path) if append else {}
+    first = len({name.partition("/")[0] for name in store})
+    prepared = []
+    for i, atoms in enumerate(frames):
+        frame = snapshot(atoms)
+        annotate(frame)
+        if samples:
+            frame.info[SAMPLES] = first + i
+            kept = {key: value for key, value in asdict(_samples_of(atoms)).items() if value is not None}
+            store.update({f"{first + i}/{key}": value for key, value in kept.items()})
+        prepared.append(frame)
+    commit = _FORMATS[path.suffix](path, prepared, append)
+    if samples:
+        buffer = io.BytesIO()
+        np.savez(buffer, **store)
+        write_atomically(_samples_path(path), buffer.getvalue())
+    commit()
+
+
+def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
+    """Read structures, their uncertainties behind ``atoms.calc.get_property`` again.
+
+    Parameters
+    ----------
+    path : as for :func:`write`; files of other programs are read as ASE reads them
+    index : as in ASE: an int gives one structure, a slice in text a list
+
+    Raises
+    ------
+    DataError : no such file, or an unknown suffix
+    """
+    path = Path(path)
+    _check_suffix(path)
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    if path.suffix == ".db":
+        frames = [_from_row(row) for row in connect(path, use_lock_file=False).select()]
+        chosen = frames[ase.io.formats.string2index(index) if isinstance(index, str) else index]
+    else:
+        chosen = ase.io.read(path, index=index)
+    stored = _stored_samples(path)
+    return [_restore(a, stored) for a in chosen] if isinstance(chosen, list) else _restore(chosen, stored)
+
+
+def _samples_of(atoms: Atoms) -> SampleArrays:
+    """The draws of a structure, evaluated where the calculator has not kept them."""
+    calc, samples = atoms.calc, None
+    if isinstance(calc, FrozenCalculator):
+        samples = calc.samples
+    elif isinstance(calc, BayesianCalculator):
+        need = Need(stress=bool(calc.predictor.has_stress and atoms.pbc.all()), samples=True)
+        samples = calc.predictor([atoms], need)[0].samples
+    if samples is None:
+        raise DataError(f"no samples to write: the calculator is {type(calc).__name__}; leave samples=False")
+    return samples
+
+
+def _samples_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.samples.npz")
+
+
+def _stored_samples(path: Path) -> dict[str, np.ndarray]:
+    """{frame/quantity: samples}."""
+    if not _samples_path(path).is_file():
+        return {}
+    with np.load(_samples_path(path), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
+    """Move what carries the prefix from ``info`` and ``arrays`` into a frozen calculator."""
+    found = {}
+    for place in (atoms.info, atoms.arrays):
+        for key in [key for key in place if str(key).startswith(PREFIX)]:
+            found[key.removeprefix(PREFIX)] = place.pop(key)
+    if not found:
+        return atoms
+    results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    shapes = {"atom": (len(atoms),), "forces": (len(atoms), 3), "stress": (6,)}
+    for key in VARIANCES:
+        quantity, _, kind = key.partition("_")
+        if kind == "var" and key not in found and f"{quantity}_std" in found:
+            found[key] = np.square(found[f"{quantity}_std"])
+        if key in found:
+            value = np.asarray(found[key], dtype=np.float64)
+            results[key] = value.reshape(shapes[quantity]) if quantity in shapes else float(value)
+    kinds: dict[str, Callable[[Any], Any]] = {"calibrated": bool, "surface": str, "n_draws": int, "seed": int}
+    provenance = {key: kind(found[key]) for key, kind in kinds.items() if key in found}
+    prefix = f"{int(found['samples'])}/" if "samples" in found else None
+    kept = {name.removeprefix(prefix): v for name, v in samples.items() if prefix and name.startswith(prefix)}
+    atoms.calc = FrozenCalculator(atoms, results, provenance, SampleArrays(**kept) if kept else None)
+    return atoms
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in _FORMATS:
+        raise DataError(f"cannot tell the format of {path}; known suffixes: {', '.join(_FORMATS)}")
+
+
+def _traj(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], None]:
+    buffer = io.BytesIO()
+    writer = TrajectoryWriter(buffer)
+    for atoms in frames:
+        writer.write(atoms)
+
+    def add() -> None:
+        # frames before it stay readable while ASE adds: its index is written last
+        with TrajectoryWriter(path, mode="a") as existing:
+            for atoms in frames:
+                existing.write(atoms)
+
+    return add if append else lambda: write_atomically(path, buffer.getvalue())
+
+
+def _extxyz(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], None]:
+    for i, atoms in enumerate(frames):
+        for key in [key for key in atoms.info if key.startswith(PREFIX) and key.endswith("_var")]:
+            del atoms.info[key]
+        for key in [PREFIX + key for key in PER_ATOM if PREFIX + key in atoms.info]:
+            atoms.arrays[key] = atoms.info.pop(key)
+        deep = [key for key, value in atoms.arrays.items() if value.ndim > 2]
+        if deep:
+            raise DataError(f"frame {i}: arrays {', '.join(deep)} have more than two axes; use .traj, or remove them")
+    buffer = io.StringIO()
+    ase.io.write(buffer, frames, format="extxyz")
+    content = buffer.getvalue().encode()
+
+    def add() -> None:
+        size = path.stat().st_size
+        try:
+            with path.open("ab") as stream:
+                stream.write(content)
+        except BaseException:
+            os.truncate(path, size)
+            raise
+
+    return add if append else lambda: write_atomically(path, content)
+
+
+def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    whole = folder / path.name
+    try:
+        if append:
+            shutil.copy2(path, whole)
+        with connect(whole, use_lock_file=False) as database:
+            for atoms in frames:
+                results = atoms.calc.results if atoms.calc is not None else {}
+                kept = {k: v for k, v in atoms.info.items() if k.startswith(PREFIX)}
+                database.write(atoms, data={**{PREFIX + k: v for k, v in results.items()}, **kept})
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+
+    def replace() -> None:
+        whole.replace(path)
+        shutil.rmtree(folder)
+
+    return replace
+
+
+def _from_row(row: Any) -> Atoms:
+    atoms = row.toatoms()
+    results = {k.removeprefix(PREFIX): v for k, v in row.data.items()}
+    standard = {key: results[key] for key in all_properties if key in results}
+    if standard:
+        atoms.calc = FrozenCalculator(atoms, standard)
+    atoms.info.update({PREFIX + k: v for k, v in results.items() if k not in standard})
+    return atoms
+
+
+_FORMATS: dict[str, Callable[[Path, Sequence[Atoms], bool], Callable[[], None]]] = {
+    ".traj": _traj,
+    ".xyz": _extxyz,
+    ".extxyz": _extxyz,
+    ".db": _database,
+}

@@ -1,0 +1,63 @@
+"""From features to energies: what every model ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blipcalc.core.contracts import ModelOutput
+from blipcalc.core.graph import GraphTensors
+from blipcalc.nn.scatter import segment_sum
+
+
+class SpeciesTable(nn.Module):
+    """Atomic numbers -> consecutive rows 0 … len(species) - 1."""
+
+    def __init__(self, species: Sequence[int]) -> None:
+        super().__init__()
+        rows = torch.full((119,), -1, dtype=torch.int64)
+        rows[torch.as_tensor(list(species), dtype=torch.int64)] = torch.arange(len(species))
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """(N,) Z -> (N,) rows."""
+        return self.rows[numbers]
+
+
+class AtomicEnergies(nn.Module):
+    """Network outputs as energies per atom and per structure.
+
+        E_i = E0[Z_i] + scale · y_i,    E = Σ_i E_i
+
+    | symbol | variable |
+    |---|---|
+    | y_i | ``outputs`` (N,), order one |
+    | E0 | ``reference`` (n_species,) eV, per element |
+    | scale | ``scale`` eV |
+
+    Sums are taken in float64 whatever the dtype of the network: in float32 the total energy of a large system loses meV.
+    """
+
+    def __init__(self, n_species: int) -> None:
+        super().__init__()
+        self.register_buffer("reference", torch.zeros(n_species, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+    def _apply(self, fn, recurse=True):
+        """Move with the module, but keep float64."""
+        super()._apply(fn, recurse)
+        self.reference, self.scale = self.reference.double(), self.scale.double()
+        return self
+
+    def set(self, reference: Mapping[int, float], scale: float, species: Sequence[int]) -> None:
+        """Set the reference energies (eV, per atomic number) and the scale (eV)."""
+        values = torch.tensor([reference[z] for z in species], dtype=torch.float64)
+        self.reference.copy_(values)
+        self.scale.fill_(float(scale))
+
+    def forward(self, outputs: Tensor, rows: Tensor, graph: GraphTensors, features: Tensor | None) -> ModelOutput:
+        """(N,) outputs and species rows -> energies (N,), energy (S,), float64 eV."""
+        energies = self.reference[rows] + self.scale * outputs.double()
+        return ModelOutput(segment_sum(energies, graph.batch, graph.n_structures), energies, features)

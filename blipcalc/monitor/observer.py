@@ -1,0 +1,283 @@
+"""``UncertaintyMonitor``: watches a run, and acts when a prediction is too uncertain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.optimize.optimize import BaseDynamics, Optimizer
+
+from blipcalc.calculator import BayesianCalculator
+from blipcalc.errors import ConfigurationError, MonitorError
+from blipcalc.frozen import annotate, clear_annotations
+from blipcalc.monitor.actions import Action, Record, flag, halt
+from blipcalc.monitor.history import History
+from blipcalc.monitor.plot import plot_history
+from blipcalc.monitor.readings import check_watchable, take_reading, temperature_K, time_fs, watched_atoms
+from blipcalc.monitor.triggers import (
+    CalibratedTolerance,
+    ElementThresholds,
+    MaxAtomStd,
+    NonFinite,
+    Reading,
+    Trigger,
+    Verdict,
+    first_breach,
+)
+
+Status = Literal["ready", "running", "halted", "finished"]
+
+
+class UncertaintyMonitor:
+    """Checks the uncertainty of a run every k steps, step 0 among them, and flags, records or halts.
+
+    The calibrated rule goes on while q_frame · max_i σ_i ≤ ε_tol; NaN stops, and so do positions, energies and forces that
+    are not finite.  Atoms that cannot move are not watched.  With the centre surface the draws are evaluated at checks only.
+
+    The monitor runs before every other observer, so that the frame that tripped is the frame that trajectory and log end
+    with.  A halt leaves the dynamics as it is: ``dynamics.run`` goes on from there.  Each check decides for itself, so a
+    run that goes on in a breach halts again at its next check (at step 0: at once); after :meth:`resume` it does not.
+
+    | symbol | variable |
+    |---|---|
+    | ε_tol | ``tolerance``, eV/Å, on the norm of the force error of the worst atom |
+    | q_frame | from the calculator's calibration at ``level`` |
+    | σ_i | ``atom_std`` |
+
+    Parameters
+    ----------
+    dynamics : MD or optimiser, on ``Atoms`` or a filter around them; None to :meth:`attach` later
+    tolerance, level : the calibrated rule
+    threshold : instead of a tolerance, eV/Å on ``atom_std`` itself: a number, or {symbol: number}
+    triggers : further rules of :mod:`blipcalc.monitor.triggers`; any of them is enough
+    every : k, steps between checks
+    on_breach : ``"flag"``, ``"record"``, ``"halt"`` or functions of (verdict, atoms, dynamics), in this order; None flags
+        and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches
+    record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
+    annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
+    calculator : read uncertainties from this one instead of ``atoms.calc``, which may be a sum around it
+
+    Raises
+    ------
+    ConfigurationError : contradictory or missing settings
+    MonitorError : a calculator without ``atom_std``, a dynamics of something else than atoms
+    CalibrationError : a tolerance for a calculator without calibration
+
+    Examples
+    --------
+    >>> monitor = UncertaintyMonitor(dynamics, tolerance=0.5, record_to="breaches.traj")
+    >>> dynamics.run(10_000)
+    >>> monitor.status, monitor.verdict.reason
+    """
+
+    def __init__(
+        self,
+        dynamics: BaseDynamics | None = None,
+        *,
+        tolerance: float | None = None,
+        level: float = 0.95,
+        threshold: float | Mapping[str, float] | None = None,
+        triggers: Sequence[Trigger] = (),
+        every: int = 1,
+        on_breach: Sequence[str | Action] | str | Action | None = None,
+        record_to: str | Path | None = None,
+        annotate: bool = False,
+        calculator: Calculator | None = None,
+    ) -> None:
+        if tolerance is not None and threshold is not None:
+            raise ConfigurationError(
+                "give tolerance= (the calibrated rule) or threshold= (a number on atom_std), not both"
+            )
+        if tolerance is None and threshold is None and not triggers:
+            raise ConfigurationError("nothing to watch: give tolerance=, threshold= or triggers=")
+        if int(every) != every or every < 1:
+            raise ConfigurationError(f"every={every}; expected a whole number of steps ≥ 1")
+        self.tolerance, self.level, self.threshold, self.every = tolerance, level, threshold, int(every)
+        self.annotate, self.actions = annotate, _actions(on_breach, record_to, calculator)
+        self.dynamics: BaseDynamics | None = None
+        self.history, self.verdict, self.halts = History(), None, []
+        self.halted = False
+        self._given, self._calculator = tuple(triggers), calculator
+        self._triggers: tuple[Trigger, ...] = self._given
+        if tolerance is None:
+            self._triggers = (*self._plain(), *self._given)
+        else:
+            CalibratedTolerance(
+                tolerance, 1.0, level, frozenset()
+            )  # refuses a bad tolerance here, not at the first check
+        self._resolved_for: Calculator | None = None
+        self._acknowledged = False
+        self._acted_on: tuple[int, np.ndarray] | None = None
+        if dynamics is not None:
+            self.attach(dynamics)
+
+    def attach(self, dynamics: BaseDynamics) -> UncertaintyMonitor:
+        """Watch a dynamics, before all of its observers; gives the monitor back."""
+        if self.dynamics is not None:
+            raise MonitorError("this monitor watches a dynamics already; make another, or detach it")
+        watched_atoms(dynamics.atoms)
+        self.dynamics = dynamics
+        try:
+            self._resolve()
+        except Exception:
+            self.dynamics = None
+            raise
+        dynamics.insert_observer(self, position=0, interval=1)
+        return self
+
+    def detach(self) -> None:
+        """Stop watching; history and verdict stay."""
+        if self.dynamics is not None:
+            self.dynamics.observers[:] = [entry for entry in self.dynamics.observers if entry[0] is not self]
+            clear_annotations(self.atoms)
+            self.dynamics = None
+
+    @property
+    def atoms(self) -> Atoms:
+        """The structure that is watched."""
+        if self.dynamics is None:
+            raise MonitorError("the monitor is not attached to a dynamics")
+        return watched_atoms(self.dynamics.atoms)
+
+    @property
+    def calculator(self) -> Calculator:
+        """The calculator that uncertainties are read from."""
+        return self._calculator if self._calculator is not None else self.atoms.calc
+
+    @property
+    def limit(self) -> float | None:
+        """Largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
+        rule = self._triggers[0] if self._triggers else None
+        if isinstance(rule, CalibratedTolerance):
+            return rule.limit
+        return rule.threshold if isinstance(rule, MaxAtomStd) else None
+
+    @property
+    def status(self) -> Status:
+        """``ready`` before the first check, ``halted`` by the monitor, ``finished`` when the run came to its own end, else
+        ``running`` (also after an exception).  The return value of ``dynamics.run`` cannot tell these apart.
+        """
+        if self.halted:
+            return "halted"
+        if self.dynamics is None or not len(self.history):
+            return "finished" if len(self.history) else "ready"
+        if self._converged():
+            return "finished"
+        if self.halts and self.halts[-1] == self.dynamics.nsteps:
+            return "running"  # acknowledged, and about to go on
+        return "finished" if self.dynamics.nsteps >= self.dynamics.max_steps else "running"
+
+    def resume(self) -> None:
+        """Go on knowingly: the breach at hand does not halt again until a check has passed in between.
+
+        It is still flagged, recorded and kept in the history.  What is not finite halts even so.
+        """
+        self.halted, self._acknowledged = False, True
+
+    def plot(self, path: str | Path, *, title: str = "") -> None:
+        """Write a PNG: largest ``atom_std`` against time, threshold, halts."""
+        plot_history(self.history, self.limit, path, halts=self.halts, title=title)
+
+    def __call__(self) -> None:
+        """Check the present step; ASE calls this."""
+        if self.annotate:
+            clear_annotations(self.atoms)
+        if self.dynamics.nsteps % self.every:
+            return
+        self._resolve()
+        reading, energy = take_reading(self.calculator, self.dynamics.atoms, self.dynamics.nsteps)
+        failed = NonFinite()(reading)
+        before, self.verdict = self.verdict, failed if failed.breached else first_breach(self._triggers, reading)
+        if self.annotate:
+            annotate(self.atoms, self.calculator)
+        self._keep(reading, energy)
+        if self.verdict.breached:
+            self._act(self.verdict, onset=before is None or not before.breached)
+        else:
+            self.halted = self._acknowledged = False
+
+    def _act(self, verdict: Verdict, onset: bool) -> None:
+        self.halted, seen = False, self._seen_before()
+        for action in self.actions:
+            if action is halt:
+                if self._acknowledged and math.isfinite(verdict.value):
+                    continue
+                self.halted, self._acknowledged = True, False
+                if self.dynamics.nsteps not in self.halts:
+                    self.halts.append(self.dynamics.nsteps)
+            elif (action is flag and not onset) or (isinstance(action, Record) and seen):
+                continue
+            action(verdict, self.atoms, self.dynamics)
+
+    def _seen_before(self) -> bool:
+        """Whether this very frame was acted on: a run that goes on at step 0 checks it again."""
+        last, now = self._acted_on, (self.dynamics.nsteps, self.atoms.positions.copy())
+        self._acted_on = now
+        return last is not None and last[0] == now[0] and np.array_equal(last[1], now[1], equal_nan=True)
+
+    def _keep(self, reading: Reading, energy: float) -> None:
+        counted = reading.atom_std[reading.mask]
+        self.history.append(
+            step=reading.step,
+            time_fs=time_fs(self.dynamics),
+            temperature_K=temperature_K(self.atoms),
+            energy=energy,
+            max_atom_std=reading.max_atom_std,
+            worst_atom=reading.worst_atom,
+            mean_atom_std=float(counted.mean()) if counted.size else 0.0,
+            energy_std=reading.energy_std,
+            breached=self.verdict.breached,
+        )
+
+    def _plain(self) -> tuple[Trigger, ...]:
+        if self.threshold is None:
+            return ()
+        return (
+            ElementThresholds(dict(self.threshold))
+            if isinstance(self.threshold, Mapping)
+            else MaxAtomStd(self.threshold),
+        )
+
+    def _resolve(self) -> None:
+        """Make the rules fit the calculator, which may be replaced between runs."""
+        calc = self.calculator
+        if calc is self._resolved_for and calc is not None:
+            return
+        check_watchable(calc)
+        if self.tolerance is not None:
+            calibration = calc.calibration if isinstance(calc, BayesianCalculator) else None
+            rule = CalibratedTolerance.from_calibration(calibration, self.tolerance, self.level)
+            self._triggers = (rule, *self._given)
+        self._resolved_for = calc
+
+    def _converged(self) -> bool:
+        dynamics = self.dynamics
+        if not isinstance(dynamics, Optimizer) or dynamics.fmax is None:
+            return False
+        return bool(dynamics.optimizable.converged(dynamics.optimizable.get_gradient(), dynamics.fmax))
+
+
+def _actions(
+    on_breach: Sequence[str | Action] | str | Action | None, record_to: str | Path | None, calculator: Calculator | None
+) -> tuple[Action, ...]:
+    """Names and functions -> functions."""
+    if on_breach is None:
+        on_breach = ("flag", "record", "halt") if record_to else ("flag", "halt")
+    elif isinstance(on_breach, str) or callable(on_breach):
+        on_breach = (on_breach,)
+    if ("record" in on_breach) != (record_to is not None):
+        raise ConfigurationError("'record' in on_breach and record_to= belong together; give both or neither")
+    named: dict[str, Action] = {"flag": flag, "halt": halt}
+    if record_to is not None:
+        named["record"] = Record(Path(record_to), calculator)
+    actions = []
+    for action in on_breach:
+        if isinstance(action, str) and action not in named:
+            raise ConfigurationError(f"unknown action {action!r}; known: flag, record, halt, or a function")
+        actions.append(named[action] if isinstance(action, str) else action)
+    return tuple(actions)

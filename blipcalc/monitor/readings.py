@@ -1,0 +1,97 @@
+"""From ASE objects to a :class:`~blipcalc.monitor.triggers.Reading`: which atoms, which of them move, what they carry."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
+from ase.filters import Filter
+from ase.md.md import MolecularDynamics
+from ase.optimize.optimize import BaseDynamics
+
+from blipcalc.errors import MonitorError, NonFiniteError
+from blipcalc.monitor.triggers import Reading
+
+
+def watched_atoms(driven: Any) -> Atoms:
+    """The ``Atoms`` that a dynamics drives, found behind cell and other filters; raises :class:`MonitorError`."""
+    atoms = driven
+    while isinstance(atoms, Filter):
+        atoms = atoms.atoms
+    if not isinstance(atoms, Atoms):
+        raise MonitorError(
+            f"expected a dynamics of Atoms or of a Filter around them, got one of {type(atoms).__name__}; for a path, "
+            "watch its images one by one"
+        )
+    return atoms
+
+
+def check_watchable(calc: Calculator | None) -> None:
+    """Refuse a calculator that gives no ``atom_std``."""
+    if calc is None:
+        raise MonitorError("the structure has no calculator; attach one before the monitor")
+    if "atom_std" not in calc.implemented_properties:
+        raise MonitorError(
+            f"{type(calc).__name__} gives no 'atom_std': expected a BayesianCalculator with n_draws ≥ 2. Behind a sum "
+            "(dispersion, bias) pass the inner one as calculator="
+        )
+
+
+def movable(driven: Any) -> np.ndarray:
+    """(n,) False for atoms that a constraint fixes wholly, or that a subset filter hides."""
+    atoms = watched_atoms(driven)
+    mask = np.ones(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        wholly = isinstance(constraint, FixAtoms) or (
+            isinstance(constraint, FixCartesian | FixScaled) and np.all(constraint.mask)
+        )
+        if wholly:
+            mask[constraint.index] = False
+    if type(driven) is Filter:
+        visible = np.zeros(len(atoms), dtype=bool)
+        visible[driven.index] = True
+        mask &= visible
+    return mask
+
+
+def take_reading(calc: Calculator, driven: Any, step: int) -> tuple[Reading, float]:
+    """A reading and the energy (eV); variances are computed here where they are not known yet.
+
+    A non-finite prediction does not raise: it is a reading with NaN and the reason.
+    """
+    atoms = watched_atoms(driven)
+    n = len(atoms)
+    atom_std, energy_std, energy, failure = np.full(n, np.nan), math.nan, math.nan, ""
+    try:
+        atom_std = np.asarray(calc.get_property("atom_std", atoms), dtype=np.float64)
+        if "energy_std" in calc.implemented_properties:
+            energy_std = float(calc.get_property("energy_std", atoms))
+    except NonFiniteError as error:
+        failure = str(error)
+    try:
+        energy = float(atoms.get_potential_energy())
+        finite = {"positions": atoms.positions, "energy": energy, "forces": atoms.get_forces(apply_constraint=False)}
+        bad = [name for name, value in finite.items() if not np.isfinite(value).all()]
+        failure = failure or (f"{' and '.join(bad)} not finite" if bad else "")
+    except NonFiniteError as error:
+        failure = failure or str(error)
+    if atom_std.shape != (n,):
+        raise MonitorError(f"expected atom_std of shape ({n},), got {atom_std.shape}")
+    reading = Reading(step, tuple(atoms.get_chemical_symbols()), atom_std, energy_std, movable(driven), failure)
+    return reading, energy
+
+
+def time_fs(dynamics: BaseDynamics) -> float:
+    """Simulated time, fs; NaN for an optimiser."""
+    return dynamics.nsteps * dynamics.dt / units.fs if isinstance(dynamics, MolecularDynamics) else math.nan
+
+
+def temperature_K(atoms: Atoms) -> float:  # the unit keeps its capital
+    """Kinetic temperature, K; NaN without momenta or without degrees of freedom."""
+    if not atoms.has("momenta") or atoms.get_number_of_degrees_of_freedom() < 1:
+        return math.nan
+    return float(atoms.get_temperature())

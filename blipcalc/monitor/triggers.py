@@ -1,0 +1,266 @@
+"""When is a prediction too uncertain?  Pure rules: a reading of one structure -> a verdict.
+
+Every comparison fails closed: a rule asks ``not (x <= limit)``, never ``x > limit``, because each comparison with NaN is
+false.  Atoms that cannot move are left out; where no atom can, the per-atom rules have nothing to watch and pass, since an
+error of a force that moves nothing does no harm.
+
+The calibrated halt rule, with σ_i = ``atom_std`` and ε_tol a tolerance on the norm of a force error:
+
+    go on while q_frame · max_i σ_i ≤ ε_tol
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+
+from blipcalc.core.prediction import Calibration
+from blipcalc.errors import CalibrationError, ConfigurationError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a monitor knows of one structure of n atoms.
+
+    step : of the dynamics
+    symbols : (n,) elements
+    atom_std : (n,) eV/Å
+    energy_std : eV
+    mask : (n,) True for atoms that count
+    failure : what is not finite, or why there is no prediction; empty where all is well
+    """
+
+    step: int
+    symbols: tuple[str, ...]
+    atom_std: np.ndarray
+    energy_std: float
+    mask: np.ndarray
+    failure: str = ""
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms n."""
+        return len(self.symbols)
+
+    @property
+    def max_atom_std(self) -> float:
+        """Largest ``atom_std`` among the atoms that count, eV/Å; NaN where one of them is; 0 where none counts."""
+        counted = self.atom_std[self.mask]
+        return float(counted.max()) if counted.size else 0.0
+
+    @property
+    def worst_atom(self) -> int:
+        """Its index, a NaN before any number; -1 where no atom counts."""
+        order = worst_first(self.atom_std, self.mask)
+        return order[0] if order else -1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule says of a reading.
+
+    breached : True stops, records or flags
+    atoms : indices of the atoms beyond the limit, worst first
+    value, threshold, unit : what was compared; the rule holds while value ≤ threshold
+    reason : one sentence
+    step : of the dynamics
+    """
+
+    breached: bool
+    atoms: tuple[int, ...]
+    value: float
+    threshold: float
+    unit: str
+    reason: str
+    step: int = 0
+
+
+Trigger = Callable[[Reading], Verdict]
+
+
+def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
+    """Indices where ``chosen``, by falling value, NaN before all."""
+    indices = np.flatnonzero(chosen)
+    keys = np.where(np.isnan(values[indices]), np.inf, values[indices])
+    order = np.lexsort((indices, -keys, ~np.isnan(values[indices])))
+    return tuple(int(i) for i in indices[order])
+
+
+def first_breach(triggers: Sequence[Trigger], reading: Reading) -> Verdict:
+    """The first verdict that is breached; where none is, that of the first trigger."""
+    verdicts = [trigger(reading) for trigger in triggers]
+    return next((verdict for verdict in verdicts if verdict.breached), verdicts[0])
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """Breached where positions, energy or forces are not finite, or where there is no prediction at all."""
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        value = math.nan if reading.failure else 0.0
+        reason = reading.failure or "positions, energy and forces are finite"
+        return Verdict(bool(reading.failure), (), value, 0.0, "", reason, reading.step)
+
+
+@dataclass(frozen=True)
+class MaxAtomStd:
+    """Largest ``atom_std`` ≤ a plain threshold.
+
+    threshold : eV/Å, > 0
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        _check_limit("threshold", self.threshold)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        return _verdict_per_atom(reading, reading.atom_std, np.full(reading.n_atoms, self.threshold), "atom_std")
+
+
+@dataclass(frozen=True)
+class CalibratedTolerance:
+    """The calibrated halt rule: q_frame · max ``atom_std`` ≤ tolerance.
+
+    tolerance : ε_tol, eV/Å, on the norm of the force error of the worst atom
+    q_frame : conformal quantile of the frame's maximum of ‖force error‖ / ``atom_std``
+    level : of the quantile
+    elements : atomic numbers that were calibrated; any other has NaN for ``atom_std`` and breaches
+    """
+
+    tolerance: float
+    q_frame: float
+    level: float
+    elements: frozenset[int]
+
+    def __post_init__(self) -> None:
+        _check_limit("tolerance", self.tolerance)
+
+    @classmethod
+    def from_calibration(
+        cls, calibration: Calibration | None, tolerance: float, level: float = 0.95
+    ) -> CalibratedTolerance:
+        """The rule with the constants of a calibration; raises :class:`CalibrationError` without one, or for a level
+        that it does not hold.
+        """
+        if calibration is None:
+            raise CalibrationError(
+                "tolerance= needs a calibrated calculator, and this one has no calibration: run 'blipcalc calibrate' for "
+                "its surface, n_draws and seed, or give threshold=, a plain number on atom_std"
+            )
+        calibration.halt_limit(tolerance, level)
+        return cls(tolerance, calibration.q_frame[level], level, frozenset(calibration.scale))
+
+    @property
+    def limit(self) -> float:
+        """The largest ``atom_std`` that passes, eV/Å."""
+        return self.tolerance / self.q_frame
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        limits = np.full(reading.n_atoms, self.tolerance)
+        verdict = _verdict_per_atom(
+            reading, self.q_frame * reading.atom_std, limits, f"force error bound at {self.level:.0%}"
+        )
+        unknown = sorted({atomic_numbers[s] for s in reading.symbols} - self.elements)
+        if not (verdict.breached and unknown and math.isnan(verdict.value)):
+            return verdict
+        names = ", ".join(chemical_symbols[z] for z in unknown)
+        reason = f"{names} was never calibrated, so its atoms have no error bound. {verdict.reason}"
+        return Verdict(True, verdict.atoms, verdict.value, verdict.threshold, verdict.unit, reason, reading.step)
+
+
+@dataclass(frozen=True)
+class ElementThresholds:
+    """Largest ``atom_std`` of each element ≤ a threshold of its own.
+
+    thresholds : {symbol: eV/Å}; every element of the structure must be named, with ``math.inf`` for one that may be as
+        uncertain as it likes (NaN breaches even then)
+    """
+
+    thresholds: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for symbol, limit in self.thresholds.items():
+            if symbol not in atomic_numbers:
+                raise ConfigurationError(f"threshold for {symbol!r}: expected a chemical symbol")
+            _check_limit(f"threshold[{symbol!r}]", limit, infinite=True)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict; raises :class:`ConfigurationError` for an element without a threshold."""
+        missing = sorted(set(reading.symbols) - set(self.thresholds))
+        if missing:
+            raise ConfigurationError(
+                f"no threshold for {', '.join(missing)}; name every element, math.inf for one not to be watched"
+            )
+        limits = np.array([self.thresholds[symbol] for symbol in reading.symbols])
+        return _verdict_per_atom(reading, reading.atom_std, limits, "atom_std")
+
+
+@dataclass(frozen=True)
+class AtomFraction:
+    """Share of atoms whose ``atom_std`` is beyond a threshold ≤ a fraction.
+
+    threshold : eV/Å, > 0
+    fraction : 0 ≤ fraction < 1
+    """
+
+    threshold: float
+    fraction: float
+
+    def __post_init__(self) -> None:
+        _check_limit("threshold", self.threshold)
+        if not 0 <= self.fraction < 1:
+            raise ConfigurationError(f"fraction={self.fraction}; expected 0 ≤ fraction < 1")
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        beyond = reading.mask & ~(reading.atom_std <= self.threshold)
+        counted = int(reading.mask.sum())
+        share = float(beyond.sum() / counted) if counted else 0.0
+        reason = f"{int(beyond.sum())} of {counted} atoms have atom_std beyond {self.threshold:g} eV/Å"
+        atoms = worst_first(reading.atom_std, beyond)
+        return Verdict(not (share <= self.fraction), atoms, share, self.fraction, "of the atoms", reason, reading.step)
+
+
+@dataclass(frozen=True)
+class EnergyStdPerAtom:
+    """``energy_std`` / n ≤ a threshold; all atoms count, fixed or not.
+
+    threshold : eV/atom, > 0
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        _check_limit("threshold", self.threshold)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        value = reading.energy_std / reading.n_atoms
+        reason = f"energy_std per atom is {value:.4g} eV/atom, limit {self.threshold:g}"
+        return Verdict(not (value <= self.threshold), (), value, self.threshold, "eV/atom", reason, reading.step)
+
+
+def _verdict_per_atom(reading: Reading, values: np.ndarray, limits: np.ndarray, what: str) -> Verdict:
+    """Compare (n,) values with (n,) limits, both eV/Å, over the atoms that count; reported is the worst excess."""
+    if not reading.mask.any():
+        return Verdict(False, (), 0.0, float(limits.min()), "eV/Å", "no atom can move: nothing to watch", reading.step)
+    beyond = reading.mask & ~(values <= limits)
+    excess = np.where(np.isnan(values), np.nan, values / limits)
+    atoms = worst_first(excess, beyond)
+    worst = atoms[0] if atoms else worst_first(excess, reading.mask)[0]
+    value, limit = float(values[worst]), float(limits[worst])
+    reason = f"{what} of atom {worst} ({reading.symbols[worst]}) is {value:.4g} eV/Å, limit {limit:g}"
+    return Verdict(bool(atoms), atoms, value, limit, "eV/Å", reason, reading.step)
+
+
+def _check_limit(name: str, value: float, *, infinite: bool = False) -> None:
+    if not (value > 0 and (infinite or math.isfinite(value))):
+        raise ConfigurationError(f"{name}={value}; expected a positive number")

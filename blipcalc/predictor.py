@@ -1,0 +1,153 @@
+"""Model, posterior and calibration as one thing that predicts structures."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import nn
+
+from blipcalc.checkpoint import Model, load_model
+from blipcalc.core.contracts import Need, Posterior, Surface, place_draws
+from blipcalc.core.evaluate import Evaluator, Strategy
+from blipcalc.core.graph import Graph
+from blipcalc.core.neighbors import NeighborList
+from blipcalc.core.prediction import Calibration, Prediction, sample_arrays, summarize
+from blipcalc.core.validate import check_elements
+from blipcalc.errors import ConfigurationError
+
+#: Å; a list of one structure is reused until an atom has moved by half of it
+SKIN = 1.0
+
+
+class BayesianPredictor:
+    """Predictions of a model under K fixed draws of its posterior.
+
+    The draws are made once, from the seed: a fixed set of draws is a fixed, smooth, conservative surface.
+
+    Parameters
+    ----------
+    model, posterior : an EnergyModel and its posterior
+    n_draws : K
+    seed : of the draws
+    surface : ``mean`` over the K draws, or ``centre``, the network(s) without noise, where draws are evaluated only when a
+        variance is asked for
+    calibration : constants to apply; None leaves posterior values as they are
+    device, dtype : of this predictor; the given model is copied, never changed
+    strategy, chunk : see :class:`~blipcalc.core.evaluate.Evaluator`
+    """
+
+    has_stress = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        posterior: Posterior,
+        *,
+        n_draws: int = 16,
+        seed: int = 0,
+        surface: Surface = "mean",
+        calibration: Calibration | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "float64",
+        strategy: Strategy = "auto",
+        chunk: int | None = None,
+    ) -> None:
+        if surface not in ("mean", "centre"):
+            raise ConfigurationError(f"surface={surface!r}; expected 'mean' or 'centre'")
+        self.n_draws, self.seed, self.surface, self.calibration = n_draws, seed, surface, calibration
+        self.device = torch.device(device)
+        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        self.model = copy.deepcopy(model).to(self.device, self.dtype).eval().requires_grad_(False)
+        self.species, self.cutoff = tuple(model.species), float(model.cutoff)
+        self.draws = place_draws(self.model, posterior.draw(n_draws, generator=torch.Generator().manual_seed(seed)))
+        self.centre = place_draws(self.model, posterior.centre()) if surface == "centre" else None
+        self._how = {"strategy": strategy, "chunk": chunk}
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._evaluator = Evaluator(self.model, **self._how)
+        self._neighbors: tuple[bytes, NeighborList] | None = None
+        # one evaluation at a time: functional_call swaps the parameters of the module while it runs
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        """For copies and worker processes: all but what :meth:`_prepare` makes anew."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_evaluator", "_neighbors", "_lock")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | Model,
+        *,
+        n_draws: int = 16,
+        seed: int = 0,
+        surface: Surface | None = None,
+        calibrated: bool = True,
+        **settings: object,
+    ) -> BayesianPredictor:
+        """A predictor from a model file, or from the name of a bundled model, with the calibration that belongs to it.
+
+        surface : None takes the one that the model file recommends
+        calibrated : False gives raw posterior values
+        settings : ``device``, ``dtype``, ``strategy``, ``chunk``
+        """
+        stored = source if isinstance(source, Model) else load_model(source)
+        surface = surface or stored.surface
+        if not stored.posterior.is_random:
+            n_draws = 1
+        calibration = stored.calibration(surface, n_draws, seed) if calibrated else None
+        return cls(
+            stored.network,
+            stored.posterior,
+            n_draws=n_draws,
+            seed=seed,
+            surface=surface,
+            calibration=calibration,
+            **settings,
+        )
+
+    def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
+        """Predictions in the order of the structures; evaluated as one batch.
+
+        Raises
+        ------
+        StructureError : and its kinds, for what cannot be evaluated
+        """
+        with self._lock:
+            graph = self._graph(structures)
+            stress = need.stress and any(atoms.pbc.all() for atoms in structures)
+            wanted = {"forces": need.forces or stress, "stress": stress}
+            centre = draws = [None] * len(structures)
+            if self.centre is not None:
+                centre = sample_arrays(self._evaluator(self.centre, graph, **wanted), graph)
+            if self.centre is None or need.variance:
+                draws = sample_arrays(self._evaluator(self.draws, graph, **wanted), graph)
+        predictions = [
+            summarize(atoms.numbers, d, centre=c, keep_samples=need.samples)
+            for atoms, d, c in zip(structures, draws, centre, strict=True)
+        ]
+        return predictions if self.calibration is None else [self.calibration.apply(p) for p in predictions]
+
+    def _graph(self, structures: Sequence[Atoms]) -> Graph:
+        """The batch of the structures; a single structure reuses the neighbour list of the one before."""
+        graphs = []
+        for atoms in structures:
+            check_elements(atoms.numbers, self.species)
+            graphs.append(Graph.from_atoms(atoms, self.cutoff, self._list_for(atoms) if len(structures) == 1 else None))
+        return graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
+
+    def _list_for(self, atoms: Atoms) -> NeighborList:
+        key = np.asarray(atoms.numbers).tobytes()
+        if self._neighbors is None or self._neighbors[0] != key:
+            self._neighbors = (key, NeighborList(self.cutoff, SKIN))
+        return self._neighbors[1]

@@ -1,0 +1,1 @@
+"""Numbers only: spreads, scores, ranks, conformal quantiles and bootstraps; no atoms, no torch."""

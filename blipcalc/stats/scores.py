@@ -1,0 +1,186 @@
+"""How good predictions and their variances are: proper scores, averages and calibration errors.
+
+Everywhere ``error`` is reference minus mean, in some unit u, and ``variance`` is the predicted variance of the same
+numbers in u^2, of the same shape; a force enters per component.  Every function averages over all elements and returns
+one float.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr
+
+Array = NDArray[np.float64]
+
+
+def _flat(values: ArrayLike, name: str) -> Array:
+    """The values as one non-empty float64 axis."""
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    if not flat.size:
+        raise ValueError(f"expected at least one {name}, got none")
+    return flat
+
+
+def _pair(error: ArrayLike, variance: ArrayLike) -> tuple[Array, Array]:
+    """Errors and standard deviations, flat; refuses unequal shapes and variances that are not positive and finite."""
+    if np.shape(error) != np.shape(variance):
+        raise ValueError(f"error has shape {np.shape(error)}, variance {np.shape(variance)}; expected the same")
+    errors, variances = _flat(error, "error"), _flat(variance, "variance")
+    bad = np.count_nonzero(~((variances > 0) & np.isfinite(variances)))
+    if bad:
+        raise ValueError(
+            f"expected positive finite variances, but {bad} of {variances.size} are not; leave them out and count them"
+        )
+    return errors, np.sqrt(variances)
+
+
+def mae(error: ArrayLike) -> float:
+    """Mean absolute error, in u."""
+    return float(np.abs(_flat(error, "error")).mean())
+
+
+def rmse(error: ArrayLike) -> float:
+    """Root mean squared error, in u."""
+    return float(np.sqrt((_flat(error, "error") ** 2).mean()))
+
+
+def nll(error: ArrayLike, variance: ArrayLike) -> float:
+    """Gaussian negative log-likelihood, mean per coordinate (not per 3-vector), with its constant.
+
+        NLL = mean [ ln(2 pi s^2) + e^2 / s^2 ] / 2
+
+    error, variance : any one shape, u and u^2; the value depends on u through ln s
+    raises : ValueError for unequal shapes or variances that are not positive and finite
+    """
+    errors, sigma = _pair(error, variance)
+    return float((0.5 * (errors / sigma) ** 2 + np.log(sigma)).mean() + 0.5 * np.log(2 * np.pi))
+
+
+def crps_gaussian(error: ArrayLike, variance: ArrayLike) -> float:
+    """Continuous ranked probability score of Gaussian predictions, mean per coordinate, in u.
+
+        CRPS = mean s [ z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi) ],   z = e / s
+
+    error, variance : any one shape, u and u^2
+    raises : ValueError as :func:`nll`
+    source : Gneiting, Raftery 2007, section 4.2, doi:10.1198/016214506000001437
+    """
+    errors, sigma = _pair(error, variance)
+    z = errors / sigma
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    return float((sigma * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))).mean())
+
+
+def crps_samples(samples: ArrayLike, reference: ArrayLike) -> float:
+    """Fair CRPS of K samples: unbiased for the CRPS of the distribution that they are drawn from, in u.
+
+        CRPS = mean [ sum_k |x_k - y| / K - sum_(j<k) |x_j - x_k| / (K (K - 1)) ]
+
+    | symbol | variable | meaning |
+    | --- | --- | --- |
+    | x_k | ``samples`` | (K, ...) with K >= 2 |
+    | y | ``reference`` | (...) |
+
+    raises : ValueError for K < 2 or shapes that do not match
+    source : Ferro 2014, doi:10.1002/qj.2270
+    """
+    values, target = np.asarray(samples, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if values.shape[1:] != target.shape or not values.ndim:
+        raise ValueError(f"samples have shape {values.shape}; expected (K, *{target.shape}) as the reference has")
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"a fair CRPS takes K >= 2 samples, got K={count}")
+    weights = 2.0 * np.arange(count) - count + 1  # sum_(j<k) |x_j - x_k| = sum_k (2k - K + 1) x_(k), k from 0
+    centred = np.sort(values - target, axis=0)
+    pairs = np.tensordot(weights, centred, axes=1)
+    return float(_flat(np.abs(centred).mean(axis=0) - pairs / (count * (count - 1)), "reference").mean())
+
+
+def zms(error: ArrayLike, variance: ArrayLike) -> float:
+    """Mean squared z-score, mean e^2 / s^2: 1 where variances are right on average.
+
+    error, variance : any one shape, u and u^2
+    raises : ValueError as :func:`nll`
+    source : Pernot 2024, arXiv:2402.10043
+    """
+    errors, sigma = _pair(error, variance)
+    return float(((errors / sigma) ** 2).mean())
+
+
+def ence(error: ArrayLike, variance: ArrayLike, bins: int = 10) -> float:
+    """Expected normalized calibration error over bins of equal count, ordered by variance.
+
+        ENCE = mean_b |RMSE_b - RMV_b| / RMV_b
+
+    | symbol | meaning |
+    | --- | --- |
+    | RMSE_b | root mean squared error of bin b |
+    | RMV_b | root mean variance of bin b |
+
+    A perfect model does not reach 0: compare with :func:`ence_null`.
+
+    error, variance : any one shape, u and u^2
+    raises : ValueError as :func:`nll`, and for fewer points than bins
+    source : Levi et al. 2022, doi:10.3390/s22155540
+    """
+    errors, sigma = _pair(error, variance)
+    if not 1 <= bins <= errors.size:
+        raise ValueError(f"expected between 1 and n={errors.size} bins, got bins={bins}")
+    order = np.argsort(sigma, kind="stable")
+    groups = np.array_split(order, bins)
+    rms_error = np.array([rmse(errors[group]) for group in groups])
+    rms_sigma = np.array([rmse(sigma[group]) for group in groups])
+    return float((np.abs(rms_error - rms_sigma) / rms_sigma).mean())
+
+
+def ence_null(n: int, bins: int = 10) -> float:
+    """What :func:`ence` gives on average for a perfect Gaussian model: sqrt(B / (pi n)) = 0.564 sqrt(B / n).
+
+    n : number of independent points; bins : B
+    raises : ValueError unless 1 <= bins <= n
+    source : the mean |N(0, 1/(2m))| with m = n/B points a bin; Pernot 2023, arXiv:2305.11905
+    """
+    if not 1 <= bins <= n:
+        raise ValueError(f"expected between 1 and n={n} bins, got bins={bins}")
+    return float(np.sqrt(bins / (np.pi * n)))
+
+
+def _pit(error: ArrayLike, variance: ArrayLike) -> Array:
+    """Sorted Gaussian CDF values Phi(e / s) of the references; uniform for a perfect model."""
+    errors, sigma = _pair(error, variance)
+    return np.sort(ndtr(errors / sigma))
+
+
+def miscalibration_area(error: ArrayLike, variance: ArrayLike) -> float:
+    """Area between the curve of the Gaussian CDF values and the diagonal, integrated exactly; 0 to 1/2.
+
+        A = int_0^1 |F(p) - p| dp,   F(p) = fraction of Phi(e / s) <= p
+
+    error, variance : any one shape, u and u^2
+    raises : ValueError as :func:`nll`
+    source : Tran et al. 2020, doi:10.1088/2632-2153/ab7e1a, with the one-sided curve
+    """
+    edges = np.concatenate([[0.0], _pit(error, variance), [1.0]])
+    level = np.linspace(0.0, 1.0, edges.size - 1)
+
+    def primitive(p: Array) -> Array:
+        return 0.5 * (p - level) * np.abs(p - level)
+
+    return float((primitive(edges[1:]) - primitive(edges[:-1])).sum())
+
+
+def ece_cdf(error: ArrayLike, variance: ArrayLike) -> float:
+    """One-sided calibration error of the BLIP paper: mean of |F(p) - p| over 100 levels p from 0 to 1.
+
+        F(p) = fraction of Phi(e / s) <= p,   p in linspace(0, 1, 100)
+
+    Absolute differences and a one-sided curve: not comparable with central intervals or squared differences.
+
+    error, variance : any one shape, u and u^2
+    raises : ValueError as :func:`nll`
+    source : Coscia, de Haan, Welling 2025, arXiv:2508.14022; the quantity of :func:`miscalibration_area` on a grid
+    """
+    values, levels = _pit(error, variance), np.linspace(0.0, 1.0, 100)
+    observed = np.searchsorted(values, levels, side="right") / values.size
+    return float(np.abs(observed - levels).mean())

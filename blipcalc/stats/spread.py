@@ -1,0 +1,80 @@
+"""Mean and spread of K draws: the one place of the package where a variance over samples is computed.
+
+Divisor K-1, float64, and deviations taken from the first draw, so that draws that agree to the last digit have a
+variance of exactly zero and a large common offset (a total energy of -1e6 eV) costs no digits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+
+def _centred(samples: ArrayLike, axis: int) -> tuple[Array, Array]:
+    """Mean of K samples, and their deviations from it with K in front.
+
+    Raises ValueError for fewer than two samples.
+    """
+    values = np.moveaxis(np.asarray(samples, dtype=np.float64), axis, 0)
+    if len(values) < 2:
+        raise ValueError(
+            f"a spread takes K >= 2 samples, got K={len(values)}; ask for more draws or for the mean alone"
+        )
+    shifted = values - values[0]
+    offset = shifted.mean(axis=0)
+    return values[0] + offset, shifted - offset
+
+
+def spread(samples: ArrayLike, axis: int = 0) -> tuple[Array, Array]:
+    """Mean and variance of K samples along one axis.
+
+        var = [sum_k d_k^2 - (sum_k d_k)^2 / K] / (K - 1),   d_k = x_k - mean
+
+    | symbol | variable | meaning |
+    | --- | --- | --- |
+    | x_k | ``samples`` | K samples along ``axis`` |
+    | d_k | ``deviations`` | their second sum is zero but for rounding, which it corrects |
+
+    samples : any shape with K >= 2 along ``axis``, in some unit u
+    returns : mean in u, variance in u^2, float64, the shape of ``samples`` without ``axis``
+    raises : ValueError for K < 2
+    source : Chan, Golub, LeVeque 1983 (corrected two-pass), doi:10.1080/00031305.1983.10483115
+    """
+    mean, deviations = _centred(samples, axis)
+    count = len(deviations)
+    squares = (deviations**2).sum(axis=0) - deviations.sum(axis=0) ** 2 / count
+    return mean, np.maximum(squares, 0.0) / (count - 1)
+
+
+def covariance(samples: ArrayLike) -> Array:
+    """Covariance of K samples of n vectors, divisor K-1.
+
+        C_i = sum_k d_ki d_ki^T / (K - 1),   d_ki = x_ki - mean_i
+
+    samples : (K, n, 3) with K >= 2, in some unit u
+    returns : (n, 3, 3) in u^2, symmetric; its diagonal is the variance of :func:`spread`
+    raises : ValueError for K < 2 or another number of axes
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if values.ndim != 3:
+        raise ValueError(f"expected samples of shape (K, n, 3), got {values.shape}")
+    _, deviations = _centred(values, 0)
+    count = len(deviations)
+    rest = deviations.sum(axis=0)
+    products = np.einsum("kni,knj->nij", deviations, deviations) - rest[:, :, None] * rest[:, None, :] / count
+    return (products + products.swapaxes(1, 2)) / (2 * (count - 1))
+
+
+def atom_variance(covariances: ArrayLike) -> Array:
+    """Rotation-invariant variance of one component: the third of the trace.
+
+    covariances : (n, 3, 3) in u^2
+    returns : (n,) in u^2
+    raises : ValueError for another shape
+    """
+    values = np.asarray(covariances, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1:] != (3, 3):
+        raise ValueError(f"expected covariances of shape (n, 3, 3), got {values.shape}")
+    return np.trace(values, axis1=1, axis2=2) / 3.0

@@ -1,0 +1,74 @@
+"""Labelled graphs in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from blipcalc.core.graph import Graph, GraphTensors
+from blipcalc.data.labels import labels
+
+
+class Labelled(NamedTuple):
+    """A batch: what the model reads, with energies (S,) eV and forces (N, 3) eV/Å."""
+
+    graph: GraphTensors
+    energy: Tensor
+    forces: Tensor
+
+    def to(self, device: torch.device | str) -> Labelled:
+        """The same batch on another device."""
+        graph = GraphTensors(*(x.to(device) if isinstance(x, Tensor) else x for x in self.graph))
+        return Labelled(graph, self.energy.to(device), self.forces.to(device))
+
+
+def labelled_graphs(frames: Sequence[Atoms], cutoff: float) -> list[Graph]:
+    """One graph per frame, with its labels and edge vectors attached; pairs are searched once for the whole training."""
+    graphs = []
+    for atoms in frames:
+        graph = Graph.from_atoms(atoms, cutoff)
+        graph.vectors = graph.edge_vectors()
+        energy, forces = labels(atoms)
+        graph.energy = torch.tensor([energy], dtype=torch.float64)
+        graph.forces = torch.from_numpy(forces)
+        graphs.append(graph)
+    return graphs
+
+
+def collate(graphs: Sequence[Graph], dtype: torch.dtype) -> Labelled:
+    """Several labelled graphs as one batch."""
+    batch = Graph.collate(graphs)
+    return Labelled(batch.tensors(dtype, batch.vectors.to(dtype)), batch.energy, batch.forces.to(dtype))
+
+
+def shuffled_batches(
+    graphs: Sequence[Graph],
+    batch_size: int,
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Labelled]:
+    """The batches of one epoch: a function of (seed, epoch) alone, so that a resumed run sees the same ones.
+
+    With ``world`` processes each takes every ``world``-th structure of a batch; a last incomplete batch is dropped unless it
+    is the only one.
+    """
+    generator = torch.Generator().manual_seed((seed << 20) + epoch)
+    order = torch.randperm(len(graphs), generator=generator).tolist()
+    n_batches = max(1, len(order) // batch_size)
+    for b in range(n_batches):
+        chosen = order[b * batch_size : (b + 1) * batch_size][rank::world]
+        yield collate([graphs[i] for i in chosen], dtype)
+
+
+def ordered_batches(graphs: Sequence[Graph], batch_size: int, dtype: torch.dtype) -> Iterator[Labelled]:
+    """All graphs in order."""
+    for start in range(0, len(graphs), batch_size):
+        yield collate(graphs[start : start + batch_size], dtype)

@@ -1,0 +1,70 @@
+"""One or many processes under torchrun: gradients are averaged over processes, everything else is the same code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its peers."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, device: str) -> Processes:
+        """Join the group that torchrun describes in the environment (read, never written); alone without one."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world == 1:
+            return cls(0, 1, torch.device(device))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        chosen = torch.device("cuda", local) if device.startswith("cuda") else torch.device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        return cls(dist.get_rank(), world, chosen)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average over the elements of all processes; differentiable, and the same number everywhere.
+
+        Each process's gradient is ``world`` times its share, so that the average of the gradients is the gradient.
+        """
+        if self.world == 1:
+            return values.mean()
+        count = torch.tensor(float(values.numel()), dtype=values.dtype, device=values.device)
+        dist.all_reduce(count)
+        return all_reduce(values.sum()) / count
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by its mean over processes, in one flat reduction.
+
+        Data parallelism by hand instead of ``DistributedDataParallel``: forces are derivatives taken inside the step, which
+        the wrapper's hooks on ``forward`` do not see, and a forces-only loss leaves parameters without a gradient.
+        """
+        if self.world == 1:
+            return
+        parameters = list(parameters)
+        flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in parameters])
+        dist.all_reduce(flat)
+        flat /= self.world
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = part.view_as(p)
+
+    def leave(self) -> None:
+        """Leave the group once all processes have arrived."""
+        if self.world > 1 and dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()

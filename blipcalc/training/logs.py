@@ -1,0 +1,75 @@
+"""Logs of a run: ``log.csv``, and TensorBoard events where that package is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from blipcalc.sealed import write_atomically
+
+
+class RunLog:
+    """One row per epoch.
+
+    Parameters
+    ----------
+    folder : run folder
+    active : False writes nothing (processes other than the first)
+    """
+
+    def __init__(self, folder: Path, *, active: bool = True) -> None:
+        self.path, self.active = folder / "log.csv", active
+        self._events = None
+        if active:
+            folder.mkdir(parents=True, exist_ok=True)
+            if importlib.util.find_spec("tensorboard"):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._events = SummaryWriter(str(folder / "tensorboard"))
+
+    def rows(self) -> list[dict[str, str]]:
+        """What is written so far."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def keep(self, epoch: int) -> None:
+        """Drop rows after ``epoch``: a resumed run writes them again."""
+        if not (self.active and self.path.exists()):
+            return
+        kept = io.StringIO()
+        rows = [row for row in self.rows()[:epoch] if int(row["epoch"]) <= epoch]
+        if rows:
+            writer = csv.DictWriter(kept, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomically(self.path, kept.getvalue().encode())
+        else:
+            self.path.unlink()
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Add one row."""
+        if not self.active:
+            return
+        self._append({key: f"{value:.8g}" if isinstance(value, float) else value for key, value in row.items()})
+        if self._events is not None:
+            for key, value in row.items():
+                if key != "epoch":
+                    self._events.add_scalar(key, float(value), int(row["epoch"]))
+
+    def _append(self, row: Mapping[str, object]) -> None:
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def close(self) -> None:
+        """Flush the events."""
+        if self._events is not None:
+            self._events.close()

@@ -1,0 +1,252 @@
+"""``train``: from labelled files to a calibrated model file."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+from pydantic import Field
+from torch import nn
+
+from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
+from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
+from blipcalc.bayes.point import PointPosterior
+from blipcalc.checkpoint import Model, load_model, save_model
+from blipcalc.core.contracts import Posterior, Surface
+from blipcalc.data.labels import frame_hash, read_labelled
+from blipcalc.data.references import fit_references, force_rms
+from blipcalc.data.splits import Split, split_frames
+from blipcalc.errors import ConfigurationError, MixedElementsError
+from blipcalc.models.registry import build_model
+from blipcalc.settings import Settings
+from blipcalc.training.batches import labelled_graphs
+from blipcalc.training.config import TrainConfig
+from blipcalc.training.distributed import Processes
+from blipcalc.training.trainer import Trainer
+from blipcalc.units import EnergyUnit, LengthUnit
+
+
+class DataConfig(Settings):
+    """Where labels come from and how they are split."""
+
+    energy_key: str = "energy"
+    forces_key: str = "forces"
+    energy_unit: EnergyUnit = "eV"
+    length_unit: LengthUnit = "Angstrom"
+    validation: float = Field(0.05, gt=0, lt=1, description="fraction of each file")
+    calibration: float = Field(0.1, ge=0, lt=1, description="fraction of each file, held out from training")
+    split_seed: int = Field(0, ge=0)
+
+
+class ModelConfig(Settings):
+    """What is trained."""
+
+    architecture: str = Field("painn", description="painn, schnet or visnet")
+    sizes: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the architecture; its defaults otherwise"
+    )
+    posterior: Literal["point", "blip", "ensemble", "mixture"] = "blip"
+    members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
+    blip: BlipConfig = Field(default_factory=BlipConfig)
+    surface: Surface | None = Field(None, description="surface that the model file recommends; None: mean")
+
+    @property
+    def is_blip(self) -> bool:
+        """Whether its networks carry noise."""
+        return self.posterior in ("blip", "mixture")
+
+    @property
+    def n_members(self) -> int:
+        """Networks to train."""
+        return self.members if self.posterior in ("ensemble", "mixture") else 1
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data ready for training: the split, its reference energies (eV per element) and scale (eV)."""
+
+    split: Split
+    references: dict[int, float]
+    scale: float
+    files: dict[str, str]
+
+    @property
+    def species(self) -> list[int]:
+        """Atomic numbers of the training frames."""
+        return sorted(self.references)
+
+
+def prepare(paths: Sequence[str | Path], data: DataConfig) -> Prepared:
+    """Read labelled files, split each with the same seed, and fit references and scale to the training frames.
+
+    Raises
+    ------
+    DataError and its kinds; MixedElementsError where validation or calibration frames hold elements that training lacks
+    """
+    parts: dict[str, list[Atoms]] = {"train": [], "validation": [], "calibration": []}
+    files = {}
+    for path in map(Path, paths):
+        frames = read_labelled(
+            path,
+            energy_key=data.energy_key,
+            forces_key=data.forces_key,
+            energy_unit=data.energy_unit,
+            length_unit=data.length_unit,
+        )
+        split = split_frames(frames, validation=data.validation, calibration=data.calibration, seed=data.split_seed)
+        for name, part in parts.items():
+            part += getattr(split, name)
+        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    references = fit_references(parts["train"])
+    for name in ("validation", "calibration"):
+        foreign = {int(z) for atoms in parts[name] for z in atoms.numbers} - set(references)
+        if foreign:
+            raise MixedElementsError(
+                f"{name} frames hold {', '.join(chemical_symbols[z] for z in sorted(foreign))}, which no training frame has; "
+                "give more frames, or files of one chemistry"
+            )
+    return Prepared(Split(**parts), references, force_rms(parts["train"]), files)
+
+
+def train(
+    paths: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    data: DataConfig | Mapping[str, Any] | None = None,
+    model: ModelConfig | Mapping[str, Any] | None = None,
+    training: TrainConfig | Mapping[str, Any] | None = None,
+    warm: TrainConfig | Mapping[str, Any] | None = None,
+    start: str | Path | None = None,
+    folder: str | Path | None = None,
+    command: str | None = None,
+) -> Model:
+    """Train a potential on labelled files and write it as one ``.blip`` file.
+
+    Parameters
+    ----------
+    paths : extxyz, ``.traj``, ``ase.db`` or rMD17-style ``.npz`` files
+    output : the model file to write; uncalibrated, the held-out calibration frames are left for ``calibrate``
+    data, model, training : settings, as objects or mappings
+    warm : settings of a deterministic training of each network before its noise is switched on
+    start : a model file whose network is the starting point (fine-tuning); its references and scale are kept
+    folder : run folder, ``runs/<output name>`` by default; run the same command again to resume after a kill
+    command : recorded in the file
+
+    Returns
+    -------
+    the trained model
+
+    Raises
+    ------
+    DataError, ConfigurationError : and their kinds
+    """
+    began = time.time()
+    data, model_config = DataConfig.of(data), ModelConfig.of(model)
+    config, warm_config = TrainConfig.of(training), None if warm is None else TrainConfig.of(warm)
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
+    prepared = prepare(paths, data)
+    start_model = None if start is None else load_model(start)
+    states, figures = [], []
+    for k in range(model_config.n_members):
+        member = folder / f"member-{k}" if model_config.n_members > 1 else folder
+        network, best = _train_member(k, prepared, model_config, config, warm_config, start_model, member)
+        states.append({name: value.detach().cpu() for name, value in network.named_parameters()})
+        figures.append(best)
+    network = network.cpu()
+    network.load_state_dict({**network.state_dict(), **states[0]})
+    trained = Model(
+        network=network,
+        posterior=_posterior(model_config, network, states),
+        surface=model_config.surface or "mean",
+        training={
+            "command": command,
+            "data": data.model_dump(mode="json") | {"files": prepared.files},
+            "model": model_config.model_dump(mode="json"),
+            "training": config.model_dump(mode="json"),
+            "warm": None if warm_config is None else warm_config.model_dump(mode="json"),
+            "start": None if start is None else str(start),
+            "n_train": len(prepared.split.train),
+            "n_validation": len(prepared.split.validation),
+            "n_calibration": len(prepared.split.calibration),
+            "validation": figures,
+            "wall_seconds": round(time.time() - began),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        },
+        frames=torch.tensor(sorted({frame_hash(a) for a in prepared.split.train + prepared.split.validation})),
+    )
+    processes = Processes.join(config.device)
+    if processes.is_main:
+        save_model(trained, output)
+    processes.leave()
+    return trained
+
+
+def _train_member(
+    k: int,
+    prepared: Prepared,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    warm: TrainConfig | None,
+    start: Model | None,
+    folder: Path,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """One network: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper."""
+    network = _fresh(prepared, model_config, config.seed + k) if start is None else _started(prepared, start)
+    train_graphs = labelled_graphs(prepared.split.train, network.cutoff)
+    validation_graphs = labelled_graphs(prepared.split.validation, network.cutoff)
+    if warm is not None:
+        seeded = warm.model_copy(update={"seed": warm.seed + k})
+        Trainer(network, PointPosterior(), train_graphs, validation_graphs, seeded, folder / "warm").fit()
+    posterior: Posterior = PointPosterior()
+    if model_config.is_blip:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + k)
+            network = bayesianize(network.cpu(), model_config.blip)
+        posterior = BlipPosterior(network.slot_shapes())
+    seeded = config.model_copy(update={"seed": config.seed + k})
+    trainer = Trainer(network, posterior, train_graphs, validation_graphs, seeded, folder)
+    trainer.fit()
+    return network, trainer.best
+
+
+def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Module:
+    """A new network; its initial weights depend on the seed alone, and the process's own random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_model(model_config.architecture, model_config.sizes, prepared.species)
+    network.energies.set(prepared.references, prepared.scale, network.species)
+    return network
+
+
+def _started(prepared: Prepared, start: Model) -> nn.Module:
+    """The deterministic network of a model file."""
+    network = start.network
+    if start.posterior.name not in ("point",):
+        raise ConfigurationError(f"start needs a deterministic model (posterior 'point'), got {start.posterior.name!r}")
+    foreign = set(prepared.species) - set(network.species)
+    if foreign:
+        raise MixedElementsError(
+            f"the data hold {', '.join(chemical_symbols[z] for z in sorted(foreign))}, which the starting model does not know"
+        )
+    return network
+
+
+def _posterior(
+    model_config: ModelConfig, network: nn.Module, states: Sequence[Mapping[str, torch.Tensor]]
+) -> Posterior:
+    noise = BlipPosterior(network.slot_shapes()) if model_config.is_blip else None
+    if model_config.n_members == 1:
+        return noise or PointPosterior()
+    members = stack_members(states)
+    return MixturePosterior(members, noise) if noise else EnsemblePosterior(members)

@@ -1,0 +1,62 @@
+"""The differentiated step: energies, forces and penalty of R draws as one function of tensors.
+
+``torch.func.grad`` with respect to the edge vectors stands *inside* the function, so that ``torch.compile`` sees forward,
+forces and their derivative as one graph; outside of it a compiled energy returns no gradient of a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from blipcalc.core.forces import forces_from_gradient
+from blipcalc.core.graph import GraphTensors
+
+StepOutput = tuple[Tensor, Tensor, Tensor]
+StepFunction = Callable[..., StepOutput]
+
+
+def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFunction:
+    """The function ``(parameters, overrides, *graph tensors) -> energy (R, S) eV, forces (R, N, 3) eV/Å, penalty ()``.
+
+    Parameters
+    ----------
+    stacked : whether the overrides carry a leading axis R (``vmap``, or a loop for models without); without it R is 1
+    compiled : wrap in ``torch.compile`` with dynamic shapes
+    """
+
+    def single(parameters: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors) -> StepOutput:
+        def total(vectors: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            state = {**parameters, **overrides}
+            output = torch.func.functional_call(model, state, (graph._replace(vectors=vectors),))
+            penalty = output.penalty if output.penalty is not None else output.energy.new_zeros(())
+            return output.energy.sum(), (output.energy, penalty)
+
+        gradient, (energy, penalty) = torch.func.grad(total, has_aux=True)(graph.vectors)
+        forces = forces_from_gradient(gradient, graph.edge_index, graph.species.shape[0])
+        return energy, forces, penalty
+
+    def step(
+        parameters: Mapping[str, Tensor],
+        overrides: Mapping[str, Tensor],
+        vectors: Tensor,
+        edge_index: Tensor,
+        species: Tensor,
+        batch: Tensor,
+        n_structures: int,
+    ) -> StepOutput:
+        graph = GraphTensors(vectors, edge_index, species, batch, n_structures)
+        if not stacked:
+            energy, forces, penalty = single(parameters, overrides, graph)
+            return energy[None], forces[None], penalty
+        if model.supports_vmap:
+            energy, forces, penalty = torch.func.vmap(single, in_dims=(None, 0, None))(parameters, overrides, graph)
+            return energy, forces, penalty.mean()
+        n = next(iter(overrides.values())).shape[0]
+        draws = [single(parameters, {name: value[r] for name, value in overrides.items()}, graph) for r in range(n)]
+        energy, forces, penalty = (torch.stack(parts) for parts in zip(*draws, strict=True))
+        return energy, forces, penalty.mean()
+
+    return torch.compile(step, dynamic=True) if compiled else step

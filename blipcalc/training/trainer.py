@@ -1,0 +1,283 @@
+"""The training loop: any model, any posterior that gives draws, any objective; resumable after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from blipcalc.core.contracts import Posterior, place_draws
+from blipcalc.core.graph import Graph
+from blipcalc.errors import ConfigurationError, ModelFileError, NonFiniteError
+from blipcalc.sealed import read_sealed, write_sealed
+from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
+from blipcalc.training.config import TrainConfig
+from blipcalc.training.distributed import Processes
+from blipcalc.training.logs import RunLog
+from blipcalc.training.objectives import OBJECTIVES
+from blipcalc.training.schedules import kl_weight, learning_rate
+from blipcalc.training.steps import step_function
+from blipcalc.training.validation import validate
+
+#: parameters whose names contain this belong to the BLIP inference network and get their own learning rate
+INFERENCE_PREFIX = "inference."
+#: the two generations of checkpoints in a run folder
+NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+class Trainer:
+    """State and loop of one training run.
+
+    Parameters
+    ----------
+    model : an EnergyModel; its energy scale is the unit of the residuals
+    posterior : gives the draws of each step (a point posterior gives none)
+    train, validation : labelled graphs
+    config : settings
+    folder : run folder; checkpoints, ``log.csv`` and TensorBoard events go there
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        posterior: Posterior,
+        train: Sequence[Graph],
+        validation: Sequence[Graph],
+        config: TrainConfig,
+        folder: str | Path,
+    ) -> None:
+        self.config, self.posterior, self.folder = config, posterior, Path(folder)
+        self.processes = Processes.join(config.device)
+        self.device, self.dtype = self.processes.device, getattr(torch, config.dtype)
+        if config.batch_size < self.processes.world:
+            raise ConfigurationError(
+                f"batch_size={config.batch_size} is smaller than the {self.processes.world} processes; raise it"
+            )
+        if len(train) < self.processes.world:
+            raise ConfigurationError(f"{len(train)} training frames for {self.processes.world} processes; start fewer")
+        self.model = model.to(self.device, self.dtype)
+        self.train, self.validation = train, validation
+        self.scale = float(model.energy_scale)
+        self.parameters = dict(self.model.named_parameters())
+        self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.optimizer = torch.optim.Adam(self._groups(), lr=config.learning_rate, foreach=True)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.step_count, self.epoch = 0, 0
+        self.identity = _identity(self.parameters, train, validation)
+        # a damaged newest checkpoint is overwritten, never moved over the good one before it
+        self._newest_is_whole = False
+        self.best: dict[str, Any] = {"score": float("inf"), "epoch": -1}
+        self.best_weights = self.ema
+        self.steps_per_epoch = max(1, len(train) // config.batch_size)
+        self._step = step_function(self.model, stacked=config.train_draws > 1, compiled=config.compile)
+        self.log = RunLog(self.folder, active=self.processes.is_main)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        inference = [p for name, p in self.parameters.items() if INFERENCE_PREFIX in name]
+        backbone = [p for name, p in self.parameters.items() if INFERENCE_PREFIX not in name]
+        groups = [{"params": backbone, "factor": 1.0}]
+        return groups + ([{"params": inference, "factor": self.config.inference_rate}] if inference else [])
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def fit(self) -> None:
+        """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""
+        self._resume()
+        bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", disable=not self.processes.is_main)
+        while self.epoch < self.config.epochs and not self._out_of_patience():
+            losses = self._run_epoch()
+            figures = self._validate()
+            self.epoch += 1
+            row = {"epoch": self.epoch, "step": self.step_count, "lr": self._rate(), **losses, **figures}
+            if figures["score"] < self.best["score"]:
+                self.best = {"score": figures["score"], "epoch": self.epoch}
+                self.best_weights = {name: value.clone() for name, value in self.ema.items()}
+            self.log.write(row)
+            if self.epoch % self.config.checkpoint_every == 0 or self.epoch == self.config.epochs:
+                self._save()
+            bar.update()
+            bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()})
+        bar.close()
+        self.log.close()
+        self._load_weights(self.best_weights)
+
+    def _rate(self) -> float:
+        c = self.config
+        return learning_rate(
+            self.step_count, self.total_steps, peak=c.learning_rate, final=c.final_learning_rate, warmup=c.warmup_steps
+        )
+
+    def _out_of_patience(self) -> bool:
+        return self.config.patience > 0 and self.epoch - max(self.best["epoch"], 0) >= self.config.patience
+
+    def _run_epoch(self) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        batches = shuffled_batches(
+            self.train,
+            self.config.batch_size,
+            self.dtype,
+            seed=self.config.seed,
+            epoch=self.epoch,
+            rank=self.processes.rank,
+            world=self.processes.world,
+        )
+        n = 0
+        for batch in batches:
+            for name, value in self._train_step(batch.to(self.device)).items():
+                totals[name] = totals.get(name, 0.0) + value
+            n += 1
+        return {name: value / n for name, value in totals.items()}
+
+    def _overrides(self) -> dict[str, Tensor]:
+        """Noise of one step: drawn on the CPU from the run's own generator, so that devices and processes agree."""
+        draws = place_draws(self.model, self.posterior.draw(self.config.train_draws, generator=self.generator))
+        if self.config.train_draws > 1:
+            return dict(draws.overrides)
+        return {name: value[0] for name, value in draws.overrides.items()}
+
+    def _train_step(self, batch: Labelled) -> dict[str, float]:
+        c = self.config
+        energy, forces, penalty = self._step(self.parameters, self._overrides(), *batch.graph)
+        objective = OBJECTIVES[c.objective]
+        energy_loss = objective(((energy - batch.energy) / self.scale).to(self.dtype), self.processes.mean)
+        forces_loss = objective((forces - batch.forces) / self.scale, self.processes.mean)
+        weight = kl_weight(self.step_count, self.total_steps, weight=c.kl_weight, warmup=c.kl_warmup)
+        loss = c.energy_weight * energy_loss + c.forces_weight * forces_loss + weight * penalty.to(self.dtype)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.processes.average_gradients(self.parameters.values())
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), c.clip_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(
+                f"the gradient is not finite at step {self.step_count}; the last whole checkpoint is in {self.folder}: "
+                "lower learning_rate or clip_norm and resume"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate() * group["factor"]
+        self.optimizer.step()
+        self.step_count += 1
+        # a short memory early on, so that the average does not carry the random start
+        decay = min(c.ema_decay, (1 + self.step_count) / (10 + self.step_count))
+        torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1.0 - decay)
+        return {
+            "train_energy": float(energy_loss.detach()) * self.scale,
+            "train_forces": float(forces_loss.detach()) * self.scale,
+            "train_penalty": float(penalty.detach()),
+        }
+
+    def _validate(self) -> dict[str, float]:
+        """Score of the EMA weights on the validation frames, by the sampled predictive where there is a spread."""
+        live = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._load_weights(self.ema)
+        batches = ordered_batches(self.validation, 4 * self.config.batch_size, self.dtype)
+        # the same draws at every epoch: epochs differ by their weights, not by their luck
+        generator = torch.Generator().manual_seed(self.config.seed + 1)
+        figures = validate(
+            self.model,
+            self.posterior,
+            [b.to(self.device) for b in batches],
+            n_draws=self.config.validation_draws,
+            generator=generator,
+            weights=(self.config.energy_weight, self.config.forces_weight),
+        )
+        self._load_weights(live)
+        return figures
+
+    def _load_weights(self, weights: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.parameters[name].copy_(value)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        if not self.processes.is_main:
+            return
+        tensors = {f"model/{n}": v for n, v in self.parameters.items()}
+        tensors |= {f"ema/{n}": v for n, v in self.ema.items()} | {f"best/{n}": v for n, v in self.best_weights.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam/{key}/{name}"] = value
+        tensors["generator"] = self.generator.get_state()
+        manifest = {
+            "kind": "training checkpoint",
+            "config": self.config.model_dump(),
+            "epoch": self.epoch,
+            "step": self.step_count,
+            "best": self.best if self.best["epoch"] >= 0 else None,
+            "identity": self.identity,
+        }
+        path = self.folder / NEWEST
+        if self._newest_is_whole and path.exists():
+            path.replace(self.folder / PREVIOUS)
+        write_sealed(path, tensors, manifest)
+        self._newest_is_whole = True
+
+    def _resume(self) -> None:
+        found = last_checkpoint(self.folder)
+        if found is None:
+            self.log.keep(0)
+            return
+        tensors, manifest, self._newest_is_whole = found
+        if manifest["identity"] != self.identity:
+            raise ConfigurationError(
+                f"{self.folder} holds a run with another network or other data (identity {manifest['identity'][:12]}…, now "
+                f"{self.identity[:12]}…); give another folder, or remove this one"
+            )
+        changed = {
+            k: (v, manifest["config"].get(k))
+            for k, v in self.config.model_dump().items()
+            if manifest["config"].get(k) != v
+        }
+        allowed = {"device", "compile", "checkpoint_every", "patience", "epochs"}
+        if set(changed) - allowed:
+            raise ConfigurationError(
+                f"{self.folder} holds a run with other settings: {json.dumps(changed)} (now, then); give another folder"
+            )
+        part = {kind: {} for kind in ("model", "ema", "best", "adam")}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind in part:
+                part[kind][rest] = value
+        self._load_weights(part["model"])
+        # in the order of the parameters: a file keeps its tensors in another one
+        self.ema = {name: part["ema"][name].to(self.device) for name in self.parameters}
+        self.best_weights = {name: part["best"][name].to(self.device) for name in self.parameters}
+        for key_name, value in part["adam"].items():
+            key, _, name = key_name.partition("/")
+            where = "cpu" if key == "step" else self.device
+            self.optimizer.state[self.parameters[name]][key] = value.to(where)
+        self.generator.set_state(tensors["generator"])
+        self.epoch, self.step_count = manifest["epoch"], manifest["step"]
+        self.best = manifest["best"] or self.best
+        self.log.keep(self.epoch)
+
+
+def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool] | None:
+    """The newest whole checkpoint of a run folder and whether it is the newest file; None where there is none."""
+    for name in (NEWEST, PREVIOUS):
+        path = folder / name
+        if path.exists():
+            try:
+                return *read_sealed(path), name == NEWEST
+            except ModelFileError:
+                continue
+    return None
+
+
+def _identity(parameters: dict[str, Tensor], *graphs: Sequence[Graph]) -> str:
+    """SHA-256 over names and shapes of the parameters and over the labelled graphs: what a checkpoint belongs to."""
+    digest = hashlib.sha256(repr([(name, tuple(value.shape)) for name, value in parameters.items()]).encode())
+    for graph in (graph for part in graphs for graph in part):
+        for values in (graph.species, graph.positions, graph.energy, graph.forces):
+            digest.update(values.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""The plan of the house, held against the code: imports go down, and the process of the user is left alone."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "blipcalc"
+
+#: floors, lowest first; rooms on one floor are blind to each other
+FLOORS = [
+    {"errors", "units"},
+    {"settings", "sealed", "bundle"},
+    {"stats"},
+    {"core"},
+    {"data", "nn"},
+    {"models", "bayes", "adapters"},
+    {"checkpoint"},
+    {"training", "predictor", "testing"},
+    {"calibration"},
+    {"calculator"},
+    {"frozen"},
+    {"io"},
+    {"monitor"},
+    {"md"},
+    {"report"},
+    {"cli"},
+]
+FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+
+FORBIDDEN = {
+    r"set_default_dtype": "the dtype of the process is the user's",
+    r"os\.environ\[[^]]*\]\s*=": "so is its environment",
+    r"os\.putenv|os\.environ\.(update|setdefault)": "so is its environment",
+    r"np\.random\.seed|random\.seed\(": "and its random state",
+    r"(^|[^.\w])print\(": "the package does not print",
+    r"pickle\.load|weights_only=False|torch\.load\(": "nothing is unpickled",
+    r"logging\.basicConfig|set_num_threads\(": "loggers and threads are the user's",
+    r"matplotlib.*pyplot": "pyplot keeps global figures",
+}
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(source):
+    """(module, names) of every import of the package, wherever it stands, except under ``if TYPE_CHECKING``."""
+    tree = ast.parse(source)
+    checked = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in checked:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "blipcalc":
+                    yield alias.name, []
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield "." * node.level + (node.module or ""), []
+            elif node.module and node.module.split(".")[0] == "blipcalc":
+                yield node.module, [alias.name for alias in node.names]
+
+
+def faults(room, source):
+    found = []
+    for module, names in imports_of(source):
+        parts = module.split(".")
+        if module.startswith("."):
+            found.append(f"relative import {module}")
+        elif len(parts) == 1:
+            found.append(f"import through the front door: {module} {names}")
+        elif parts[1] == room:
+            if len(parts) == 2 and (PACKAGE / room).is_dir():
+                found.append(f"room {room} enters by its own front door")
+        elif parts[1] not in FLOOR:
+            found.append(f"room {parts[1]} has no floor")
+        elif FLOOR[parts[1]] >= FLOOR[room]:
+            found.append(f"{room} imports {parts[1]}, which is not below it")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in FLOOR, f"{room} has no floor"
+    assert not faults(room, path.read_text())
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_process_is_left_alone(path):
+    lines = path.read_text().splitlines()
+    for pattern, reason in FORBIDDEN.items():
+        hits = [f"{n}: {line}" for n, line in enumerate(lines, 1) if re.search(pattern, line)]
+        assert not hits, f"{reason}: {hits}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_global_seeds_stand_inside_a_fork(path):
+    """``torch.manual_seed`` only under ``fork_rng``, which gives the state back."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With) and any("fork_rng" in ast.unparse(item) for item in node.items)
+        for inner in ast.walk(node)
+    }
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "torch.manual_seed"]
+    assert all(id(call) in inside for call in calls)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from blipcalc.calculator import BayesianCalculator",
+        "import blipcalc",
+        "from blipcalc import train",
+        "from blipcalc.core import graph",
+        "from . import graph",
+        "from blipcalc.models.painn import PaiNN",
+    ],
+)
+def test_the_walk_sees_a_fault(source):
+    assert faults("core", source)
+
+
+def test_front_door_is_lazy_and_names_what_exists():
+    import subprocess
+    import sys
+
+    code = "import sys, blipcalc; assert not {'torch', 'ase', 'matplotlib'} & set(sys.modules); dir(blipcalc)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    import blipcalc
+
+    for name in blipcalc.__all__:
+        assert callable(getattr(blipcalc, name))
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = blipcalc.nothing

@@ -1,0 +1,178 @@
+"""Objectives and schedules: known values, and the scores of ``stats`` as the second opinion."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blipcalc.errors import ConfigurationError
+from blipcalc.stats import scores
+from blipcalc.training.config import ObjectiveName, TrainConfig
+from blipcalc.training.objectives import OBJECTIVES, crps, gaussian_nll, mae, mse
+from blipcalc.training.schedules import kl_weight, learning_rate
+
+
+def residuals(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def test_every_name_has_an_objective():
+    assert set(OBJECTIVES) == set(ObjectiveName.__args__)
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (3, 5), (2, 4, 3)])
+def test_mae_and_mse(shape):
+    r = residuals(*shape)
+    np.testing.assert_allclose(mae(r), np.abs(r.numpy()).mean(), rtol=1e-15)
+    np.testing.assert_allclose(mse(r), (r.numpy() ** 2).mean(), rtol=1e-15)
+    np.testing.assert_allclose(mae(r), scores.mae(r.numpy()), rtol=1e-15)
+    np.testing.assert_allclose(mse(r), scores.rmse(r.numpy()) ** 2, rtol=1e-14)
+
+
+@pytest.mark.parametrize("n_draws", [2, 3, 8])
+def test_crps_is_that_of_the_scores(n_draws):
+    samples, reference = residuals(n_draws, 6, 3), residuals(6, 3, seed=1)
+    expected = scores.crps_samples(samples.numpy(), reference.numpy())
+    np.testing.assert_allclose(crps(samples - reference), expected, rtol=1e-13)
+
+
+def test_crps_of_two_draws_by_hand():
+    # |1| and |3| have the mean 2; the pair is 2 apart, and the fair term is half of that
+    np.testing.assert_allclose(crps(torch.tensor([[1.0], [3.0]])), 1.0)
+    np.testing.assert_allclose(crps(torch.tensor([[-1.0], [3.0]])), 0.0)
+
+
+def test_crps_of_equal_draws_is_the_mae():
+    r = residuals(1, 50).expand(4, -1)
+    np.testing.assert_allclose(crps(r), mae(r), rtol=1e-14)
+
+
+def test_crps_is_least_for_the_true_spread_and_mae_for_none():
+    """Proper: a spread as wide as the error scores best; the error of single draws only wants it gone."""
+    truth, noise = residuals(1, 20000), residuals(8, 20000, seed=1)
+    widths = (0.0, 0.5, 0.8, 1.0, 1.25, 2.0)
+    by_crps = [float(crps(w * noise - truth)) for w in widths]
+    by_mae = [float(mae(w * noise - truth)) for w in widths]
+    assert widths[int(np.argmin(by_crps))] == 1.0
+    assert by_mae == sorted(by_mae)
+
+
+def test_crps_needs_two_draws():
+    with pytest.raises(ConfigurationError, match="train_draws"):
+        crps(residuals(1, 5))
+
+
+def test_gaussian_nll_is_the_likelihood_at_its_best_variance():
+    r = residuals(2, 30)
+    variance = float(mse(r))
+    full = 0.5 * np.log(variance) + 0.5 * (r.numpy() ** 2).mean() / variance
+    np.testing.assert_allclose(gaussian_nll(r), full - 0.5, rtol=1e-12)
+    for other in (0.5 * variance, 2.0 * variance):
+        assert 0.5 * np.log(other) + 0.5 * (r.numpy() ** 2).mean() / other > full
+
+
+def test_the_gradient_of_gaussian_nll_points_along_the_residual_over_their_square():
+    r = residuals(1, 12).requires_grad_()
+    gaussian_nll(r).backward()
+    torch.testing.assert_close(r.grad, (r / r.square().sum()).detach(), rtol=1e-12, atol=0)
+    assert (r.grad * r > 0).all()
+
+
+def test_gaussian_nll_of_a_perfect_prediction_is_finite():
+    r = torch.zeros(1, 5, requires_grad=True)
+    gaussian_nll(r).backward()
+    assert torch.isfinite(gaussian_nll(r))
+    assert torch.isfinite(r.grad).all()
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_objectives_are_finite_in_float32_and_fall_with_the_residual(name):
+    r = residuals(4, 100, dtype=torch.float32)
+    values = [float(OBJECTIVES[name](s * r)) for s in (0.01, 0.1, 1.0, 10.0)]
+    assert all(math.isfinite(v) for v in values)
+    if name != "crps":  # the fair score of pure spread is zero on average
+        assert values == sorted(values)
+
+
+# -- schedules ----------------------------------------------------------------------------------------------------------
+
+RATE = {"peak": 1.0, "final": 0.1, "warmup": 100}
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.01),
+        (49, 0.5),
+        (99, 1.0),
+        (100, 1.0),
+        (550, 0.55),
+        (325, 0.55 + 0.45 * math.sqrt(0.5)),
+        (1000, 0.1),
+        (2000, 0.1),
+    ],
+)
+def test_learning_rate(step, expected):
+    np.testing.assert_allclose(learning_rate(step, 1000, **RATE), expected, rtol=1e-12)
+
+
+def test_the_warmup_takes_at_most_a_tenth_of_a_short_run():
+    assert learning_rate(9, 100, **RATE) == 1.0
+    assert learning_rate(0, 3, **RATE) == 1.0
+    assert learning_rate(0, 1, **RATE) == 1.0
+
+
+@settings(max_examples=100, deadline=None, database=None, derandomize=True)
+@given(total=st.integers(1, 3000), warmup=st.integers(0, 4000), peak=st.floats(1e-6, 1.0))
+def test_learning_rate_rises_then_falls_between_its_bounds(total, warmup, peak):
+    values = np.array([learning_rate(s, total, peak=peak, final=peak / 100, warmup=warmup) for s in range(total + 1)])
+    assert values.min() > 0
+    assert values.max() <= peak * (1 + 1e-12)
+    top = int(values.argmax())
+    assert (np.diff(values[: top + 1]) >= -1e-15).all()
+    assert (np.diff(values[top:]) <= 1e-15).all()
+    np.testing.assert_allclose(values[-1], peak / 100, rtol=1e-9) if total > 1 else None
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.001), (49, 0.05), (99, 0.1), (100, 0.1), (5000, 0.1)])
+def test_kl_weight(step, expected):
+    np.testing.assert_allclose(kl_weight(step, 1000, weight=0.1, warmup=0.1), expected, rtol=1e-12)
+
+
+def test_kl_weight_without_warmup():
+    assert kl_weight(0, 1000, weight=0.3, warmup=0.0) == 0.3
+    assert kl_weight(0, 5, weight=0.3, warmup=0.1) == 0.3
+
+
+# -- settings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epoch": 5},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"ema_decay": 1.0},
+        {"kl_warmup": 1.5},
+        {"objective": "huber"},
+        {"dtype": "float16"},
+        {"seed": -1},
+        {"energy_weight": -0.1},
+    ],
+    ids=str,
+)
+def test_unknown_and_senseless_settings_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainConfig().epochs = 3
