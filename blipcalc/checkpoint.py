@@ -22,7 +22,13 @@ from blipcalc.bayes.point import PointPosterior
 from blipcalc.bundle import bundle_path
 from blipcalc.core.contracts import Posterior, Surface
 from blipcalc.core.prediction import Calibration
-from blipcalc.errors import ChangedRandomStreamError, ModelFileError, NonFiniteWeightsError, SchemaError
+from blipcalc.errors import (
+    CalibrationError,
+    ChangedRandomStreamError,
+    ModelFileError,
+    NonFiniteWeightsError,
+    SchemaError,
+)
 from blipcalc.models.registry import build_model, model_name
 from blipcalc.sealed import read_manifest, read_sealed, tensors_hash, write_sealed
 
@@ -105,6 +111,16 @@ class Model:
     training: dict[str, Any] = field(default_factory=dict)
     frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
+    def __post_init__(self) -> None:
+        if self.calibrations:
+            own = self.hash
+            foreign = [c.model_hash for c in self.calibrations if c.model_hash != own]
+            if foreign:
+                raise CalibrationError(
+                    f"the calibration belongs to model {foreign[0][:12]}…, this one is {own[:12]}…: other weights, or another "
+                    "mode of its noise. Calibrate this model in the mode that it is used in"
+                )
+
     @property
     def hash(self) -> str:
         """SHA-256 over weights, architecture and posterior: what calibrations belong to."""
@@ -164,8 +180,9 @@ def load_model(source: str | Path) -> Model:
     tensors, raw = read_sealed(path)
     manifest = _validated(path, raw)
     model = _rebuild(path, manifest, tensors)
-    if model.hash != manifest.model_hash:
-        raise SchemaError(f"{path}: weights and manifest do not belong together (model hash differs)")
+    if {model.hash, *(stored.model_hash for stored in manifest.calibrations)} != {manifest.model_hash}:
+        raise SchemaError(f"{path}: weights, manifest and calibrations do not belong together (model hash differs)")
+    model = replace(model, calibrations=tuple(Calibration(**stored.model_dump()) for stored in manifest.calibrations))
     if _draws_hash(model.posterior) != manifest.draws_hash:
         raise ChangedRandomStreamError(
             f"{path}: seed {WITNESS_SEED} gives other draws than when the model was saved, so its calibrations do not hold; "
@@ -256,9 +273,6 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
             f"{path}: the manifest says cutoff {manifest.cutoff} Å and elements {manifest.species}, its network "
             f"{network.cutoff} Å and {list(network.species)}"
         )
-    foreign = [c.model_hash for c in manifest.calibrations if c.model_hash != manifest.model_hash]
-    if foreign:
-        raise SchemaError(f"{path}: a calibration belongs to another model ({foreign[0][:12]}…)")
     frames = tensors.pop("frames", None)
     if frames is None or frames.ndim != 1 or frames.dtype != torch.int64:
         raise SchemaError(f"{path}: expected the fingerprints of the training frames as one axis of int64")
@@ -276,7 +290,6 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
         network=network,
         posterior=_posterior(path, manifest, network, parts["members"]),
         surface=manifest.surface,
-        calibrations=tuple(Calibration(**stored.model_dump()) for stored in manifest.calibrations),
         training=manifest.training,
         frames=frames,
     )

@@ -123,6 +123,8 @@ class BayesianPredictor:
         ------
         StructureError : and its kinds, for what cannot be evaluated
         """
+        if not structures:
+            return []
         with self._lock:
             graph = self._graph(structures)
             stress = need.stress and any(atoms.pbc.all() for atoms in structures)

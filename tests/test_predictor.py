@@ -234,7 +234,6 @@ def test_centre_surface_is_the_network_without_noise(blip, make_predictor, molec
     assert np.array_equal(without.forces, on_centre.forces)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty list ends in an IndexError of PyG")
 def test_no_structures_no_predictions(make_predictor):
     assert make_predictor()([]) == []
 

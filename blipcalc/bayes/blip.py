@@ -3,7 +3,7 @@
 A small inference network sets the relative noise variance α of every node and edge row of every Bayesian layer, from the
 species of the atoms and the length of the pairs:
 
-    α_node[i, ℓ] = g(MLP_node(embedding(Z_i)))_ℓ,    α_edge[e, ℓ] = g(MLP_edge(r_e))_ℓ
+    α_node[i, ℓ] = g(MLP_node(embedding(Z_i)))_ℓ,    α_edge[e, ℓ] = g(MLP_edge(r_e² / c²))_ℓ
 
     smooth bound (default):   g(x) = α_max · sigmoid(x)          paper:   g(x) = p/(1 - p),  p = min(sigmoid(x), 0.8)
 
@@ -30,7 +30,7 @@ from blipcalc.settings import Settings
 #: the clamp of the paper's sigmoid: α ≤ 4
 PAPER_P_MAX = 0.8
 #: keeps the derivative of √α finite where the sigmoid underflows
-P_MIN = 1e-8
+P_MIN = 1e-20
 #: which scalar layers become variational
 Where = Literal["all", "node", "edge", "last"]
 
@@ -43,7 +43,9 @@ class BlipConfig(Settings):
     mode: Literal["frozen", "local"] = Field(
         "frozen", description="frozen: eq. R, one ε per weight; local: eq. LR, the paper"
     )
-    alpha: Literal["adaptive", "constant"] = Field("adaptive", description="constant: one learned α, the control")
+    alpha: Literal["adaptive", "constant"] = Field(
+        "adaptive", description="constant: one learned α per layer, the control"
+    )
     bound: Literal["smooth", "paper"] = Field("smooth", description="α_max·sigmoid, or clamped odds as in the paper")
     alpha_max: float = Field(0.1, gt=0, description="upper end of the smooth bound")
     alpha_prior: float = Field(0.02, gt=0, description="α₀ = p₀/(1 - p₀) of the prior")
@@ -75,7 +77,7 @@ class Alphas(NamedTuple):
 
 
 class InferenceNetwork(nn.Module):
-    """Two small networks: species -> α of atoms, distance -> α of pairs; a pair also knows its two species' rows.
+    """Two small networks: species -> α of atoms, squared distance -> α of pairs, one output per layer.
 
     Rotation-invariant by construction: pairs enter by their length alone.
     """
@@ -152,6 +154,8 @@ class BlipModel(nn.Module):
         self.inference = InferenceNetwork(
             config, self.species, self.cutoff, len(self.node_layers), len(self.edge_layers)
         )
+        like = next(backbone.parameters())
+        self.inference.to(like.device, like.dtype)
         if config.mode == "local":
             self.register_buffer("noise_seed", torch.empty(0, dtype=torch.int64), persistent=False)
 

@@ -75,6 +75,9 @@ def train(
     seed: Annotated[int, typer.Option(help="of weights, batches and noise")] = 0,
     start: Annotated[Path | None, typer.Option(help="fine-tune from this deterministic model file")] = None,
     folder: Annotated[Path | None, typer.Option(help="run folder; the same command resumes from it")] = None,
+    only_member: Annotated[
+        int | None, typer.Option(help="train this member only; without it members are assembled")
+    ] = None,
     calibrate_after: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="calibrate on the held-out frames")
     ] = True,
@@ -105,7 +108,9 @@ def train(
     )
     if not warm_epochs:
         given["warm"] = None
-    model = run_training(data, output, start=start, folder=folder, command=_command(), **given)
+    model = run_training(data, output, start=start, folder=folder, only_member=only_member, command=_command(), **given)
+    if model is None:
+        return
     if calibrate_after and model.posterior.is_random:
         held_out = prepare(data, DataConfig(**given["data"])).split.calibration
         with _bar(len(held_out), "calibration") as report:

@@ -107,7 +107,8 @@ def sample_arrays(samples: Samples, graph: Graph) -> list[SampleArrays]:
     parts = []
     for s in range(graph.n_structures):
         atoms = np.flatnonzero(batch == s)
-        stress = None if samples.stress is None else samples.stress[:, s].cpu().numpy()
+        has_stress = samples.stress is not None and bool(graph.pbc[s].all())
+        stress = samples.stress[:, s].cpu().numpy() if has_stress else None
         parts.append(
             SampleArrays(
                 energy=samples.energy[:, s].cpu().numpy(),

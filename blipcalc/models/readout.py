@@ -47,8 +47,10 @@ class AtomicEnergies(nn.Module):
 
     def _apply(self, fn, recurse=True):
         """Move with the module, but keep float64."""
+        reference, scale = self.reference, self.scale
         super()._apply(fn, recurse)
-        self.reference, self.scale = self.reference.double(), self.scale.double()
+        # the moved ones tell the device only: a detour through float32 would cost 1e-4 eV of a reference energy
+        self.reference, self.scale = reference.to(self.reference.device), scale.to(self.scale.device)
         return self
 
     def set(self, reference: Mapping[int, float], scale: float, species: Sequence[int]) -> None:

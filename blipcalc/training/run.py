@@ -127,8 +127,9 @@ def train(
     warm: TrainConfig | Mapping[str, Any] | None = None,
     start: str | Path | None = None,
     folder: str | Path | None = None,
+    only_member: int | None = None,
     command: str | None = None,
-) -> Model:
+) -> Model | None:
     """Train a potential on labelled files and write it as one ``.blip`` file.
 
     Parameters
@@ -139,11 +140,13 @@ def train(
     warm : settings of a deterministic training of each network before its noise is switched on
     start : a model file whose network is the starting point (fine-tuning); its references and scale are kept
     folder : run folder, ``runs/<output name>`` by default; run the same command again to resume after a kill
+    only_member : train this network of an ensemble or mixture and stop; so that members train side by side, one process
+        each.  The same call without it assembles them
     command : recorded in the file
 
     Returns
     -------
-    the trained model
+    the trained model; None with ``only_member``
 
     Raises
     ------
@@ -156,12 +159,20 @@ def train(
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
     prepared = prepare(paths, data)
     start_model = None if start is None else load_model(start)
+    if only_member is not None and not 0 <= only_member < model_config.n_members:
+        raise ConfigurationError(
+            f"only_member={only_member}, but there are {model_config.n_members} networks, from 0 on"
+        )
     states, figures = [], []
     for k in range(model_config.n_members):
+        if only_member not in (None, k):
+            continue
         member = folder / f"member-{k}" if model_config.n_members > 1 else folder
         network, best = _train_member(k, prepared, model_config, config, warm_config, start_model, member)
         states.append({name: value.detach().cpu() for name, value in network.named_parameters()})
         figures.append(best)
+    if only_member is not None:
+        return None
     network = network.cpu()
     network.load_state_dict({**network.state_dict(), **states[0]})
     trained = Model(

@@ -554,7 +554,6 @@ def test_a_calibration_comes_back_with_its_own_model(make_blip, tmp_path):
     assert stored.model_hash == local.hash
 
 
-@pytest.mark.xfail(strict=True, reason="Calibration.model_hash is stored, but compared with the hash of no model")
 def test_a_calibration_fitted_with_local_noise_is_refused_for_frozen_noise(make_blip, tmp_path):
     frozen, _, calibration = model_and_calibration(make_blip)
     path = tmp_path / "frozen.blip"
@@ -567,7 +566,6 @@ def test_a_calibration_fitted_with_local_noise_is_refused_for_frozen_noise(make_
         smuggle()
 
 
-@pytest.mark.xfail(strict=True, reason="the inference network is made in float32 on the CPU, whatever the backbone is")
 def test_conversion_keeps_the_dtype_of_the_backbone(make_backbone, molecule):
     model = bayesianize(make_backbone())
     assert {p.dtype for p in model.parameters()} == {torch.float64}

@@ -301,9 +301,6 @@ def test_float32_agrees_with_float64(blip, draws, molecule, crystal):
         assert {x.dtype for x in samples if x is not None} == {torch.float64}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="AtomicEnergies rounds its buffers to float32 before it makes them float64 again"
-)
 def test_float32_keeps_the_digits_of_total_energies(make_backbone, molecule):
     model = make_backbone()
     model.energies.set({1: -13.587222780835477, 7: -2043.6337461234567}, 1.0, model.species)

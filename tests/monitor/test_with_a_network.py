@@ -22,11 +22,12 @@ K = 4
 def model(make_blip) -> Model:
     """A small BLIP of H and N with random weights, calibrated on both surfaces."""
     network = make_blip()
+    model = Model(network, BlipPosterior(network.slot_shapes()))
     calibrations = [
-        Calibration(surface, K, 0, "m", {1: 1.0, 7: 1.0}, 1.0, {}, {0.95: 3.0}, 10, {1: 10, 7: 10}, "f")
+        Calibration(surface, K, 0, model.hash, {1: 1.0, 7: 1.0}, 1.0, {}, {0.95: 3.0}, 10, {1: 10, 7: 10}, "f")
         for surface in ("mean", "centre")
     ]
-    return Model(network, BlipPosterior(network.slot_shapes()), calibrations=tuple(calibrations))
+    return model.with_calibrations(*calibrations)
 
 
 def simulate(model, molecule, surface, steps, path=None, **settings):

@@ -164,6 +164,15 @@ PEERS: dict[str, dict] = {
     "equal": {"frames": pairs(8), "blip": {}},
     "unequal": {"frames": pairs(8, names=("H2O", "CH4")), "blip": None},
     "nll": {"frames": pairs(8), "blip": None, "objective": "gaussian_nll"},
+    "unequal nll": {"frames": pairs(8, names=("H2O", "CH4")), "blip": None, "objective": "gaussian_nll"},
+    "unequal crps": {
+        "frames": pairs(8, names=("H2O", "CH4")),
+        "blip": {},
+        "objective": "crps",
+        "train_draws": 2,
+        "kl_weight": 0.0,
+    },
+    "unequal blip": {"frames": pairs(8, names=("H2O", "CH4")), "blip": {}},
 }
 
 

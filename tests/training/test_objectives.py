@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from blipcalc.errors import ConfigurationError
 from blipcalc.stats import scores
 from blipcalc.training.config import ObjectiveName, TrainConfig
+from blipcalc.training.distributed import Processes
 from blipcalc.training.objectives import OBJECTIVES, crps, gaussian_nll, mae, mse
 from blipcalc.training.schedules import kl_weight, learning_rate
 
@@ -97,6 +98,26 @@ def test_objectives_are_finite_in_float32_and_fall_with_the_residual(name):
     assert all(math.isfinite(v) for v in values)
     if name != "crps":  # the fair score of pure spread is zero on average
         assert values == sorted(values)
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_the_average_may_be_that_of_all_processes(name):
+    """Parts of unequal size: with the average over all of them, each process has the objective of the whole."""
+    objective, whole = OBJECTIVES[name], residuals(3, 12)
+    parts = whole.split([3, 9], dim=1)
+    collected: list[torch.Tensor] = []
+
+    def collect(values: torch.Tensor) -> torch.Tensor:
+        assert values.ndim > 0  # nothing is averaged beforehand
+        collected.append(values.reshape(-1))
+        return values.mean()
+
+    alone = [objective(part, collect) for part in parts]
+    assert len(collected) == 2  # one average per call
+    shared = [objective(part, lambda values: torch.cat(collected).mean()) for part in parts]
+    for value in (*shared, objective(whole), objective(whole, Processes(0, 1, torch.device("cpu")).mean)):
+        torch.testing.assert_close(value, objective(whole, torch.mean), rtol=1e-13, atol=0)
+    assert abs(float((alone[0] + alone[1]) / 2 - objective(whole))) > 1e-3  # a mean of means is another number
 
 
 # -- schedules ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Energy conservation of the mean surface: drift, the dt² law, and resampled noise as the control that must heat.
+
+    python examples/reproduce/nve.py --time-ps 10 --output runs/nve.json
+
+Drift is the least-squares slope of the total energy per atom, meV/atom/ps, with an error from blocks of 1 ps.  Noise that is
+drawn anew at every call heats by dE/dt = Σ_i tr Σ_i Δt / (2 m_i).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import units
+from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+from tqdm import tqdm
+
+from blipcalc import BayesianCalculator, load
+from blipcalc.bundle import starting_structure
+from blipcalc.core.contracts import place_draws
+from blipcalc.predictor import BayesianPredictor
+
+
+class Resampled(BayesianPredictor):
+    """The control: other draws at every call."""
+
+    def __call__(self, structures, need):
+        """Predictions from fresh draws."""
+        self.draws = place_draws(self.model, self.posterior.draw(self.n_draws, generator=self.generator))
+        return super().__call__(structures, need)
+
+
+def drift(energies, time_ps, n_atoms):
+    """Slope and its standard error, meV/atom/ps; rms fluctuation around it, meV/atom."""
+    e = 1000 * (np.array(energies) - energies[0]) / n_atoms
+    slope, offset = np.polyfit(time_ps, e, 1)
+    blocks = np.array_split(e - slope * time_ps - offset, max(4, round(time_ps[-1])))
+    scatter = np.std([b.mean() for b in blocks], ddof=1)
+    error = scatter * np.sqrt(12 / len(blocks)) / time_ps[-1]
+    return float(slope), float(error), float(np.std(e - slope * time_ps - offset))
+
+
+def run(calculator, molecule, time_ps, timestep_fs, seed):
+    """NVE from 300 K; the energies of all steps, and the mean of the heating rate that resampling would have."""
+    atoms = starting_structure(molecule)
+    atoms.calc = calculator
+    rng = np.random.default_rng(seed)
+    thermalize_momenta(atoms, temperature_K=300, rng=rng)
+    Stationary(atoms)
+    ZeroRotation(atoms)
+    dynamics = VelocityVerlet(atoms, timestep_fs * units.fs)
+    energies, heating = [], []
+    for _ in tqdm(dynamics.irun(round(1000 * time_ps / timestep_fs)), desc=f"{molecule} {timestep_fs} fs"):
+        energies.append(atoms.get_potential_energy() + atoms.get_kinetic_energy())
+        raw = atoms.calc.prediction.raw or atoms.calc.prediction
+        if raw.atom_var is not None:
+            variance = 3 * raw.atom_var / raw.n_draws
+            heating.append(float((variance / (2 * atoms.get_masses())).sum()) * timestep_fs * units.fs)
+    n = len(atoms)
+    time = np.arange(len(energies)) * timestep_fs / 1000
+    predicted = 1000 * np.mean(heating) / (timestep_fs / 1000) / n * (timestep_fs * units.fs) / (timestep_fs * units.fs)
+    return drift(energies, time, n), float(predicted * timestep_fs * units.fs / (timestep_fs * units.fs))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="rmd17")
+    parser.add_argument("--molecule", default="ethanol")
+    parser.add_argument("--time-ps", type=float, default=10.0)
+    parser.add_argument("--n-draws", type=int, default=8)
+    parser.add_argument("--output", type=Path, default=Path("runs/nve.json"))
+    arguments = parser.parse_args()
+    found = {}
+    for dtype in ("float64", "float32"):
+        calculator = BayesianCalculator(arguments.model, n_draws=arguments.n_draws, surface="mean", dtype=dtype)
+        (slope, error, rms), _ = run(calculator, arguments.molecule, arguments.time_ps, 0.5, 0)
+        found[f"drift {dtype} meV/atom/ps"] = {"slope": slope, "error": error, "rms": rms}
+        print(dtype, found[f"drift {dtype} meV/atom/ps"])
+    calculator = BayesianCalculator(arguments.model, n_draws=arguments.n_draws, surface="mean")
+    fluctuations = {dt: run(calculator, arguments.molecule, 1.0, dt, 0)[0][2] for dt in (0.25, 0.5, 1.0)}
+    found["dt² law: rms fluctuation, meV/atom"] = fluctuations
+    found["ratios per doubling (4 expected)"] = [
+        fluctuations[0.5] / fluctuations[0.25],
+        fluctuations[1.0] / fluctuations[0.5],
+    ]
+    stored = load(arguments.model)
+    control = Resampled(stored.network, stored.posterior, n_draws=arguments.n_draws, surface="mean")
+    control.posterior, control.generator = stored.posterior, torch.Generator().manual_seed(1)
+    (slope, error, _), predicted = run(BayesianCalculator(control, raw=True), arguments.molecule, 2.0, 0.5, 0)
+    found["resampled meV/atom/ps"] = {"measured": slope, "error": error, "predicted": predicted}
+    print(json.dumps(found, indent=1))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(found, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()
