@@ -30,7 +30,7 @@ from blipcalc.errors import (
     SchemaError,
 )
 from blipcalc.models.registry import build_model, model_name
-from blipcalc.sealed import read_manifest, read_sealed, tensors_hash, write_sealed
+from blipcalc.sealed import DTYPES, read_manifest, read_sealed, tensors_hash, write_sealed
 
 SCHEMA = 1
 #: the draws whose hash is kept: enough to notice a changed random stream
@@ -166,6 +166,11 @@ def save_model(model: Model, path: str | Path) -> None:
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise NonFiniteWeightsError(f"{path} not written: {', '.join(bad[:4])} hold NaN or infinity")
+    odd = {name: str(value.dtype) for name, value in tensors.items() if value.dtype not in DTYPES}
+    if odd:
+        raise SchemaError(
+            f"{path} not written: {odd}; weights are kept in float32 or float64, convert the network first"
+        )
     write_sealed(path, tensors, manifest.model_dump(mode="json"))
 
 

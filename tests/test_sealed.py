@@ -436,17 +436,26 @@ for k in range(20):
             n += 1
             write_sealed(f"{sys.argv[1]}/{k}/x.blip", {"x": torch.full((40000,), float(n))}, {"n": n})
             if n == 2:
-                print(k, os.getpid(), flush=True)
+                os.write(1, f"{k} {os.getpid()}\\n".encode())  # at once, whatever the other children write
 for k in range(20):
     os.wait()
 """
     rng = np.random.default_rng(0)
-    parent = subprocess.Popen([sys.executable, "-c", forks, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", forks, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
     with parent:
-        for _ in range(20):
-            _, pid = parent.stdout.readline().split()
-            time.sleep(float(rng.uniform(0, 0.05)))
-            os.kill(int(pid), signal.SIGKILL)
+        try:
+            for _ in range(20):
+                _, pid = parent.stdout.readline().split()
+                time.sleep(float(rng.uniform(0, 0.05)))
+                os.kill(int(pid), signal.SIGKILL)
+        except BaseException:
+            os.killpg(parent.pid, signal.SIGKILL)
+            raise
     assert parent.returncode == 0
     torn = 0
     for k in range(20):

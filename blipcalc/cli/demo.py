@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from blipcalc.bundle import starting_structure
 from blipcalc.calculator import BayesianCalculator
-from blipcalc.core.evaluate import Strategy
 from blipcalc.md.run import run_md
 
 #: of the ramp after the quiet part: K/ps, and where it ends
@@ -26,7 +24,7 @@ def run_demo(molecule: str, model: str, folder: Path, *, time_ps: float, toleran
     """
     folder.mkdir(parents=True, exist_ok=True)
     atoms = starting_structure(molecule)
-    atoms.calc = BayesianCalculator(model, surface="centre", dtype="float32", strategy=_strategy())
+    atoms.calc = BayesianCalculator(model, surface="centre", dtype="float32", strategy="traced")
     end_ps = time_ps + (HOTTEST_K - QUIET_K) / HEATING_RATE
     run, monitor = run_md(
         atoms,
@@ -65,8 +63,3 @@ def run_demo(molecule: str, model: str, folder: Path, *, time_ps: float, toleran
     (folder / "summary.json").write_text(json.dumps(summary, indent=1))
     monitor.plot(folder / "uncertainty.png", title=f"{molecule}: {QUIET_K:.0f} K, heated from {time_ps:g} ps on")
     return summary
-
-
-def _strategy() -> Strategy:
-    """Compiled draws where a C++ compiler is at hand."""
-    return "compiled" if any(map(shutil.which, ("c++", "g++", "clang++"))) else "auto"

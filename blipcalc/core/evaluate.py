@@ -2,26 +2,26 @@
 
     E_k(r) = E(r; θ ⊕ draw_k),    F_k = -∂E_k/∂r,    σ_k = (1/V) ∂E_k/∂ε,      k = 1 … K
 
-Three ways, equal to rounding: a plain loop (the ground truth), ``vmap`` over the stacked draws, and the compiled ``vmap``,
-where the geometry is computed once for all draws and fused.  Nothing is tried and replaced in silence: a model declares
-whether it supports ``vmap``, the caller chooses the rest, and a compiled function that fails or is wrong is an error.
+Equal to rounding: a plain loop (the ground truth), ``vmap`` over the stacked draws, and kernels traced from it, where geometry
+and whatever else the draws share is computed once (:mod:`blipcalc.core.kernels`).  Nothing is tried and replaced in silence: a
+model declares whether it supports ``vmap``, the caller chooses the rest, and a kernel that is wrong is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from blipcalc.core.compiled import Compiled
 from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.forces import forces_from_gradient, stress_from_gradient
 from blipcalc.core.graph import Graph, GraphTensors
+from blipcalc.core.kernels import Function, Kernels
 from blipcalc.errors import ConfigurationError
 
-Strategy = Literal["auto", "loop", "vmap", "compiled"]
+Strategy = Literal["auto", "loop", "vmap", "traced", "compiled"]
 
 
 class Samples(NamedTuple):
@@ -45,17 +45,17 @@ class Evaluator:
     Parameters
     ----------
     model : an EnergyModel; its parameters fix dtype and device
-    strategy : ``loop``, ``vmap``, ``compiled`` (needs a C++ compiler; the first call with each K takes a minute or more, or
-        seconds where the disk cache of torch knows the kernels), or ``auto``: ``vmap`` where the model supports it, else
-        ``loop``
+    strategy : ``loop``; ``vmap``; ``traced``, for many calls with the same atoms and draws (MD): a second at the first one,
+        then about twice as fast; ``compiled``, the same through a C++ compiler, a minute or more at the first call; or
+        ``auto``: ``vmap`` where the model supports it, else ``loop``
     chunk : draws per pass, to bound memory; None: all at once
     """
 
     def __init__(self, model: nn.Module, *, strategy: Strategy = "auto", chunk: int | None = None) -> None:
         if strategy == "auto":
             strategy = "vmap" if model.supports_vmap else "loop"
-        if strategy not in ("loop", "vmap", "compiled"):
-            raise ConfigurationError(f"unknown strategy {strategy!r}; known: auto, loop, vmap, compiled")
+        if strategy not in ("loop", "vmap", "traced", "compiled"):
+            raise ConfigurationError(f"unknown strategy {strategy!r}; known: auto, loop, vmap, traced, compiled")
         if strategy != "loop" and not model.supports_vmap:
             raise ConfigurationError(f"{type(model).__name__} declares supports_vmap=False; use strategy='loop'")
         if chunk is not None and chunk < 1:
@@ -65,16 +65,16 @@ class Evaluator:
         reference = next(model.parameters())
         self.dtype, self.device = reference.dtype, reference.device
         self._batched = torch.func.vmap(self._gradient, in_dims=(None, 0, None))
-        self._compiled: dict[int, Compiled] = {}
+        self._kernels: dict[bool, Kernels] = {}
 
-    def _function(self, n: int) -> Callable[..., tuple[Tensor, tuple[Tensor, Tensor]]]:
-        """The gradient of n draws at once, or of one network for n = 1; K is a constant of the compiled one."""
-        plain = self._gradient if n == 1 else self._batched
-        if self.strategy != "compiled":
+    def _function(self, *, single: bool) -> Function:
+        """The gradient of one network, or of many at once, by the chosen strategy."""
+        plain = self._gradient if single else self._batched
+        if self.strategy not in ("traced", "compiled"):
             return plain
-        if n not in self._compiled:
-            self._compiled[n] = Compiled(plain)
-        return self._compiled[n]
+        if single not in self._kernels:
+            self._kernels[single] = Kernels(plain, float(self.model.cutoff), compiled=self.strategy == "compiled")
+        return self._kernels[single]
 
     def _energy(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
@@ -99,11 +99,11 @@ class Evaluator:
             return torch.stack([o[0] for o in outputs]), torch.stack([o[1] for o in outputs]), None
         n = draws.n if draws.overrides else 1
         if n == 1 or self.strategy == "loop":
-            one = self._function(1)
+            one = self._function(single=True)
             passes = [one(self.state, {name: v[k] for name, v in draws.overrides.items()}, tensors) for k in range(n)]
             g, energy, energies = (torch.stack(x) for x in zip(*((g, e, a) for g, (e, a) in passes), strict=True))
             return energy.expand(draws.n, -1), energies.expand(draws.n, -1), g.expand(draws.n, -1, -1)
-        g, (energy, energies) = self._function(n)(self.state, dict(draws.overrides), tensors)
+        g, (energy, energies) = self._function(single=False)(self.state, dict(draws.overrides), tensors)
         return energy, energies, g
 
     def __call__(self, draws: Draws, graph: Graph, *, forces: bool = True, stress: bool = False) -> Samples:
@@ -113,9 +113,8 @@ class Evaluator:
         tensors = graph.tensors(self.dtype, vectors.to(self.dtype))
         chunk = self.chunk or draws.n
         with torch.no_grad():
-            parts = [
-                self._pass(draws[k : k + chunk], tensors, gradient=forces or stress) for k in range(0, draws.n, chunk)
-            ]
+            chunks = [draws] if chunk >= draws.n else [draws[k : k + chunk] for k in range(0, draws.n, chunk)]
+            parts = [self._pass(part, tensors, gradient=forces or stress) for part in chunks]
             energy, energies = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
             gradient = torch.cat([p[2] for p in parts]).double() if forces or stress else None
             return Samples(

@@ -228,10 +228,10 @@ class Trainer:
             self.log.keep(0)
             return
         tensors, manifest, self._newest_is_whole = found
-        if manifest["identity"] != self.identity:
+        if manifest.get("identity") != self.identity:
             raise ConfigurationError(
-                f"{self.folder} holds a run with another network or other data (identity {manifest['identity'][:12]}…, now "
-                f"{self.identity[:12]}…); give another folder, or remove this one"
+                f"{self.folder} holds a run with another network or other data (identity "
+                f"{str(manifest.get('identity'))[:12]}…, now {self.identity[:12]}…); give another folder, or remove this one"
             )
         changed = {
             k: (v, manifest["config"].get(k))
@@ -277,7 +277,9 @@ def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bo
 def _identity(parameters: dict[str, Tensor], *graphs: Sequence[Graph]) -> str:
     """SHA-256 over names and shapes of the parameters and over the labelled graphs: what a checkpoint belongs to."""
     digest = hashlib.sha256(repr([(name, tuple(value.shape)) for name, value in parameters.items()]).encode())
-    for graph in (graph for part in graphs for graph in part):
-        for values in (graph.species, graph.positions, graph.energy, graph.forces):
-            digest.update(values.numpy().tobytes())
+    for part in graphs:
+        digest.update(f"{len(part)} graphs\0".encode())
+        for graph in part:
+            for values in (graph.species, graph.positions, graph.cell, graph.pbc, graph.energy, graph.forces):
+                digest.update(f"{tuple(values.shape)}\0".encode() + values.numpy().tobytes())
     return digest.hexdigest()

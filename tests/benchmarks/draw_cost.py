@@ -1,6 +1,6 @@
 """What K draws with forces cost, relative to one eager evaluation of the deterministic network in the same run.
 
-    python tests/benchmarks/draw_cost.py --systems 9 21 192 --draws 1 4 8 16 --strategies loop vmap compiled --json cost.json
+    python tests/benchmarks/draw_cost.py --systems 9 21 192 --draws 1 4 8 16 --strategies loop vmap traced --json cost.json
 
 Systems: 9 and 21 atoms in a compact cluster with the density of an organic molecule, 192 atoms of periodic water-like density.
 Times are medians of process time on one thread: compare ratios within a run, never milliseconds between runs.
@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", type=int, nargs="+", default=[9, 21, 192], help="atoms")
     parser.add_argument("--draws", type=int, nargs="+", default=[1, 4, 8, 16], help="K")
-    parser.add_argument("--strategies", nargs="+", default=["loop", "vmap", "compiled"])
+    parser.add_argument("--strategies", nargs="+", default=["loop", "vmap", "traced"])
     parser.add_argument("--features", type=int, default=128)
     parser.add_argument("--interactions", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")

@@ -1,0 +1,5 @@
+"""``python -m blipcalc``: the command line, also under torchrun."""
+
+from blipcalc.cli.main import main
+
+main()

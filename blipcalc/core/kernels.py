@@ -1,0 +1,157 @@
+"""The fast path: one straight list of tensor operations for one molecule and one set of draws.
+
+``vmap(grad(energy))`` is traced once per kernel with everything that stays (weights, draws, species) held constant; what
+depends on constants alone is computed then and there, and what is left runs without autograd and without ``vmap``: pairs and
+their vectors in, gradient and energies out.  Tracing takes about a second.  ``compiled`` hands the same list to
+``torch.compile``, which fuses it (a C++ compiler, a minute or more per kernel).
+
+A kernel belongs to the atoms of a graph and to a *padded* number of pairs: pairs are added at exactly the cutoff, where every
+model gives zero, and cut off again.  Every new kernel is compared with the plain result on the input it was made for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+from blipcalc.core.graph import GraphTensors
+from blipcalc.errors import CompilationError
+
+#: (gradient (…, E, 3), (energy (…, S), energies (…, N)))
+Output = tuple[Tensor, tuple[Tensor, Tensor]]
+Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], GraphTensors], Output]
+
+#: largest difference of a kernel from the plain result, relative to the largest entry: rounding in another order
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+#: kernels kept per function; a run of one molecule needs a few, for its numbers of pairs
+KEPT = 16
+
+
+class Kernels:
+    """A function with kernels for the graphs and draws that it is called with.
+
+    Parameters
+    ----------
+    function : the plain function of (state, overrides, graph)
+    cutoff : of the model, Å
+    compiled : give the traced operations to ``torch.compile``
+    """
+
+    def __init__(self, function: Function, cutoff: float, *, compiled: bool) -> None:
+        self._plain, self._cutoff, self._compiled = function, cutoff, compiled
+        # a kernel, and the draws it was made for: kept alive, so that their addresses stay theirs
+        self._kernels: OrderedDict[tuple, tuple[Callable[[Tensor, Tensor], tuple[Tensor, ...]], object]] = OrderedDict()
+
+    def __call__(self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors) -> Output:
+        """The result of the function.
+
+        Raises
+        ------
+        CompilationError : no working C++ compiler, or a kernel that is wrong
+        """
+        n_pairs = graph.vectors.shape[0]
+        if n_pairs < 2:
+            return self._plain(state, overrides, graph)
+        padded = padded_pairs(graph, self._cutoff)
+        key = (
+            padded.vectors.shape[0],
+            graph.n_structures,
+            graph.species.cpu().numpy().tobytes(),
+            graph.batch.cpu().numpy().tobytes(),
+            tuple((value.data_ptr(), value._version, value.shape) for value in overrides.values()),
+        )
+        if key in self._kernels:
+            self._kernels.move_to_end(key)
+            return self._run(key, padded, n_pairs)
+        self._kernels[key] = self._made(state, overrides, padded), overrides
+        while len(self._kernels) > KEPT:
+            self._kernels.popitem(last=False)
+        result = self._run(key, padded, n_pairs)
+        check_equal(result, self._plain(state, overrides, graph), TOLERANCE[graph.vectors.dtype])
+        return result
+
+    def _run(self, key: tuple, padded: GraphTensors, n_pairs: int) -> Output:
+        try:
+            gradient, energy, energies = self._kernels[key][0](padded.vectors, padded.edge_index)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            del self._kernels[key]
+            raise CompilationError(
+                "strategy='compiled' needs a C++ compiler that works: install one (g++ or clang++), or name it in the "
+                f"environment variable CXX; strategy='traced' needs none. The compiler says: {str(error)[:300]}"
+            ) from error
+        return gradient[..., :n_pairs, :], (energy, energies)
+
+    def _made(
+        self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
+        def run(vectors: Tensor, edge_index: Tensor) -> tuple[Tensor, ...]:
+            here = graph._replace(vectors=vectors, edge_index=edge_index)
+            gradient, (energy, energies) = self._plain(state, overrides, here)
+            return gradient, energy, energies
+
+        # functional: an operation in place on a constant would spoil it for the next call
+        module = make_fx(torch.func.functionalize(run))(graph.vectors, graph.edge_index)
+        folded = fold_constants(module)
+        return torch.compile(folded, fullgraph=True, dynamic=False) if self._compiled else folded
+
+
+def fold_constants(module: GraphModule) -> GraphModule:
+    """Compute now what depends on constants alone, and drop what nobody uses."""
+    graph, values = module.graph, {}
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            values[node] = getattr(module, node.target)
+        elif node.op == "call_function":
+            if node.target is torch.ops.aten.detach.default:
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
+            elif all(source in values for source in node.all_input_nodes):
+                args, kwargs = (map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+                values[node] = node.target(*args, **kwargs)
+    for k, (node, value) in enumerate(values.items()):
+        leaves = any(user not in values for user in node.users)
+        if node.op == "call_function" and isinstance(value, Tensor) and leaves:
+            _as_constant(module, node, value, f"constant_{k}")
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
+
+
+def _as_constant(module: GraphModule, node: Node, value: Tensor, name: str) -> None:
+    """Let a buffer stand where the node stood."""
+    module.register_buffer(name, value.contiguous())
+    with module.graph.inserting_before(node):
+        node.replace_all_uses_with(module.graph.get_attr(name))
+
+
+def padded_pairs(graph: GraphTensors, cutoff: float) -> GraphTensors:
+    """The same graph with at most an eighth more pairs, of atom 0 with itself at the cutoff: few sizes for many E."""
+    n_pairs = graph.vectors.shape[0]
+    step = max(1, 2 ** (n_pairs.bit_length() - 4))
+    missing = -n_pairs % step
+    if not missing:
+        return graph
+    vectors = graph.vectors.new_zeros(missing, 3)
+    vectors[:, 0] = cutoff
+    edge_index = torch.cat([graph.edge_index, graph.edge_index.new_zeros(2, missing)], dim=1)
+    return graph._replace(vectors=torch.cat([graph.vectors, vectors]), edge_index=edge_index)
+
+
+def check_equal(result: Output, expected: Output, tolerance: float) -> None:
+    """Compare a kernel with the plain function; raises :class:`CompilationError` for more than rounding."""
+    for one, other in zip((result[0], *result[1]), (expected[0], *expected[1]), strict=True):
+        scale = other.nan_to_num().abs().max()
+        difference = (one.nan_to_num() - other.nan_to_num()).abs().max()
+        if not difference <= tolerance * scale or not torch.equal(one.isnan(), other.isnan()):
+            raise CompilationError(
+                f"a kernel differs from the plain result by {difference:.1e} where values reach {scale:.1e} (allowed: "
+                f"{tolerance:.0e} of that); with torch {torch.__version__} this model needs strategy='vmap'"
+            )

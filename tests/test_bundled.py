@@ -1,0 +1,83 @@
+"""The bundled model: what it promises, on the frames that it was not trained on."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.units import fs
+
+from blipcalc.bundle import MOLECULES, bundle_path, starting_structure
+from blipcalc.calculator import BayesianCalculator
+from blipcalc.calibration.coverage import atom_coverage
+from blipcalc.calibration.evaluation import evaluate_residuals
+from blipcalc.calibration.residuals import collect, seen_in_training
+from blipcalc.checkpoint import bundled_models, load_model, model_info
+from blipcalc.data.labels import read_labelled
+from blipcalc.predictor import BayesianPredictor
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("rmd17")
+
+
+def test_it_is_small_and_says_where_it_comes_from(model):
+    assert "rmd17" in bundled_models()
+    assert bundle_path("rmd17.blip").stat().st_size <= 5_000_000
+    manifest = model_info("rmd17")
+    assert manifest["species"] == [1, 6, 7, 8]
+    assert {"command", "wall_seconds", "machine", "versions", "n_train"} <= set(manifest["training"])
+    assert manifest["training"]["n_train"] <= 7 * 1000
+    assert {(c["surface"], c["n_draws"]) for c in manifest["calibrations"]} >= {
+        (s, k) for s in ("mean", "centre") for k in (8, 16, 32)
+    }
+
+
+@pytest.mark.parametrize("molecule", MOLECULES)
+def test_starting_structures_are_calm(model, molecule):
+    atoms = starting_structure(molecule)
+    atoms.calc = BayesianCalculator(model, n_draws=8)
+    assert np.abs(atoms.get_forces()).max() < 6.0
+    limit = atoms.calc.calibration.halt_limit(0.5)
+    assert atoms.calc.get_property("atom_std", atoms).max() < limit
+
+
+def test_a_stretched_bond_is_more_uncertain(model):
+    atoms = starting_structure("ethanol")
+    atoms.calc = BayesianCalculator(model, n_draws=8)
+    calm = atoms.calc.get_property("atom_std", atoms).max()
+    atoms.set_distance(0, 1, 1.6 * atoms.get_distance(0, 1), fix=0)
+    assert atoms.calc.get_property("atom_std", atoms).max() > 3 * calm
+
+
+def test_short_md_stays_at_its_temperature(model):
+    rng = np.random.default_rng(0)
+    atoms = starting_structure("ethanol")
+    atoms.calc = BayesianCalculator(model, n_draws=8, surface="centre", dtype="float32")
+    thermalize_momenta(atoms, temperature_K=300, rng=rng)
+    dynamics = Langevin(atoms, 0.5 * fs, temperature_K=300, friction=0.02 / fs, fixcm=False, rng=rng)
+    temperatures = [atoms.get_temperature() for _ in dynamics.irun(300)]
+    assert 150 < np.mean(temperatures) < 450
+
+
+@pytest.mark.data
+def test_accuracy_and_coverage_on_the_test_sets(model):
+    """25 meV/Å on the mean of the seven molecules; 95 % coverage inside its limits pooled, 90–98 % for each molecule."""
+    folder = Path(os.environ["BLIPCALC_DATA"]) / "rmd17"
+    predictor = BayesianPredictor.load(model, n_draws=16, surface="centre", dtype="float32")
+    errors, frames = [], []
+    for molecule in MOLECULES:
+        test = read_labelled(folder / f"rmd17_{molecule}_test_01.npz", energy_unit="kcal/mol")[::10]
+        residuals = collect(predictor, test)
+        errors.append(np.abs(residuals.force_error).mean())
+        (single,) = [c for c in atom_coverage(residuals, [0.95]) if c.kind == "all"]
+        assert 0.90 <= single.observed <= 0.98, (molecule, single)
+        frames += test
+    assert np.mean(errors) <= 0.025
+    assert not seen_in_training(frames, model.frames.tolist())
+    evaluation = evaluate_residuals(collect(predictor, frames))
+    (pooled,) = [c for c in evaluation.forces.coverage if c.kind == "all" and c.level == 0.95]
+    assert pooled.inside, pooled
