@@ -183,19 +183,19 @@ class BlipModel(nn.Module):
         }
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
-        """Energies, with noise where a draw has filled the slots; the mean KL over all rows and layers as ``penalty``."""
+        """Energies, with noise where a draw has filled the slots; the KL over all rows and layers as ``penalty``."""
         alphas = self.inference(graph)
         slots = {f"{name}.alpha": alphas.node[:, k] for k, name in enumerate(self.node_layers)}
         slots |= {f"{name}.alpha": alphas.edge[:, k] for k, name in enumerate(self.edge_layers)}
         if self.config.mode == "local" and self.noise_seed.numel():
             slots |= self._row_noise(graph)
         output = torch.func.functional_call(self.backbone, slots, (graph,))
-        return output._replace(penalty=self._mean_kl(alphas))
+        return output._replace(penalty=self._kl(alphas))
 
-    def _mean_kl(self, alphas: Alphas) -> Tensor:
-        """Mean over atoms and node layers plus mean over all pairs and edge layers (BLIP, §3.4)."""
-        terms = [kl_divergence(a, self.config.alpha_prior).mean() for a in alphas if a.numel()]
-        return torch.stack(terms).sum()
+    def _kl(self, alphas: Alphas) -> Tensor:
+        """(terms, 2) sum and count over atoms and node layers, and over all pairs and edge layers (BLIP, §3.4)."""
+        terms = [kl_divergence(a, self.config.alpha_prior) for a in alphas if a.numel()]
+        return torch.stack([torch.stack([kl.sum(), kl.new_tensor(float(kl.numel()))]) for kl in terms])
 
     def _row_noise(self, graph: GraphTensors) -> dict[str, Tensor]:
         """Fresh ε per row and channel from the seed of this draw; made on the CPU, whose stream does not vary by device."""

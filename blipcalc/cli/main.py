@@ -34,6 +34,7 @@ EnergyKey = Annotated[str, typer.Option(help="name of the energies in the files"
 ForcesKey = Annotated[str, typer.Option(help="name of the forces in the files")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Draws = Annotated[int, typer.Option(help="K, posterior draws")]
+Dtype = Annotated[str, typer.Option(help="float64, or float32 for speed")]
 Seed = Annotated[int, typer.Option(help="seed of the draws")]
 
 
@@ -131,6 +132,7 @@ def calibrate(
     energy_key: EnergyKey = "energy",
     forces_key: ForcesKey = "forces",
     device: Device = "cpu",
+    dtype: Dtype = "float64",
 ) -> None:
     """Fit the constants that turn a spread into an error bar, on frames that training has not seen."""
     from blipcalc.calibration.fit import calibrate as fit
@@ -140,7 +142,13 @@ def calibrate(
     frames = _frames(data, energy_unit, length_unit, energy_key, forces_key)
     with _bar(len(frames), "calibration") as report:
         fitted = fit(
-            load_model(model), frames, n_draws=n_draws or (8, 16, 32), seed=seed, device=device, progress=report
+            load_model(model),
+            frames,
+            n_draws=n_draws or (8, 16, 32),
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            progress=report,
         )
     path = output or find_model(model)
     save_model(fitted, path)
@@ -167,7 +175,7 @@ def evaluate(
     energy_key: EnergyKey = "energy",
     forces_key: ForcesKey = "forces",
     device: Device = "cpu",
-    dtype: Annotated[str, typer.Option()] = "float64",
+    dtype: Dtype = "float64",
 ) -> None:
     """Print errors, coverage, scores and ranks on labelled data, and save reliability and error-against-sigma plots."""
     from blipcalc.calibration.evaluation import evaluate_residuals
@@ -213,8 +221,10 @@ def demo(
 ) -> None:
     """Langevin MD at 300 K under an uncertainty monitor, then heated until the monitor halts it."""
     from blipcalc.cli.demo import run_demo
+    from blipcalc.cli.tables import demo_text
 
-    typer.echo(run_demo(molecule, model, folder, time_ps=time_ps, tolerance=tolerance, seed=seed))
+    summary = run_demo(molecule, model, folder, time_ps=time_ps, tolerance=tolerance, seed=seed)
+    typer.echo(demo_text(summary, folder))
 
 
 def _frames(paths: list[Path], energy_unit: str, length_unit: str, energy_key: str, forces_key: str) -> list[Any]:

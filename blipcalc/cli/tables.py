@@ -84,3 +84,24 @@ def evaluation_text(e: Evaluation) -> str:
         if f.n_left_out:
             lines.append(f"  foreign: {f.n_left_out} frames with uncalibrated elements left out")
     return "\n".join(lines)
+
+
+def demo_text(summary: dict[str, Any], folder: Path) -> str:
+    """What happened, and where it lies."""
+    quiet, heated, limit = summary["quiet"], summary["heated"], summary["limit_on_atom_std_eV_per_A"]
+    passed = "ran through" if quiet["ran_through"] else "was HALTED"
+    lines = [
+        f"{summary['molecule']}, tolerance {summary['tolerance_eV_per_A']:g} eV/Å on the force error: "
+        f"halt at atom_std > {limit:.4f} eV/Å",
+        f"  {quiet['time_ps']:g} ps at {quiet['temperature_K']:g} K {passed} (mean {quiet['mean_temperature_K']:.0f} K, "
+        f"largest atom_std {quiet['max_atom_std_eV_per_A']:.4f} eV/Å)",
+    ]
+    if heated["status"] == "halted":
+        lines.append(
+            f"  heated at {heated['rate_K_per_ps']:g} K/ps: halted at {heated['halted_at_ps']:.2f} ps: {heated['reason']}"
+        )
+    else:
+        lines.append(f"  heated at {heated['rate_K_per_ps']:g} K/ps: {heated['status']}, not halted")
+    lines.append(f"  {summary['ms_per_step']:.1f} ms per step, {summary['wall_seconds']:.0f} s in all")
+    lines.append(f"wrote {folder}/trajectory.traj, {folder}/summary.json, {folder}/uncertainty.png")
+    return "\n".join(lines)

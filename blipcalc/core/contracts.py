@@ -31,7 +31,8 @@ class ModelOutput(NamedTuple):
     energy : (S,) eV, float64
     energies : (N,) eV, float64; their sum over a structure is its energy
     features : (N, F) invariant features before the readout, or None
-    penalty : () what the model itself adds to a training loss, before its weight (BLIP: the mean KL), or None
+    penalty : (terms, 2) what the model itself adds to a training loss, before its weight, as sums and counts, so that a batch
+        spread over processes averages right (BLIP: the KL of nodes and of edges); None for nothing
     """
 
     energy: Tensor

@@ -48,6 +48,11 @@ class Processes:
         dist.all_reduce(count)
         return all_reduce(values.sum()) / count
 
+    def sum_of_means(self, terms: Tensor) -> Tensor:
+        """Σ sum/count over the rows (sum, count) of terms (T, 2), each taken over all processes; () and differentiable."""
+        total = terms if self.world == 1 else all_reduce(terms)
+        return (total[:, 0] / total[:, 1]).sum()
+
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace every gradient by its mean over processes, in one flat reduction.
 

@@ -19,7 +19,7 @@ StepFunction = Callable[..., StepOutput]
 
 
 def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFunction:
-    """The function ``(parameters, overrides, *graph tensors) -> energy (R, S) eV, forces (R, N, 3) eV/Å, penalty ()``.
+    """The function ``(parameters, overrides, *graph tensors) -> energy (R, S) eV, forces (R, N, 3) eV/Å, penalty (terms, 2)``.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFun
         def total(vectors: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             state = {**parameters, **overrides}
             output = torch.func.functional_call(model, state, (graph._replace(vectors=vectors),))
-            penalty = output.penalty if output.penalty is not None else output.energy.new_zeros(())
+            penalty = output.penalty if output.penalty is not None else output.energy.new_zeros(0, 2)
             return output.energy.sum(), (output.energy, penalty)
 
         gradient, (energy, penalty) = torch.func.grad(total, has_aux=True)(graph.vectors)
@@ -53,10 +53,10 @@ def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFun
             return energy[None], forces[None], penalty
         if model.supports_vmap:
             energy, forces, penalty = torch.func.vmap(single, in_dims=(None, 0, None))(parameters, overrides, graph)
-            return energy, forces, penalty.mean()
+            return energy, forces, penalty.mean(dim=0)
         n = next(iter(overrides.values())).shape[0]
         draws = [single(parameters, {name: value[r] for name, value in overrides.items()}, graph) for r in range(n)]
         energy, forces, penalty = (torch.stack(parts) for parts in zip(*draws, strict=True))
-        return energy, forces, penalty.mean()
+        return energy, forces, penalty.mean(dim=0)
 
     return torch.compile(step, dynamic=True) if compiled else step

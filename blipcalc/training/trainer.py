@@ -146,7 +146,8 @@ class Trainer:
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         c = self.config
-        energy, forces, penalty = self._step(self.parameters, self._overrides(), *batch.graph)
+        energy, forces, terms = self._step(self.parameters, self._overrides(), *batch.graph)
+        penalty = self.processes.sum_of_means(terms)
         objective = OBJECTIVES[c.objective]
         energy_loss = objective(((energy - batch.energy) / self.scale).to(self.dtype), self.processes.mean)
         forces_loss = objective((forces - batch.forces) / self.scale, self.processes.mean)
