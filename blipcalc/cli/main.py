@@ -32,6 +32,7 @@ EnergyUnit = Annotated[str, typer.Option(help="unit of the energies in the files
 LengthUnit = Annotated[str, typer.Option(help="unit of the lengths in the files: Angstrom, Bohr")]
 EnergyKey = Annotated[str, typer.Option(help="name of the energies in the files")]
 ForcesKey = Annotated[str, typer.Option(help="name of the forces in the files")]
+Index = Annotated[str, typer.Option(help="ASE slice of the frames of each file, e.g. ::10")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Draws = Annotated[int, typer.Option(help="K, posterior draws")]
 Dtype = Annotated[str, typer.Option(help="float64, or float32 for speed")]
@@ -92,6 +93,7 @@ def train(
     """Train a potential on labelled data, calibrate it on held-out frames, and write one model file."""
     from blipcalc.calibration.fit import calibrate
     from blipcalc.checkpoint import save_model
+    from blipcalc.training.config import TrainConfig
     from blipcalc.training.run import DataConfig, prepare
     from blipcalc.training.run import train as run_training
 
@@ -115,7 +117,8 @@ def train(
     if calibrate_after and model.posterior.is_random:
         held_out = prepare(data, DataConfig(**given["data"])).split.calibration
         with _bar(len(held_out), "calibration") as report:
-            model = calibrate(model, held_out, device=device, progress=report)
+            dtype = TrainConfig.of(given["training"]).dtype
+            model = calibrate(model, held_out, device=device, dtype=dtype, progress=report)
         save_model(model, output)
     typer.echo(f"wrote {output}; look at it with: blipcalc info {output}")
 
@@ -131,6 +134,7 @@ def calibrate(
     length_unit: LengthUnit = "Angstrom",
     energy_key: EnergyKey = "energy",
     forces_key: ForcesKey = "forces",
+    index: Index = ":",
     device: Device = "cpu",
     dtype: Dtype = "float64",
 ) -> None:
@@ -139,7 +143,7 @@ def calibrate(
     from blipcalc.checkpoint import find_model, load_model, save_model
     from blipcalc.cli.tables import calibration_text
 
-    frames = _frames(data, energy_unit, length_unit, energy_key, forces_key)
+    frames = _frames(data, energy_unit, length_unit, energy_key, forces_key, index)
     with _bar(len(frames), "calibration") as report:
         fitted = fit(
             load_model(model),
@@ -174,6 +178,7 @@ def evaluate(
     length_unit: LengthUnit = "Angstrom",
     energy_key: EnergyKey = "energy",
     forces_key: ForcesKey = "forces",
+    index: Index = ":",
     device: Device = "cpu",
     dtype: Dtype = "float64",
 ) -> None:
@@ -187,15 +192,15 @@ def evaluate(
 
     stored = load_model(model)
     predictor = BayesianPredictor.load(
-        stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype
+        stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype, chunk=4
     )
-    frames = _frames(data, energy_unit, length_unit, energy_key, forces_key)
+    frames = _frames(data, energy_unit, length_unit, energy_key, forces_key, index)
     seen = seen_in_training(frames, stored.frames.tolist())
     with _bar(len(frames), "evaluation") as report:
         residuals = collect(predictor, frames, progress=report)
     outside = None
     if foreign:
-        structures = _frames(foreign, energy_unit, length_unit, energy_key, forces_key)
+        structures = _frames(foreign, energy_unit, length_unit, energy_key, forces_key, index)
         outside = collect(predictor, structures, require_labels=False)
     result = evaluate_residuals(residuals, foreign=outside)
     output.mkdir(parents=True, exist_ok=True)
@@ -227,14 +232,21 @@ def demo(
     typer.echo(demo_text(summary, folder))
 
 
-def _frames(paths: list[Path], energy_unit: str, length_unit: str, energy_key: str, forces_key: str) -> list[Any]:
+def _frames(
+    paths: list[Path], energy_unit: str, length_unit: str, energy_key: str, forces_key: str, index: str
+) -> list[Any]:
     from blipcalc.data.labels import read_labelled
 
     return [
         atoms
         for path in paths
         for atoms in read_labelled(
-            path, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
+            path,
+            energy_unit=energy_unit,
+            length_unit=length_unit,
+            energy_key=energy_key,
+            forces_key=forces_key,
+            index=index,
         )
     ]
 

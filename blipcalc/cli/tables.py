@@ -9,6 +9,7 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.evaluation import Evaluation
+from blipcalc.checkpoint import StoredCalibration
 from blipcalc.core.prediction import Calibration
 
 
@@ -28,7 +29,7 @@ def info_text(manifest: dict[str, Any], path: Path) -> str:
         f"  wall time    {training.get('wall_seconds', '?')} s on {training.get('machine', '?')}",
         f"  versions     {training.get('versions', '?')}",
     ]
-    found = [Calibration(**stored) for stored in manifest["calibrations"]]
+    found = [Calibration(**StoredCalibration.model_validate(c).model_dump()) for c in manifest["calibrations"]]
     return "\n".join(lines) + "\n" + (calibration_text(found) if found else "  not calibrated: run blipcalc calibrate")
 
 

@@ -29,6 +29,8 @@ Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], GraphTensors], 
 
 #: largest difference of a kernel from the plain result, relative to the largest entry: rounding in another order
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+#: of ``torch.compile``: one thread, since with two it fails on sums over pairs (torch 2.13, an assertion in its scheduler)
+OPTIONS = {"cpp.threads": 1}
 #: kernels kept per function; a run of one molecule needs a few, for its numbers of pairs
 KEPT = 16
 
@@ -82,8 +84,8 @@ class Kernels:
         except torch._dynamo.exc.TorchDynamoException as error:
             del self._kernels[key]
             raise CompilationError(
-                "strategy='compiled' needs a C++ compiler that works: install one (g++ or clang++), or name it in the "
-                f"environment variable CXX; strategy='traced' needs none. The compiler says: {str(error)[:300]}"
+                f"torch.compile fails with {_root(error)}. It needs a C++ compiler that works: install one (g++ or clang++), "
+                "or name it in the environment variable CXX; strategy='traced' needs none"
             ) from error
         return gradient[..., :n_pairs, :], (energy, energies)
 
@@ -98,7 +100,7 @@ class Kernels:
         # functional: an operation in place on a constant would spoil it for the next call
         module = make_fx(torch.func.functionalize(run))(graph.vectors, graph.edge_index)
         folded = fold_constants(module)
-        return torch.compile(folded, fullgraph=True, dynamic=False) if self._compiled else folded
+        return torch.compile(folded, fullgraph=True, dynamic=False, options=OPTIONS) if self._compiled else folded
 
 
 def fold_constants(module: GraphModule) -> GraphModule:
@@ -155,3 +157,10 @@ def check_equal(result: Output, expected: Output, tolerance: float) -> None:
                 f"a kernel differs from the plain result by {difference:.1e} where values reach {scale:.1e} (allowed: "
                 f"{tolerance:.0e} of that); with torch {torch.__version__} this model needs strategy='vmap'"
             )
+
+
+def _root(error: BaseException) -> str:
+    """Kind and first line of the error at the bottom of what ``torch.compile`` raises."""
+    while (inner := getattr(error, "inner_exception", None) or error.__cause__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

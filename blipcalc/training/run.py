@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +151,6 @@ def train(
     ------
     DataError, ConfigurationError : and their kinds
     """
-    began = time.time()
     data, model_config = DataConfig.of(data), ModelConfig.of(model)
     config, warm_config = TrainConfig.of(training), None if warm is None else TrainConfig.of(warm)
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -168,9 +166,9 @@ def train(
         if only_member not in (None, k):
             continue
         member = folder / f"member-{k}" if model_config.n_members > 1 else folder
-        network, best = _train_member(k, prepared, model_config, config, warm_config, start_model, member)
+        network, report = _train_member(k, prepared, model_config, config, warm_config, start_model, member)
         states.append({name: value.detach().cpu() for name, value in network.named_parameters()})
-        figures.append(best)
+        figures.append(report)
     if only_member is not None:
         return None
     network = network.cpu()
@@ -190,7 +188,7 @@ def train(
             "n_validation": len(prepared.split.validation),
             "n_calibration": len(prepared.split.calibration),
             "validation": figures,
-            "wall_seconds": round(time.time() - began),
+            "wall_seconds": round(sum(report["seconds"] for report in figures)),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}",
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         },
@@ -216,9 +214,12 @@ def _train_member(
     network = _fresh(prepared, model_config, config.seed + k) if start is None else _started(prepared, start)
     train_graphs = labelled_graphs(prepared.split.train, network.cutoff)
     validation_graphs = labelled_graphs(prepared.split.validation, network.cutoff)
+    seconds = 0.0
     if warm is not None:
         seeded = warm.model_copy(update={"seed": warm.seed + k})
-        Trainer(network, PointPosterior(), train_graphs, validation_graphs, seeded, folder / "warm").fit()
+        first = Trainer(network, PointPosterior(), train_graphs, validation_graphs, seeded, folder / "warm")
+        first.fit()
+        seconds = first.seconds
     posterior: Posterior = PointPosterior()
     if model_config.is_blip:
         with torch.random.fork_rng(devices=[]):
@@ -228,7 +229,7 @@ def _train_member(
     seeded = config.model_copy(update={"seed": config.seed + k})
     trainer = Trainer(network, posterior, train_graphs, validation_graphs, seeded, folder)
     trainer.fit()
-    return network, trainer.best
+    return network, {**trainer.best, "seconds": round(seconds + trainer.seconds)}
 
 
 def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Module:

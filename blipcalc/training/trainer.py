@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self._groups(), lr=config.learning_rate, foreach=True)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step_count, self.epoch = 0, 0
+        self.seconds = 0.0  # of training and validation, over all resumptions
         self.identity = _identity(self.parameters, train, validation)
         # a damaged newest checkpoint is overwritten, never moved over the good one before it
         self._newest_is_whole = False
@@ -94,8 +96,10 @@ class Trainer:
         self._resume()
         bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", disable=not self.processes.is_main)
         while self.epoch < self.config.epochs and not self._out_of_patience():
+            began = time.perf_counter()
             losses = self._run_epoch()
             figures = self._validate()
+            self.seconds += time.perf_counter() - began
             self.epoch += 1
             row = {"epoch": self.epoch, "step": self.step_count, "lr": self._rate(), **losses, **figures}
             if figures["score"] < self.best["score"]:
@@ -214,6 +218,7 @@ class Trainer:
             "config": self.config.model_dump(),
             "epoch": self.epoch,
             "step": self.step_count,
+            "seconds": self.seconds,
             "best": self.best if self.best["epoch"] >= 0 else None,
             "identity": self.identity,
         }
@@ -258,7 +263,7 @@ class Trainer:
             where = "cpu" if key == "step" else self.device
             self.optimizer.state[self.parameters[name]][key] = value.to(where)
         self.generator.set_state(tensors["generator"])
-        self.epoch, self.step_count = manifest["epoch"], manifest["step"]
+        self.epoch, self.step_count, self.seconds = manifest["epoch"], manifest["step"], manifest["seconds"]
         self.best = manifest["best"] or self.best
         self.log.keep(self.epoch)
 

@@ -43,7 +43,7 @@ def drift(energies, time_ps, n_atoms):
 
 
 def run(calculator, molecule, time_ps, timestep_fs, seed):
-    """NVE from 300 K; the energies of all steps, and the mean of the heating rate that resampling would have."""
+    """NVE from 300 K: drift, and the heating that resampling the draws would cause, meV/atom/ps."""
     atoms = starting_structure(molecule)
     atoms.calc = calculator
     rng = np.random.default_rng(seed)
@@ -56,12 +56,13 @@ def run(calculator, molecule, time_ps, timestep_fs, seed):
         energies.append(atoms.get_potential_energy() + atoms.get_kinetic_energy())
         raw = atoms.calc.prediction.raw or atoms.calc.prediction
         if raw.atom_var is not None:
-            variance = 3 * raw.atom_var / raw.n_draws
-            heating.append(float((variance / (2 * atoms.get_masses())).sum()) * timestep_fs * units.fs)
+            # of the mean of K draws: 1/K of the trace of the covariance
+            trace = 3 * raw.atom_var / raw.n_draws
+            heating.append(float((trace / (2 * atoms.get_masses())).sum()) * timestep_fs * units.fs)
     n = len(atoms)
     time = np.arange(len(energies)) * timestep_fs / 1000
-    predicted = 1000 * np.mean(heating) / (timestep_fs / 1000) / n * (timestep_fs * units.fs) / (timestep_fs * units.fs)
-    return drift(energies, time, n), float(predicted * timestep_fs * units.fs / (timestep_fs * units.fs))
+    per_ps = 1000 * units.fs  # ASE's time units in a picosecond
+    return drift(energies, time, n), 1000 * float(np.mean(heating)) * per_ps / n
 
 
 def main():

@@ -405,7 +405,7 @@ def test_a_killed_run_resumes_to_the_same_bits(small, whole, killed, kill, epoch
     assert (folder / "log.csv").read_text() == (whole.folder / "log.csv").read_text()
     again, other = read_sealed(folder / "checkpoint.safetensors"), read_sealed(whole.folder / "checkpoint.safetensors")
     assert equal(again[0], other[0])
-    assert again[1] == other[1]
+    assert {**again[1], "seconds": None} == {**other[1], "seconds": None}  # what the clock says may differ
     assert not list(folder.glob(".*"))
 
 
