@@ -167,7 +167,7 @@ def calibrate(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float64",
     strategy: Strategy = "auto",
-    chunk: int | None = 4,
+    chunk: int | None = None,
     batch_size: int = BATCH_ATOMS,
     progress: Progress | None = None,
 ) -> Model:

@@ -192,7 +192,7 @@ def evaluate(
 
     stored = load_model(model)
     predictor = BayesianPredictor.load(
-        stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype, chunk=4
+        stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype
     )
     frames = _frames(data, energy_unit, length_unit, energy_key, forces_key, index)
     seen = seen_in_training(frames, stored.frames.tolist())

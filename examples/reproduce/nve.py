@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from blipcalc import BayesianCalculator, load
 from blipcalc.bundle import starting_structure
-from blipcalc.core.contracts import place_draws
+from blipcalc.core.contracts import Need, place_draws
 from blipcalc.predictor import BayesianPredictor
 
 
 class Resampled(BayesianPredictor):
     """The control: other draws at every call."""
 
-    def __call__(self, structures, need):
+    def __call__(self, structures, need=Need()):
         """Predictions from fresh draws."""
         self.draws = place_draws(self.model, self.posterior.draw(self.n_draws, generator=self.generator))
         return super().__call__(structures, need)
@@ -60,7 +60,7 @@ def run(calculator, molecule, time_ps, timestep_fs, seed):
             trace = 3 * raw.atom_var / raw.n_draws
             heating.append(float((trace / (2 * atoms.get_masses())).sum()) * timestep_fs * units.fs)
     n = len(atoms)
-    time = np.arange(len(energies)) * timestep_fs / 1000
+    time = np.arange(len(energies)) * timestep_fs / 1000  # ps
     per_ps = 1000 * units.fs  # ASE's time units in a picosecond
     return drift(energies, time, n), 1000 * float(np.mean(heating)) * per_ps / n
 
@@ -75,12 +75,14 @@ def main():
     arguments = parser.parse_args()
     found = {}
     for dtype in ("float64", "float32"):
-        calculator = BayesianCalculator(arguments.model, n_draws=arguments.n_draws, surface="mean", dtype=dtype)
+        calculator = BayesianCalculator(
+            arguments.model, n_draws=arguments.n_draws, surface="mean", dtype=dtype, strategy="traced"
+        )
         (slope, error, rms), _ = run(calculator, arguments.molecule, arguments.time_ps, 0.5, 0)
         found[f"drift {dtype} meV/atom/ps"] = {"slope": slope, "error": error, "rms": rms}
         print(dtype, found[f"drift {dtype} meV/atom/ps"])
-    calculator = BayesianCalculator(arguments.model, n_draws=arguments.n_draws, surface="mean")
-    fluctuations = {dt: run(calculator, arguments.molecule, 1.0, dt, 0)[0][2] for dt in (0.25, 0.5, 1.0)}
+    calculator = BayesianCalculator(arguments.model, n_draws=arguments.n_draws, surface="mean", strategy="traced")
+    fluctuations = {dt: run(calculator, arguments.molecule, 0.5, dt, 0)[0][2] for dt in (0.25, 0.5, 1.0)}
     found["dt² law: rms fluctuation, meV/atom"] = fluctuations
     found["ratios per doubling (4 expected)"] = [
         fluctuations[0.5] / fluctuations[0.25],
