@@ -11,7 +11,6 @@ from ase.units import fs
 
 from blipcalc.bundle import MOLECULES, bundle_path, starting_structure
 from blipcalc.calculator import BayesianCalculator
-from blipcalc.calibration.coverage import atom_coverage
 from blipcalc.calibration.evaluation import evaluate_residuals
 from blipcalc.calibration.residuals import collect, seen_in_training
 from blipcalc.checkpoint import bundled_models, load_model, model_info

@@ -167,6 +167,7 @@ def evaluate(
     foreign: Annotated[
         list[Path] | None, typer.Option(help="structures from outside, to tell apart by uncertainty")
     ] = None,
+    foreign_energy_unit: Annotated[str, typer.Option(help="unit of the energies of foreign labels")] = "eV",
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for figures and plots")] = Path(
         "runs/evaluation"
     ),
@@ -200,7 +201,7 @@ def evaluate(
         residuals = collect(predictor, frames, progress=report)
     outside = None
     if foreign:
-        structures = _frames(foreign, energy_unit, length_unit, energy_key, forces_key, index)
+        structures = _frames(foreign, foreign_energy_unit, length_unit, energy_key, forces_key, index)
         outside = collect(predictor, structures, require_labels=False)
     result = evaluate_residuals(residuals, foreign=outside)
     output.mkdir(parents=True, exist_ok=True)

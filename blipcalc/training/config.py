@@ -20,7 +20,7 @@ class TrainConfig(Settings):
     )
     energy_weight: float = Field(0.1, ge=0, description="weight of the energy term (per structure)")
     forces_weight: float = Field(1.0, ge=0, description="weight of the force term (per component)")
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=0, description="0 leaves the network, and the noise of a BLIP, as they start")
     batch_size: int = Field(10, ge=1, description="structures per step, over all processes")
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(1e-6, ge=0)

@@ -229,7 +229,8 @@ def _train_member(
     seeded = config.model_copy(update={"seed": config.seed + k})
     trainer = Trainer(network, posterior, train_graphs, validation_graphs, seeded, folder)
     trainer.fit()
-    return network, {**trainer.best, "seconds": round(seconds + trainer.seconds)}
+    best = trainer.best if trainer.best["epoch"] >= 0 else {"score": None, "epoch": 0}
+    return network, {**best, "seconds": round(seconds + trainer.seconds)}
 
 
 def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Module:

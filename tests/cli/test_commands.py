@@ -42,7 +42,7 @@ def test_train_writes_a_calibrated_model_and_its_log(trained):
     }
     assert model.training["n_train"] == 12
     assert model.training["n_calibration"] == 15
-    assert model.training["command"].startswith("blipcalc ")
+    assert model.training["command"].startswith("blipcalc")
     assert (trained.parent / "run" / "member-0" / "warm" / "log.csv").exists()
 
 
@@ -66,6 +66,8 @@ def test_evaluate_prints_figures_and_writes_plots(trained, tmp_path):
         8,
         "--foreign",
         FRAMES,
+        "--foreign-energy-unit",
+        "kcal/mol",
     )
     assert "forces   MAE" in text
     assert "foreign" in text
