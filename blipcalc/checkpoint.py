@@ -10,10 +10,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from blipcalc.bayes.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
@@ -29,68 +28,12 @@ from blipcalc.errors import (
     NonFiniteWeightsError,
     SchemaError,
 )
+from blipcalc.manifest import SCHEMA, Manifest, StoredCalibration, Units, validated
 from blipcalc.models.registry import build_model, model_name
 from blipcalc.sealed import DTYPES, read_manifest, read_sealed, tensors_hash, write_sealed
 
-SCHEMA = 1
 #: the draws whose hash is kept: enough to notice a changed random stream
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
-
-PosteriorName = Literal["point", "blip", "ensemble", "mixture"]
-
-
-class Strict(BaseModel):
-    """A part of the manifest; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Level = Annotated[float, Field(gt=0, lt=1)]
-AtomicNumber = Annotated[int, Field(ge=1, le=118)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class StoredCalibration(Strict):
-    """A :class:`~blipcalc.core.prediction.Calibration` as JSON (keys are text there)."""
-
-    surface: Surface
-    n_draws: int = Field(ge=2)
-    seed: int
-    model_hash: str
-    scale: dict[AtomicNumber, Positive]
-    scale_energy: Positive
-    q_atom: dict[AtomicNumber, dict[Level, Positive]]
-    q_frame: dict[Level, Positive]
-    n_frames: int = Field(ge=1)
-    n_atoms: dict[AtomicNumber, Count]
-    n_element_frames: dict[AtomicNumber, Count]
-    frames_hash: str
-
-
-class Units(Strict):
-    """The only units there are."""
-
-    energy: Literal["eV"] = "eV"
-    length: Literal["Angstrom"] = "Angstrom"
-
-
-class Manifest(Strict):
-    """What a model file says of itself."""
-
-    schema_version: Literal[1]
-    architecture: str
-    architecture_config: dict[str, Any]
-    posterior: PosteriorName
-    blip: dict[str, Any] | None
-    species: list[AtomicNumber] = Field(min_length=1)
-    cutoff: Positive
-    units: Units
-    surface: Surface
-    model_hash: str
-    draws_hash: str | None
-    training: dict[str, Any]
-    calibrations: list[StoredCalibration]
 
 
 @dataclass(frozen=True)
@@ -183,7 +126,7 @@ def load_model(source: str | Path) -> Model:
     """
     path = find_model(source)
     tensors, raw = read_sealed(path)
-    manifest = _validated(path, raw)
+    manifest = validated(path, raw)
     model = _rebuild(path, manifest, tensors)
     if {model.hash, *(stored.model_hash for stored in manifest.calibrations)} != {manifest.model_hash}:
         raise SchemaError(f"{path}: weights, manifest and calibrations do not belong together (model hash differs)")
@@ -199,7 +142,7 @@ def load_model(source: str | Path) -> Model:
 def model_info(source: str | Path) -> dict[str, Any]:
     """The manifest of a model file, validated; its tensors are not read."""
     path = find_model(source)
-    return _validated(path, read_manifest(path)).model_dump(mode="json")
+    return validated(path, read_manifest(path)).model_dump(mode="json")
 
 
 def bundled_models() -> list[str]:
@@ -248,20 +191,6 @@ def _draws_hash(posterior: Posterior) -> str | None:
         return None
     draws = noise.draw(WITNESS_DRAWS, generator=torch.Generator().manual_seed(WITNESS_SEED))
     return tensors_hash(draws.overrides)
-
-
-def _validated(path: Path, raw: dict[str, Any]) -> Manifest:
-    if raw.get("schema_version") != SCHEMA:
-        raise SchemaError(
-            f"{path} has schema version {raw.get('schema_version')!r}; this version of blipcalc reads {SCHEMA}. "
-            "Is it a model file? A newer one needs a newer blipcalc"
-        )
-    try:
-        return Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SchemaError(f"{path}: manifest field {where!r}: {first['msg']} ({error.error_count()} faults)") from None
 
 
 def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Model:

@@ -16,6 +16,7 @@ FLOORS = [
     {"core"},
     {"data", "nn"},
     {"models", "bayes", "adapters"},
+    {"manifest"},
     {"checkpoint"},
     {"training", "predictor", "testing"},
     {"calibration"},

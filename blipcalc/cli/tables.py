@@ -9,8 +9,8 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.evaluation import Evaluation
-from blipcalc.checkpoint import StoredCalibration
 from blipcalc.core.prediction import Calibration
+from blipcalc.manifest import StoredCalibration
 
 
 def info_text(manifest: dict[str, Any], path: Path) -> str:

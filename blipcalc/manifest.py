@@ -1,0 +1,84 @@
+"""The manifest of a model file: what it says of itself, and what of that is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blipcalc.core.contracts import Surface
+from blipcalc.errors import SchemaError
+
+SCHEMA = 1
+
+PosteriorName = Literal["point", "blip", "ensemble", "mixture"]
+
+
+class Strict(BaseModel):
+    """A part of the manifest; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Level = Annotated[float, Field(gt=0, lt=1)]
+AtomicNumber = Annotated[int, Field(ge=1, le=118)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class StoredCalibration(Strict):
+    """A :class:`~blipcalc.core.prediction.Calibration` as JSON (keys are text there)."""
+
+    surface: Surface
+    n_draws: int = Field(ge=2)
+    seed: int
+    model_hash: str
+    scale: dict[AtomicNumber, Positive]
+    scale_energy: Positive
+    q_atom: dict[AtomicNumber, dict[Level, Positive]]
+    q_frame: dict[Level, Positive]
+    n_frames: int = Field(ge=1)
+    n_atoms: dict[AtomicNumber, Count]
+    n_element_frames: dict[AtomicNumber, Count]
+    frames_hash: str
+
+
+class Units(Strict):
+    """The only units there are."""
+
+    energy: Literal["eV"] = "eV"
+    length: Literal["Angstrom"] = "Angstrom"
+
+
+class Manifest(Strict):
+    """What a model file says of itself."""
+
+    schema_version: Literal[1]
+    architecture: str
+    architecture_config: dict[str, Any]
+    posterior: PosteriorName
+    blip: dict[str, Any] | None
+    species: list[AtomicNumber] = Field(min_length=1)
+    cutoff: Positive
+    units: Units
+    surface: Surface
+    model_hash: str
+    draws_hash: str | None
+    training: dict[str, Any]
+    calibrations: list[StoredCalibration]
+
+
+def validated(path: Path, raw: dict[str, Any]) -> Manifest:
+    """The manifest of a file; raises :class:`SchemaError`, naming the first field that is wrong."""
+    if raw.get("schema_version") != SCHEMA:
+        raise SchemaError(
+            f"{path} has schema version {raw.get('schema_version')!r}; this version of blipcalc reads {SCHEMA}. "
+            "Is it a model file? A newer one needs a newer blipcalc"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SchemaError(f"{path}: manifest field {where!r}: {first['msg']} ({error.error_count()} faults)") from None
