@@ -8,7 +8,7 @@ READY := .venv/.installed
 .PHONY: demo test data-test lint clean
 
 demo: $(READY)
-	$(BIN)/blipcalc demo
+	OMP_NUM_THREADS=1 $(BIN)/blipcalc demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q

@@ -167,7 +167,8 @@ def train(
             continue
         member = folder / f"member-{k}" if model_config.n_members > 1 else folder
         network, report = _train_member(k, prepared, model_config, config, warm_config, start_model, member)
-        states.append({name: value.detach().cpu() for name, value in network.named_parameters()})
+        # a copy: the network that is kept is filled with the first member below
+        states.append({name: value.detach().cpu().clone() for name, value in network.named_parameters()})
         figures.append(report)
     if only_member is not None:
         return None

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from blipcalc.checkpoint import load_model
 from blipcalc.cli.main import app
 from blipcalc.cli.settings import sections
 from blipcalc.errors import BlipcalcError, ConfigurationError, TrainingDataReusedError
+from blipcalc.sealed import read_sealed
 
 FRAMES = str(Path(__file__).parents[1] / "data" / "rmd17_ethanol_30.npz")
 TINY = ["model.sizes.features=8", "model.sizes.interactions=1", "model.sizes.n_radial=6", "training.batch_size=4"]
@@ -110,3 +112,12 @@ def test_settings_from_the_command_line():
 def test_unknown_settings_name_the_nearest(setting, tmp_path):
     with pytest.raises(BlipcalcError, match="did you mean"):
         call("train", FRAMES, "-o", tmp_path / "x.blip", "--energy-unit", "kcal/mol", "--set", setting)
+
+
+def test_members_of_a_mixture_are_the_networks_that_were_trained(trained):
+    model = load_model(trained)
+    name = "backbone.messages.0.outer.weight"
+    stored = [read_sealed(trained.parent / "run" / f"member-{k}" / "checkpoint.safetensors")[0] for k in range(2)]
+    for k in range(2):
+        assert torch.equal(model.posterior.members[name][k], stored[k][f"best/{name}"])
+    assert not torch.equal(*model.posterior.members[name])

@@ -177,7 +177,7 @@ def test_kl_weight_without_warmup():
     "wrong",
     [
         {"epoch": 5},
-        {"epochs": 0},
+        {"epochs": -1},
         {"batch_size": 0},
         {"learning_rate": 0.0},
         {"ema_decay": 1.0},
