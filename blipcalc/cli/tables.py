@@ -60,11 +60,12 @@ def evaluation_text(e: Evaluation) -> str:
             f"(ceiling {scores.spearman_ceiling:.3f}, ratio {scores.spearman_ratio:.2f})"
         )
     lines.append(f"  AUROC of atom_std for force errors above {e.tolerance:.3f} eV/Å: {e.auroc_error:.3f}")
-    lines.append("  coverage                   level  observed  99 % limits   frames")
-    for row in (*e.forces.coverage, *e.energy.coverage, *e.frames):
+    lines.append("  coverage                          level  observed  99 % limits   frames")
+    rows = [("forces", row) for row in e.forces.coverage] + [("energy", row) for row in e.energy.coverage]
+    for quantity, row in rows + [("forces", row) for row in e.frames]:
         mark = "  OUTSIDE" if row.inside is False else ""
         lines.append(
-            f"  {row.kind:11s} {row.group:9s} {row.level:5.2f}  {row.observed:8.3f}  "
+            f"  {quantity} {row.kind:11s} {row.group:9s} {row.level:5.2f}  {row.observed:8.3f}  "
             f"[{row.low:.3f}, {row.high:.3f}] {row.n_frames:6d}{mark}"
         )
     for c in e.compositions:
