@@ -23,6 +23,7 @@ model = blipcalc.train(
 held_out = prepare(files, data).split.calibration
 model = blipcalc.calibrate(model, held_out, n_draws=[16])
 result = blipcalc.evaluate(BayesianPredictor.load(model, n_draws=16), held_out)
+# on the frames of the calibration itself, so its mean z² is 1 by construction: evaluate yours on a test set
 print(
     f"forces: MAE {1000 * result.forces.mae:.0f} meV/Å, CRPS {1000 * result.forces.crps:.0f} meV/Å, ZMS {result.forces.zms:.2f}"
 )
