@@ -1,139 +1,25 @@
 """BLIP: adaptive variational dropout for message-passing potentials.
 
-A small inference network sets the relative noise variance α of every node and edge row of every Bayesian layer, from the
-species of the atoms and the length of the pairs:
+A small inference network (:mod:`blipcalc.bayes.inference`) sets the relative noise variance α of every node and edge row of
+every Bayesian layer; layers and noise are in :mod:`blipcalc.bayes.variational`.
 
-    α_node[i, ℓ] = g(MLP_node(embedding(Z_i)))_ℓ,    α_edge[e, ℓ] = g(MLP_edge(r_e² / c²))_ℓ
-
-    smooth bound (default):   g(x) = α_max · sigmoid(x)          paper:   g(x) = p/(1 - p),  p = min(sigmoid(x), 0.8)
-
-Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5–9; layers and noise in :mod:`blipcalc.bayes.variational`.
+Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5–9.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from blipcalc.bayes.inference import Alphas, BlipConfig, InferenceNetwork
 from blipcalc.bayes.variational import VariationalLinear, kl_divergence
 from blipcalc.core.contracts import Draws, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import ConfigurationError, DrawsError
-from blipcalc.settings import Settings
-
-#: the clamp of the paper's sigmoid: α ≤ 4
-PAPER_P_MAX = 0.8
-#: keeps the derivative of √α finite where the sigmoid underflows
-P_MIN = 1e-20
-#: which scalar layers become variational
-Where = Literal["all", "node", "edge", "last"]
-
-
-class BlipConfig(Settings):
-    """Settings of the variational posterior."""
-
-    where: Where = Field("all", description="which scalar layers: all, node rows, edge rows, or last block and readout")
-    vectors: bool = Field(False, description="noise on vector mixers too (frozen mode only)")
-    mode: Literal["frozen", "local"] = Field(
-        "frozen", description="frozen: eq. R, one ε per weight; local: eq. LR, the paper"
-    )
-    alpha: Literal["adaptive", "constant"] = Field(
-        "adaptive", description="constant: one learned α per layer, the control"
-    )
-    bound: Literal["smooth", "paper"] = Field("smooth", description="α_max·sigmoid, or clamped odds as in the paper")
-    alpha_max: float = Field(0.1, gt=0, description="upper end of the smooth bound")
-    alpha_prior: float = Field(0.02, gt=0, description="α₀ = p₀/(1 - p₀) of the prior")
-    alpha_initial: float = Field(0.005, gt=0, description="α at the start of training")
-    detach: bool = Field(False, description="no gradient of α to the positions (the paper's PaiNN); not conservative")
-    width: int = Field(64, ge=1, description="hidden units of the inference network")
-
-    @model_validator(mode="after")
-    def _inside(self) -> BlipConfig:
-        top = self.alpha_max if self.bound == "smooth" else PAPER_P_MAX / (1 - PAPER_P_MAX)
-        for name in ("alpha_prior", "alpha_initial"):
-            if not getattr(self, name) < 0.9 * top:
-                raise ValueError(f"{name}={getattr(self, name)} must lie well inside the bound on α, {top}")
-        if self.vectors and self.mode == "local":
-            raise ValueError("noise on vector components breaks equivariance in local mode; use mode='frozen'")
-        return self
-
-    @classmethod
-    def paper(cls) -> BlipConfig:
-        """The published PaiNN settings: local reparametrisation, clamped odds, α₀ = 1, detached α."""
-        return cls(mode="local", bound="paper", alpha_prior=1.0, alpha_initial=0.5, detach=True)
-
-
-class Alphas(NamedTuple):
-    """Relative noise variances: node (N, L_node), edge (E, L_edge)."""
-
-    node: Tensor
-    edge: Tensor
-
-
-class InferenceNetwork(nn.Module):
-    """Two small networks: species -> α of atoms, squared distance -> α of pairs, one output per layer.
-
-    Rotation-invariant by construction: pairs enter by their length alone.
-    """
-
-    def __init__(self, config: BlipConfig, species: tuple[int, ...], cutoff: float, n_node: int, n_edge: int) -> None:
-        super().__init__()
-        self.config, self.cutoff, self.n_node, self.n_edge = config, cutoff, n_node, n_edge
-        rows = torch.full((119,), -1, dtype=torch.int64)
-        rows[list(species)] = torch.arange(len(species))
-        self.register_buffer("rows", rows, persistent=False)
-        start = self._inverse(config.alpha_initial)
-        if config.alpha == "constant":
-            self.level = nn.Parameter(torch.full((n_node + n_edge,), start))
-            return
-        self.embedding = nn.Embedding(len(species), 32) if n_node else None
-        self.node = self._network(32, n_node, start) if n_node else None
-        self.edge = self._network(1, n_edge, start) if n_edge else None
-
-    def _network(self, n_inputs: int, n_outputs: int, start: float) -> nn.Sequential:
-        """A network of two layers whose outputs are all near ``start``."""
-        network = nn.Sequential(
-            nn.Linear(n_inputs, self.config.width), nn.SiLU(), nn.Linear(self.config.width, n_outputs)
-        )
-        nn.init.normal_(network[2].weight, std=0.01)
-        nn.init.constant_(network[2].bias, start)
-        return network
-
-    def _inverse(self, alpha: float) -> float:
-        """X with g(x) = α."""
-        if self.config.bound == "paper":
-            return math.log(alpha)
-        p = alpha / self.config.alpha_max
-        return math.log(p / (1 - p))
-
-    def _bounded(self, x: Tensor) -> Tensor:
-        """g: last-layer output -> α."""
-        p = P_MIN + (1 - P_MIN) * torch.sigmoid(x)
-        if self.config.bound == "paper":
-            p = torch.clamp(p, max=PAPER_P_MAX)
-            return p / (1 - p)
-        return self.config.alpha_max * p
-
-    def forward(self, graph: GraphTensors) -> Alphas:
-        """α of every row of every Bayesian layer."""
-        n, e = graph.species.shape[0], graph.vectors.shape[0]
-        if self.config.alpha == "constant":
-            level = self._bounded(self.level)
-            return Alphas(level[: self.n_node].expand(n, -1), level[self.n_node :].expand(e, -1))
-        node, edge = graph.vectors.new_zeros(n, 0), graph.vectors.new_zeros(e, 0)
-        if self.node is not None:
-            node = self._bounded(self.node(self.embedding(self.rows[graph.species])))
-        vectors = graph.vectors.detach() if self.config.detach else graph.vectors
-        if self.edge is not None:
-            squared = (vectors * vectors).sum(dim=-1, keepdim=True) / self.cutoff**2
-            edge = self._bounded(self.edge(squared))
-        return Alphas(node, edge)
 
 
 class BlipModel(nn.Module):

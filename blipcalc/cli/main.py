@@ -69,6 +69,9 @@ def train(
     members: Annotated[int, typer.Option(help="networks of an ensemble or a mixture")] = 2,
     epochs: Annotated[int, typer.Option()] = 200,
     warm_epochs: Annotated[int, typer.Option(help="deterministic epochs before the noise is switched on")] = 0,
+    noise_epochs: Annotated[
+        int, typer.Option(help="epochs over the validation frames that fit the noise at the end")
+    ] = 0,
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Angstrom",
     energy_key: EnergyKey = "energy",
@@ -108,9 +111,11 @@ def train(
         model={"architecture": architecture, "posterior": posterior, "members": members},
         training={"epochs": epochs, "device": device, "seed": seed},
         warm={"epochs": warm_epochs, "device": device, "seed": seed},
+        noise={"epochs": noise_epochs, "device": device, "seed": seed},
     )
-    if not warm_epochs:
-        given["warm"] = None
+    for stage, n in (("warm", warm_epochs), ("noise", noise_epochs)):
+        if not n:
+            given[stage] = None
     model = run_training(data, output, start=start, folder=folder, only_member=only_member, command=_command(), **given)
     if model is None:
         return

@@ -30,6 +30,7 @@ from blipcalc.settings import Settings
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
+from blipcalc.training.noise import NoiseConfig, fit_noise
 from blipcalc.training.trainer import Trainer
 from blipcalc.units import EnergyUnit, LengthUnit
 
@@ -124,6 +125,7 @@ def train(
     model: ModelConfig | Mapping[str, Any] | None = None,
     training: TrainConfig | Mapping[str, Any] | None = None,
     warm: TrainConfig | Mapping[str, Any] | None = None,
+    noise: NoiseConfig | Mapping[str, Any] | None = None,
     start: str | Path | None = None,
     folder: str | Path | None = None,
     only_member: int | None = None,
@@ -137,6 +139,8 @@ def train(
     output : the model file to write; uncalibrated, the held-out calibration frames are left for ``calibrate``
     data, model, training : settings, as objects or mappings
     warm : settings of a deterministic training of each network before its noise is switched on
+    noise : settings of a last stage that fits the noise of a BLIP, or of all BLIPs of a mixture together, on the validation
+        frames (:mod:`blipcalc.training.noise`); a few minutes, begun anew where it was interrupted
     start : a model file whose network is the starting point (fine-tuning); its references and scale are kept
     folder : run folder, ``runs/<output name>`` by default; run the same command again to resume after a kill
     only_member : train this network of an ensemble or mixture and stop; so that members train side by side, one process
@@ -153,6 +157,9 @@ def train(
     """
     data, model_config = DataConfig.of(data), ModelConfig.of(model)
     config, warm_config = TrainConfig.of(training), None if warm is None else TrainConfig.of(warm)
+    noise_config = None if noise is None else NoiseConfig.of(noise)
+    if noise_config and not model_config.is_blip:
+        raise ConfigurationError(f"posterior={model_config.posterior!r} has no noise to fit; use 'blip' or 'mixture'")
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
     prepared = prepare(paths, data)
@@ -174,9 +181,13 @@ def train(
         return None
     network = network.cpu()
     network.load_state_dict({**network.state_dict(), **states[0]})
+    posterior, noise_figures = _posterior(model_config, network, states), None
+    if noise_config:
+        held_out = labelled_graphs(prepared.split.validation, network.cutoff)
+        posterior, noise_figures = fit_noise(network, posterior, held_out, noise_config, folder / "noise")
     trained = Model(
         network=network,
-        posterior=_posterior(model_config, network, states),
+        posterior=posterior,
         surface=model_config.surface or "mean",
         training={
             "command": command,
@@ -184,12 +195,14 @@ def train(
             "model": model_config.model_dump(mode="json"),
             "training": config.model_dump(mode="json"),
             "warm": None if warm_config is None else warm_config.model_dump(mode="json"),
+            "noise": None if noise_config is None else noise_config.model_dump(mode="json"),
             "start": None if start is None else str(start),
             "n_train": len(prepared.split.train),
             "n_validation": len(prepared.split.validation),
             "n_calibration": len(prepared.split.calibration),
             "validation": figures,
-            "wall_seconds": round(sum(report["seconds"] for report in figures)),
+            "noise_fit": noise_figures,
+            "wall_seconds": sum(report["seconds"] for report in [*figures, noise_figures or {"seconds": 0}]),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}",
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         },

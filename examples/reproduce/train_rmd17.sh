@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains the bundled model: a mixture of two BLIPs on PaiNN (128 features, 3 interactions, 5 Å) over the
-# seven rMD17 molecules, official split 01. Of the 1,000 training frames of each molecule 850 are trained on, 50 select the model,
-# 100 calibrate it; the 1,000 test frames are not touched.
+# seven rMD17 molecules, official split 01. Of the 1,000 training frames of each molecule 850 train the weights, 50 select
+# the epoch and fit the noise of both networks together, 100 calibrate; the 1,000 test frames are not touched.
 #
 #   examples/reproduce/train_rmd17.sh DATA_FOLDER/rmd17 [device]
 #
@@ -10,10 +10,10 @@ set -euo pipefail
 data=$1 device=${2:-cpu}
 export OMP_NUM_THREADS=1
 command=(blipcalc train "$data"/rmd17_*_train_01.npz -o blipcalc/bundled/rmd17.blip --folder runs/rmd17
-    --energy-unit kcal/mol --device "$device" --posterior mixture --members 2 --warm-epochs 50 --epochs 3
-    --set model.surface=centre --set model.blip.alpha_initial=0.0003
-    --set training.objective=crps --set training.train_draws=2 --set training.learning_rate=1e-4
-    --set training.kl_weight=1e-4 --set training.warmup_steps=50 --set warm.compile=true)
+    --energy-unit kcal/mol --device "$device" --posterior mixture --members 2
+    --warm-epochs 50 --epochs 0 --noise-epochs 20
+    --set model.surface=centre --set model.blip.inputs=neighbourhood --set model.blip.alpha_initial=0.0003
+    --set warm.compile=true)
 "${command[@]}" --only-member 0 &
 "${command[@]}" --only-member 1
 wait

@@ -114,6 +114,10 @@ class TestFrozenDrawWithVectors(FrozenDraw):
     settings = {"vectors": True}
 
 
+class TestFrozenDrawThatSeesNeighbours(FrozenDraw):
+    settings = {"inputs": "neighbourhood"}
+
+
 class TestFrozenDrawOfSchNet(FrozenDraw):
     name = "schnet"
 
@@ -417,6 +421,27 @@ def test_alpha_follows_distance_and_species_alone(make_blip, molecule):
     turned = model.inference(graph.tensors(torch.float64, one_direction))
     torch.testing.assert_close(turned.edge, alphas.edge, rtol=1e-14, atol=0)
     assert alphas.edge.std(0).min() > 1e-4
+
+
+def test_alpha_of_a_neighbourhood_knows_the_neighbours_and_nothing_else(make_blip, ammonia):
+    """Two H of one ammonia alike by symmetry have one α; H2 and far-away atoms are told apart and left alone."""
+    model = make_blip(inputs="neighbourhood")
+    assert make_blip(inputs="species").inference.neighbourhood is None
+
+    def node(atoms):
+        return model.inference(Graph.from_atoms(atoms, model.cutoff).tensors(torch.float64)).node
+
+    alone = node(ammonia)
+    assert (alone[1:] - alone[1]).abs().max() < 1e-8
+    hydrogen = Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]])
+    assert (node(hydrogen)[0] - alone[1]).abs().min() > 1e-6
+    far = hydrogen.copy()
+    far.translate([model.cutoff + 3.0, 0, 0])
+    both = node(ammonia + far)
+    assert torch.equal(both[:4], alone)
+    near = hydrogen.copy()
+    near.translate([2.5, 0, 0])
+    assert (node(ammonia + near)[:4] - alone).abs().max() > 1e-6
 
 
 # --- the cutoff ------------------------------------------------------------------------------------------------------

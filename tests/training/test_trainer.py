@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from blipcalc.bayes import blip
+from blipcalc.bayes import inference
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
@@ -197,7 +197,7 @@ def test_a_noise_that_vanishes_in_float32_keeps_finite_gradients(small, tmp_path
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in run.model.inference.parameters())
     assert all(torch.isfinite(p).all() for p in run.parameters.values())
     # positive control: without the floor the first step fails
-    monkeypatch.setattr(blip, "P_MIN", 0.0)
+    monkeypatch.setattr(inference, "P_MIN", 0.0)
     with pytest.raises(NonFiniteError, match="gradient is not finite at step 0"):
         vanished("none")._run_epoch()
 

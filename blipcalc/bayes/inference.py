@@ -1,0 +1,170 @@
+"""How large the noise of a BLIP is: its settings, and the inference network that sets α of every node and edge row.
+
+What the network sees is ``BlipConfig.inputs``:
+
+    species (the paper)   α_node[i, ℓ] = g(MLP_node(h_i))_ℓ           α_edge[e, ℓ] = g(MLP_edge(r_e² / c²))_ℓ
+    neighbourhood         α_node[i, ℓ] = g(MLP_node(c_i))_ℓ           α_edge[e, ℓ] = g(MLP_edge(r_e² / c², c_i + c_j))_ℓ
+                          c_i = SiLU(W [h_i, Σ_j u(r_ij) (W_r b(r_ij)) ∘ h_j])
+
+    bound: smooth (default)  g(x) = α_max · sigmoid(x)          paper  g(x) = p/(1 - p),  p = min(sigmoid(x), 0.8)
+
+| symbol | variable |
+|---|---|
+| h_i | ``embedding`` of the species of atom i, 32 channels |
+| r_e, c | length of pair e = (j → i), cutoff, Å |
+| b, u | Bessel basis and envelope of :mod:`blipcalc.nn.radial` |
+
+Species and lengths alone cannot tell a C-H bond of benzene from one of toluene, whose forces are six times as wrong; a
+neighbourhood can.  Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5-7; the neighbourhood is our own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from blipcalc.core.graph import GraphTensors
+from blipcalc.nn.radial import BesselBasis, polynomial_envelope
+from blipcalc.nn.scatter import segment_sum
+from blipcalc.settings import Settings
+
+#: the clamp of the paper's sigmoid: α ≤ 4
+PAPER_P_MAX = 0.8
+#: keeps the derivative of √α finite where the sigmoid underflows
+P_MIN = 1e-20
+#: channels of the species embedding, radial functions of a neighbourhood
+N_EMBEDDING, N_RADIAL = 32, 8
+#: which scalar layers become variational
+Where = Literal["all", "node", "edge", "last"]
+
+
+class BlipConfig(Settings):
+    """Settings of the variational posterior."""
+
+    where: Where = Field("all", description="which scalar layers: all, node rows, edge rows, or last block and readout")
+    vectors: bool = Field(False, description="noise on vector mixers too (frozen mode only)")
+    mode: Literal["frozen", "local"] = Field(
+        "frozen", description="frozen: eq. R, one ε per weight; local: eq. LR, the paper"
+    )
+    alpha: Literal["adaptive", "constant"] = Field(
+        "adaptive", description="constant: one learned α per layer, the control"
+    )
+    bound: Literal["smooth", "paper"] = Field("smooth", description="α_max·sigmoid, or clamped odds as in the paper")
+    alpha_max: float = Field(0.1, gt=0, description="upper end of the smooth bound")
+    alpha_prior: float = Field(0.02, gt=0, description="α₀ = p₀/(1 - p₀) of the prior")
+    alpha_initial: float = Field(0.005, gt=0, description="α at the start of training")
+    detach: bool = Field(False, description="no gradient of α to the positions (the paper's PaiNN); not conservative")
+    inputs: Literal["species", "neighbourhood"] = Field(
+        "species", description="what α is a function of: species and pair length as in the paper, or the neighbours too"
+    )
+    width: int = Field(64, ge=1, description="hidden units of the inference network")
+
+    @model_validator(mode="after")
+    def _inside(self) -> BlipConfig:
+        top = self.alpha_max if self.bound == "smooth" else PAPER_P_MAX / (1 - PAPER_P_MAX)
+        for name in ("alpha_prior", "alpha_initial"):
+            if not getattr(self, name) < 0.9 * top:
+                raise ValueError(f"{name}={getattr(self, name)} must lie well inside the bound on α, {top}")
+        if self.vectors and self.mode == "local":
+            raise ValueError("noise on vector components breaks equivariance in local mode; use mode='frozen'")
+        return self
+
+    @classmethod
+    def paper(cls) -> BlipConfig:
+        """The published PaiNN settings: local reparametrisation, clamped odds, α₀ = 1, detached α."""
+        return cls(mode="local", bound="paper", alpha_prior=1.0, alpha_initial=0.5, detach=True)
+
+
+class Alphas(NamedTuple):
+    """Relative noise variances: node (N, L_node), edge (E, L_edge)."""
+
+    node: Tensor
+    edge: Tensor
+
+
+class Neighbourhood(nn.Module):
+    """c_i of every atom from its species and its neighbours within the cutoff: smooth, and zero contribution at the cutoff."""
+
+    def __init__(self, cutoff: float, width: int) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.basis = BesselBasis(cutoff, N_RADIAL)
+        self.filter = nn.Linear(N_RADIAL, N_EMBEDDING, bias=False)
+        self.mix = nn.Linear(2 * N_EMBEDDING, width)
+
+    def forward(self, h: Tensor, distances: Tensor, edge_index: Tensor) -> Tensor:
+        """H (N, 32), distances (E,) Å -> c (N, width)."""
+        source, target = edge_index
+        weights = self.filter(self.basis(distances)) * polynomial_envelope(distances, self.cutoff)[:, None]
+        around = segment_sum(h[source] * weights, target, h.shape[0])
+        return nn.functional.silu(self.mix(torch.cat([h, around], dim=-1)))
+
+
+class InferenceNetwork(nn.Module):
+    """Two small networks, one for α of atoms and one for α of pairs, with one output per layer.
+
+    Rotation-invariant by construction: pairs enter by their length alone.
+    """
+
+    def __init__(self, config: BlipConfig, species: tuple[int, ...], cutoff: float, n_node: int, n_edge: int) -> None:
+        super().__init__()
+        self.config, self.cutoff, self.n_node, self.n_edge = config, cutoff, n_node, n_edge
+        rows = torch.full((119,), -1, dtype=torch.int64)
+        rows[list(species)] = torch.arange(len(species))
+        self.register_buffer("rows", rows, persistent=False)
+        start = self._inverse(config.alpha_initial)
+        if config.alpha == "constant":
+            self.level = nn.Parameter(torch.full((n_node + n_edge,), start))
+            return
+        sees_neighbours = config.inputs == "neighbourhood"
+        self.embedding = nn.Embedding(len(species), N_EMBEDDING) if n_node or sees_neighbours else None
+        self.node = self._network(config.width if sees_neighbours else N_EMBEDDING, n_node, start) if n_node else None
+        self.edge = self._network(1 + config.width if sees_neighbours else 1, n_edge, start) if n_edge else None
+        self.neighbourhood = Neighbourhood(cutoff, config.width) if sees_neighbours else None
+
+    def _network(self, n_inputs: int, n_outputs: int, start: float) -> nn.Sequential:
+        """A network of two layers whose outputs are all near ``start``."""
+        network = nn.Sequential(
+            nn.Linear(n_inputs, self.config.width), nn.SiLU(), nn.Linear(self.config.width, n_outputs)
+        )
+        nn.init.normal_(network[2].weight, std=0.01)
+        nn.init.constant_(network[2].bias, start)
+        return network
+
+    def _inverse(self, alpha: float) -> float:
+        """X with g(x) = α."""
+        if self.config.bound == "paper":
+            return math.log(alpha)
+        p = alpha / self.config.alpha_max
+        return math.log(p / (1 - p))
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        """g: last-layer output -> α."""
+        p = P_MIN + (1 - P_MIN) * torch.sigmoid(x)
+        if self.config.bound == "paper":
+            p = torch.clamp(p, max=PAPER_P_MAX)
+            return p / (1 - p)
+        return self.config.alpha_max * p
+
+    def forward(self, graph: GraphTensors) -> Alphas:
+        """α of every row of every Bayesian layer."""
+        n, e = graph.species.shape[0], graph.vectors.shape[0]
+        if self.config.alpha == "constant":
+            level = self._bounded(self.level)
+            return Alphas(level[: self.n_node].expand(n, -1), level[self.n_node :].expand(e, -1))
+        vectors = graph.vectors.detach() if self.config.detach else graph.vectors
+        squared = (vectors * vectors).sum(dim=-1, keepdim=True)
+        atoms = None if self.embedding is None else self.embedding(self.rows[graph.species])
+        pairs = squared / self.cutoff**2
+        if self.neighbourhood is not None:
+            source, target = graph.edge_index
+            atoms = self.neighbourhood(atoms, squared[:, 0].sqrt(), graph.edge_index)
+            pairs = torch.cat([pairs, atoms[source] + atoms[target]], dim=-1)
+        empty = vectors.new_zeros
+        node = empty(n, 0) if self.node is None else self._bounded(self.node(atoms))
+        edge = empty(e, 0) if self.edge is None else self._bounded(self.edge(pairs))
+        return Alphas(node, edge)

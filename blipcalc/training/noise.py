@@ -1,0 +1,168 @@
+"""Fitting the noise of a trained BLIP, or of a whole mixture of them, on frames that its weights were not trained on.
+
+The backbones stay as they are; only the inference networks learn.  With F⁰_m the forces of member m without noise, F⁰ their
+mean, and draws F_k of member m(k),
+
+    v_i = mean_k ‖F_k,i - F⁰_m(k),i‖² / 3 + mean_m ‖F⁰_m,i - F⁰_i‖² / 3 + δ²
+    L   = mean_i ½ [ ln v_i + ‖F_ref,i - F⁰_i‖² / (3 v_i) ]
+
+so that the noise supplies what the disagreement of the members lacks, atom by atom.  On its own training frames a network errs
+less than elsewhere, and by a factor that differs from one chemistry to the next: hence other frames.
+
+L is the Gaussian score of a predictive variance, a proper one (Gneiting and Raftery 2007, section 4.1); choosing a posterior's
+hyper-parameters by held-out likelihood is common practice, the form with a sum over members is our own.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from blipcalc.bayes.blip import BlipPosterior
+from blipcalc.bayes.ensemble import MixturePosterior, stack_members
+from blipcalc.core.contracts import place_draws
+from blipcalc.core.graph import Graph
+from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.settings import Settings
+from blipcalc.training.batches import Labelled, shuffled_batches
+from blipcalc.training.logs import RunLog
+from blipcalc.training.schedules import learning_rate
+from blipcalc.training.steps import step_function
+from blipcalc.training.trainer import INFERENCE_PREFIX
+
+#: δ, in units of the label scale: keeps the logarithm finite for atoms whose forces vanish by symmetry
+FLOOR = 1e-4
+
+
+class NoiseConfig(Settings):
+    """How to fit the noise after training."""
+
+    epochs: int = Field(15, ge=1)
+    batch_size: int = Field(10, ge=1, description="structures per step")
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup_steps: int = Field(20, ge=0, description="linear rise of the learning rate")
+    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
+    draws: int = Field(8, ge=1, description="posterior draws per step, spread over the members")
+    seed: int = Field(0, ge=0)
+    dtype: str = Field("float32", pattern="^float(32|64)$")
+    device: str = "cpu"
+
+
+def fit_noise(
+    network: nn.Module,
+    posterior: BlipPosterior | MixturePosterior,
+    graphs: Sequence[Graph],
+    config: NoiseConfig,
+    folder: str | Path | None = None,
+) -> tuple[BlipPosterior | MixturePosterior, dict[str, Any]]:
+    """Fit the inference networks of a posterior; those of ``network`` are filled in place (a mixture's: with its first).
+
+    network : the BLIP, on the CPU
+    graphs : labelled, of frames that the weights were not trained on
+    folder : ``log.csv`` goes there
+    returns : the posterior with fitted noise, and the figures of the last epoch
+    raises : ConfigurationError for a posterior without noise; NonFiniteError
+    """
+    if not isinstance(posterior, (BlipPosterior, MixturePosterior)):
+        raise ConfigurationError(f"a posterior {posterior.name!r} has no noise to fit; use 'blip' or 'mixture'")
+    if not graphs:
+        raise ConfigurationError("fitting the noise takes labelled frames, got none; hold out a larger fraction")
+    began, fit = time.perf_counter(), _NoiseFit(network, posterior, config, len(graphs))
+    log = None if folder is None else RunLog(Path(folder))
+    if log is not None:
+        log.keep(0)
+    for epoch in tqdm(range(config.epochs), unit="epoch", desc="noise"):
+        figures = fit.run_epoch(graphs, epoch)
+        if log is not None:
+            log.write({"epoch": epoch + 1, **figures})
+    if log is not None:
+        log.close()
+    return fit.posterior(), {**figures, "seconds": round(time.perf_counter() - began)}
+
+
+class _NoiseFit:
+    """The members, of which only the inference networks have gradients, and the optimiser."""
+
+    def __init__(
+        self, network: nn.Module, posterior: BlipPosterior | MixturePosterior, config: NoiseConfig, n_frames: int
+    ) -> None:
+        self.config, self.step_count = config, 0
+        self.total_steps = config.epochs * max(1, n_frames // config.batch_size)
+        self.device, self.dtype = torch.device(config.device), getattr(torch, config.dtype)
+        self.network, self.original = copy.deepcopy(network).to(self.device, self.dtype), network
+        self.mixture = posterior if isinstance(posterior, MixturePosterior) else None
+        self.noise = posterior.noise if self.mixture else posterior
+        members = self.mixture.members if self.mixture else stack_members([dict(network.named_parameters())])
+        self.members = {name: value.detach().to(self.device, self.dtype) for name, value in members.items()}
+        self.fitted = {n: v.clone().requires_grad_(True) for n, v in self.members.items() if INFERENCE_PREFIX in n}
+        self.members |= self.fitted
+        self.n_members = next(iter(self.members.values())).shape[0]
+        self.scale = float(network.energy_scale)
+        self.optimizer = torch.optim.Adam(self.fitted.values(), lr=config.learning_rate)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.parameters = {name: value.detach() for name, value in self.network.named_parameters()}
+        self._step = step_function(self.network, stacked=True, compiled=False)
+
+    def run_epoch(self, graphs: Sequence[Graph], epoch: int) -> dict[str, float]:
+        """One pass over the frames: mean score (of forces in units of the label scale) and mean squared z-score."""
+        totals, n = {"nll": 0.0, "mean_z2": 0.0}, 0
+        for batch in shuffled_batches(graphs, self.config.batch_size, self.dtype, seed=self.config.seed, epoch=epoch):
+            for name, value in self._train_step(batch.to(self.device)).items():
+                totals[name] += value
+            n += 1
+        return {name: value / n for name, value in totals.items()}
+
+    def _forces(self, batch: Labelled, member: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """(K, N, 3), in units of the label scale; ``member`` (K,) tells whose weights each draw has."""
+        overrides = {name: value[member] for name, value in self.members.items()} | noise
+        return self._step(self.parameters, overrides, *batch.graph)[1] / self.scale
+
+    def _train_step(self, batch: Labelled) -> dict[str, float]:
+        c = self.config
+        with torch.no_grad():
+            modes = self._forces(batch, torch.arange(self.n_members), {})
+        draws = place_draws(self.network, self.noise.draw(c.draws, generator=self.generator))
+        member = torch.arange(c.draws) % self.n_members
+        noisy = self._forces(batch, member, dict(draws.overrides))
+        within = (noisy - modes[member]).square().mean(dim=(0, 2))
+        between = (modes - modes.mean(dim=0)).square().mean(dim=(0, 2))
+        variance = within + between + FLOOR**2
+        squared = (batch.forces / self.scale - modes.mean(dim=0)).square().mean(dim=1)
+        loss = 0.5 * (variance.log() + squared / variance).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.fitted.values(), c.clip_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(
+                f"the gradient of the noise is not finite at step {self.step_count}; lower learning_rate"
+            )
+        rate = learning_rate(self.step_count, self.total_steps, peak=c.learning_rate, final=0.0, warmup=c.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step_count += 1
+        return {"nll": float(loss.detach()), "mean_z2": float((squared / variance).mean().detach())}
+
+    def posterior(self) -> BlipPosterior | MixturePosterior:
+        """The posterior with the fitted noise, on the CPU; the network that was given holds its first member."""
+        fitted = {name: value.detach().cpu() for name, value in self.fitted.items()}
+        own = dict(self.original.named_parameters())
+        with torch.no_grad():
+            for name, value in fitted.items():
+                own[name].copy_(value[0])
+        if self.mixture is None:
+            return self.noise
+        kept = {
+            name: fitted[name].to(value.dtype) if name in fitted else value
+            for name, value in self.mixture.members.items()
+        }
+        return replace(self.mixture, members=kept)

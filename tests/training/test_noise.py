@@ -1,0 +1,189 @@
+"""The noise that is fitted after training: errors of a known size are found again, weights are left alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
+from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
+from blipcalc.bayes.point import PointPosterior
+from blipcalc.core.contracts import place_draws
+from blipcalc.core.evaluate import evaluate
+from blipcalc.core.graph import Graph
+from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.models.registry import build_model
+from blipcalc.training.batches import labelled_graphs
+from blipcalc.training.noise import NoiseConfig, fit_noise
+from blipcalc.training.run import train
+
+SIZES = {"features": 16, "interactions": 2, "n_radial": 6, "cutoff": 4.0}
+FIT = {"epochs": 40, "batch_size": 10, "learning_rate": 3e-3, "draws": 8}
+
+
+def blip(seed: int, **settings: object):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_model("painn", SIZES, [1, 8])
+        network.energies.set({1: 0.0, 8: 0.0}, 1.0, network.species)
+        return bayesianize(network, BlipConfig(**({"alpha_initial": 1e-3, "inputs": "neighbourhood"} | settings)))
+
+
+def mixture(seeds=(0, 1), **settings: object):
+    networks = [blip(seed, **settings) for seed in seeds]
+    noise = BlipPosterior(networks[0].slot_shapes())
+    return networks[0], MixturePosterior(stack_members([dict(n.named_parameters()) for n in networks]), noise)
+
+
+def hydrogens(n: int, seed: int) -> list[Atoms]:
+    """A pair and a triangle of hydrogen in turn, every distance changed by up to a tenth."""
+    rng = np.random.default_rng(seed)
+    start = [
+        Atoms("H2", positions=[[0, 0, 0.45], [0, 0, -0.45]]),
+        Atoms("H3", positions=[[0, 0, 0.45], [0, 0, -0.45], [0, 0.78, 0]]),
+    ]
+    frames = [start[k % 2].copy() for k in range(n)]
+    for atoms in frames:
+        atoms.positions += rng.normal(0, 0.05, atoms.positions.shape)
+    return frames
+
+
+def centre(network, posterior, atoms: Atoms) -> np.ndarray:
+    draws = place_draws(network, posterior.centre())
+    return evaluate(network, draws, Graph.from_atoms(atoms, network.cutoff)).forces.mean(0).double().numpy()
+
+
+def labelled(network, posterior, n: int, seed: int, sigma: dict[str, float]) -> list[Atoms]:
+    """Frames whose labels are the centre's forces with Gaussian errors: ``sigma`` (eV/Å) by formula."""
+    rng = np.random.default_rng(seed + 1000)
+    frames = hydrogens(n, seed)
+    for atoms in frames:
+        forces = centre(network, posterior, atoms)
+        forces += rng.normal(0, sigma[atoms.get_chemical_formula()], forces.shape)
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=forces)
+    return frames
+
+
+def z2(network, posterior, frames: list[Atoms], n_draws: int = 64) -> dict[str, float]:
+    """Mean squared z-score of the raw draws, by formula."""
+    draws = place_draws(network, posterior.draw(n_draws, generator=torch.Generator().manual_seed(99)))
+    found: dict[str, list[float]] = {}
+    for atoms in frames:
+        forces = evaluate(network, draws, Graph.from_atoms(atoms, network.cutoff)).forces.double().numpy()
+        variance = forces.var(axis=0, ddof=1).mean(axis=1)
+        error = atoms.get_forces() - centre(network, posterior, atoms)
+        found.setdefault(atoms.get_chemical_formula(), []).append(float(((error**2).mean(axis=1) / variance).mean()))
+    return {name: float(np.mean(values)) for name, values in found.items()}
+
+
+def fitted(network, posterior, frames, folder=None, **settings):
+    graphs = labelled_graphs(frames, network.cutoff)
+    return fit_noise(network, posterior, graphs, NoiseConfig(**(FIT | settings)), folder)
+
+
+SIGMA = {"H2": 0.002, "H3": 0.03}
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_errors_of_a_known_size_are_found_again(members, tmp_path):
+    """Fifteen times smaller errors in the pair than in the triangle: neighbours tell, and held-out z² comes out near 1."""
+    network, posterior = mixture((0, 0)) if members == 2 else (blip(0), None)
+    posterior = posterior or BlipPosterior(network.slot_shapes())
+    held_out = labelled(network, posterior, 60, 5, SIGMA)
+    before = z2(network, posterior, held_out)
+    after_fit, figures = fitted(network, posterior, labelled(network, posterior, 120, 0, SIGMA), tmp_path)
+    after = z2(network, after_fit, held_out)
+    assert max(abs(np.log(v)) for v in before.values()) > np.log(3)
+    assert all(0.6 < v < 1.7 for v in after.values()), (before, after)
+    assert 0.6 < figures["mean_z2"] < 1.7
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert rows[0] == "epoch,nll,mean_z2"
+    assert len(rows) == 1 + FIT["epochs"]
+
+
+def test_species_alone_cannot_tell_the_molecules_apart():
+    """Control for the test above: by species and length, hydrogen has one α in both."""
+    network = blip(0, inputs="species")
+    posterior = BlipPosterior(network.slot_shapes())
+    fit, _ = fitted(network, posterior, labelled(network, posterior, 120, 0, SIGMA))
+    after = z2(network, fit, labelled(network, posterior, 60, 5, SIGMA))
+    assert max(abs(np.log(v)) for v in after.values()) > np.log(1.7), after
+
+
+def test_noise_goes_where_the_members_already_disagree_enough():
+    """Labels as far from the mean as the members are: what they disagree about needs no noise on top."""
+    network, posterior = mixture((0, 1))
+    frames = hydrogens(60, 0)
+    one = PointPosterior()
+    for atoms in frames:
+        network.load_state_dict({**network.state_dict(), **{n: v[0] for n, v in posterior.members.items()}})
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=centre(network, one, atoms))
+    graph = Graph.from_atoms(frames[0], network.cutoff).tensors(torch.float32)
+    before = torch.cat([a.reshape(-1) for a in network.inference(graph)]).detach()
+    fitted(network, posterior, frames)
+    after = torch.cat([a.reshape(-1) for a in network.inference(graph)]).detach()
+    assert after.median() < before.median() / 3
+
+
+def test_weights_stay_and_the_network_holds_the_first_member():
+    network, posterior = mixture((0, 1))
+    frames = labelled(network, posterior, 20, 0, SIGMA)
+    before = copy.deepcopy(dict(posterior.members))
+    result, _ = fitted(network, posterior, frames, epochs=2)
+    assert posterior.members.keys() == result.members.keys()
+    for name, value in result.members.items():
+        assert torch.equal(posterior.members[name], before[name])  # the old posterior is left alone
+        assert torch.equal(value, before[name]) == ("inference." not in name)
+        assert torch.equal(dict(network.named_parameters())[name], value[0])
+        assert value.dtype == before[name].dtype
+        assert not value.requires_grad
+
+
+def test_the_same_seed_gives_the_same_noise():
+    results = []
+    for seed in (3, 3, 4):
+        network, posterior = mixture((0, 1))
+        frames = labelled(network, posterior, 20, 0, SIGMA)
+        results.append(fitted(network, posterior, frames, epochs=2, seed=seed)[0].members["inference.node.2.bias"])
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_refusals():
+    network, posterior = mixture((0, 1))
+    with pytest.raises(ConfigurationError, match="got none"):
+        fitted(network, posterior, [])
+    with pytest.raises(ConfigurationError, match="'ensemble' has no noise"):
+        fitted(network, EnsemblePosterior(dict(posterior.members)), [])
+    frames = labelled(network, posterior, 10, 0, SIGMA)
+    frames[0].calc.results["forces"] = np.full((len(frames[0]), 3), 1e30)
+    graphs = labelled_graphs(frames, network.cutoff)
+    with pytest.raises(NonFiniteError, match="learning_rate"):
+        fit_noise(network, posterior, graphs, NoiseConfig(epochs=1, learning_rate=1e-2, dtype="float32"))
+
+
+def test_training_ends_with_the_noise_of_all_members_together(small, no_events, tmp_path):
+    """Trained without a step of noise, then fitted; the file says so, and assembling again repeats it."""
+    data = small.ETHANOL
+    settings = {
+        "data": {"energy_unit": "kcal/mol", "validation": 0.4},
+        "model": {"posterior": "mixture", "sizes": small.SIZES, "blip": {"inputs": "neighbourhood"}},
+        "warm": {"epochs": 1, "batch_size": 5},
+        "training": {"epochs": 0},
+        "noise": {"epochs": 2, "batch_size": 4},
+        "folder": tmp_path / "run",
+    }
+    model = train(data, tmp_path / "a.blip", **settings)
+    assert model.training["noise"]["epochs"] == 2
+    assert model.training["noise_fit"].keys() == {"nll", "mean_z2", "seconds"}
+    again = train(data, tmp_path / "b.blip", **settings)
+    assert again.hash == model.hash
+    bias = model.posterior.members["inference.node.2.bias"]
+    assert not torch.equal(bias[0], bias[1])
+    with pytest.raises(ConfigurationError, match="no noise to fit"):
+        train(data, tmp_path / "c.blip", model={"posterior": "point"}, noise={"epochs": 1}, data=settings["data"])
