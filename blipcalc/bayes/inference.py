@@ -65,13 +65,17 @@ class BlipConfig(Settings):
 
     @model_validator(mode="after")
     def _inside(self) -> BlipConfig:
-        top = self.alpha_max if self.bound == "smooth" else PAPER_P_MAX / (1 - PAPER_P_MAX)
         for name in ("alpha_prior", "alpha_initial"):
-            if not getattr(self, name) < 0.9 * top:
-                raise ValueError(f"{name}={getattr(self, name)} must lie well inside the bound on α, {top}")
+            if not getattr(self, name) < 0.9 * self.top:
+                raise ValueError(f"{name}={getattr(self, name)} must lie well inside the bound on α, {self.top}")
         if self.vectors and self.mode == "local":
             raise ValueError("noise on vector components breaks equivariance in local mode; use mode='frozen'")
         return self
+
+    @property
+    def top(self) -> float:
+        """The largest α there can be."""
+        return self.alpha_max if self.bound == "smooth" else PAPER_P_MAX / (1 - PAPER_P_MAX)
 
     @classmethod
     def paper(cls) -> BlipConfig:

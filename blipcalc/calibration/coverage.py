@@ -21,6 +21,7 @@ from scipy.stats import chi, norm
 
 from blipcalc.calibration.residuals import Residuals
 from blipcalc.core.prediction import Calibration
+from blipcalc.errors import CalibrationError
 from blipcalc.stats.conformal import confident_count, coverage_limits, frame_maximum, minimum_count
 
 Array = np.ndarray
@@ -52,8 +53,10 @@ def radius(residuals: Residuals, level: float) -> Array:
     """(N,) largest ratio that is covered at a level; NaN for an element, or a level, that was not calibrated."""
     if residuals.calibration is None:
         return np.full(len(residuals.species), chi.ppf(level, 3))
-    of = {z: q.get(level, NAN) for z, q in residuals.calibration.q_atom.items()}
-    return np.array([of.get(int(z), NAN) for z in residuals.species])
+    try:
+        return residuals.calibration.atom_quantile(residuals.species, level)
+    except CalibrationError:
+        return np.full(len(residuals.species), NAN)
 
 
 def atom_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Coverage, ...]:

@@ -29,6 +29,11 @@ def info_text(manifest: dict[str, Any], path: Path) -> str:
         f"  wall time    {training.get('wall_seconds', '?')} s on {training.get('machine', '?')}",
         f"  versions     {training.get('versions', '?')}",
     ]
+    if training.get("alpha"):
+        lines.append(f"  learned α    {'layer':24s} 5 %       median    95 %")
+        for name, quantiles in training["alpha"]["layers"].items():
+            lines.append(f"               {name:24s} " + " ".join(f"{q:<9.2g}" for q in quantiles))
+        lines.append(f"               {training['alpha']['near_bound']:.1%} of all rows lie at the bound")
     found = [Calibration(**StoredCalibration.model_validate(c).model_dump()) for c in manifest["calibrations"]]
     return "\n".join(lines) + "\n" + (calibration_text(found) if found else "  not calibrated: run blipcalc calibrate")
 

@@ -10,7 +10,7 @@ environments add coherently.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,6 +99,16 @@ class Prediction:
     def atom_std(self) -> Array | None:
         """(n,) root of :attr:`atom_var`, eV/Å: what monitors read."""
         return None if self.forces_cov is None else np.sqrt(self.atom_var)
+
+    def force_bound(self, level: float = 0.95) -> Array:
+        """(n,) eV/Å that the norm of an atom's force error stays under with that probability: q_atom · atom_std.
+
+        A conformal promise for one atom of a structure like those of the calibration; NaN for elements without it.
+        Raises CalibrationError without a calibration, without variances, or for a level that was not calibrated.
+        """
+        if self.calibration is None or self.forces_cov is None:
+            raise CalibrationError("a bound on force errors takes a calibrated prediction of forces with variances")
+        return self.calibration.atom_quantile(self.species, level) * self.atom_std
 
 
 def sample_arrays(samples: Samples, graph: Graph) -> list[SampleArrays]:
@@ -230,10 +240,20 @@ class Calibration:
 
     def halt_limit(self, tolerance: float, level: float = 0.95) -> float:
         """Largest ``atom_std`` (eV/Å) at which the halt rule goes on: q_frame · max atom_std ≤ tolerance (eV/Å, a norm)."""
-        if level not in self.q_frame:
-            known = ", ".join(f"{known:g}" for known in sorted(self.q_frame))
-            raise CalibrationError(f"no frame quantile for level {level:g}; calibrated levels: {known}")
+        self._check_level(level, self.q_frame, "frame")
         return tolerance / self.q_frame[level]
+
+    def atom_quantile(self, species: Array, level: float = 0.95) -> Array:
+        """(n,) q_atom of each atom; NaN for an element without one. Raises CalibrationError for a level that none has."""
+        self._check_level(level, {known for q in self.q_atom.values() for known in q}, "atom")
+        of = {z: q.get(level, np.nan) for z, q in self.q_atom.items()}
+        return np.array([of.get(int(z), np.nan) for z in species])
+
+    @staticmethod
+    def _check_level(level: float, known: Iterable[float], of: str) -> None:
+        if level not in known:
+            levels = ", ".join(f"{value:g}" for value in sorted(known))
+            raise CalibrationError(f"no {of} quantile for level {level:g}; calibrated levels: {levels or 'none'}")
 
     def uncalibrated(self, species: Array) -> list[str]:
         """Symbols of the elements of a structure that were never calibrated."""

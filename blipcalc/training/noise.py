@@ -22,18 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blipcalc.bayes.blip import BlipPosterior
+from blipcalc.bayes.blip import BlipModel, BlipPosterior
 from blipcalc.bayes.ensemble import MixturePosterior, stack_members
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.settings import Settings
-from blipcalc.training.batches import Labelled, shuffled_batches
+from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.logs import RunLog
 from blipcalc.training.schedules import learning_rate
 from blipcalc.training.steps import step_function
@@ -87,6 +88,30 @@ def fit_noise(
     if log is not None:
         log.close()
     return fit.posterior(), {**figures, "seconds": round(time.perf_counter() - began)}
+
+
+@torch.no_grad()
+def alpha_distribution(
+    network: BlipModel, posterior: BlipPosterior | MixturePosterior, graphs: Sequence[Graph]
+) -> dict[str, Any]:
+    """What α a BLIP has learned: 5, 50 and 95 % quantiles over the rows of some frames, by layer, members pooled.
+
+    returns : {"layers": {layer: (q05, q50, q95)}, "near_bound": share of rows above nine tenths of the bound}
+    """
+    members = posterior.members if isinstance(posterior, MixturePosterior) else {}
+    inference = network.inference
+    prefix = next(name for name, module in network.named_modules() if module is inference) + "."
+    own = {name.removeprefix(prefix): value for name, value in members.items() if name.startswith(prefix)}
+    tensors = collate(graphs, next(network.parameters()).dtype).graph
+    states = [{name: value[m] for name, value in own.items()} for m in range(getattr(posterior, "n_members", 1))]
+    found = [torch.func.functional_call(inference, state, (tensors,)) for state in states]
+    top, layers, near = inference.config.top, {}, []
+    for names, parts in ((network.node_layers, "node"), (network.edge_layers, "edge")):
+        rows = torch.cat([getattr(alphas, parts) for alphas in found]).double()
+        for k, name in enumerate(names):
+            layers[name] = [float(f"{q:.3g}") for q in np.quantile(rows[:, k].numpy(), (0.05, 0.5, 0.95))]
+        near.append(rows.reshape(-1) > 0.9 * top)
+    return {"layers": layers, "near_bound": float(torch.cat(near).double().mean())}
 
 
 class _NoiseFit:

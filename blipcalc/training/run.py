@@ -30,7 +30,7 @@ from blipcalc.settings import Settings
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
-from blipcalc.training.noise import NoiseConfig, fit_noise
+from blipcalc.training.noise import NoiseConfig, alpha_distribution, fit_noise
 from blipcalc.training.trainer import Trainer
 from blipcalc.units import EnergyUnit, LengthUnit
 
@@ -181,10 +181,12 @@ def train(
         return None
     network = network.cpu()
     network.load_state_dict({**network.state_dict(), **states[0]})
-    posterior, noise_figures = _posterior(model_config, network, states), None
+    posterior, noise_figures, alpha = _posterior(model_config, network, states), None, None
+    held_out = labelled_graphs(prepared.split.validation, network.cutoff) if model_config.is_blip else []
     if noise_config:
-        held_out = labelled_graphs(prepared.split.validation, network.cutoff)
         posterior, noise_figures = fit_noise(network, posterior, held_out, noise_config, folder / "noise")
+    if model_config.is_blip:
+        alpha = alpha_distribution(network, posterior, held_out[:: max(1, len(held_out) // 100)])
     trained = Model(
         network=network,
         posterior=posterior,
@@ -202,6 +204,7 @@ def train(
             "n_calibration": len(prepared.split.calibration),
             "validation": figures,
             "noise_fit": noise_figures,
+            "alpha": alpha,
             "wall_seconds": sum(report["seconds"] for report in [*figures, noise_figures or {"seconds": 0}]),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}",
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

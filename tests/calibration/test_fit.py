@@ -141,6 +141,28 @@ def test_levels_without_enough_frames_are_absent_and_refused_by_name(residuals, 
         calibration.halt_limit(0.3, 0.99)
 
 
+def test_the_bound_on_a_force_error_is_the_quantile_of_its_element_times_sigma(residuals, fitted):
+    """In [0.93, 0.97] of fresh atoms the error stays under it; a point prediction and other levels are refused by name."""
+    rng = np.random.default_rng(11)
+    calibration = fitted(residuals(rng, 400, scale=SCALE))
+    test = residuals(rng, 2000, scale=SCALE)
+    prediction = Prediction(
+        species=test.species, energy=0.0, energies=None, forces=np.zeros((len(test.species), 3)), stress=None,
+        energy_var=1.0, forces_cov=test.forces_cov, stress_var=None, n_draws=test.n_draws, surface=test.surface,
+    )  # fmt: skip
+    with pytest.raises(CalibrationError, match="takes a calibrated prediction"):
+        prediction.force_bound()
+    calibrated = calibration.apply(prediction)
+    bound = calibrated.force_bound(0.95)
+    of = np.array([calibration.q_atom[z][0.95] for z in test.species])
+    np.testing.assert_allclose(bound, of * calibrated.atom_std, rtol=1e-14)
+    assert 0.93 < (test.force_norm <= bound).mean() < 0.97
+    with pytest.raises(CalibrationError, match=r"no atom quantile for level 0\.5"):
+        calibrated.force_bound(0.5)
+    unknown = replace(calibrated, species=np.full_like(test.species, 79))
+    assert np.isnan(unknown.force_bound()).all()
+
+
 def test_a_rare_element_borrows_the_worst_quantile_and_a_very_rare_one_gets_none(residuals, fitted, joined):
     """Oxygen's scores are all sqrt(3), nearly: its own quantile at any level."""
     rng = np.random.default_rng(10)

@@ -19,7 +19,7 @@ from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.models.registry import build_model
 from blipcalc.training.batches import labelled_graphs
-from blipcalc.training.noise import NoiseConfig, fit_noise
+from blipcalc.training.noise import NoiseConfig, alpha_distribution, fit_noise
 from blipcalc.training.run import train
 
 SIZES = {"features": 16, "interactions": 2, "n_radial": 6, "cutoff": 4.0}
@@ -187,3 +187,18 @@ def test_training_ends_with_the_noise_of_all_members_together(small, no_events, 
     assert not torch.equal(bias[0], bias[1])
     with pytest.raises(ConfigurationError, match="no noise to fit"):
         train(data, tmp_path / "c.blip", model={"posterior": "point"}, noise={"epochs": 1}, data=settings["data"])
+
+
+def test_learned_alpha_is_told_by_layer():
+    """Quantiles over rows: constant α has one value everywhere; a bound that is reached is counted."""
+    network, posterior = mixture((0, 1), alpha="constant", alpha_initial=0.01)
+    graphs = labelled_graphs(labelled(network, posterior, 4, 0, SIGMA), network.cutoff)
+    found = alpha_distribution(network, posterior, graphs)
+    assert list(found["layers"]) == network.node_layers + network.edge_layers
+    np.testing.assert_allclose(list(found["layers"].values()), 0.01, rtol=1e-3)
+    assert found["near_bound"] == 0.0
+    level = posterior.members["inference.level"]
+    level[0, :] = 20.0  # the first member at the bound, the second where it was
+    found = alpha_distribution(network, posterior, graphs)
+    assert found["near_bound"] == pytest.approx(0.5)
+    np.testing.assert_allclose([[q[0], q[2]] for q in found["layers"].values()], [[0.01, 0.1]] * 12, rtol=1e-3)
