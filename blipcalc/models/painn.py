@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from blipcalc.core.contracts import ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
-from blipcalc.models.readout import AtomicEnergies, SpeciesTable
+from blipcalc.models.potential import Potential, xavier
 from blipcalc.nn.radial import BesselBasis, polynomial_envelope
 from blipcalc.nn.scatter import segment_sum
 from blipcalc.settings import Settings
@@ -89,7 +89,7 @@ class Update(nn.Module):
         return a_ss + a_sv * (u * w).sum(dim=1), a_vv[:, None, :] * u
 
 
-class PaiNN(nn.Module):
+class PaiNN(Potential):
     """PaiNN behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
 
     Parameters
@@ -99,35 +99,17 @@ class PaiNN(nn.Module):
     """
 
     Config = PaiNNConfig
-    supports_vmap = True
 
     def __init__(self, config: PaiNNConfig, species: Sequence[int]) -> None:
-        super().__init__()
-        self.config = config
-        self.cutoff = config.cutoff
-        self.species = tuple(sorted({int(z) for z in species}))
+        super().__init__(config, species)
         features = config.features
-        self.table = SpeciesTable(self.species)
         self.embedding = nn.Embedding(len(self.species), features)
         self.basis = BesselBasis(config.cutoff, config.n_radial)
         self.messages = nn.ModuleList(Message(features, config.n_radial) for _ in range(config.interactions))
         self.updates = nn.ModuleList(Update(features) for _ in range(config.interactions))
         self.readout_inner = nn.Linear(features, features // 2)
         self.readout_outer = nn.Linear(features // 2, 1)
-        self.energies = AtomicEnergies(len(self.species))
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    @property
-    def energy_scale(self) -> float:
-        """EV."""
-        return float(self.energies.scale)
+        xavier(self)
 
     def layer_roles(self) -> dict[str, Role]:
         """Which rows each linear layer runs over, by construction."""

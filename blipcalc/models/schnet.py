@@ -20,7 +20,7 @@ from torch_geometric.nn.models.schnet import GaussianSmearing, InteractionBlock,
 
 from blipcalc.core.contracts import ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
-from blipcalc.models.readout import AtomicEnergies, SpeciesTable
+from blipcalc.models.potential import Potential, xavier
 from blipcalc.settings import Settings
 
 
@@ -39,7 +39,7 @@ class SchNetConfig(Settings):
         return cls(features=32, filters=32, interactions=2, n_radial=20)
 
 
-class SchNet(nn.Module):
+class SchNet(Potential):
     """SchNet behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
 
         x_i ← x_i + W · ssp(Σ_j W_in x_j ∘ f(r_ij) c(r_ij))
@@ -57,14 +57,9 @@ class SchNet(nn.Module):
     """
 
     Config = SchNetConfig
-    supports_vmap = True
 
     def __init__(self, config: SchNetConfig, species: Sequence[int]) -> None:
-        super().__init__()
-        self.config = config
-        self.cutoff = config.cutoff
-        self.species = tuple(sorted(int(z) for z in species))
-        self.table = SpeciesTable(self.species)
+        super().__init__(config, species)
         self.embedding = nn.Embedding(len(self.species), config.features)
         self.basis = GaussianSmearing(0.0, config.cutoff, config.n_radial)
         self.interactions = nn.ModuleList(
@@ -77,15 +72,7 @@ class SchNet(nn.Module):
         self.readout_inner = nn.Linear(config.features, config.features // 2)
         self.activation = ShiftedSoftplus()
         self.readout_outer = nn.Linear(config.features // 2, 1)
-        self.energies = AtomicEnergies(len(self.species))
-        for layer in (self.readout_inner, self.readout_outer):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    @property
-    def energy_scale(self) -> float:
-        """EV."""
-        return float(self.energies.scale)
+        xavier(self.readout_inner, self.readout_outer)
 
     def layer_roles(self) -> dict[str, Role]:
         """Which rows each linear layer runs over, by construction."""

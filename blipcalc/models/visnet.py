@@ -27,7 +27,7 @@ from torch_geometric.nn.models.visnet import CosineCutoff, ExpNormalSmearing, Sp
 
 from blipcalc.core.contracts import ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
-from blipcalc.models.readout import AtomicEnergies, SpeciesTable
+from blipcalc.models.potential import Potential, xavier
 from blipcalc.nn.scatter import segment_sum
 from blipcalc.settings import Settings
 
@@ -133,7 +133,7 @@ class Readout(nn.Module):
         return self.last_outer(nn.functional.silu(hidden))[:, 0]
 
 
-class ViSNet(nn.Module):
+class ViSNet(Potential):
     """ViSNet behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
 
     Parameters
@@ -143,15 +143,10 @@ class ViSNet(nn.Module):
     """
 
     Config = ViSNetConfig
-    supports_vmap = True
 
     def __init__(self, config: ViSNetConfig, species: Sequence[int]) -> None:
-        super().__init__()
-        self.config = config
-        self.cutoff = config.cutoff
-        self.species = tuple(sorted(int(z) for z in species))
+        super().__init__(config, species)
         features, cutoff = config.features, config.cutoff
-        self.table = SpeciesTable(self.species)
         self.basis = ExpNormalSmearing(cutoff, config.n_radial, trainable=False)
         self.harmonics = Sphere(config.lmax)
         self.embedding = NeighborEmbedding(len(self.species), features, config.n_radial, cutoff)
@@ -165,20 +160,7 @@ class ViSNet(nn.Module):
         self.edge_updates = nn.ModuleList(EdgeUpdate(features) for _ in range(config.layers - 1))
         self.out_norm = nn.LayerNorm(features)
         self.readout = Readout(features)
-        self.energies = AtomicEnergies(len(self.species))
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    @property
-    def energy_scale(self) -> float:
-        """EV."""
-        return float(self.energies.scale)
+        xavier(self)
 
     def layer_roles(self) -> dict[str, Role]:
         """Which rows each linear layer runs over, by construction."""

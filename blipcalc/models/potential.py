@@ -1,0 +1,44 @@
+"""What all networks here have in common behind the :class:`~blipcalc.core.contracts.EnergyModel` contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from blipcalc.models.readout import AtomicEnergies, SpeciesTable
+
+
+class Potential(nn.Module):
+    """Sizes, elements and the way from outputs to energies; a subclass adds its layers and ``forward``.
+
+    Parameters
+    ----------
+    config : sizes, with a ``cutoff`` in Å
+    species : atomic numbers that it knows, in any order
+    """
+
+    supports_vmap = True
+
+    def __init__(self, config: Any, species: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.cutoff = config.cutoff
+        self.species = tuple(sorted({int(z) for z in species}))
+        self.table = SpeciesTable(self.species)
+        self.energies = AtomicEnergies(len(self.species))
+
+    @property
+    def energy_scale(self) -> float:
+        """EV."""
+        return float(self.energies.scale)
+
+
+def xavier(*modules: nn.Module) -> None:
+    """Start every linear layer inside with uniform Glorot weights and zero biases."""
+    for module in (inner for outer in modules for inner in outer.modules()):
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

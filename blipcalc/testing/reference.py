@@ -1,0 +1,86 @@
+"""What the checks stand on: structures, one evaluation, and comparisons that say by how much they fail."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import nn
+
+from blipcalc.core.contracts import Draws
+from blipcalc.core.evaluate import evaluate
+from blipcalc.core.graph import Graph
+
+
+class Evaluation(NamedTuple):
+    """Energy (S,) eV, forces (N, 3) eV/Å, stress (S, 3, 3) eV/Å³ (NaN without a volume), numpy float64."""
+
+    energy: np.ndarray
+    forces: np.ndarray
+    stress: np.ndarray
+
+
+def evaluate_one(model: nn.Module, structure: Atoms | Graph) -> Evaluation:
+    """Energy, forces and stress of the network as it stands."""
+    graph = structure if isinstance(structure, Graph) else Graph.from_atoms(structure, model.cutoff)
+    samples = evaluate(model, Draws(1), graph, stress=True)
+    return Evaluation(samples.energy[0].numpy(), samples.forces[0].numpy(), samples.stress[0].numpy())
+
+
+def energies_of(model: nn.Module, structures: Sequence[Atoms]) -> np.ndarray:
+    """(S,) eV, in one batch without derivatives."""
+    graph = Graph.collate([Graph.from_atoms(atoms, model.cutoff) for atoms in structures])
+    return evaluate(model, Draws(1), graph, forces=False).energy[0].numpy()
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The dtype of its parameters."""
+    return next(model.parameters()).dtype
+
+
+def perturbed(model: nn.Module, scale: float = 0.1, seed: int = 0) -> nn.Module:
+    """A copy with ``scale`` · N(0, 1) added to every parameter, so that zero biases hide nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += (scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)).to(parameter)
+    return model
+
+
+def default_structures(species: Sequence[int]) -> list[Atoms]:
+    """A molecule, a triclinic crystal, a slab without a third cell vector and a wire, of the elements of the model."""
+    rng = np.random.default_rng(7)
+    grid = np.stack(np.meshgrid(*[[0.0, 1.7]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    molecule = Atoms(positions=(grid + rng.uniform(-0.25, 0.25, grid.shape))[:5], numbers=[1] * 5)
+    cell = np.array([[3.6, 0.0, 0.0], [0.7, 3.3, 0.0], [-0.4, 0.5, 3.9]])
+    crystal = Atoms(positions=grid[[0, 3, 5, 6]] + rng.uniform(-0.2, 0.2, (4, 3)), numbers=[1] * 4, cell=cell, pbc=True)
+    slab = crystal.copy()
+    slab.set_cell(np.diag([1.0, 1.0, 0.0]) @ cell)
+    slab.pbc = [True, True, False]
+    wire = crystal[:2]
+    wire.pbc = [False, False, True]
+    for atoms in (molecule, crystal, slab, wire):
+        atoms.numbers = np.resize(species, len(atoms))
+    return [molecule, crystal, slab, wire]
+
+
+def close(what: str, got: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Raise unless |got - expected| ≤ tolerance · max(1, |expected|), and unless both are NaN at the same places."""
+    got, expected = np.asarray(got, dtype=float), np.asarray(expected, dtype=float)
+    if got.shape != expected.shape or (np.isnan(got) != np.isnan(expected)).any():
+        raise AssertionError(f"{what}: got {got}, expected {expected}")
+    worst = np.nanmax(np.abs(got - expected), initial=0.0)
+    size = max(1.0, np.nanmax(np.abs(expected), initial=0.0))
+    if not worst <= tolerance * size:
+        raise AssertionError(f"{what}: differs by {worst:.3e}, allowed {tolerance:.0e} x {size:.3g}")
+
+
+def same(what: str, got: Evaluation, expected: Evaluation, tolerance: float) -> None:
+    """Every field of two evaluations, by :func:`close`."""
+    for name in Evaluation._fields:
+        close(f"{name} {what}", getattr(got, name), getattr(expected, name), tolerance)
