@@ -17,7 +17,7 @@ from blipcalc.core.contracts import Need, Posterior, Surface, place_draws
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
 from blipcalc.core.neighbors import NeighborList
-from blipcalc.core.prediction import Calibration, Prediction, sample_arrays, summarize
+from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError
 
@@ -73,12 +73,13 @@ class BayesianPredictor:
     def _prepare(self) -> None:
         self._evaluator = Evaluator(self.model, **self._how)
         self._neighbors: tuple[bytes, NeighborList] | None = None
+        self._last: tuple[list[bytes], dict[str, bool], list[SampleArrays]] | None = None
         # one evaluation at a time: functional_call swaps the parameters of the module while it runs
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
         """For copies and worker processes: all but what :meth:`_prepare` makes anew."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_evaluator", "_neighbors", "_lock")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_evaluator", "_neighbors", "_last", "_lock")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -131,7 +132,7 @@ class BayesianPredictor:
             wanted = {"forces": need.forces or stress, "stress": stress}
             centre = draws = [None] * len(structures)
             if self.centre is not None:
-                centre = sample_arrays(self._evaluator(self.centre, graph, **wanted), graph)
+                centre = self._centre_samples(structures, graph, wanted)
             if self.centre is None or need.variance:
                 draws = sample_arrays(self._evaluator(self.draws, graph, **wanted), graph)
         predictions = [
@@ -139,6 +140,16 @@ class BayesianPredictor:
             for atoms, d, c in zip(structures, draws, centre, strict=True)
         ]
         return predictions if self.calibration is None else [self.calibration.apply(p) for p in predictions]
+
+    def _centre_samples(self, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]) -> list[SampleArrays]:
+        """Those of the centre; kept for a single structure, of which MD asks forces first and a variance afterwards."""
+        if len(structures) > 1:
+            return sample_arrays(self._evaluator(self.centre, graph, **wanted), graph)
+        (atoms,) = structures
+        key = [np.asarray(a).tobytes() for a in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
+        if self._last is None or self._last[0] != key or any(wanted[name] > self._last[1][name] for name in wanted):
+            self._last = key, wanted, sample_arrays(self._evaluator(self.centre, graph, **wanted), graph)
+        return self._last[2]
 
     def _graph(self, structures: Sequence[Atoms]) -> Graph:
         """The batch of the structures; a single structure reuses the neighbour list of the one before."""

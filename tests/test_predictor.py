@@ -234,6 +234,41 @@ def test_centre_surface_is_the_network_without_noise(blip, make_predictor, molec
     assert np.array_equal(without.forces, on_centre.forces)
 
 
+def test_forces_first_and_a_variance_afterwards_evaluate_the_centre_once(
+    make_predictor, molecule, crystal, monkeypatch
+):
+    """As MD with a monitor does; anything that changed, or was not asked for before, is evaluated anew."""
+    predictor = make_predictor(surface="centre")
+    evaluated, evaluate = [], predictor._evaluator
+
+    def counted(draws, graph, **wanted):
+        evaluated.append(draws.n)
+        return evaluate(draws, graph, **wanted)
+
+    monkeypatch.setattr(predictor, "_evaluator", counted)
+    (plain,) = predictor([molecule], Need(forces=True, variance=False))
+    (both,) = predictor([molecule], Need(forces=True, variance=True))
+    assert evaluated == [1, 4]
+    assert np.array_equal(plain.forces, both.forces)
+    assert_equal(both, make_predictor(surface="centre")([molecule])[0])
+    both.forces[:] = 0.0  # what is handed out is the caller's
+    assert np.array_equal(predictor([molecule])[0].forces, plain.forces)
+    moved = molecule.copy()
+    moved.positions[0, 0] += 1e-12
+    for structures in ([moved], [crystal], [crystal, molecule], [molecule]):
+        evaluated.clear()
+        predictor(structures, Need(forces=True, variance=False))
+        assert evaluated == [1], structures
+    squeezed = crystal.copy()
+    predictor([crystal], Need(forces=True, variance=False))
+    for need in (Need(forces=True, variance=False, stress=True), Need(forces=True, variance=False)):
+        squeezed.set_cell(crystal.cell.array * 1.001)
+        evaluated.clear()
+        predictor([crystal], need)
+        predictor([squeezed], need)
+        assert evaluated == [1, 1]
+
+
 def test_no_structures_no_predictions(make_predictor):
     assert make_predictor()([]) == []
 
