@@ -16,9 +16,10 @@ model = blipcalc.train(
     files,
     "runs/example.blip",
     data=data,
-    model={"sizes": {"features": 32, "interactions": 2}, "posterior": "mixture"},
+    model={"sizes": {"features": 32, "interactions": 2}},
     warm={"epochs": 40, "batch_size": 4},
-    training={"epochs": 20, "batch_size": 4, "objective": "crps", "train_draws": 4},
+    training={"epochs": 0},
+    noise={"epochs": 20},
 )
 held_out = prepare(files, data).split.calibration
 model = blipcalc.calibrate(model, held_out, n_draws=[16])

@@ -2,7 +2,7 @@
 
 What the network sees is ``BlipConfig.inputs``:
 
-    species (the paper)   α_node[i, ℓ] = g(MLP_node(h_i))_ℓ           α_edge[e, ℓ] = g(MLP_edge(r_e² / c²))_ℓ
+    species (paper)       α_node[i, ℓ] = g(MLP_node(h_i))_ℓ           α_edge[e, ℓ] = g(MLP_edge(r_e² / c²))_ℓ
     neighbourhood         α_node[i, ℓ] = g(MLP_node(c_i))_ℓ           α_edge[e, ℓ] = g(MLP_edge(r_e² / c², c_i + c_j))_ℓ
                           c_i = SiLU(W [h_i, Σ_j u(r_ij) (W_r b(r_ij)) ∘ h_j])
 
@@ -56,10 +56,11 @@ class BlipConfig(Settings):
     bound: Literal["smooth", "paper"] = Field("smooth", description="α_max·sigmoid, or clamped odds as in the paper")
     alpha_max: float = Field(0.1, gt=0, description="upper end of the smooth bound")
     alpha_prior: float = Field(0.02, gt=0, description="α₀ = p₀/(1 - p₀) of the prior")
-    alpha_initial: float = Field(0.005, gt=0, description="α at the start of training")
+    alpha_initial: float = Field(3e-4, gt=0, description="α at the start of training")
     detach: bool = Field(False, description="no gradient of α to the positions (the paper's PaiNN); not conservative")
     inputs: Literal["species", "neighbourhood"] = Field(
-        "species", description="what α is a function of: species and pair length as in the paper, or the neighbours too"
+        "neighbourhood",
+        description="what α is a function of: species and pair length as in the paper, or neighbours too",
     )
     width: int = Field(64, ge=1, description="hidden units of the inference network")
 
@@ -80,7 +81,7 @@ class BlipConfig(Settings):
     @classmethod
     def paper(cls) -> BlipConfig:
         """The published PaiNN settings: local reparametrisation, clamped odds, α₀ = 1, detached α."""
-        return cls(mode="local", bound="paper", alpha_prior=1.0, alpha_initial=0.5, detach=True)
+        return cls(mode="local", bound="paper", alpha_prior=1.0, alpha_initial=0.5, detach=True, inputs="species")
 
 
 class Alphas(NamedTuple):

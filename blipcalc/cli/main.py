@@ -65,13 +65,16 @@ def train(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="the model file to write")],
     architecture: Annotated[str, typer.Option(help="painn, schnet or visnet")] = "painn",
-    posterior: Annotated[str, typer.Option(help="point, blip, ensemble or mixture (of BLIPs)")] = "blip",
+    posterior: Annotated[str, typer.Option(help="point, blip, ensemble or mixture (of BLIPs)")] = "mixture",
     members: Annotated[int, typer.Option(help="networks of an ensemble or a mixture")] = 2,
-    epochs: Annotated[int, typer.Option()] = 200,
-    warm_epochs: Annotated[int, typer.Option(help="deterministic epochs before the noise is switched on")] = 0,
+    warm_epochs: Annotated[int, typer.Option(help="epochs of each network without noise")] = 100,
+    epochs: Annotated[int, typer.Option(help="then epochs with noise in every step (ELBO, CRPS, …)")] = 0,
     noise_epochs: Annotated[
-        int, typer.Option(help="epochs over the validation frames that fit the noise at the end")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="then epochs over the validation frames that fit the noise alone; default: 20 without --epochs"
+        ),
+    ] = None,
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Angstrom",
     energy_key: EnergyKey = "energy",
@@ -100,6 +103,8 @@ def train(
     from blipcalc.training.run import DataConfig, prepare
     from blipcalc.training.run import train as run_training
 
+    if noise_epochs is None:
+        noise_epochs = 20 if posterior in ("blip", "mixture") and not epochs else 0
     given = sections(
         settings or [],
         data={
@@ -113,8 +118,8 @@ def train(
         warm={"epochs": warm_epochs, "device": device, "seed": seed},
         noise={"epochs": noise_epochs, "device": device, "seed": seed},
     )
-    for stage, n in (("warm", warm_epochs), ("noise", noise_epochs)):
-        if not n:
+    for stage, section in given.items():
+        if stage in ("warm", "noise") and not section["epochs"]:
             given[stage] = None
     model = run_training(data, output, start=start, folder=folder, only_member=only_member, command=_command(), **given)
     if model is None:

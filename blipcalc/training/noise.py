@@ -47,7 +47,7 @@ FLOOR = 1e-4
 class NoiseConfig(Settings):
     """How to fit the noise after training."""
 
-    epochs: int = Field(15, ge=1)
+    epochs: int = Field(20, ge=1)
     batch_size: int = Field(10, ge=1, description="structures per step")
     learning_rate: float = Field(3e-3, gt=0)
     warmup_steps: int = Field(20, ge=0, description="linear rise of the learning rate")

@@ -54,10 +54,12 @@ class ModelConfig(Settings):
     sizes: dict[str, Any] = Field(
         default_factory=dict, description="settings of the architecture; its defaults otherwise"
     )
-    posterior: Literal["point", "blip", "ensemble", "mixture"] = "blip"
+    posterior: Literal["point", "blip", "ensemble", "mixture"] = "mixture"
     members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
     blip: BlipConfig = Field(default_factory=BlipConfig)
-    surface: Surface | None = Field(None, description="surface that the model file recommends; None: mean")
+    surface: Surface | None = Field(
+        None, description="surface that the model file recommends; None: centre where there is one, else mean"
+    )
 
     @property
     def is_blip(self) -> bool:
@@ -138,6 +140,8 @@ def train(
     paths : extxyz, ``.traj``, ``ase.db`` or rMD17-style ``.npz`` files
     output : the model file to write; uncalibrated, the held-out calibration frames are left for ``calibrate``
     data, model, training : settings, as objects or mappings
+        without ``training``, ``warm`` and ``noise`` a BLIP or a mixture gets what measured best: 100 epochs without noise,
+        then the noise fitted; other posteriors get 200 epochs
     warm : settings of a deterministic training of each network before its noise is switched on
     noise : settings of a last stage that fits the noise of a BLIP, or of all BLIPs of a mixture together, on the validation
         frames (:mod:`blipcalc.training.noise`); a few minutes, begun anew where it was interrupted
@@ -156,10 +160,18 @@ def train(
     DataError, ConfigurationError : and their kinds
     """
     data, model_config = DataConfig.of(data), ModelConfig.of(model)
+    if model_config.is_blip and training is None and warm is None and noise is None:
+        warm, training, noise = TrainConfig(epochs=100), TrainConfig(epochs=0), NoiseConfig()
     config, warm_config = TrainConfig.of(training), None if warm is None else TrainConfig.of(warm)
     noise_config = None if noise is None else NoiseConfig.of(noise)
     if noise_config and not model_config.is_blip:
         raise ConfigurationError(f"posterior={model_config.posterior!r} has no noise to fit; use 'blip' or 'mixture'")
+    weights_stay = config.epochs == 0 and (warm_config is None or warm_config.epochs == 0)
+    if start is not None and model_config.n_members > 1 and weights_stay:
+        raise ConfigurationError(
+            f"{model_config.n_members} members that start from one network and are not trained stay one network; take "
+            "posterior='blip', or epochs > 0"
+        )
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
     prepared = prepare(paths, data)
@@ -190,7 +202,7 @@ def train(
     trained = Model(
         network=network,
         posterior=posterior,
-        surface=model_config.surface or "mean",
+        surface=model_config.surface or ("centre" if model_config.is_blip else "mean"),
         training={
             "command": command,
             "data": data.model_dump(mode="json") | {"files": prepared.files},

@@ -10,10 +10,7 @@ set -euo pipefail
 data=$1 device=${2:-cpu}
 export OMP_NUM_THREADS=1
 command=(blipcalc train "$data"/rmd17_*_train_01.npz -o blipcalc/bundled/rmd17.blip --folder runs/rmd17
-    --energy-unit kcal/mol --device "$device" --posterior mixture --members 2
-    --warm-epochs 50 --epochs 0 --noise-epochs 20
-    --set model.surface=centre --set model.blip.inputs=neighbourhood --set model.blip.alpha_initial=0.0003
-    --set warm.compile=true)
+    --energy-unit kcal/mol --device "$device" --warm-epochs 50 --set warm.compile=true)
 "${command[@]}" --only-member 0 &
 "${command[@]}" --only-member 1
 wait

@@ -114,8 +114,8 @@ class TestFrozenDrawWithVectors(FrozenDraw):
     settings = {"vectors": True}
 
 
-class TestFrozenDrawThatSeesNeighbours(FrozenDraw):
-    settings = {"inputs": "neighbourhood"}
+class TestFrozenDrawOfSpeciesAlone(FrozenDraw):
+    settings = {"inputs": "species"}
 
 
 class TestFrozenDrawOfSchNet(FrozenDraw):
@@ -338,15 +338,18 @@ def force_error(model, draws, atoms, k, steps=(1e-4, 3e-5, 1e-5)):
     return min(errors)
 
 
-def test_live_alpha_is_in_the_force(make_blip, draw, molecule):
-    model = make_blip()
+@pytest.mark.parametrize("inputs", ["species", "neighbourhood"])
+def test_live_alpha_is_in_the_force(make_blip, draw, molecule, inputs):
+    model = make_blip(inputs=inputs)
     assert force_error(model, draw(model, 2), molecule, 1) < 1e-7
     vectors = Graph.from_atoms(molecule, model.cutoff).edge_vectors().requires_grad_()
     graph = Graph.from_atoms(molecule, model.cutoff).tensors(torch.float64, vectors)
     alphas = model.inference(graph)
-    (slope,) = torch.autograd.grad(alphas.edge.sum(), vectors)
+    (slope,) = torch.autograd.grad(alphas.edge.sum(), vectors, retain_graph=True)
     assert (slope.norm(dim=-1) > 1e-8).all()
-    assert not alphas.node.grad_fn or torch.autograd.grad(alphas.node.sum(), vectors, allow_unused=True)[0] is None
+    (slope,) = torch.autograd.grad(alphas.node.sum(), vectors, allow_unused=True)
+    assert (slope is None) == (inputs == "species")
+    assert slope is None or (slope.norm(dim=-1) > 1e-8).all()
 
 
 def test_detached_alpha_gives_the_force_at_fixed_alpha(make_blip, draw, molecule):
@@ -408,8 +411,8 @@ def test_penalty_of_an_isolated_atom_is_finite(make_blip, draw):
 
 
 def test_alpha_follows_distance_and_species_alone(make_blip, molecule):
-    """Rotation-invariant: α of a pair is a function of its length, α of an atom of its element."""
-    model = make_blip()
+    """With the inputs of the paper α of a pair is a function of its length, α of an atom of its element."""
+    model = make_blip(inputs="species")
     graph = Graph.from_atoms(molecule, model.cutoff)
     alphas = model.inference(graph.tensors(torch.float64))
     for z in set(molecule.numbers.tolist()):
@@ -425,7 +428,7 @@ def test_alpha_follows_distance_and_species_alone(make_blip, molecule):
 
 def test_alpha_of_a_neighbourhood_knows_the_neighbours_and_nothing_else(make_blip, ammonia):
     """Two H of one ammonia alike by symmetry have one α; H2 and far-away atoms are told apart and left alone."""
-    model = make_blip(inputs="neighbourhood")
+    model = make_blip()
     assert make_blip(inputs="species").inference.neighbourhood is None
 
     def node(atoms):
@@ -519,7 +522,7 @@ def test_configuration_refuses(settings, message):
 def test_paper_preset(make_backbone, molecule):
     config = BlipConfig.paper()
     assert (config.mode, config.bound, config.detach, config.vectors) == ("local", "paper", True, False)
-    assert (config.where, config.alpha_prior, config.width) == ("all", 1.0, 64)
+    assert (config.where, config.alpha_prior, config.width, config.inputs) == ("all", 1.0, 64, "species")
     model = bayesianize(make_backbone(), config).double()
     assert not model.supports_vmap
     vectors = Graph.from_atoms(molecule, model.cutoff).edge_vectors().requires_grad_()

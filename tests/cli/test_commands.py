@@ -48,6 +48,18 @@ def test_train_writes_a_calibrated_model_and_its_log(trained):
     assert (trained.parent / "run" / "member-0" / "warm" / "log.csv").exists()
 
 
+def test_train_fits_the_noise_of_two_networks_by_default(tmp_path):
+    """Error bars to a trained network, and what info says of α."""
+    settings = [x for s in (*TINY, "data.calibration=0.4", "data.validation=0.2") for x in ("--set", s)]
+    common = ["--energy-unit", "kcal/mol", "--folder", tmp_path / "run", "--noise-epochs", 2, *settings]
+    call("train", FRAMES, "-o", tmp_path / "two.blip", "--warm-epochs", 1, *common, "--set", "noise.batch_size=4")
+    model = load_model(tmp_path / "two.blip")
+    assert (model.posterior.name, model.surface, model.network.config.inputs) == ("mixture", "centre", "neighbourhood")
+    assert (model.training["training"]["epochs"], model.training["noise"]["epochs"]) == (0, 2)
+    assert (tmp_path / "run" / "noise" / "log.csv").exists()
+    assert "learned α" in call("info", tmp_path / "two.blip")
+
+
 def test_info_prints_what_is_in_a_file(trained):
     text = call("info", trained)
     for word in ("painn", "mixture", "H C O", "calibrated", "rmd17_ethanol_30.npz"):

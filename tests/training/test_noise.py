@@ -13,11 +13,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.bayes.point import PointPosterior
+from blipcalc.checkpoint import load_model
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.models.registry import build_model
+from blipcalc.training import run
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.noise import NoiseConfig, alpha_distribution, fit_noise
 from blipcalc.training.run import train
@@ -31,7 +33,7 @@ def blip(seed: int, **settings: object):
         torch.manual_seed(seed)
         network = build_model("painn", SIZES, [1, 8])
         network.energies.set({1: 0.0, 8: 0.0}, 1.0, network.species)
-        return bayesianize(network, BlipConfig(**({"alpha_initial": 1e-3, "inputs": "neighbourhood"} | settings)))
+        return bayesianize(network, BlipConfig(**({"alpha_initial": 1e-3} | settings)))
 
 
 def mixture(seeds=(0, 1), **settings: object):
@@ -172,7 +174,7 @@ def test_training_ends_with_the_noise_of_all_members_together(small, no_events, 
     data = small.ETHANOL
     settings = {
         "data": {"energy_unit": "kcal/mol", "validation": 0.4},
-        "model": {"posterior": "mixture", "sizes": small.SIZES, "blip": {"inputs": "neighbourhood"}},
+        "model": {"posterior": "mixture", "sizes": small.SIZES},
         "warm": {"epochs": 1, "batch_size": 5},
         "training": {"epochs": 0},
         "noise": {"epochs": 2, "batch_size": 4},
@@ -187,6 +189,42 @@ def test_training_ends_with_the_noise_of_all_members_together(small, no_events, 
     assert not torch.equal(bias[0], bias[1])
     with pytest.raises(ConfigurationError, match="no noise to fit"):
         train(data, tmp_path / "c.blip", model={"posterior": "point"}, noise={"epochs": 1}, data=settings["data"])
+
+
+def test_a_trained_network_gets_error_bars_and_keeps_its_weights(small, no_events, tmp_path):
+    """From a deterministic file to a calibratable one without a step on its weights; two copies of it are refused."""
+    data = {"energy_unit": "kcal/mol", "validation": 0.4}
+    settings = {"data": data, "folder": tmp_path / "bars"}
+    point = {"posterior": "point", "sizes": small.SIZES}
+    once = {"epochs": 1, "batch_size": 5}
+    train(small.ETHANOL, tmp_path / "point.blip", model=point, training=once, data=data, folder=tmp_path / "point")
+    bars = {"start": tmp_path / "point.blip", "training": {"epochs": 0}, "noise": {"epochs": 2, "batch_size": 4}}
+    model = train(small.ETHANOL, tmp_path / "bars.blip", model={"posterior": "blip"}, **bars, **settings)
+    assert (model.surface, model.posterior.name) == ("centre", "blip")
+    before = dict(load_model(tmp_path / "point.blip").network.named_parameters())
+    after = dict(model.network.backbone.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert max(q[1] for q in model.training["alpha"]["layers"].values()) != pytest.approx(BlipConfig().alpha_initial)
+    with pytest.raises(ConfigurationError, match="stay one network"):
+        train(small.ETHANOL, tmp_path / "two.blip", model={"posterior": "mixture"}, **bars, **settings)
+
+
+def test_without_settings_a_mixture_gets_the_recipe(small, no_events, monkeypatch, tmp_path):
+    """100 epochs without noise, then the noise; seen by what the stages are asked for."""
+    asked = {}
+
+    def member(k, prepared, model, config, warm, start, folder):
+        asked.update(model=model, config=config, warm=warm)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_train_member", member)
+    with pytest.raises(KeyboardInterrupt):
+        train(small.ETHANOL, tmp_path / "x.blip", data={"energy_unit": "kcal/mol"})
+    assert (asked["model"].posterior, asked["model"].blip.inputs) == ("mixture", "neighbourhood")
+    assert (asked["warm"].epochs, asked["config"].epochs) == (100, 0)
+    with pytest.raises(KeyboardInterrupt):
+        train(small.ETHANOL, tmp_path / "x.blip", data={"energy_unit": "kcal/mol"}, model={"posterior": "point"})
+    assert (asked["warm"], asked["config"].epochs) == (None, 200)
 
 
 def test_learned_alpha_is_told_by_layer():
