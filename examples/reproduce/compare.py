@@ -34,7 +34,7 @@ NOISE = {"epochs": 20}
 MAE = {"compile": True}
 SINGLE = {"posterior": "blip", "surface": "centre"}
 MIXTURE = {"posterior": "mixture", "members": 2, "surface": "centre"}
-SMALL_ALPHA = {"alpha_initial": 3e-4}
+SPECIES = {"inputs": "species"}
 
 
 def from_network(blip, **stages):
@@ -48,26 +48,25 @@ def mixture(blip):
             "training": {"epochs": 0}, "noise": NOISE}  # fmt: skip
 
 
-NEIGHBOURS = SMALL_ALPHA | {"inputs": "neighbourhood"}
 #: row -> settings of ``blipcalc.train``
 ROWS = {
     "deterministic": {"model": {"posterior": "point"}, "training": MAE | {"epochs": 60}},
     "untrained noise": from_network({"alpha": "constant", "alpha_initial": 3e-3}),
-    "BLIP, constant α": from_network(SMALL_ALPHA | {"alpha": "constant"}, noise=NOISE),
-    "BLIP, species": from_network(SMALL_ALPHA, noise=NOISE),
-    "BLIP, neighbourhood": from_network(NEIGHBOURS, noise=NOISE),
-    "BLIP, last block": from_network(NEIGHBOURS | {"where": "last"}, noise=NOISE),
-    "BLIP, ELBO": {"model": SINGLE | {"blip": SMALL_ALPHA}, "warm": MAE | {"epochs": 30}, "training": {"epochs": 11}},
-    "BLIP, ELBO, λ × 10": {"model": SINGLE | {"blip": SMALL_ALPHA}, "warm": MAE | {"epochs": 30},
+    "BLIP, constant α": from_network({"alpha": "constant"}, noise=NOISE),
+    "BLIP, species": from_network(SPECIES, noise=NOISE),
+    "BLIP, neighbourhood": from_network({}, noise=NOISE),
+    "BLIP, last block": from_network({"where": "last"}, noise=NOISE),
+    "BLIP, ELBO": {"model": SINGLE | {"blip": SPECIES}, "warm": MAE | {"epochs": 30}, "training": {"epochs": 11}},
+    "BLIP, ELBO, λ × 10": {"model": SINGLE | {"blip": SPECIES}, "warm": MAE | {"epochs": 30},
                            "training": {"epochs": 11, "kl_weight": 0.03}},
-    "BLIP, CRPS": {"model": SINGLE | {"blip": SMALL_ALPHA}, "warm": MAE | {"epochs": 30},
+    "BLIP, CRPS": {"model": SINGLE | {"blip": SPECIES}, "warm": MAE | {"epochs": 30},
                    "training": {"objective": "crps", "train_draws": 2, "epochs": 6}},
     "BLIP, paper (local)": {"model": SINGLE | {"blip": {"mode": "local", "bound": "paper", "alpha_prior": 0.1,
-                                                        "alpha_initial": 0.01, "detach": True}},
+                                                        "alpha_initial": 0.01, "detach": True, "inputs": "species"}},
                             "training": {"epochs": 18}},
-    "mixture, constant α": mixture(SMALL_ALPHA | {"alpha": "constant"}),
-    "mixture, species": mixture(SMALL_ALPHA),
-    "mixture, neighbourhood": mixture(NEIGHBOURS),
+    "mixture, constant α": mixture({"alpha": "constant"}),
+    "mixture, species": mixture(SPECIES),
+    "mixture, neighbourhood": mixture({}),
     "ensemble of 4": {"model": {"posterior": "ensemble", "members": 4}, "training": MAE | {"epochs": 15}},
 }  # fmt: skip
 
@@ -143,7 +142,6 @@ def figures(model, frames, constant=False):
         wrong, halted = worst > 0.5, np.zeros(len(sigma), bool) if limit is None else ~(sigma <= limit)
         found["outside"][name] = {
             "frames": part.n_frames, "forces_mae": f.forces_mae, "auroc": f.auroc, "zms": f.forces_zms,
-            "mean_std": float(np.nanmean(part.atom_std)),
             "wrong": int(wrong.sum()), "wrong_halted": int((wrong & halted).sum()), "halted": int(halted.sum()),
         }  # fmt: skip
     if test.calibration is not None:
