@@ -157,12 +157,12 @@ def conserve(small, ammonia, draws, timestep, total=24.0):
 def test_frozen_draws_conserve_energy_to_second_order(small, ammonia, which):
     draws = small[1] if which == "mean" else small[1][3:4]
     rms, size = {}, 0.0
-    for timestep in (0.5, 0.25):
+    for timestep in (0.2, 0.1):
         energies, kinetic = conserve(small, ammonia, draws, timestep)
         rms[timestep], size = (energies - energies.mean()).std(), max(size, kinetic)
     assert size > 0.05
-    assert rms[0.25] < 0.01 * size
-    assert 3.6 < rms[0.5] / rms[0.25] < 4.4
+    assert rms[0.1] < 0.002 * size
+    assert 3.8 < rms[0.2] / rms[0.1] < 4.2
 
 
 @pytest.mark.slow
