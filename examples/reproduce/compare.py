@@ -2,7 +2,7 @@
 
     python examples/reproduce/compare.py DATA_FOLDER --train mixture ensemble     # any number at a time, side by side
     python examples/reproduce/compare.py DATA_FOLDER                              # what is missing, then the tables
-    python examples/reproduce/compare.py DATA_FOLDER --model rmd17                # the tables for one model file
+    python examples/reproduce/compare.py DATA_FOLDER --model rmd17                # one model file, and one σ per element on it
 
 Seven rMD17 molecules, 850 training frames each, PaiNN preset ``small`` (32 features, 2 interactions). Epochs are chosen so
 that a row costs about seven minutes of one CPU core; the column ``min`` is what it took, by the trainer's own clock. Rows that
@@ -202,7 +202,9 @@ def main():
         return
     frames, rows = Frames(arguments.data, arguments.every), {}
     if arguments.model:
-        rows[arguments.model] = figures(blipcalc.load(arguments.model), frames)
+        model = blipcalc.load(arguments.model)
+        rows[arguments.model] = figures(model, frames)
+        rows[f"{arguments.model}, constant σ per element"] = figures(model, frames, constant=True)
     for row in () if arguments.model else ROWS:
         kept = arguments.folder / f"{slug(row)}.json"
         model = blipcalc.load(train_row(row, arguments.data, arguments.folder))
