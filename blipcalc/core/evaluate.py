@@ -10,6 +10,7 @@ model declares whether it supports ``vmap``, the caller chooses the rest, and a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,19 +72,20 @@ class Evaluator:
         self._kernels: dict[bool, Kernels] = {}
 
     def _comfortable(self, n: int, tensors: GraphTensors) -> int:
-        """Draws per pass where nobody asked for a number."""
-        if self.device.type != "cpu" or self.strategy in ("traced", "compiled"):
+        """Draws per pass where nobody asked for a number: a divisor of ``n``, so that all passes are alike."""
+        if self.device.type != "cpu":
             return n
-        return max(1, min(n, PAIRS // max(1, tensors.vectors.shape[0])))
+        most = max(1, PAIRS // max(1, tensors.vectors.shape[0]))
+        return max(k for k in range(1, n + 1) if n % k == 0 and k <= most)
 
-    def _function(self, *, single: bool) -> Function:
-        """The gradient of one network, or of many at once, by the chosen strategy."""
+    def _function(self, *, single: bool, whole: bool) -> Function:
+        """The gradient of one network, or of many at once, by the chosen strategy; ``whole``: all draws are in one pass."""
         plain = self._gradient if single else self._batched
         if self.strategy not in ("traced", "compiled"):
             return plain
         if single not in self._kernels:
             self._kernels[single] = Kernels(plain, float(self.model.cutoff), compiled=self.strategy == "compiled")
-        return self._kernels[single]
+        return partial(self._kernels[single], constant=whole)
 
     def _energy(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
@@ -98,7 +100,9 @@ class Evaluator:
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         return torch.func.grad(self._energy, has_aux=True)(graph.vectors, state, overrides, graph)
 
-    def _pass(self, draws: Draws, tensors: GraphTensors, *, gradient: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _pass(
+        self, draws: Draws, tensors: GraphTensors, *, gradient: bool, whole: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """(K, S) energy, (K, N) energies, (K, E, 3) gradient of one chunk."""
         if not gradient:
             outputs = [
@@ -108,11 +112,11 @@ class Evaluator:
             return torch.stack([o[0] for o in outputs]), torch.stack([o[1] for o in outputs]), None
         n = draws.n if draws.overrides else 1
         if n == 1 or self.strategy == "loop":
-            one = self._function(single=True)
+            one = self._function(single=True, whole=whole and n == 1)
             passes = [one(self.state, {name: v[k] for name, v in draws.overrides.items()}, tensors) for k in range(n)]
             g, energy, energies = (torch.stack(x) for x in zip(*((g, e, a) for g, (e, a) in passes), strict=True))
             return energy.expand(draws.n, -1), energies.expand(draws.n, -1), g.expand(draws.n, -1, -1)
-        g, (energy, energies) = self._function(single=False)(self.state, dict(draws.overrides), tensors)
+        g, (energy, energies) = self._function(single=False, whole=whole)(self.state, dict(draws.overrides), tensors)
         return energy, energies, g
 
     def __call__(self, draws: Draws, graph: Graph, *, forces: bool = True, stress: bool = False) -> Samples:
@@ -123,7 +127,8 @@ class Evaluator:
         chunk = self.chunk or self._comfortable(draws.n, tensors)
         with torch.no_grad():
             chunks = [draws] if chunk >= draws.n else [draws[k : k + chunk] for k in range(0, draws.n, chunk)]
-            parts = [self._pass(part, tensors, gradient=forces or stress) for part in chunks]
+            whole = len(chunks) == 1
+            parts = [self._pass(part, tensors, gradient=forces or stress, whole=whole) for part in chunks]
             energy, energies = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
             gradient = torch.cat([p[2] for p in parts]).double() if forces or stress else None
             return Samples(

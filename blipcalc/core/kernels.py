@@ -2,8 +2,9 @@
 
 ``vmap(grad(energy))`` is traced once per kernel with everything that stays (weights, draws, species) held constant; what
 depends on constants alone is computed then and there, and what is left runs without autograd and without ``vmap``: pairs and
-their vectors in, gradient and energies out.  Tracing takes about a second.  ``compiled`` hands the same list to
-``torch.compile``, which fuses it (a C++ compiler, a minute or more per kernel).
+their vectors in, gradient and energies out.  Draws that come in several chunks are an input too, so that one kernel serves
+them all.  Tracing takes about a second.  ``compiled`` hands the same list to ``torch.compile``, which fuses it (a C++
+compiler, a minute or more per kernel).
 
 A kernel belongs to the atoms of a graph and to a *padded* number of pairs: pairs are added at exactly the cutoff, where every
 model gives zero, and cut off again.  Every new kernel is compared with the plain result on the input it was made for.
@@ -48,10 +49,19 @@ class Kernels:
     def __init__(self, function: Function, cutoff: float, *, compiled: bool) -> None:
         self._plain, self._cutoff, self._compiled = function, cutoff, compiled
         # a kernel, and the draws it was made for: kept alive, so that their addresses stay theirs
-        self._kernels: OrderedDict[tuple, tuple[Callable[[Tensor, Tensor], tuple[Tensor, ...]], object]] = OrderedDict()
+        self._kernels: OrderedDict[tuple, tuple[Callable[..., tuple[Tensor, ...]], object]] = OrderedDict()
 
-    def __call__(self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors) -> Output:
+    def __call__(
+        self,
+        state: Mapping[str, Tensor],
+        overrides: Mapping[str, Tensor],
+        graph: GraphTensors,
+        *,
+        constant: bool = True,
+    ) -> Output:
         """The result of the function.
+
+        constant : these very draws come at every call; False where others of the same shapes take their turn
 
         Raises
         ------
@@ -66,21 +76,25 @@ class Kernels:
             graph.n_structures,
             graph.species.cpu().numpy().tobytes(),
             graph.batch.cpu().numpy().tobytes(),
-            tuple((value.data_ptr(), value._version, value.shape) for value in overrides.values()),
+            tuple(
+                (value.data_ptr(), value._version, value.shape) if constant else (name, value.shape)
+                for name, value in overrides.items()
+            ),
         )
+        inputs = (padded.vectors, padded.edge_index, *(() if constant else overrides.values()))
         if key in self._kernels:
             self._kernels.move_to_end(key)
-            return self._run(key, padded, n_pairs)
-        self._kernels[key] = self._made(state, overrides, padded), overrides
+            return self._run(key, inputs, n_pairs)
+        self._kernels[key] = self._made(state, overrides, padded, inputs), overrides if constant else None
         while len(self._kernels) > KEPT:
             self._kernels.popitem(last=False)
-        result = self._run(key, padded, n_pairs)
+        result = self._run(key, inputs, n_pairs)
         check_equal(result, self._plain(state, overrides, graph), TOLERANCE[graph.vectors.dtype])
         return result
 
-    def _run(self, key: tuple, padded: GraphTensors, n_pairs: int) -> Output:
+    def _run(self, key: tuple, inputs: tuple[Tensor, ...], n_pairs: int) -> Output:
         try:
-            gradient, energy, energies = self._kernels[key][0](padded.vectors, padded.edge_index)
+            gradient, energy, energies = self._kernels[key][0](*inputs)
         except torch._dynamo.exc.TorchDynamoException as error:
             del self._kernels[key]
             raise CompilationError(
@@ -90,15 +104,20 @@ class Kernels:
         return gradient[..., :n_pairs, :], (energy, energies)
 
     def _made(
-        self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
-    ) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
-        def run(vectors: Tensor, edge_index: Tensor) -> tuple[Tensor, ...]:
+        self,
+        state: Mapping[str, Tensor],
+        overrides: Mapping[str, Tensor],
+        graph: GraphTensors,
+        inputs: tuple[Tensor, ...],
+    ) -> Callable[..., tuple[Tensor, ...]]:
+        def run(vectors: Tensor, edge_index: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
             here = graph._replace(vectors=vectors, edge_index=edge_index)
-            gradient, (energy, energies) = self._plain(state, overrides, here)
+            given = dict(zip(overrides, draws, strict=True)) if draws else overrides
+            gradient, (energy, energies) = self._plain(state, given, here)
             return gradient, energy, energies
 
         # functional: an operation in place on a constant would spoil it for the next call
-        module = make_fx(torch.func.functionalize(run))(graph.vectors, graph.edge_index)
+        module = make_fx(torch.func.functionalize(run))(*inputs)
         folded = fold_constants(module)
         return torch.compile(folded, fullgraph=True, dynamic=False, options=OPTIONS) if self._compiled else folded
 

@@ -11,7 +11,7 @@ from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.bayes.ensemble import MixturePosterior
 from blipcalc.core import kernels
 from blipcalc.core.contracts import Draws, place_draws
-from blipcalc.core.evaluate import Evaluator
+from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.core.kernels import KEPT, Kernels, check_equal
 from blipcalc.errors import CompilationError
@@ -64,6 +64,24 @@ def test_noise_for_every_number_of_draws(make_blip, draw, molecule, crystal, str
     evaluator = Evaluator(model, strategy=strategy)
     for k in range(1, 9) if strategy == "traced" else (1, 2, 8):
         assert_equals_loop(model, draw(model, k), [graph], evaluator)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_chunks_of_draws_share_a_kernel_per_shape(make_blip, draw, molecule, crystal, strategy, chunk):
+    models = [make_blip(seed=seed) for seed in (0, 1)]
+    posterior = MixturePosterior(members_of(*models), BlipPosterior(models[0].slot_shapes()))
+    graphs = graphs_of(models[0], (molecule, crystal))
+    evaluator = Evaluator(models[0], strategy=strategy, chunk=chunk)
+    for seed in (0, 1):
+        draws = posterior.draw(4, generator=torch.Generator().manual_seed(seed))
+        assert_equals_loop(models[0], draws, graphs, evaluator)
+    assert sum(len(kernels._kernels) for kernels in evaluator._kernels.values()) == (2 if chunk == 3 else 1)
+
+
+@pytest.mark.parametrize(("pairs", "passes"), [(PAIRS // 12, 1), (PAIRS // 5, 3), (PAIRS // 2, 6), (2 * PAIRS, 12)])
+def test_passes_are_alike_and_small_enough_for_the_caches(make_blip, pairs, passes):
+    graph = tensors()._replace(vectors=torch.empty(pairs, 3))
+    assert Evaluator(make_blip())._comfortable(12, graph) == 12 // passes
 
 
 def test_a_mixture_and_its_centre_on_graphs_of_many_sizes(make_blip, molecule, crystal, ammonia, strategy):
