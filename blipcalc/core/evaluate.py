@@ -22,8 +22,8 @@ from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.core.kernels import Function, Kernels
 from blipcalc.errors import ConfigurationError
 
-#: pairs times draws per pass on a CPU; more fall out of its caches: a network of 128 features evaluated seven structures of 100
-#: atoms in all at 2 frames/s with 16 draws at once, at 10 frames/s with four by four (one core, torch 2.13)
+#: pairs times draws per pass on a CPU; more fall out of its caches: 8 draws for 9,856 pairs, compiled, cost 4.8 deterministic
+#: calls one by one, 9.0 four by four, 11.5 all at once (tests/benchmarks/draw_cost.py --systems 192 --chunk 1, 4, 8)
 PAIRS = 4000
 Strategy = Literal["auto", "loop", "vmap", "traced", "compiled"]
 

@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, float | int | str]]:
     posterior = BlipPosterior(blip.slot_shapes())
     single = Evaluator(point, strategy="loop")
     points = {"compiled": Evaluator(point, strategy="compiled")} if "compiled" in options.strategies else {}
-    evaluators = {name: Evaluator(blip, strategy=name) for name in options.strategies}
+    evaluators = {name: Evaluator(blip, strategy=name, chunk=options.chunk) for name in options.strategies}
     rows = []
     for n_atoms in options.systems:
         atoms = system(n_atoms, np.random.default_rng(0))
@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=128)
     parser.add_argument("--interactions", type=int, default=3)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--chunk", type=int, help="draws per pass; default: what the evaluator chooses")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path, help="file for the rows")
     options = parser.parse_args()
