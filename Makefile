@@ -1,6 +1,6 @@
 # Two commands: `make demo` and `make test`. Each sets up .venv first where it is missing or out of date.
 PYTHON ?= python3
-# e.g. PIP_ARGS="--index-url …" for the CPU wheels of torch, or a mirror
+# where torch comes from, e.g. PIP_ARGS="--index-url …" for its CPU wheels; all else is taken from pip's own index
 PIP_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
@@ -27,5 +27,6 @@ $(READY): pyproject.toml constraints-cpu.txt
 	$(BIN)/pip install -q -c constraints-cpu.txt -e '.[test,tensorboard,xtb,dev]'
 	touch $(READY)
 
+# runs/ stays: trainings live there
 clean:
-	rm -rf .venv runs
+	rm -rf .venv

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
     from blipcalc.io import read, write
+    from blipcalc.md.run import run_md
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.training.run import train
 
@@ -33,6 +34,7 @@ _PUBLIC = {
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
     "load": ("blipcalc.checkpoint", "load_model"),
     "read": ("blipcalc.io", "read"),
+    "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
     "write": ("blipcalc.io", "write"),
 }
@@ -49,6 +51,7 @@ __all__ = [
     "evaluate",
     "load",
     "read",
+    "run_md",
     "train",
     "write",
 ]

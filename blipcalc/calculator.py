@@ -15,7 +15,7 @@ from ase.outputs import Properties, all_outputs
 
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
-from blipcalc.core.prediction import Calibration, Prediction
+from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, UncalibratedWarning
 from blipcalc.predictor import BayesianPredictor
 
@@ -44,13 +44,15 @@ class BayesianCalculator(Calculator):
     Parameters
     ----------
     source : name of a bundled model (``"rmd17"``), path of a model file, a loaded model, or any predictor
-    n_draws : K
-    seed : of the draws
+    n_draws : K, 16 unless told
+    seed : of the draws, 0 unless told
     surface : ``mean`` over the draws or ``centre``; None takes the model's own recommendation
     device : None takes ``cuda`` where there is one, else ``cpu``
-    dtype : of the network; results are float64 in any case
+    dtype : of the network, ``float64`` unless told, or ``float32``; results are float64 in any case
     raw : give posterior values without calibration.  With a calibration, elements that it does not cover get NaN
     strategy, chunk : how draws are evaluated, see :class:`~blipcalc.core.evaluate.Evaluator`
+
+    All of these make a predictor from a model; a predictor that is given has its own.
 
     Raises
     ------
@@ -77,41 +79,39 @@ class BayesianCalculator(Calculator):
         self,
         source: str | Path | Model | Predictor,
         *,
-        n_draws: int = 16,
-        seed: int = 0,
+        n_draws: int | None = None,
+        seed: int | None = None,
         surface: Surface | None = None,
         device: str | None = None,
-        dtype: str = "float64",
+        dtype: str | None = None,
         raw: bool = False,
-        strategy: str = "auto",
+        strategy: str | None = None,
         chunk: int | None = None,
     ) -> None:
         super().__init__()
+        settings = {"n_draws": n_draws, "seed": seed, "surface": surface, "device": device, "dtype": dtype}
+        settings |= {"strategy": strategy, "chunk": chunk}
+        given = {name: value for name, value in settings.items() if value is not None}
         if isinstance(source, (str, Path, Model)):
-            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            self.predictor: Predictor = BayesianPredictor.load(
-                source,
-                n_draws=n_draws,
-                seed=seed,
-                surface=surface,
-                calibrated=not raw,
-                device=device,
-                dtype=dtype,
-                strategy=strategy,
-                chunk=chunk,
-            )
-        elif callable(source):
-            self.predictor = source
-        else:
+            given.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+            self.predictor: Predictor = BayesianPredictor.load(source, calibrated=not raw, **given)
+        elif isinstance(source, type) or not hasattr(source, "n_draws"):
             raise ConfigurationError(
-                f"expected a model name, a path, a model or a predictor, got {type(source).__name__}"
+                f"expected a model name, a path, a model or a predictor, got {source!r}; ASE calculators go into "
+                "blipcalc.committee([...]) first"
             )
+        else:
+            if raw and getattr(source, "calibration", None) is not None:
+                given["raw"] = raw
+            if given:
+                raise ConfigurationError(f"{', '.join(given)}: a predictor that is given has its own; set them there")
+            self.predictor = source
         self.parameters.update(
             source=str(source) if isinstance(source, (str, Path)) else type(source).__name__,
             n_draws=self.predictor.n_draws,
             seed=getattr(self.predictor, "seed", None),
             surface=self.predictor.surface,
-            dtype=dtype,
+            dtype=str(getattr(self.predictor, "dtype", torch.float64)).removeprefix("torch."),
             raw=raw,
         )
         self.prediction: Prediction | None = None
@@ -119,21 +119,32 @@ class BayesianCalculator(Calculator):
         if self.predictor.n_draws < 2:
             left_out |= set(VARIANCES)
         elif self.calibration is None and not raw:
+            remedy = "run 'blipcalc calibrate'" if isinstance(source, (str, Path, Model)) else "give it a calibration"
             warnings.warn(
                 f"no calibration for surface={self.predictor.surface!r}, n_draws={self.predictor.n_draws}, "
-                f"seed={self.parameters['seed']}: "
-                "variances are raw posterior values. Run 'blipcalc calibrate', or pass raw=True if that is meant",
+                f"seed={self.parameters['seed']}: variances are raw posterior values; {remedy}, or pass raw=True if that "
+                "is meant",
                 UncalibratedWarning,
                 stacklevel=2,
             )
         if not self.predictor.has_stress:
             left_out |= set(NEEDS_STRESS)
+        if not self.predictor.has_energies:
+            left_out.add("energies")
         self.implemented_properties = [key for key in type(self).implemented_properties if key not in left_out]
 
     @property
     def calibration(self) -> Calibration | None:
         """The constants that are applied to variances, or None."""
         return getattr(self.predictor, "calibration", None)
+
+    def set(self, **settings: object) -> dict[str, object]:
+        """Refused: the draws are made once, at construction."""
+        if settings:
+            raise ConfigurationError(
+                f"{', '.join(settings)}: settings are fixed at construction; make another BayesianCalculator"
+            )
+        return {}
 
     def reset(self) -> None:
         """Forget all results."""
@@ -148,6 +159,10 @@ class BayesianCalculator(Calculator):
     ) -> None:
         """Compute what was asked for, and keep what is known of an unchanged structure."""
         structure = self.atoms if atoms is None else atoms
+        if structure is None:
+            raise EmptyStructureError(
+                "expected an Atoms object, got None; give atoms, or attach the calculator to some"
+            )
         known = {} if system_changes or self.prediction is None else self.results
         asked = set(properties) | set(known)
         if asked & set(NEEDS_STRESS) and len(structure) and not structure.pbc.all():
@@ -170,6 +185,16 @@ class BayesianCalculator(Calculator):
     def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
         """(n,) ``atom_std``, eV/Å."""
         return self.get_property("atom_std", atoms)
+
+    def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
+        """Energy, forces and, where there is one, stress of every draw, posterior values; evaluated anew."""
+        structure = self.atoms if atoms is None else atoms
+        if structure is None:
+            raise EmptyStructureError(
+                "expected an Atoms object, got None; give atoms, or attach the calculator to some"
+            )
+        need = Need(stress=bool(self.predictor.has_stress and structure.pbc.all()), samples=True)
+        return self.predictor([structure], need)[0].samples
 
     def export_properties(self) -> Properties:
         """Only what ASE knows: foreign callers (``Atoms.get_properties``, socket clients) raise on any other key."""

@@ -16,6 +16,8 @@ from blipcalc.core.prediction import SampleArrays
 #: of every name under which uncertainties travel
 PREFIX = "blip_"
 PROVENANCE = ("calibrated", "surface", "n_draws", "seed")
+#: tells which structure the annotations beside it belong to
+FINGERPRINT = f"{PREFIX}fingerprint"
 
 
 class FrozenCalculator(Calculator):
@@ -101,24 +103,47 @@ def annotations(atoms: Atoms, source: Calculator | None = None) -> dict[str, Any
     kept = _current(atoms, source, VARIANCES)
     if not kept:
         return {}
-    return {PREFIX + key: value for key, value in {**kept, **_provenance(source)}.items() if value is not None}
+    found = {PREFIX + key: value for key, value in {**kept, **_provenance(source)}.items() if value is not None}
+    return {**found, FINGERPRINT: fingerprint(atoms)}
 
 
 def annotate(atoms: Atoms, source: Calculator | None = None) -> None:
     """Put :func:`annotations` into ``atoms.info``, where ASE's own ``.traj`` writer keeps them; older ones go.
 
-    Where the calculator holds no uncertainties, what a file brought along stays.
+    Where the calculator holds no uncertainties, what a file brought along stays with the structure that it belongs to.
     """
     current = annotations(atoms, source)
     if current:
         clear_annotations(atoms)
         atoms.info.update(current)
+    else:
+        clear_stale_annotations(atoms)
 
 
 def clear_annotations(atoms: Atoms) -> None:
-    """Remove the annotations of an earlier structure from ``atoms.info``."""
-    for key in [key for key in atoms.info if str(key).startswith(PREFIX)]:
-        del atoms.info[key]
+    """Remove all annotations."""
+    for place in (atoms.info, atoms.arrays):
+        for key in [key for key in place if str(key).startswith(PREFIX)]:
+            del place[key]
+
+
+def clear_stale_annotations(atoms: Atoms) -> None:
+    """Remove annotations that belong to another structure: one before an atom, the cell or an element changed."""
+    noted = atoms.info.get(FINGERPRINT)
+    # text files keep eight decimals of a position
+    if noted is not None and not np.isclose(noted, fingerprint(atoms), rtol=0.0, atol=1e-6, equal_nan=True):
+        clear_annotations(atoms)
+
+
+def fingerprint(atoms: Atoms) -> float:
+    """One number for elements, positions, cell and periodicity: a sum with fixed random weights, of unit mean square.
+
+    It changes smoothly, so that a structure that was rounded on its way through a file is known again.
+    """
+    parts = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+    values = np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
+    weights = np.random.default_rng(0).standard_normal(len(values))
+    return float(weights @ values / np.sqrt(len(values)))
 
 
 def _changes(before: Atoms | None, after: Atoms, tol: float = 1e-15) -> list[str]:

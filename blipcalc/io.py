@@ -31,16 +31,17 @@ from ase.db import connect
 from ase.io.trajectory import TrajectoryWriter
 
 from blipcalc.calculator import VARIANCES, BayesianCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import DataError
-from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, snapshot
+from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
 from blipcalc.sealed import write_atomically
 
 #: (n,) and (n, 3): columns in text files
 PER_ATOM = ("atom_std", "forces_std")
 #: entry of a frame in the file of samples
 SAMPLES = f"{PREFIX}samples"
+#: entry of a database row with ``atoms.info``, which ASE leaves out
+INFO = "info"
 
 
 def write(path: str | Path, frames: Atoms | Iterable[Atoms], *, append: bool = False, samples: bool = False) -> None:
@@ -115,8 +116,7 @@ def _samples_of(atoms: Atoms) -> SampleArrays:
     if isinstance(calc, FrozenCalculator):
         samples = calc.samples
     elif isinstance(calc, BayesianCalculator):
-        need = Need(stress=bool(calc.predictor.has_stress and atoms.pbc.all()), samples=True)
-        samples = calc.predictor([atoms], need)[0].samples
+        samples = calc.get_samples(atoms)
     if samples is None:
         raise DataError(f"no samples to write: the calculator is {type(calc).__name__}; leave samples=False")
     return samples
@@ -136,6 +136,7 @@ def _stored_samples(path: Path) -> dict[str, np.ndarray]:
 
 def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
     """Move what carries the prefix from ``info`` and ``arrays`` into a frozen calculator."""
+    clear_stale_annotations(atoms)
     found = {}
     for place in (atoms.info, atoms.arrays):
         for key in [key for key in place if str(key).startswith(PREFIX)]:
@@ -181,7 +182,7 @@ def _traj(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], Non
 
 def _extxyz(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], None]:
     for i, atoms in enumerate(frames):
-        for key in [key for key in atoms.info if key.startswith(PREFIX) and key.endswith("_var")]:
+        for key in [key for key in atoms.info if str(key).startswith(PREFIX) and key.endswith("_var")]:
             del atoms.info[key]
         for key in [PREFIX + key for key in PER_ATOM if PREFIX + key in atoms.info]:
             atoms.arrays[key] = atoms.info.pop(key)
@@ -213,9 +214,10 @@ def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[],
             shutil.copy2(path, whole)
         with connect(whole, use_lock_file=False) as database:
             for atoms in frames:
-                results = atoms.calc.results if atoms.calc is not None else {}
-                kept = {k: v for k, v in atoms.info.items() if k.startswith(PREFIX)}
-                database.write(atoms, data={**{PREFIX + k: v for k, v in results.items()}, **kept})
+                results = {PREFIX + k: v for k, v in atoms.calc.results.items()} if atoms.calc is not None else {}
+                ours = {k: v for k, v in atoms.info.items() if str(k).startswith(PREFIX)}
+                others = {k: v for k, v in atoms.info.items() if k not in ours}
+                database.write(atoms, data={**results, **ours, INFO: others})
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -229,7 +231,8 @@ def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[],
 
 def _from_row(row: Any) -> Atoms:
     atoms = row.toatoms()
-    results = {k.removeprefix(PREFIX): v for k, v in row.data.items()}
+    atoms.info.update(row.data.get(INFO, {}))
+    results = {k.removeprefix(PREFIX): v for k, v in row.data.items() if k.startswith(PREFIX)}
     standard = {key: results[key] for key in all_properties if key in results}
     if standard:
         atoms.calc = FrozenCalculator(atoms, standard)

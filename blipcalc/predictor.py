@@ -19,7 +19,7 @@ from blipcalc.core.graph import Graph
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
-from blipcalc.errors import ConfigurationError
+from blipcalc.errors import ConfigurationError, DrawsError
 
 #: Å; a list of one structure is reused until an atom has moved by half of it
 SKIN = 1.0
@@ -38,11 +38,15 @@ class BayesianPredictor:
     surface : ``mean`` over the K draws, or ``centre``, the network(s) without noise, where draws are evaluated only when a
         variance is asked for
     calibration : constants to apply; None leaves posterior values as they are
-    device, dtype : of this predictor; the given model is copied, never changed
+    device, dtype : of this predictor, ``float32`` or ``float64``; the given model is copied, never changed
     strategy, chunk : see :class:`~blipcalc.core.evaluate.Evaluator`
+
+    Raises
+    ------
+    ConfigurationError : a setting that is not among those, a device that is not there; DrawsError : a K that cannot be
     """
 
-    has_stress = True
+    has_stress = has_energies = True
 
     def __init__(
         self,
@@ -61,8 +65,9 @@ class BayesianPredictor:
         if surface not in ("mean", "centre"):
             raise ConfigurationError(f"surface={surface!r}; expected 'mean' or 'centre'")
         self.n_draws, self.seed, self.surface, self.calibration = n_draws, seed, surface, calibration
-        self.device = torch.device(device)
-        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        if int(n_draws) != n_draws or n_draws < 1:
+            raise DrawsError(f"n_draws={n_draws}; expected a whole number of draws ≥ 1")
+        self.device, self.dtype = _device(device), _dtype(dtype)
         self.model = copy.deepcopy(model).to(self.device, self.dtype).eval().requires_grad_(False)
         self.species, self.cutoff = tuple(model.species), float(model.cutoff)
         self.draws = place_draws(self.model, posterior.draw(n_draws, generator=torch.Generator().manual_seed(seed)))
@@ -164,3 +169,21 @@ class BayesianPredictor:
         if self._neighbors is None or self._neighbors[0] != key:
             self._neighbors = (key, NeighborList(self.cutoff, SKIN))
         return self._neighbors[1]
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """A device that is there."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"device={name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    known = {"float32": torch.float32, "float64": torch.float64}
+    dtype = known.get(name, name)
+    if dtype not in known.values():
+        raise ConfigurationError(f"dtype={name!r}; expected 'float32' or 'float64'")
+    return dtype

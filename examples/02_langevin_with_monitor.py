@@ -1,5 +1,7 @@
 """Langevin MD that halts when the calibrated force error may exceed a tolerance."""
 
+from pathlib import Path
+
 import numpy as np
 from ase import units
 from ase.io import Trajectory
@@ -9,6 +11,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 from blipcalc import BayesianCalculator, UncertaintyMonitor
 from blipcalc.bundle import starting_structure
 
+Path("runs").mkdir(exist_ok=True)
 rng = np.random.default_rng(0)
 atoms = starting_structure("malonaldehyde")
 # the centre surface drives the run; the 16 draws are evaluated at checks only

@@ -41,6 +41,7 @@ from blipcalc.errors import (
     UncalibratedWarning,
     UnknownElementError,
 )
+from blipcalc.predictor import BayesianPredictor
 
 CONTRACT = {
     "energy": (),
@@ -450,14 +451,52 @@ def test_weights_that_give_nan_are_refused(model, molecule):
 
 
 def test_wrong_settings_are_named(model):
-    with pytest.raises(ConfigurationError, match="got int"):
-        BayesianCalculator(3)
+    for source in (3, EMT, EMT()):
+        with pytest.raises(ConfigurationError, match="expected a model name"):
+            BayesianCalculator(source)
     with pytest.raises(ConfigurationError, match="expected 'mean' or 'centre'"):
         calculator(model, surface="center")
-    with pytest.raises(DrawsError):
-        calculator(model, n_draws=0)
+    for dtype in ("float16", "double", "foo"):
+        with pytest.raises(ConfigurationError, match="expected 'float32' or 'float64'"):
+            calculator(model, dtype=dtype)
+    for device in ("nowhere", "cuda:97"):
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            calculator(model, device=device)
+    for n_draws in (0, 2.5):
+        with pytest.raises(DrawsError):
+            calculator(model, n_draws=n_draws)
     with pytest.raises(ModelFileError, match="no file nowhere"):
         BayesianCalculator("nowhere")
+
+
+def test_settings_stay_as_they_were_made(model, molecule):
+    calc = calculator(model, n_draws=3)
+    with pytest.raises(ConfigurationError, match="seed: settings are fixed"):
+        calc.set(seed=7)
+    assert calc.parameters["seed"] == 0
+    calibrated = calc.predictor
+    calibrated.calibration = object()
+    for settings in ({"n_draws": 4}, {"dtype": "float32"}, {"surface": "mean"}, {"raw": True}):
+        with pytest.raises(ConfigurationError, match="has its own"):
+            BayesianCalculator(calibrated, **settings)
+    calibrated.calibration = None
+    single = BayesianPredictor(model.network, model.posterior, dtype="float32")
+    assert BayesianCalculator(single, raw=True).parameters["dtype"] == "float32"
+
+
+def test_a_calculator_without_atoms(model):
+    for ask in (lambda calc: calc.calculate(), lambda calc: calc.get_samples()):
+        with pytest.raises(EmptyStructureError, match="got None"):
+            ask(calculator(model))
+
+
+def test_samples_have_the_mean_and_the_spread_of_the_results(model, molecule):
+    molecule.calc = calculator(model, n_draws=5)
+    forces, samples = molecule.get_forces(), molecule.calc.get_samples(molecule)
+    assert samples.forces.shape == (5, len(molecule), 3)
+    np.testing.assert_allclose(samples.forces.mean(0), forces, atol=1e-12)
+    variance = molecule.calc.get_property("forces_var", molecule)
+    np.testing.assert_allclose(samples.forces.var(0, ddof=1), variance, rtol=1e-6, atol=1e-14)
 
 
 # committees of other calculators
@@ -497,6 +536,29 @@ def test_a_committee_equals_numpy():
     np.testing.assert_allclose(calc.results["stress_var"], s**2 * factors.var(ddof=1), rtol=1e-9, atol=1e-18)
     np.testing.assert_allclose(calc.results["atom_var"], (f**2).mean(1) * factors.var(ddof=1), rtol=1e-9, atol=1e-15)
     assert "energies" not in calc.results
+
+
+def test_members_see_charges_and_spins():
+    class Charged(EMT):
+        def calculate(self, atoms, *args, **kwargs):
+            super().calculate(atoms, *args, **kwargs)
+            shift = atoms.get_initial_charges().sum() + 10 * atoms.get_initial_magnetic_moments().sum()
+            self.results["energy"] = shift + 100 * atoms.info.get("spin", 0)
+
+    atoms = copper()
+    atoms.set_initial_charges([1.0, *[0.0] * 7])
+    atoms.set_initial_magnetic_moments([2.0, *[0.0] * 7])
+    atoms.info["spin"] = 3
+    atoms.calc = BayesianCalculator(committee([Charged(), Charged()]), raw=True)
+    assert atoms.get_potential_energy() == pytest.approx(321.0)
+
+
+def test_a_committee_has_no_energies_of_atoms():
+    atoms = copper()
+    atoms.calc = BayesianCalculator(committee([Scaled(1.0), Scaled(1.1)]), raw=True)
+    assert "energies" not in atoms.calc.implemented_properties
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_potential_energies()
 
 
 def test_members_are_evaluated_once_per_structure():

@@ -324,6 +324,40 @@ def test_annotations_for_ases_own_writer(tmp_path):
     assert atoms.info == {"mine": 1}
 
 
+def test_annotations_of_another_structure_are_dropped(tmp_path):
+    atoms = copper()
+    annotate(atoms)
+    ase.io.write(tmp_path / "x.traj", atoms)
+    for change in ("positions", "cell", "numbers", "pbc"):
+        again = ase.io.read(tmp_path / "x.traj")
+        again.calc = None
+        again.positions[0, 0] += 1e-3 * (change == "positions")
+        again.cell[0, 0] += 1e-3 * (change == "cell")
+        again.numbers[0] += change == "numbers"
+        again.pbc[0] ^= change == "pbc"
+        ase.io.write(tmp_path / "y.traj", again)
+        assert io.read(tmp_path / "y.traj", 0).calc is None, change
+        io.write(tmp_path / "z.traj", again)
+        assert not [key for key in ase.io.read(tmp_path / "z.traj").info if key.startswith("blip_")], change
+
+
+def test_annotations_survive_the_rounding_of_text(tmp_path):
+    atoms = copper()
+    io.write(tmp_path / "x.xyz", atoms)
+    ase.io.write(tmp_path / "y.xyz", ase.io.read(tmp_path / "x.xyz"))
+    kept = io.read(tmp_path / "y.xyz", 0)
+    assert kept.calc.get_property("atom_std") == pytest.approx(atoms.calc.results["atom_std"], abs=1e-8)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_users_info_survives(tmp_path, suffix):
+    atoms = copper()
+    atoms.info.update(label="run 7", count=3, weights=np.arange(3.0))
+    io.write(tmp_path / f"x{suffix}", atoms)
+    info = io.read(tmp_path / f"x{suffix}", 0).info
+    assert (info["label"], info["count"], info["weights"].tolist()) == ("run 7", 3, [0.0, 1.0, 2.0])
+
+
 def test_ases_lists_are_left_alone(tmp_path):
     before = [list(names) for names in (all_properties, per_atom_properties, per_config_properties)]
     implemented = list(EMT.implemented_properties)

@@ -30,6 +30,7 @@ class CommitteePredictor:
 
     surface: Surface = "mean"
     species: tuple[int, ...] | None = None
+    has_energies = False
 
     def __init__(self, calculators: Sequence[Calculator], calibration: Calibration | None = None) -> None:
         if not calculators:
@@ -57,8 +58,9 @@ class CommitteePredictor:
         return predictions
 
     def _samples(self, atoms: Atoms, need: Need) -> SampleArrays:
-        # members see bare atoms: no constraints, no info or arrays that could make them recompute
-        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        # members see charges, magnetic moments and info, from which some take charge and spin, but no constraints
+        bare = atoms.copy()
+        bare.set_constraint()
         names = [
             "energy",
             *(["forces"] if need.forces else []),

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from blipcalc.core.graph import GraphTensors
 from blipcalc.nn.radial import BesselBasis, polynomial_envelope
 from blipcalc.nn.scatter import segment_sum
+from blipcalc.nn.species import SpeciesTable
 from blipcalc.settings import Settings
 
 #: the clamp of the paper's sigmoid: α ≤ 4
@@ -118,9 +119,7 @@ class InferenceNetwork(nn.Module):
     def __init__(self, config: BlipConfig, species: tuple[int, ...], cutoff: float, n_node: int, n_edge: int) -> None:
         super().__init__()
         self.config, self.cutoff, self.n_node, self.n_edge = config, cutoff, n_node, n_edge
-        rows = torch.full((119,), -1, dtype=torch.int64)
-        rows[list(species)] = torch.arange(len(species))
-        self.register_buffer("rows", rows, persistent=False)
+        self.table = SpeciesTable(species)
         start = self._inverse(config.alpha_initial)
         if config.alpha == "constant":
             self.level = nn.Parameter(torch.full((n_node + n_edge,), start))
@@ -163,7 +162,7 @@ class InferenceNetwork(nn.Module):
             return Alphas(level[: self.n_node].expand(n, -1), level[self.n_node :].expand(e, -1))
         vectors = graph.vectors.detach() if self.config.detach else graph.vectors
         squared = (vectors * vectors).sum(dim=-1, keepdim=True)
-        atoms = None if self.embedding is None else self.embedding(self.rows[graph.species])
+        atoms = None if self.embedding is None else self.embedding(self.table(graph.species))
         pairs = squared / self.cutoff**2
         if self.neighbourhood is not None:
             source, target = graph.edge_index

@@ -129,13 +129,14 @@ class Predictor(Protocol):
     species : atomic numbers that it knows; None where it cannot tell
     n_draws : K
     surface : which surface energy and forces are taken from
-    has_stress : whether it gives a stress
+    has_stress, has_energies : whether it gives a stress, and energies of single atoms
     """
 
     species: tuple[int, ...] | None
     n_draws: int
     surface: Surface
     has_stress: bool
+    has_energies: bool
 
     def __call__(self, structures: Sequence[Atoms], need: Need = ...) -> list[Prediction]:
         """Predictions in the order of the structures."""

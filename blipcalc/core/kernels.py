@@ -30,6 +30,8 @@ Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], GraphTensors], 
 
 #: largest difference of a kernel from the plain result, relative to the largest entry: rounding in another order
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+#: eV, eV/Å; entries are held to be no smaller, since rounding does not shrink where large terms cancel
+SMALLEST = 0.1
 #: of ``torch.compile``: one thread, since with two it fails on sums over pairs (torch 2.13, an assertion in its scheduler)
 OPTIONS = {"cpp.threads": 1}
 #: kernels kept per function; a run of one molecule needs a few, for its numbers of pairs
@@ -48,7 +50,7 @@ class Kernels:
 
     def __init__(self, function: Function, cutoff: float, *, compiled: bool) -> None:
         self._plain, self._cutoff, self._compiled = function, cutoff, compiled
-        # a kernel, and the draws it was made for: kept alive, so that their addresses stay theirs
+        # a kernel, and the tensors it was made for: kept alive, so that their addresses stay theirs
         self._kernels: OrderedDict[tuple, tuple[Callable[..., tuple[Tensor, ...]], object]] = OrderedDict()
 
     def __call__(
@@ -76,6 +78,7 @@ class Kernels:
             graph.n_structures,
             graph.species.cpu().numpy().tobytes(),
             graph.batch.cpu().numpy().tobytes(),
+            tuple((value.data_ptr(), value._version) for value in state.values()),
             tuple(
                 (value.data_ptr(), value._version, value.shape) if constant else (name, value.shape)
                 for name, value in overrides.items()
@@ -84,24 +87,14 @@ class Kernels:
         inputs = (padded.vectors, padded.edge_index, *(() if constant else overrides.values()))
         if key in self._kernels:
             self._kernels.move_to_end(key)
-            return self._run(key, inputs, n_pairs)
-        self._kernels[key] = self._made(state, overrides, padded, inputs), overrides if constant else None
+            return _run(self._kernels[key][0], inputs, n_pairs)
+        kernel = self._made(state, overrides, padded, inputs)
+        result = _run(kernel, inputs, n_pairs)
+        check_equal(result, self._plain(state, overrides, graph), TOLERANCE[graph.vectors.dtype])
+        self._kernels[key] = kernel, (state, overrides if constant else None)
         while len(self._kernels) > KEPT:
             self._kernels.popitem(last=False)
-        result = self._run(key, inputs, n_pairs)
-        check_equal(result, self._plain(state, overrides, graph), TOLERANCE[graph.vectors.dtype])
         return result
-
-    def _run(self, key: tuple, inputs: tuple[Tensor, ...], n_pairs: int) -> Output:
-        try:
-            gradient, energy, energies = self._kernels[key][0](*inputs)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            del self._kernels[key]
-            raise CompilationError(
-                f"torch.compile fails with {_root(error)}. It needs a C++ compiler that works: install one (g++ or clang++), "
-                "or name it in the environment variable CXX; strategy='traced' needs none"
-            ) from error
-        return gradient[..., :n_pairs, :], (energy, energies)
 
     def _made(
         self,
@@ -120,6 +113,18 @@ class Kernels:
         module = make_fx(torch.func.functionalize(run))(*inputs)
         folded = fold_constants(module)
         return torch.compile(folded, fullgraph=True, dynamic=False, options=OPTIONS) if self._compiled else folded
+
+
+def _run(kernel: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], n_pairs: int) -> Output:
+    """The result of a kernel without the padding."""
+    try:
+        gradient, energy, energies = kernel(*inputs)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise CompilationError(
+            f"torch.compile fails with {_root(error)}. It needs a C++ compiler that works: install one (g++ or clang++), "
+            "or name it in the environment variable CXX; strategy='traced' needs none"
+        ) from error
+    return gradient[..., :n_pairs, :], (energy, energies)
 
 
 def fold_constants(module: GraphModule) -> GraphModule:
@@ -169,7 +174,7 @@ def padded_pairs(graph: GraphTensors, cutoff: float) -> GraphTensors:
 def check_equal(result: Output, expected: Output, tolerance: float) -> None:
     """Compare a kernel with the plain function; raises :class:`CompilationError` for more than rounding."""
     for one, other in zip((result[0], *result[1]), (expected[0], *expected[1]), strict=True):
-        scale = other.nan_to_num().abs().max()
+        scale = max(float(other.nan_to_num().abs().max()), SMALLEST)
         difference = (one.nan_to_num() - other.nan_to_num()).abs().max()
         if not difference <= tolerance * scale or not torch.equal(one.isnan(), other.isnan()):
             raise CompilationError(

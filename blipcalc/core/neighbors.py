@@ -16,12 +16,32 @@ from blipcalc.core.validate import check_distances
 
 def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     """All pairs closer than ``cutoff`` in canonical order: (2, E) sources and targets, (E, 3) shifts."""
-    # matscipy inverts the cell even along axes that are not periodic: whatever stands there is replaced
-    box = complete_cell(np.where(pbc[:, None], cell, 0.0))
-    target, source, shifts = neighbour_list("ijS", positions=positions, cell=box, pbc=pbc, cutoff=float(cutoff))
+    box, origin = _search_box(positions, cell, pbc, cutoff)
+    target, source, shifts = neighbour_list(
+        "ijS", positions=positions, cell=box, cell_origin=origin, pbc=pbc, cutoff=float(cutoff)
+    )
     order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], source, target))
     edge_index = np.stack([source[order], target[order]]).astype(np.int64)
     return edge_index, shifts[order].astype(np.int64)
+
+
+def _search_box(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cell and origin for the search, which divides the cell into boxes of the size of the cutoff.
+
+    Whatever stands in the cell along axes that are not periodic is replaced: by unit vectors at right angles to the others,
+    and, where the atoms are dense enough for boxes to pay, as long as the structure.
+    """
+    box, origin = complete_cell(np.where(pbc[:, None], cell, 0.0)), np.zeros(3)
+    along = positions @ box[~pbc].T
+    if not len(along) or pbc.all():
+        return box, origin
+    lowest, extent = along.min(axis=0), np.ptp(along, axis=0) + 1e-6
+    if np.prod(np.maximum(extent / cutoff, 1.0)) <= len(positions):
+        origin = lowest @ box[~pbc]
+        box[~pbc] *= np.maximum(extent, 1.0)[:, None]
+    return box, origin
 
 
 def _squared_distances(

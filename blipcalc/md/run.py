@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ase import Atoms, units
@@ -16,21 +16,21 @@ from tqdm import tqdm
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.io import write
-from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.monitor.observer import Status, UncertaintyMonitor
 
 
 @dataclass(frozen=True)
 class MDSummary:
     """What became of a run.
 
-    status : ``finished``, or ``halted`` by the monitor
+    status : ``finished``, ``halted`` by the monitor, or ``stopped`` by somebody else
     time_ps : how far it came; wall_seconds : how long that took
     temperature_K : mean over the checked steps
     max_atom_std : largest per-atom force uncertainty of all checks, eV/Å; limit : the largest that passes
     reason : of the halt
     """
 
-    status: Literal["finished", "halted", "running", "ready"]
+    status: Status
     steps: int
     time_ps: float
     wall_seconds: float
@@ -69,8 +69,9 @@ def run_md(
     temperature_K : of the thermostat, or its course as points (time in ps, K), linear in between
     timestep_fs, friction_per_fs : of the integrator
     seed : of momenta and thermostat
-    trajectory : file that every ``write_every``-th frame goes to with its uncertainties, see :func:`blipcalc.io.write`;
-        the frame that halted the run is its last one
+    trajectory : file that every ``write_every``-th frame goes to, see :func:`blipcalc.io.write`, with the uncertainties that
+        the calculator holds for it: on the centre surface at checks only, so let it be a multiple of ``every``.  The frame
+        that halted the run is its last one
     progress : show a bar
     monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``every=…``, …
 
@@ -80,12 +81,14 @@ def run_md(
 
     Raises
     ------
-    ConfigurationError : lengths that are not positive
+    ConfigurationError : lengths or temperatures that are not positive
     """
     course = np.array([(0.0, temperature_K)] if np.isscalar(temperature_K) else temperature_K, dtype=float)
+    if course.ndim != 2 or course.shape[1] != 2:
+        raise ConfigurationError(f"temperature_K={temperature_K!r}; expected a number of K, or points (time in ps, K)")
     start = course[0, 1]
-    if not (time_ps > 0 and timestep_fs > 0 and course[:, 1].min() > 0):
-        raise ConfigurationError("time_ps, timestep_fs and temperature_K must be positive")
+    if not (time_ps > 0 and timestep_fs > 0 and course[:, 1].min() > 0 and write_every >= 1):
+        raise ConfigurationError("time_ps, timestep_fs, temperature_K and write_every must be positive")
     rng = np.random.default_rng(seed)
     if not atoms.get_momenta().any():
         thermalize_momenta(atoms, temperature_K=start, rng=rng)
@@ -111,7 +114,8 @@ def run_md(
         dynamics.attach(writer)
     began = time.perf_counter()
     with tqdm(total=steps, unit="step", disable=not progress) as bar:
-        dynamics.attach(lambda: _advance(bar, dynamics, watch), interval=max(1, watch.every))
+        if progress:
+            dynamics.attach(lambda: _advance(bar, dynamics, watch), interval=watch.every)
         dynamics.run(steps)
         bar.update(dynamics.nsteps - bar.n)
     return _summary(dynamics, watch, timestep_fs, time.perf_counter() - began), watch
@@ -138,7 +142,7 @@ class _Writer:
 def _advance(bar: tqdm, dynamics: Langevin, watch: UncertaintyMonitor) -> None:
     bar.update(dynamics.nsteps - bar.n)
     if len(watch.history):
-        last, limit = watch.history["max_atom_std"][-1], watch.limit
+        last, limit = watch.history.last("max_atom_std"), watch.limit
         shown = f"{last:.3f}" if limit is None else f"{last:.3f}/{limit:.3f}"
         bar.set_postfix_str(f"{dynamics.atoms.get_temperature():.0f} K, max atom_std {shown} eV/Å", refresh=False)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from blipcalc.models.readout import AtomicEnergies, SpeciesTable
+from blipcalc.models.readout import AtomicEnergies
+from blipcalc.nn.species import SpeciesTable
 
 
 class Potential(nn.Module):

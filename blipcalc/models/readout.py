@@ -12,20 +12,6 @@ from blipcalc.core.graph import GraphTensors
 from blipcalc.nn.scatter import segment_sum
 
 
-class SpeciesTable(nn.Module):
-    """Atomic numbers -> consecutive rows 0 … len(species) - 1."""
-
-    def __init__(self, species: Sequence[int]) -> None:
-        super().__init__()
-        rows = torch.full((119,), -1, dtype=torch.int64)
-        rows[torch.as_tensor(list(species), dtype=torch.int64)] = torch.arange(len(species))
-        self.register_buffer("rows", rows, persistent=False)
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        """(N,) Z -> (N,) rows."""
-        return self.rows[numbers]
-
-
 class AtomicEnergies(nn.Module):
     """Network outputs as energies per atom and per structure.
 

@@ -14,6 +14,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.optimize.optimize import BaseDynamics
+from ase.optimize.sciopt import Converged, SciPyOptimizer
 
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
@@ -35,6 +36,21 @@ def halt(verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> None:
     The return value of ``run`` says nothing about it (ASE gives True for MD); ask the monitor.
     """
     dynamics.max_steps = dynamics.nsteps
+    if isinstance(dynamics, SciPyOptimizer):
+        dynamics.attach(_Stop(dynamics))
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """SciPy's minimisers do not look at ``max_steps``; they end at this exception, which ASE's ``run`` takes for the end."""
+
+    dynamics: SciPyOptimizer
+
+    def __call__(self) -> None:
+        """Raise, after all other observers of the step, and once."""
+        observers = self.dynamics.observers
+        observers[:] = [entry for entry in observers if entry[0] is not self]
+        raise Converged
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,17 @@ class History:
 
     def __getitem__(self, column: str) -> np.ndarray:
         """A column; raises :class:`UnknownKeyError` for an unknown one."""
+        where = self._where(column)
+        return np.array([row[where] for row in self._rows], dtype=self.columns[column])
+
+    def last(self, column: str) -> float:
+        """The newest entry of a column; raises :class:`UnknownKeyError`, or ``IndexError`` before the first check."""
+        return self._rows[-1][self._where(column)]
+
+    def _where(self, column: str) -> int:
         if column not in self.columns:
             raise UnknownKeyError(f"no column {column!r}; there is {', '.join(self.columns)}")
-        where = list(self.columns).index(column)
-        return np.array([row[where] for row in self._rows], dtype=self.columns[column])
+        return list(self.columns).index(column)
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """{column: values}, as ``pandas.DataFrame`` takes it."""

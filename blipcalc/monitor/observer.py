@@ -14,7 +14,7 @@ from ase.optimize.optimize import BaseDynamics, Optimizer
 
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.errors import ConfigurationError, MonitorError
-from blipcalc.frozen import annotate, clear_annotations
+from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Record, flag, halt
 from blipcalc.monitor.history import History
 from blipcalc.monitor.plot import plot_history
@@ -30,7 +30,7 @@ from blipcalc.monitor.triggers import (
     first_breach,
 )
 
-Status = Literal["ready", "running", "halted", "finished"]
+Status = Literal["ready", "running", "halted", "stopped", "finished"]
 
 
 class UncertaintyMonitor:
@@ -40,8 +40,9 @@ class UncertaintyMonitor:
     are not finite.  Atoms that cannot move are not watched.  With the centre surface the draws are evaluated at checks only.
 
     The monitor runs before every other observer, so that the frame that tripped is the frame that trajectory and log end
-    with.  A halt leaves the dynamics as it is: ``dynamics.run`` goes on from there.  Each check decides for itself, so a
-    run that goes on in a breach halts again at its next check (at step 0: at once); after :meth:`resume` it does not.
+    with, where their own interval has them write at that step; ``record_to`` keeps it in any case.  A halt leaves the
+    dynamics as it is: ``dynamics.run`` goes on from there.  Each check decides for itself, so a run that goes on in a breach
+    halts again at its next check (at step 0: at once); after :meth:`resume` it does not.
 
     | symbol | variable |
     |---|---|
@@ -112,6 +113,7 @@ class UncertaintyMonitor:
             )  # refuses a bad tolerance here, not at the first check
         self._resolved_for: Calculator | None = None
         self._acknowledged = False
+        self._planned = 0  # the last step of the run, as long as nobody halts it
         self._acted_on: tuple[int, np.ndarray] | None = None
         if dynamics is not None:
             self.attach(dynamics)
@@ -120,7 +122,10 @@ class UncertaintyMonitor:
         """Watch a dynamics, before all of its observers; gives the monitor back."""
         if self.dynamics is not None:
             raise MonitorError("this monitor watches a dynamics already; make another, or detach it")
-        watched_atoms(dynamics.atoms)
+        symbols = watched_atoms(dynamics.atoms).get_chemical_symbols()
+        for rule in self._triggers:
+            if isinstance(rule, ElementThresholds):
+                rule.check_complete(symbols)
         self.dynamics = dynamics
         try:
             self._resolve()
@@ -134,7 +139,8 @@ class UncertaintyMonitor:
         """Stop watching; history and verdict stay."""
         if self.dynamics is not None:
             self.dynamics.observers[:] = [entry for entry in self.dynamics.observers if entry[0] is not self]
-            clear_annotations(self.atoms)
+            if self.annotate:
+                clear_annotations(self.atoms)
             self.dynamics = None
 
     @property
@@ -159,8 +165,9 @@ class UncertaintyMonitor:
 
     @property
     def status(self) -> Status:
-        """``ready`` before the first check, ``halted`` by the monitor, ``finished`` when the run came to its own end, else
-        ``running`` (also after an exception).  The return value of ``dynamics.run`` cannot tell these apart.
+        """``ready`` before the first check, ``halted`` by the monitor, ``stopped`` early by somebody else, ``finished`` when
+        the run came to its own end, else ``running`` (also after an exception).  The return value of ``dynamics.run`` cannot
+        tell these apart.
         """
         if self.halted:
             return "halted"
@@ -170,7 +177,9 @@ class UncertaintyMonitor:
             return "finished"
         if self.halts and self.halts[-1] == self.dynamics.nsteps:
             return "running"  # acknowledged, and about to go on
-        return "finished" if self.dynamics.nsteps >= self.dynamics.max_steps else "running"
+        if self.dynamics.nsteps < self.dynamics.max_steps:
+            return "running"
+        return "finished" if self.dynamics.nsteps >= self._planned else "stopped"
 
     def resume(self) -> None:
         """Go on knowingly: the breach at hand does not halt again until a check has passed in between.
@@ -185,8 +194,10 @@ class UncertaintyMonitor:
 
     def __call__(self) -> None:
         """Check the present step; ASE calls this."""
+        if self.dynamics.nsteps < self.dynamics.max_steps:
+            self._planned = self.dynamics.max_steps
         if self.annotate:
-            clear_annotations(self.atoms)
+            clear_stale_annotations(self.atoms)
         if self.dynamics.nsteps % self.every:
             return
         self._resolve()

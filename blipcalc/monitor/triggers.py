@@ -187,6 +187,8 @@ class ElementThresholds:
     thresholds: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        if not self.thresholds:
+            raise ConfigurationError("no thresholds given; expected {symbol: eV/Å} with every element of the structure")
         for symbol, limit in self.thresholds.items():
             if symbol not in atomic_numbers:
                 raise ConfigurationError(f"threshold for {symbol!r}: expected a chemical symbol")
@@ -194,13 +196,17 @@ class ElementThresholds:
 
     def __call__(self, reading: Reading) -> Verdict:
         """The verdict; raises :class:`ConfigurationError` for an element without a threshold."""
-        missing = sorted(set(reading.symbols) - set(self.thresholds))
+        self.check_complete(reading.symbols)
+        limits = np.array([self.thresholds[symbol] for symbol in reading.symbols])
+        return _verdict_per_atom(reading, reading.atom_std, limits, "atom_std")
+
+    def check_complete(self, symbols: Sequence[str]) -> None:
+        """Refuse a structure with an element that has no threshold, with :class:`ConfigurationError`."""
+        missing = sorted(set(symbols) - set(self.thresholds))
         if missing:
             raise ConfigurationError(
                 f"no threshold for {', '.join(missing)}; name every element, math.inf for one not to be watched"
             )
-        limits = np.array([self.thresholds[symbol] for symbol in reading.symbols])
-        return _verdict_per_atom(reading, reading.atom_std, limits, "atom_std")
 
 
 @dataclass(frozen=True)

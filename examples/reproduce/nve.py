@@ -71,17 +71,20 @@ def main():
     parser.add_argument("--molecule", default="ethanol")
     parser.add_argument("--time-ps", type=float, default=10.0)
     parser.add_argument("--n-draws", type=int, default=8)
+    parser.add_argument("--strategy", default="traced")
     parser.add_argument("--output", type=Path, default=Path("runs/nve.json"))
     arguments = parser.parse_args()
     found = {}
     for dtype in ("float64", "float32"):
         calculator = BayesianCalculator(
-            arguments.model, n_draws=arguments.n_draws, surface="mean", dtype=dtype, strategy="traced"
+            arguments.model, n_draws=arguments.n_draws, surface="mean", dtype=dtype, strategy=arguments.strategy
         )
         (slope, error, rms), _ = run(calculator, arguments.molecule, arguments.time_ps, 0.5, 0)
         found[f"drift {dtype} meV/atom/ps"] = {"slope": slope, "error": error, "rms": rms}
         print(dtype, found[f"drift {dtype} meV/atom/ps"])
-    calculator = BayesianCalculator(arguments.model, n_draws=arguments.n_draws, surface="mean", strategy="traced")
+    calculator = BayesianCalculator(
+        arguments.model, n_draws=arguments.n_draws, surface="mean", strategy=arguments.strategy
+    )
     fluctuations = {dt: run(calculator, arguments.molecule, 0.5, dt, 0)[0][2] for dt in (0.25, 0.5, 1.0)}
     found["dt² law: rms fluctuation, meV/atom"] = fluctuations
     found["ratios per doubling (4 expected)"] = [

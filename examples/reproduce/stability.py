@@ -55,7 +55,7 @@ def run(molecule, arguments):
     means = values[: len(values) // block * block].reshape(-1, block).mean(axis=1)
     error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else float("nan")
     return {
-        "settings": {name: str(value) for name, value in vars(arguments).items() if name != "molecules"},
+        "settings": settings_of(arguments),
         "time_ps": dynamics.nsteps * arguments.timestep_fs / 1000,
         "shortest_A": float(shortest),
         "longest_bond_A": float(longest),
@@ -63,6 +63,11 @@ def run(molecule, arguments):
         "standard_error_K": float(error),
         "stable": bool(shortest >= SHORTEST and longest <= LONGEST and abs(values.mean() - TARGET) <= 5 * error),
     }
+
+
+def settings_of(arguments):
+    """What the figures of a molecule depend on."""
+    return {name: str(value) for name, value in vars(arguments).items() if name not in ("molecules", "folder")}
 
 
 def main():
@@ -85,6 +90,8 @@ def main():
     )
     for molecule in arguments.molecules:
         kept = arguments.folder / f"{molecule}.json"
+        if kept.exists() and json.loads(kept.read_text())["settings"] != settings_of(arguments):
+            parser.error(f"{kept} was run with other settings; give another --folder, or remove it")
         if not kept.exists():
             kept.write_text(json.dumps(run(molecule, arguments), indent=1))
         f = json.loads(kept.read_text())

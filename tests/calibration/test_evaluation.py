@@ -206,7 +206,7 @@ def test_figures_are_deterministic_and_plain_json(calibrated, evaluation):
 class Echo:
     """A predictor that returns labels plus a known error, calibrated where it is told so."""
 
-    species, n_draws, surface, has_stress = None, 4, "mean", False
+    species, n_draws, surface, has_stress, has_energies = None, 4, "mean", False, False
 
     def __init__(self, calibration=None):
         self.calibration = calibration

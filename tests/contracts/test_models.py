@@ -11,8 +11,9 @@ from blipcalc import testing
 from blipcalc.core.contracts import ModelOutput
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
-from blipcalc.models.readout import AtomicEnergies, SpeciesTable
+from blipcalc.models.readout import AtomicEnergies
 from blipcalc.models.registry import build_model, model_class, model_name
+from blipcalc.nn.species import SpeciesTable
 
 
 def small(name: str, species=(1, 6, 8), seed: int = 0, **config) -> nn.Module:

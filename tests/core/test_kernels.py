@@ -152,6 +152,13 @@ def test_other_draws_get_a_kernel_of_their_own():
     assert torch.equal(function(STATE, overrides, graph)[0], 7.0 * graph.vectors)
 
 
+def test_weights_changed_in_place_get_a_kernel_of_their_own():
+    function, graph, state = Kernels(squares, 4.0, compiled=False), tensors(), {"scale": STATE["scale"].clone()}
+    for value in (3.0, 5.0):
+        state["scale"].fill_(value)
+        assert torch.equal(function(state, {}, graph)[0], 2 * value * graph.vectors**2)
+
+
 def test_constants_are_folded_and_never_written_to():
     def in_place(state, overrides, graph):
         accumulator = torch.zeros(3, dtype=torch.float64)
@@ -165,8 +172,17 @@ def test_constants_are_folded_and_never_written_to():
 
 def test_a_wrong_kernel_is_an_error(monkeypatch):
     monkeypatch.setattr(kernels, "fold_constants", lambda module: lambda *args: [2 * x for x in module(*args)])
-    with pytest.raises(CompilationError, match="differs from the plain result"):
-        Kernels(squares, 4.0, compiled=False)(STATE, {}, tensors())
+    function = Kernels(squares, 4.0, compiled=False)
+    for _ in range(2):  # it is not kept either
+        with pytest.raises(CompilationError, match="differs from the plain result"):
+            function(STATE, {}, tensors())
+
+
+@pytest.mark.parametrize("share", [0.9, 0.998, 0.99998])
+def test_rounding_of_small_forces_is_no_difference(make_backbone, share):
+    model = make_backbone("painn").float()
+    pair = Atoms("NN", positions=[[0, 0, 0], [0, 0, share * model.cutoff]])
+    assert_equals_loop(model, Draws(1), graphs_of(model, (pair,)), Evaluator(model, strategy="traced"), tolerance=1e-4)
 
 
 def test_differences_that_are_found():

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
 
-from blipcalc.core.neighbors import NeighborList, neighbor_pairs
+from blipcalc.core.neighbors import NeighborList, _search_box, neighbor_pairs
 
 CELL = np.array([[4.1, 0.0, 0.0], [1.3, 3.7, 0.0], [-0.9, 0.8, 4.6]])
 PATTERNS = list(itertools.product([False, True], repeat=3))
@@ -66,6 +66,16 @@ def test_zero_vectors_along_open_axes(pbc):
     rng = np.random.default_rng(5)
     cell = CELL * np.array(pbc)[:, None]
     check(rng.uniform(-3.0, 6.0, (7, 3)), cell, pbc, 4.5)
+
+
+@pytest.mark.parametrize("pbc", PATTERNS)
+def test_large_structures_with_open_axes(pbc):
+    rng, cell = np.random.default_rng(8), 4 * CELL
+    positions = rng.random((400, 3)) @ cell + [100.0, -50.0, 7.0]
+    rows = as_rows(*neighbor_pairs(positions, cell, pbc, 3.0))
+    np.testing.assert_array_equal(rows, from_ase(positions, cell, pbc, 3.0))
+    box, _ = _search_box(positions, cell, np.array(pbc), 3.0)
+    assert (np.linalg.norm(box[~np.array(pbc)], axis=1) > 3.0).all()
 
 
 def test_left_handed_cell():

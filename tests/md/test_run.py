@@ -15,7 +15,7 @@ from blipcalc.md.run import run_md
 class Springs:
     """Three draws of springs to the starting places; their spread grows with the displacement."""
 
-    species, n_draws, surface, has_stress = None, 3, "mean", False
+    species, n_draws, surface, has_stress, has_energies = None, 3, "mean", False, False
 
     def __init__(self, home, spread=0.1):
         self.home, self.spread = home, spread
@@ -62,6 +62,12 @@ def test_a_heated_run_halts_and_the_last_frame_is_the_one_that_did(atoms, tmp_pa
     assert last.calc.get_property("atom_std", last).max() == pytest.approx(monitor.verdict.value)
     assert summary.max_atom_std == pytest.approx(monitor.verdict.value)
     assert summary.max_atom_std > 0.2
+
+
+def test_shapes_that_are_no_course_of_temperature_are_refused(atoms):
+    for bad in ({"temperature_K": [300.0]}, {"write_every": 0}):
+        with pytest.raises(ConfigurationError):
+            run_md(atoms, time_ps=0.01, threshold=1.0, progress=False, **bad)
 
 
 def test_the_same_seed_gives_the_same_run(atoms):

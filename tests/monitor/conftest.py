@@ -16,7 +16,7 @@ class Scripted:
     """Wells at the first positions seen; ``script(step)`` gives atom_std, (n,) or a number; every call is kept."""
 
     species = None
-    has_stress = False
+    has_stress = has_energies = False
     n_draws = 8
 
     def __init__(self, script, *, surface="mean", calibration=None, energy_std=0.01, forces=None):

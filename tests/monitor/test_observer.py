@@ -19,6 +19,8 @@ from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
+from ase.optimize.ode import ODE12r
+from ase.optimize.sciopt import SciPyFminBFGS, SciPyFminCG
 
 from blipcalc import io
 from blipcalc.adapters.committee import committee
@@ -370,6 +372,60 @@ def test_optimisers(scripted, optimizer):
     dynamics.run(fmax=1e-3, steps=200)
     assert monitor.status == "finished"
     assert dynamics.nsteps < 200
+
+
+@pytest.mark.parametrize("optimizer", [SciPyFminCG, SciPyFminBFGS, ODE12r])
+@pytest.mark.parametrize("at", [0, 2])
+def test_optimisers_that_do_not_look_at_their_steps(scripted, optimizer, at):
+    # the script goes by evaluations, of which a line search needs more than one
+    dynamics = optimizer(scripted([*[0.1] * at, 0.9], atoms=molecule("C6H6")), logfile=None)
+    written = []
+    monitor = UncertaintyMonitor(threshold=0.3).attach(dynamics)
+    dynamics.attach(lambda: written.append(dynamics.nsteps))
+    dynamics.run(fmax=1e-6, steps=50)
+    assert monitor.status == "halted"
+    assert dynamics.nsteps == monitor.halts[-1] == written[-1] == monitor.history["step"][-1]
+    assert len(dynamics.observers) == 2
+    calls = dynamics.force_calls
+    monitor.detach()
+    dynamics.run(fmax=1e-6, steps=50)
+    assert dynamics.force_calls > calls
+
+
+def test_somebody_else_who_ends_a_run(scripted):
+    atoms = scripted([0.1])
+    dynamics = verlet(atoms)
+    first = UncertaintyMonitor(dynamics, threshold=0.3, every=5)
+    second = UncertaintyMonitor(dynamics, triggers=[AtomFraction(0.3, 0.5)])
+    atoms.calc.predictor.script = lambda step: 0.1 if step < 7 else 0.9
+    dynamics.run(20)
+    assert (dynamics.nsteps, first.status, second.status) == (7, "stopped", "halted")
+    second.detach()
+    first.resume()
+    atoms.calc.predictor.script = lambda step: 0.1
+    dynamics.run(4)
+    assert (dynamics.nsteps, first.status) == (11, "finished")
+
+
+def test_two_monitors_that_annotate(scripted):
+    atoms = scripted([0.1])
+    dynamics = verlet(atoms)
+    monitors = [UncertaintyMonitor(dynamics, threshold=0.3, every=every, annotate=True) for every in (1, 10)]
+    seen = []
+    dynamics.attach(lambda: seen.append("blip_atom_std" in atoms.info))
+    dynamics.run(5)
+    assert seen == [True] * 6
+    silent = UncertaintyMonitor(dynamics, threshold=0.3)
+    silent.detach()
+    assert "blip_atom_std" in atoms.info
+    monitors[0].detach()
+    assert "blip_atom_std" not in atoms.info
+
+
+@pytest.mark.parametrize("thresholds", [{}, {"C": 0.3, "O": 0.3}])
+def test_incomplete_thresholds_are_refused_at_once(scripted, thresholds):
+    with pytest.raises(ConfigurationError, match="no threshold"):
+        UncertaintyMonitor(verlet(scripted([0.1])), threshold=thresholds)
 
 
 def test_cell_filter():

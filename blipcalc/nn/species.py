@@ -1,0 +1,22 @@
+"""Atomic numbers as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class SpeciesTable(nn.Module):
+    """Atomic numbers -> consecutive rows 0 … len(species) - 1."""
+
+    def __init__(self, species: Sequence[int]) -> None:
+        super().__init__()
+        rows = torch.full((119,), -1, dtype=torch.int64)
+        rows[torch.as_tensor(list(species), dtype=torch.int64)] = torch.arange(len(species))
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """(N,) Z -> (N,) rows."""
+        return self.rows[numbers]
