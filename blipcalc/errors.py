@@ -63,6 +63,10 @@ class EmptySplitError(DataError):
     """A split that leaves one part without frames."""
 
 
+class DuplicateFramesWarning(UserWarning):
+    """Frames that occur more than once; all but the first of each are left out of a split."""
+
+
 class UnitsWarning(UserWarning):
     """Labels whose forces are not on the gradient scale of their energies."""
 
@@ -97,6 +101,10 @@ class TrainingDataReusedError(CalibrationError):
 
 class UncalibratedWarning(UserWarning):
     """Variances are raw posterior values: no calibration belongs to these settings."""
+
+
+class TrainingWarning(UserWarning):
+    """A training ended otherwise than it should, or went on from something older than expected."""
 
 
 class MonitorError(BlipcalcError, ValueError):

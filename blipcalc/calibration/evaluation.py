@@ -15,6 +15,7 @@ from blipcalc.calibration.fit import LEVELS
 from blipcalc.calibration.residuals import BATCH_ATOMS, Progress, Residuals, collect, frames_hash, seen_in_training
 from blipcalc.calibration.scores import Scores, energy_scores, force_scores, or_nan, usable, zms_bootstrap
 from blipcalc.core.contracts import Predictor, Surface
+from blipcalc.errors import DataError
 from blipcalc.stats.bootstrap import effective_sample_size
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc
@@ -45,7 +46,8 @@ class Foreign:
 
     auroc : probability that the largest atom_std of a foreign frame exceeds that of a test frame
     forces_mae (eV/Å), forces_zms, forces_zms_interval : over its labelled frames; NaN where there are none
-    n_left_out : frames with an uncalibrated atom; they stop a monitor by themselves and are not in ``auroc``
+    n_left_out : frames with an atom that the calibration does not know; they stop a monitor by themselves and are not in
+        ``auroc``
     """
 
     n_frames: int
@@ -67,7 +69,7 @@ class Evaluation:
     compositions : errors by formula
     auroc_error : of atom_std for atoms with ‖force error‖ > tolerance (eV/Å)
     n_effective : independent points that the coverage of atoms at 0.95 is worth (design effect); NaN where constant
-    n_uncalibrated : atoms without a variance, of elements that were never calibrated
+    n_uncalibrated : atoms without a variance, of elements that the calibration does not know; 0 without a calibration
     n_calibration : frames of the calibration; is_calibration_set : these very frames, so that coverage proves nothing
     n_seen_in_training : frames that the model was trained on; None where that is unknown
     """
@@ -100,6 +102,7 @@ def evaluate_model(
     predictor: Predictor,
     frames: Sequence[Atoms],
     *,
+    residuals: Residuals | None = None,
     foreign: Sequence[Atoms] | None = None,
     training_frames: Iterable[int] | None = None,
     batch_size: int = BATCH_ATOMS,
@@ -108,11 +111,17 @@ def evaluate_model(
 ) -> Evaluation:
     """Residuals of a predictor on labelled frames, scored; takes the settings of :func:`evaluate_residuals`.
 
+    residuals : of this predictor on these frames, where they are at hand (the plots take them too); None collects them
     foreign : structures from outside, with labels or without
     training_frames : fingerprints of the training frames (``model.frames.tolist()``), to count test frames among them
     raises : MissingLabelsError, NonFiniteLabelsError, DataError, StructureError
     """
-    residuals = collect(predictor, frames, batch_size=batch_size, progress=progress)
+    if residuals is None:
+        residuals = collect(predictor, frames, batch_size=batch_size, progress=progress)
+    elif residuals.n_frames != len(frames):
+        raise DataError(
+            f"expected frames for residuals of {residuals.n_frames} frames, got {len(frames)}; give those they are of"
+        )
     outside = None if foreign is None else collect(predictor, foreign, batch_size=batch_size, require_labels=False)
     used = residuals.calibration
     return replace(
@@ -153,7 +162,7 @@ def evaluate_residuals(
         tolerance=tolerance,
         auroc_error=_auroc(residuals.atom_std, force_norm > tolerance),
         n_effective=_n_effective(residuals, seed),
-        n_uncalibrated=int(np.isnan(residuals.atom_std).sum()),
+        n_uncalibrated=_n_uncalibrated(residuals, residuals.atom_std),
         n_calibration=None if calibration is None else calibration.n_frames,
         foreign=None if foreign is None else _foreign(residuals, foreign, seed),
     )
@@ -188,8 +197,13 @@ def _foreign(residuals: Residuals, foreign: Residuals, seed: int) -> Foreign:
         forces_mae=or_nan(lambda: mae(error), labelled),
         forces_zms=or_nan(lambda: zms(error[known], variance[known]), known),
         forces_zms_interval=zms_bootstrap(error[known], variance[known], foreign.frame[labelled][known], seed),
-        n_left_out=int(np.isnan(outside).sum()),
+        n_left_out=_n_uncalibrated(foreign, outside),
     )
+
+
+def _n_uncalibrated(residuals: Residuals, std: Array) -> int:
+    """Entries that a calibration made NaN; a single draw has no spread either, which is no fault of a calibration."""
+    return 0 if residuals.calibration is None else int(np.isnan(std).sum())
 
 
 def _n_effective(residuals: Residuals, seed: int) -> float:

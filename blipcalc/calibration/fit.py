@@ -106,6 +106,15 @@ def fit_calibration(
     )
 
 
+def check_enough(n_frames: int) -> None:
+    """Refuse, with :class:`CalibrationError`, so few frames that no element can be calibrated on them."""
+    if n_frames < MINIMUM_FRAMES:
+        raise CalibrationError(
+            f"{n_frames} frames are held out, and calibration takes {MINIMUM_FRAMES} or more; give more frames, a larger "
+            "fraction (--set data.calibration=0.3), or --no-calibrate"
+        )
+
+
 def _check_residuals(residuals: Residuals, surface: Surface, n_draws: int) -> None:
     """Refuse what no constant can be fitted to."""
     if residuals.calibration is not None:
@@ -208,6 +217,13 @@ def calibrate(
     return model.with_calibrations(*fitted)
 
 
+def feasible_draws(posterior: Posterior, n_draws: int = 16) -> int:
+    """K, or as many draws as the posterior can give: the members of an ensemble, the one network of a point estimate."""
+    if not posterior.is_random:
+        return 1
+    return min(n_draws, posterior.n_members) if isinstance(posterior, EnsemblePosterior) else n_draws
+
+
 def _refuse_training_frames(model: Model, frames: Sequence[Atoms]) -> None:
     seen = seen_in_training(frames, model.frames.tolist())
     if seen:
@@ -223,10 +239,10 @@ def _draw_counts(posterior: Posterior, n_draws: Sequence[int]) -> list[int]:
         raise CalibrationError("a point estimate has no spread to calibrate; train a BLIP, a mixture or an ensemble")
     if not n_draws or min(n_draws) < 2:
         raise ConfigurationError(f"a spread takes K >= 2 draws, got n_draws={tuple(n_draws)}")
-    limit = posterior.n_members if isinstance(posterior, EnsemblePosterior) else max(n_draws)
-    if limit < 2:
+    counts = sorted({feasible_draws(posterior, k) for k in n_draws})
+    if counts[0] < 2:
         raise CalibrationError("an ensemble of one member has no spread to calibrate; train more members")
-    return sorted({min(k, limit) for k in n_draws})
+    return counts
 
 
 def _surfaces(posterior: Posterior, surfaces: Sequence[Surface] | None) -> list[Surface]:

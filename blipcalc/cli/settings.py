@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from blipcalc.errors import ConfigurationError
+
+#: stages of training, and what turns each on
+STAGES = {
+    "warm": "training without noise (--warm-epochs)",
+    "training": "training with noise in every step (--epochs)",
+    "noise": "fit of the noise alone (--noise-epochs)",
+}
 
 
 def sections(assignments: Sequence[str], **given: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
@@ -28,8 +35,28 @@ def sections(assignments: Sequence[str], **given: dict[str, Any]) -> dict[str, d
         target = given[section]
         for key in keys[:-1]:
             target = target.setdefault(key, {})
+            if not isinstance(target, dict):
+                raise ConfigurationError(f"{key!r} in {assignment!r} is a value already, not a group of settings")
         target[keys[-1]] = _value(text)
     return dict(given)
+
+
+def without_idle_stages(given: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """Sections in which stages of training without epochs are None; ``training`` stays, as the stage that may be empty.
+
+    Raises :class:`ConfigurationError` for a setting of a stage that has no epochs: it would not act.
+    """
+    kept: dict[str, dict[str, Any] | None] = dict(given)
+    for stage, meaning in STAGES.items():
+        if given[stage]["epochs"] != 0:
+            continue
+        idle = sorted(set(given[stage]) - {"epochs", "device", "seed"})
+        if idle:
+            others = "; ".join(f"{name}.*: {what}" for name, what in STAGES.items())
+            raise ConfigurationError(f"{stage}.{idle[0]} would not act, there is no {meaning} ({others})")
+        if stage != "training":
+            kept[stage] = None
+    return kept
 
 
 def _value(text: str) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
-from blipcalc.calibration.evaluation import Evaluation
+from blipcalc.calibration.evaluation import Evaluation, Foreign
 from blipcalc.core.prediction import Calibration
 from blipcalc.manifest import StoredCalibration
+from blipcalc.predictor import BayesianPredictor
 
 
 def info_text(manifest: dict[str, Any], path: Path) -> str:
@@ -50,14 +51,60 @@ def calibration_text(calibrations: Sequence[Calibration]) -> str:
     return "\n".join(rows)
 
 
+def error_bars_text(predictor: BayesianPredictor, stored: Sequence[Calibration], *, raw: bool) -> str:
+    """One line on what the error bars are worth: the calibration that a predictor applies, or that there is none, and why.
+
+    stored : calibrations of the model file
+    raw : whether posterior values were asked for
+    """
+    settings, used = _settings(predictor.surface, predictor.n_draws, predictor.seed), predictor.calibration
+    if predictor.n_draws < 2:
+        return "no spread: one network, or one draw of it, has errors but no error bars"
+    if used is not None:
+        return f"calibrated on {used.n_frames} frames: {settings}"
+    if raw:
+        return f"UNCALIBRATED: posterior values, as --raw asks for; {settings}"
+    counts: dict[tuple[str, int], list[int]] = {}
+    for c in stored:
+        counts.setdefault((c.surface, c.seed), []).append(c.n_draws)
+    there = [_settings(surface, ", ".join(map(str, sorted(k))), seed) for (surface, seed), k in counts.items()]
+    return (
+        f"UNCALIBRATED: no constants for {settings}; there are {' and '.join(there) or 'none'}; "
+        "take such settings, or run blipcalc calibrate for these"
+    )
+
+
+def _settings(surface: str, n_draws: int | str, seed: int) -> str:
+    """What constants belong to."""
+    return f"surface={surface}, K={n_draws}, seed={seed}"
+
+
 def evaluation_text(e: Evaluation) -> str:
-    """The figures of an evaluation."""
+    """The figures of an evaluation; without a spread those of errors alone."""
     lines = [
         f"{e.n_frames} frames, {e.n_atoms} atoms, surface {e.surface}, K = {e.n_draws}; n counts frames in every limit",
         f"  energy   MAE {1e3 * e.energy.mae:.2f}  RMSE {1e3 * e.energy.rmse:.2f} meV"
         f"   ({1e3 * e.energy_mae_per_atom:.3f}, {1e3 * e.energy_rmse_per_atom:.3f} per atom)",
         f"  forces   MAE {1e3 * e.forces.mae:.2f}  RMSE {1e3 * e.forces.rmse:.2f} meV/Å per component",
     ]
+    if e.n_draws > 1:
+        lines += _spread_lines(e)
+    for c in e.compositions:
+        lines.append(
+            f"  {c.formula:10s} energy MAE {1e3 * c.energy_mae:7.2f} meV   forces MAE {1e3 * c.forces_mae:6.2f} meV/Å"
+        )
+    if e.n_uncalibrated:
+        lines.append(f"  {e.n_uncalibrated} atoms belong to elements that were never calibrated; left out")
+    if e.is_calibration_set:
+        lines.append("  these are the frames of the calibration itself: its coverage proves nothing")
+    if e.foreign is not None:
+        lines += _foreign_lines(e.foreign, has_spread=e.n_draws > 1)
+    return "\n".join(lines)
+
+
+def _spread_lines(e: Evaluation) -> list[str]:
+    """Scores, ranks and coverage of error bars."""
+    lines = []
     for name, scores, unit in (("energy", e.energy, "eV"), ("forces", e.forces, "eV/Å")):
         lines.append(
             f"  {name}   NLL {scores.nll:.3f}  CRPS {1e3 * scores.crps:.2f} m{unit}  ZMS {scores.zms:.2f} "
@@ -68,29 +115,28 @@ def evaluation_text(e: Evaluation) -> str:
     lines.append("  coverage                          level  observed  99 % limits   frames")
     rows = [("forces", row) for row in e.forces.coverage] + [("energy", row) for row in e.energy.coverage]
     for quantity, row in rows + [("forces", row) for row in e.frames]:
+        limits = "no limits" if row.inside is None else f"[{row.low:.3f}, {row.high:.3f}]"
         mark = "  OUTSIDE" if row.inside is False else ""
         lines.append(
             f"  {quantity} {row.kind:11s} {row.group:9s} {row.level:5.2f}  {row.observed:8.3f}  "
-            f"[{row.low:.3f}, {row.high:.3f}] {row.n_frames:6d}{mark}"
+            f"{limits:14s} {row.n_frames:6d}{mark}"
         )
-    for c in e.compositions:
-        lines.append(
-            f"  {c.formula:10s} energy MAE {1e3 * c.energy_mae:7.2f} meV   forces MAE {1e3 * c.forces_mae:6.2f} meV/Å"
-        )
-    if e.n_uncalibrated:
-        lines.append(f"  {e.n_uncalibrated} atoms belong to elements that were never calibrated; left out")
-    if e.is_calibration_set:
-        lines.append("  these are the frames of the calibration itself: its coverage proves nothing")
-    if e.foreign is not None:
-        f = e.foreign
-        lines.append(
-            f"  foreign: {f.n_frames} frames, AUROC of the largest atom_std {f.auroc:.3f}; {f.n_labelled} labelled: "
-            f"forces MAE {1e3 * f.forces_mae:.1f} meV/Å, scaled mean z² {f.forces_zms:.1f} "
-            f"[{f.forces_zms_interval[0]:.1f}, {f.forces_zms_interval[1]:.1f}]"
-        )
-        if f.n_left_out:
-            lines.append(f"  foreign: {f.n_left_out} frames with uncalibrated elements left out")
-    return "\n".join(lines)
+    return lines
+
+
+def _foreign_lines(f: Foreign, *, has_spread: bool) -> list[str]:
+    """What error bars say of structures from outside; figures that need labels, or a spread, only where they are."""
+    line = f"  foreign: {f.n_frames} frames"
+    if has_spread:
+        line += f", AUROC of the largest atom_std {f.auroc:.3f}"
+    line += f"; {f.n_labelled} labelled"
+    if f.n_labelled:
+        line += f": forces MAE {1e3 * f.forces_mae:.1f} meV/Å"
+    if f.n_labelled and has_spread:
+        low, high = f.forces_zms_interval
+        line += f", scaled mean z² {f.forces_zms:.1f} [{low:.1f}, {high:.1f}]"
+    left_out = f"  foreign: {f.n_left_out} frames with uncalibrated elements left out"
+    return [line, left_out] if f.n_left_out else [line]
 
 
 def demo_text(summary: dict[str, Any], folder: Path) -> str:

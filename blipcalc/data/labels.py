@@ -7,22 +7,28 @@ extxyz, ``.traj`` and ``ase.db``; rMD17-style ``.npz`` files are brought to the 
 from __future__ import annotations
 
 import hashlib
+import reprlib
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import ase.db
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
 from ase.io import read
-from ase.io.formats import string2index
+from ase.io.formats import filetype, string2index
 
+from blipcalc.core.neighbors import neighbor_pairs
+from blipcalc.core.validate import check_structure
 from blipcalc.errors import (
     BlipcalcError,
     DataError,
     MissingLabelsError,
     NonFiniteLabelsError,
+    StructureError,
     UnitsWarning,
     UnknownKeyError,
 )
@@ -35,6 +41,12 @@ NPZ_KEYS = {
     "energy": ("energies", "E", "energy"),
     "forces": ("forces", "F"),
 }
+
+#: where in ``info`` the ``data`` of an ase.db row wait until the labels are taken from them
+ROW_DATA = "data of the row"
+
+#: Å; pairs are searched up to here for coincident atoms: shorter ranges cost more, as the search divides the cell by them
+SEARCH_RANGE = 3.0
 
 
 def read_labelled(
@@ -50,7 +62,7 @@ def read_labelled(
 
     Parameters
     ----------
-    energy_key, forces_key : names of the labels in the file
+    energy_key, forces_key : names of the labels in the file; in an ase.db those of ``key_value_pairs`` and ``data`` too
     energy_unit, length_unit : units of the file (names of :mod:`blipcalc.units`); forces are energy/length
     index : ASE slice of frames
 
@@ -60,14 +72,14 @@ def read_labelled(
 
     Raises
     ------
-    UnknownKeyError, MissingLabelsError, NonFiniteLabelsError, DataError
+    UnknownKeyError, MissingLabelsError, NonFiniteLabelsError, DataError, StructureError and its kinds
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"no such data file: {path}")
     energy_factor, length_factor = _factor(energy_unit, ENERGY), _factor(length_unit, LENGTH)
     try:
-        frames = _read_npz(path, energy_key, forces_key) if path.suffix == ".npz" else read(path, index=":")
+        frames = _read_npz(path, energy_key, forces_key) if path.suffix == ".npz" else _read_ase(path)
         frames = frames[string2index(index)] if isinstance(index, str) else frames[index]
         frames = frames if isinstance(frames, list) else [frames]
     except BlipcalcError:
@@ -96,7 +108,13 @@ def labels(atoms: Atoms) -> tuple[float, np.ndarray]:
 
 
 def check_labels(frames: Sequence[Atoms], where: str) -> None:
-    """Refuse missing or non-finite labels; warn where forces are not on the gradient scale of the energies."""
+    """Refuse missing or non-finite labels and impossible structures; warn where forces are not gradients of the energies.
+
+    Messages begin with ``where`` and the number of the frame.
+
+    raises : MissingLabelsError; NonFiniteLabelsError; DataError for forces of a wrong shape and atoms without an element;
+        the StructureError that the graph of the structure would meet (no atoms, coincident atoms, a singular cell)
+    """
     for i, atoms in enumerate(frames):
         try:
             energy, forces = labels(atoms)
@@ -107,6 +125,7 @@ def check_labels(frames: Sequence[Atoms], where: str) -> None:
         for name, value in (("energy", energy), ("forces", forces), ("positions", atoms.positions)):
             if not np.isfinite(value).all():
                 raise NonFiniteLabelsError(f"{where}, frame {i}: {name} holds NaN or infinity; remove or relabel it")
+        _check_atoms(atoms, f"{where}, frame {i}")
     ratio = gradient_ratio(frames)
     if ratio is not None and not 0.2 < ratio < 5.0:
         warnings.warn(
@@ -116,6 +135,22 @@ def check_labels(frames: Sequence[Atoms], where: str) -> None:
             UnitsWarning,
             stacklevel=3,
         )
+
+
+def _check_atoms(atoms: Atoms, where: str) -> None:
+    """Refuse atoms that are no element, two atoms at one place, and what else no graph can be made of."""
+    ghosts = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers >= len(chemical_symbols)))
+    if ghosts.size:
+        raise DataError(
+            f"{where}: expected atomic numbers from 1 to {len(chemical_symbols) - 1}, got {int(atoms.numbers[ghosts[0]])} for "
+            f"atom {ghosts[0]} ({ghosts.size} such atoms of {len(atoms)}); remove ghost atoms, and the padding of arrays that "
+            "hold molecules of several sizes (extxyz needs none)"
+        )
+    try:
+        check_structure(atoms)
+        neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, SEARCH_RANGE)
+    except StructureError as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def gradient_ratio(frames: Sequence[Atoms], n_frames: int = 200, n_pairs: int = 60) -> float | None:
@@ -189,32 +224,66 @@ def _read_npz(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
                     f"{path} has no {what} under {' or '.join(options)}; it holds {', '.join(stored.files)}"
                 )
             arrays[what] = np.asarray(stored[found])
+            if what in ("energy", "forces"):
+                arrays[what] = _numeric(arrays[what], f"{path}: {what} under {found!r}")
     numbers, positions = arrays["numbers"], arrays["positions"]
     frames = []
     for i, (r, e, f) in enumerate(zip(positions, np.ravel(arrays["energy"]), arrays["forces"], strict=True)):
         atoms = Atoms(numbers[i] if numbers.ndim == 2 else numbers, r)
-        atoms.calc = SinglePointCalculator(atoms, energy=float(e), forces=np.array(f, dtype=np.float64))
+        atoms.calc = SinglePointCalculator(atoms, energy=float(e), forces=np.array(f))
         frames.append(atoms)
     return frames
 
 
+def _read_ase(path: Path) -> list[Atoms]:
+    """All frames of a file that ASE reads; rows of an ase.db with their ``key_value_pairs`` and ``data`` in ``info``."""
+    if filetype(str(path)) not in ("db", "json"):
+        return read(path, index=":")
+    frames = []
+    with ase.db.connect(path, serial=True) as rows:
+        for row in rows.select():
+            atoms = row.toatoms()
+            atoms.info = {**row.key_value_pairs, ROW_DATA: row.data}
+            frames.append(atoms)
+    return frames
+
+
 def _with_labels(atoms: Atoms, energy_key: str, forces_key: str, where: str) -> Atoms:
-    """Bring labels that are kept under other names into a SinglePointCalculator."""
-    if (energy_key, forces_key) == ("energy", "forces") and atoms.calc is not None:
-        return atoms
+    """Bring labels that are kept under other names into a SinglePointCalculator.
+
+    raises : UnknownKeyError, MissingLabelsError; DataError for labels that are not numbers
+    """
+    row = atoms.info.pop(ROW_DATA, {})
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    places = (results, atoms.info, atoms.arrays, row)
     found = {}
     for name, key in (("energy", energy_key), ("forces", forces_key)):
-        value = results.get(key, atoms.info.get(key, atoms.arrays.get(key)))
+        value = next((place[key] for place in places if place.get(key) is not None), None)
         if value is None:
-            keys = sorted({*results, *atoms.info, *atoms.arrays} - {"numbers", "positions"})
+            keys = sorted({str(k) for place in places for k in place} - {"numbers", "positions"})
             error = MissingLabelsError if key == name else UnknownKeyError
-            raise error(f"{where}: no {name} under {key!r}; the frame holds {', '.join(map(str, keys)) or 'none'}")
-        found[name] = value
-    atoms.calc = SinglePointCalculator(
-        atoms, energy=float(found["energy"]), forces=np.asarray(found["forces"], dtype=np.float64)
-    )
+            raise error(f"{where}: no {name} under {key!r}; the frame holds {', '.join(keys) or 'none'}")
+        found[name] = _numeric(value, f"{where}: {name} under {key!r}")
+    if found["energy"].size != 1:
+        raise DataError(
+            f"{where}: energy under {energy_key!r} has shape {found['energy'].shape}, expected one number; name the key of the "
+            "total energy"
+        )
+    if (energy_key, forces_key) == ("energy", "forces") and all(results.get(name) is not None for name in found):
+        return atoms  # as it came, with whatever else was computed
+    atoms.calc = SinglePointCalculator(atoms, energy=found["energy"].item(), forces=found["forces"])
     return atoms
+
+
+def _numeric(value: object, what: str) -> np.ndarray:
+    """A label as float64, whatever its shape; DataError that begins with ``what`` for text, truth values and uneven rows."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"{what} is {reprlib.repr(value)}, expected numbers; name the key that holds them")
+    return np.asarray(array, dtype=np.float64)
 
 
 def _convert(atoms: Atoms, energy_factor: float, length_factor: float) -> Atoms:

@@ -1,19 +1,25 @@
-"""Seeded splits of labelled structures into training, validation and calibration frames."""
+"""Seeded splits of labelled structures into training, validation and calibration frames.
+
+A frame is in one part only: what occurs before (the same :func:`~blipcalc.data.labels.frame_hash`) is left out with a warning.
+Each file is split by itself, so that all of them are in all parts; files too small for that are pooled.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 
-from blipcalc.errors import EmptySplitError
+from blipcalc.data.labels import frame_hash
+from blipcalc.errors import DuplicateFramesWarning, EmptySplitError
 
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint parts of one data set."""
+    """Disjoint parts of one or several data sets."""
 
     train: list[Atoms]
     validation: list[Atoms]
@@ -23,25 +29,104 @@ class Split:
 def split_frames(frames: Sequence[Atoms], *, validation: float, calibration: float, seed: int) -> Split:
     """Shuffle with a seed and cut off fractions for validation and calibration; the rest is for training.
 
-    Raises :class:`EmptySplitError` where training or validation would get no frame, or calibration none although a
-    fraction was asked for.
+    :func:`split_files` for frames of one origin: duplicates, warnings and errors are the same.
+    """
+    return split_files([("one set", frames)], validation=validation, calibration=calibration, seed=seed)
+
+
+def split_files(
+    files: Sequence[tuple[str, Sequence[Atoms]]], *, validation: float, calibration: float, seed: int
+) -> Split:
+    """Shuffle each file with the same seed and cut off fractions for validation and calibration; the rest is for training.
+
+    Files that cannot give a frame to every part are pooled and split together.
+
+    Parameters
+    ----------
+    files : pairs of the name of a file, for messages, and all its frames
+    validation, calibration : fractions in [0, 1), together below 1
+    seed : a file of so many frames is cut in the same way whatever the other files are
+
+    Returns
+    -------
+    the parts, file after file in the order given, then those of the pool
+
+    Warns
+    -----
+    DuplicateFramesWarning : frames that occur before, in the same or in an earlier file, were left out
+
+    Raises
+    ------
+    EmptySplitError : fractions that are none, or all files together leave no frame for training or validation, or none
+        for calibration although a fraction was asked for
     """
     if not (0 <= validation < 1 and 0 <= calibration < 1 and validation + calibration < 1):
         raise EmptySplitError(
             f"fractions validation={validation} and calibration={calibration} must lie in [0, 1) and leave some for training"
         )
+    parts: tuple[list[Atoms], ...] = ([], [], [])
+    pool: list[Atoms] = []
+    for frames in _without_duplicates(files):
+        sizes = _sizes(len(frames), validation, calibration)
+        if _first_empty(sizes, calibration):
+            pool += frames
+        else:
+            _deal(frames, sizes, seed, parts)
+    _deal(pool, _sizes(len(pool), validation, calibration), seed, parts)
+    empty = _first_empty([len(part) for part in parts], calibration)
+    if empty:
+        raise EmptySplitError(
+            f"{sum(map(len, parts))} frames with validation={validation} and calibration={calibration} leave 0 frames for "
+            f"{empty} (in {_named([name for name, _ in files])}); give more frames or other fractions"
+        )
+    return Split(*parts)
+
+
+def _sizes(n: int, validation: float, calibration: float) -> tuple[int, int, int]:
+    """Frames for training, validation and calibration, of n."""
+    n_validation, n_calibration = round(validation * n), round(calibration * n)
+    return n - n_validation - n_calibration, n_validation, n_calibration
+
+
+def _first_empty(sizes: Sequence[int], calibration: float) -> str | None:
+    """Name of the first part that should have frames and has none."""
+    wanted = {"training": True, "validation": True, "calibration": calibration > 0}
+    return next((name for (name, want), n in zip(wanted.items(), sizes, strict=True) if want and n < 1), None)
+
+
+def _deal(frames: Sequence[Atoms], sizes: Sequence[int], seed: int, parts: Sequence[list[Atoms]]) -> None:
+    """Append the shuffled frames to the parts, ``sizes`` to each."""
     order = np.random.default_rng(seed).permutation(len(frames))
-    n_validation, n_calibration = round(validation * len(frames)), round(calibration * len(frames))
-    n_train = len(frames) - n_validation - n_calibration
-    for name, n, wanted in (
-        ("training", n_train, True),
-        ("validation", n_validation, True),
-        ("calibration", n_calibration, calibration > 0),
-    ):
-        if wanted and n < 1:
-            raise EmptySplitError(
-                f"{len(frames)} frames with validation={validation} and calibration={calibration} leave {n} frames for "
-                f"{name}; give more frames or other fractions"
-            )
-    pick = [[frames[i] for i in part] for part in np.split(order, [n_train, n_train + n_validation])]
-    return Split(*pick)
+    for part, chosen in zip(parts, np.split(order, np.cumsum(sizes)[:-1]), strict=True):
+        part += [frames[i] for i in chosen]
+
+
+def _without_duplicates(files: Sequence[tuple[str, Sequence[Atoms]]]) -> list[list[Atoms]]:
+    """The frames of each file that occur in no earlier place of any file; warns of the others."""
+    places: dict[int, str] = {}
+    kept: list[list[Atoms]] = []
+    dropped = []
+    for name, frames in files:
+        kept.append([])
+        for i, atoms in enumerate(frames):
+            place, fingerprint = f"{name}, frame {i}", frame_hash(atoms)
+            if fingerprint in places:
+                dropped.append(f"{place} (as {places[fingerprint]})")
+            else:
+                places[fingerprint] = place
+                kept[-1].append(atoms)
+    if dropped:
+        warnings.warn(
+            f"{len(dropped)} of {len(dropped) + len(places)} frames are left out, so that none is both trained on and held out: "
+            "the same elements, positions to 1e-6 Å, cell and pbc, whatever the labels, occur before, and the first one stays: "
+            + _named(dropped, separator="; "),
+            DuplicateFramesWarning,
+            stacklevel=3,
+        )
+    return kept
+
+
+def _named(names: Sequence[str], most: int = 10, separator: str = ", ") -> str:
+    """The names in one line; the number of those beyond ``most``."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (separator.join(names[:most]) or "no file") + more

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from blipcalc.settings import Settings
 
@@ -16,7 +16,8 @@ class TrainConfig(Settings):
 
     objective: ObjectiveName = Field(
         "mae",
-        description="mae: as the BLIP paper; mse; gaussian_nll: fixed noise per label; crps: proper score over train_draws",
+        description="mae: as the BLIP paper; mse; gaussian_nll: one noise level per batch, at its best; "
+        "crps: proper score over train_draws",
     )
     energy_weight: float = Field(0.1, ge=0, description="weight of the energy term (per structure)")
     forces_weight: float = Field(1.0, ge=0, description="weight of the force term (per component)")
@@ -40,3 +41,9 @@ class TrainConfig(Settings):
     device: str = "cpu"
     compile: bool = Field(False, description="torch.compile the training step (needs a C++ compiler, about a minute)")
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
+
+    @model_validator(mode="after")
+    def _score_takes_draws(self) -> Self:
+        if self.objective == "crps" and self.train_draws < 2:
+            raise ValueError("objective='crps' compares draws with each other; give train_draws ≥ 2")
+        return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -29,7 +30,8 @@ class Processes:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = torch.device("cuda", local) if device.startswith("cuda") else torch.device(device)
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            # the first process may fit noise for hours while the others wait
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(days=7))
         return cls(dist.get_rank(), world, chosen)
 
     @property
@@ -67,6 +69,21 @@ class Processes:
         flat /= self.world
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.grad = part.view_as(p)
+
+    def as_first(self, values: dict[str, float]) -> dict[str, float]:
+        """The figures of the first process, everywhere: decisions that rest on them are the same in all processes."""
+        if self.world == 1:
+            return values
+        shared = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, src=0)
+        return dict(zip(values, shared.tolist(), strict=True))
+
+    @torch.no_grad()
+    def weights_as_first(self, parameters: Iterable[Tensor]) -> None:
+        """Give all processes the weights of the first, in place."""
+        if self.world > 1:
+            for parameter in parameters:
+                dist.broadcast(parameter, src=0)
 
     def leave(self) -> None:
         """Leave the group once all processes have arrived."""

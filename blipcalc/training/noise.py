@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from blipcalc.bayes.blip import BlipModel, BlipPosterior
 from blipcalc.bayes.ensemble import MixturePosterior, stack_members
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.settings import Settings
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.logs import RunLog
@@ -44,10 +45,18 @@ from blipcalc.training.trainer import INFERENCE_PREFIX
 FLOOR = 1e-4
 
 
+#: without a number of epochs; fewer steps than these leave the noise near its start
+EPOCHS, STEPS = 20, 300
+#: mean squared z-scores at the end that a fit may have on its own frames
+FITTED = (0.6, 1.6)
+
+
 class NoiseConfig(Settings):
     """How to fit the noise after training."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int | None = Field(
+        None, ge=1, description=f"over the frames; None: {EPOCHS}, and more where these are fewer than {STEPS} steps"
+    )
     batch_size: int = Field(10, ge=1, description="structures per step")
     learning_rate: float = Field(3e-3, gt=0)
     warmup_steps: int = Field(20, ge=0, description="linear rise of the learning rate")
@@ -56,6 +65,14 @@ class NoiseConfig(Settings):
     seed: int = Field(0, ge=0)
     dtype: str = Field("float32", pattern="^float(32|64)$")
     device: str = "cpu"
+
+    def epochs_for(self, n_frames: int) -> int:
+        """Epochs for so many frames."""
+        return self.epochs or max(EPOCHS, -(-STEPS // self.steps_per_epoch(n_frames)))
+
+    def steps_per_epoch(self, n_frames: int) -> int:
+        """Steps of one pass over so many frames."""
+        return max(1, n_frames // self.batch_size)
 
 
 def fit_noise(
@@ -81,12 +98,19 @@ def fit_noise(
     log = None if folder is None else RunLog(Path(folder))
     if log is not None:
         log.keep(0)
-    for epoch in tqdm(range(config.epochs), unit="epoch", desc="noise"):
+    for epoch in tqdm(range(config.epochs_for(len(graphs))), unit="epoch", desc="noise"):
         figures = fit.run_epoch(graphs, epoch)
         if log is not None:
             log.write({"epoch": epoch + 1, **figures})
     if log is not None:
         log.close()
+    if not FITTED[0] <= figures["mean_z2"] <= FITTED[1]:
+        warnings.warn(
+            f"the noise fit ended with a mean squared z-score of {figures['mean_z2']:.2f} on {len(graphs)} frames, where 1 is "
+            "expected; give noise.epochs, or more validation frames",
+            TrainingWarning,
+            stacklevel=2,
+        )
     return fit.posterior(), {**figures, "seconds": round(time.perf_counter() - began)}
 
 
@@ -121,7 +145,7 @@ class _NoiseFit:
         self, network: nn.Module, posterior: BlipPosterior | MixturePosterior, config: NoiseConfig, n_frames: int
     ) -> None:
         self.config, self.step_count = config, 0
-        self.total_steps = config.epochs * max(1, n_frames // config.batch_size)
+        self.total_steps = config.epochs_for(n_frames) * config.steps_per_epoch(n_frames)
         self.device, self.dtype = torch.device(config.device), getattr(torch, config.dtype)
         self.network, self.original = copy.deepcopy(network).to(self.device, self.dtype), network
         self.mixture = posterior if isinstance(posterior, MixturePosterior) else None

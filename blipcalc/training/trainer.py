@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from blipcalc.core.contracts import Posterior, place_draws
 from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, ModelFileError, NonFiniteError
+from blipcalc.errors import ConfigurationError, ModelFileError, NonFiniteError, TrainingWarning
 from blipcalc.sealed import read_sealed, write_sealed
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
 from blipcalc.training.config import TrainConfig
@@ -28,6 +29,8 @@ from blipcalc.training.validation import validate
 
 #: parameters whose names contain this belong to the BLIP inference network and get their own learning rate
 INFERENCE_PREFIX = "inference."
+#: the seed of noise that is drawn row by row (local reparametrisation)
+ROW_SEED = "noise_seed"
 #: the two generations of checkpoints in a run folder
 NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -62,6 +65,7 @@ class Trainer:
             )
         if len(train) < self.processes.world:
             raise ConfigurationError(f"{len(train)} training frames for {self.processes.world} processes; start fewer")
+        self.identity = _identity(model, train, validation)
         self.model = model.to(self.device, self.dtype)
         self.train, self.validation = train, validation
         self.scale = float(model.energy_scale)
@@ -71,7 +75,6 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step_count, self.epoch = 0, 0
         self.seconds = 0.0  # of training and validation, over all resumptions
-        self.identity = _identity(self.parameters, train, validation)
         # a damaged newest checkpoint is overwritten, never moved over the good one before it
         self._newest_is_whole = False
         self.best: dict[str, Any] = {"score": float("inf"), "epoch": -1}
@@ -93,12 +96,13 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""
+        self.processes.weights_as_first(self.parameters.values())
         self._resume()
         bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", disable=not self.processes.is_main)
         while self.epoch < self.config.epochs and not self._out_of_patience():
             began = time.perf_counter()
             losses = self._run_epoch()
-            figures = self._validate()
+            figures = self.processes.as_first(self._validate())
             self.seconds += time.perf_counter() - began
             self.epoch += 1
             row = {"epoch": self.epoch, "step": self.step_count, "lr": self._rate(), **losses, **figures}
@@ -146,7 +150,10 @@ class Trainer:
         draws = place_draws(self.model, self.posterior.draw(self.config.train_draws, generator=self.generator))
         if self.config.train_draws > 1:
             return dict(draws.overrides)
-        return {name: value[0] for name, value in draws.overrides.items()}
+        overrides = {name: value[0] for name, value in draws.overrides.items()}
+        if ROW_SEED in overrides:  # rows of different processes are different rows
+            overrides[ROW_SEED] = overrides[ROW_SEED] + self.processes.rank
+        return overrides
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         c = self.config
@@ -164,7 +171,7 @@ class Trainer:
         if not torch.isfinite(norm):
             raise NonFiniteError(
                 f"the gradient is not finite at step {self.step_count}; the last whole checkpoint is in {self.folder}: "
-                "lower learning_rate or clip_norm and resume"
+                "lower learning_rate or clip_norm, and train in another folder"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate() * group["factor"]
@@ -275,14 +282,17 @@ def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bo
         if path.exists():
             try:
                 return *read_sealed(path), name == NEWEST
-            except ModelFileError:
-                continue
+            except ModelFileError as error:
+                warnings.warn(f"passed over: {error}", TrainingWarning, stacklevel=2)
     return None
 
 
-def _identity(parameters: dict[str, Tensor], *graphs: Sequence[Graph]) -> str:
-    """SHA-256 over names and shapes of the parameters and over the labelled graphs: what a checkpoint belongs to."""
-    digest = hashlib.sha256(repr([(name, tuple(value.shape)) for name, value in parameters.items()]).encode())
+def _identity(model: nn.Module, *graphs: Sequence[Graph]) -> str:
+    """SHA-256 over the network as it starts, its settings, and the labelled graphs: what a checkpoint belongs to."""
+    configs = {name: repr(m.config) for name, m in model.named_modules() if hasattr(m, "config")}
+    digest = hashlib.sha256(repr([configs, model.cutoff, model.species]).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}\0".encode() + value.detach().cpu().numpy().tobytes())
     for part in graphs:
         digest.update(f"{len(part)} graphs\0".encode())
         for graph in part:

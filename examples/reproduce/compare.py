@@ -21,7 +21,7 @@ import blipcalc
 from blipcalc.bundle import MOLECULES
 from blipcalc.calibration.coverage import atom_coverage
 from blipcalc.calibration.evaluation import evaluate_residuals
-from blipcalc.calibration.fit import calibrate, fit_calibration
+from blipcalc.calibration.fit import calibrate, feasible_draws, fit_calibration
 from blipcalc.calibration.residuals import collect
 from blipcalc.data.labels import read_labelled
 from blipcalc.models.painn import PaiNNConfig
@@ -119,14 +119,11 @@ def residuals_of(model, frames, constant=False):
             of, surface=of.surface, n_draws=of.n_draws, seed=0, model_hash=model.hash, frames_hash="-"
         )
         return raw(frames.test).apply(constants), {k: raw(v).apply(constants) for k, v in frames.outside.items()}
-    if model.posterior.is_random and model.calibration(model.surface, min(16, n_draws(model)), 0) is None:
+    n_draws = feasible_draws(model.posterior)
+    if model.posterior.is_random and model.calibration(model.surface, n_draws, 0) is None:
         model = calibrate(model, frames.calibration, n_draws=[16], surfaces=[model.surface], dtype="float32")
-    predictor = BayesianPredictor.load(model, n_draws=n_draws(model), dtype="float32")
+    predictor = BayesianPredictor.load(model, n_draws=n_draws, dtype="float32")
     return collect(predictor, frames.test), {k: collect(predictor, v) for k, v in frames.outside.items()}
-
-
-def n_draws(model):
-    return min(16, getattr(model.posterior, "n_members", 16)) if model.posterior.name == "ensemble" else 16
 
 
 def figures(model, frames, constant=False):

@@ -16,7 +16,7 @@ from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.calibration.evaluation import evaluate_model
-from blipcalc.calibration.fit import calibrate, fit_calibration
+from blipcalc.calibration.fit import calibrate, feasible_draws, fit_calibration
 from blipcalc.calibration.residuals import collect, frames_hash, seen_in_training
 from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.core.contracts import Draws, Need
@@ -110,6 +110,12 @@ def test_an_ensemble_has_one_surface_and_no_more_draws_than_members(models, fram
     single = Model(model.network, EnsemblePosterior({n: v[:1] for n, v in model.posterior.members.items()}))
     with pytest.raises(CalibrationError, match="one member"):
         calibrate(single, frames)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("blip", (16, 40)), ("ensemble", (5, 5)), ("point", (1, 1))])
+def test_draws_are_cut_to_what_a_posterior_can_give(models, name, expected):
+    posterior = models[name].posterior
+    assert (feasible_draws(posterior), feasible_draws(posterior, 40)) == expected
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from blipcalc.calibration.coverage import atom_coverage, energy_coverage, frame_coverage
 from blipcalc.calibration.evaluation import evaluate_model, evaluate_residuals
 from blipcalc.core.prediction import Prediction
-from blipcalc.errors import MissingLabelsError
+from blipcalc.errors import DataError, MissingLabelsError
 from blipcalc.stats.conformal import coverage_limits
 
 LEVELS = (0.68, 0.9, 0.95, 0.99)
@@ -158,6 +158,8 @@ def test_a_point_prediction_has_errors_and_nothing_else(residuals):
     ):
         assert np.isnan(value)
     assert found.forces.n_left_out == len(raw.species)
+    assert found.n_uncalibrated == 0  # there is nothing that a calibration could scale
+    assert evaluate_residuals(point, foreign=point).foreign.n_left_out == 0
 
 
 def test_errors_without_a_spread_are_not_covered(residuals):
@@ -259,3 +261,7 @@ def test_any_predictor_is_evaluated(ammonia):
     assert evaluate_model(predictor, frames[:60][::-1]).is_calibration_set
     with pytest.raises(MissingLabelsError, match="frame 0"):
         evaluate_model(predictor, [plain])
+    at_hand = collect(predictor, frames[60:])
+    assert evaluate_model(predictor, frames[60:], residuals=at_hand, foreign=[plain]).to_dict() == found.to_dict()
+    with pytest.raises(DataError, match="60 frames, got 59"):
+        evaluate_model(predictor, frames[61:], residuals=at_hand)

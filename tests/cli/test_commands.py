@@ -1,16 +1,34 @@
 """The commands as a user types them, on thirty real frames."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from ase.build import molecule as ase_molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
 from typer.testing import CliRunner
 
-from blipcalc.checkpoint import load_model
+from blipcalc.bayes.blip import BlipPosterior
+from blipcalc.bayes.ensemble import EnsemblePosterior, stack_members
+from blipcalc.bayes.point import PointPosterior
+from blipcalc.bundle import bundle_path
+from blipcalc.calibration.fit import calibrate
+from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.cli.main import app
 from blipcalc.cli.settings import sections
-from blipcalc.errors import BlipcalcError, ConfigurationError, TrainingDataReusedError
+from blipcalc.data.labels import frame_hash, read_labelled
+from blipcalc.errors import (
+    BlipcalcError,
+    ConfigurationError,
+    DrawsError,
+    MissingLabelsError,
+    TrainingDataReusedError,
+    UnknownKeyError,
+)
+from blipcalc.predictor import BayesianPredictor
 from blipcalc.sealed import read_sealed
 
 FRAMES = str(Path(__file__).parents[1] / "data" / "rmd17_ethanol_30.npz")
@@ -48,9 +66,11 @@ def test_train_writes_a_calibrated_model_and_its_log(trained):
     assert (trained.parent / "run" / "member-0" / "warm" / "log.csv").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the noise fit ended")
 def test_train_fits_the_noise_of_two_networks_by_default(tmp_path):
     """Error bars to a trained network, and what info says of α."""
-    settings = [x for s in (*TINY, "data.calibration=0.4", "data.validation=0.2") for x in ("--set", s)]
+    tiny = [setting.replace("training.", "warm.") for setting in TINY]
+    settings = [x for s in (*tiny, "data.calibration=0.4", "data.validation=0.2") for x in ("--set", s)]
     common = ["--energy-unit", "kcal/mol", "--folder", tmp_path / "run", "--noise-epochs", 2, *settings]
     call("train", FRAMES, "-o", tmp_path / "two.blip", "--warm-epochs", 1, *common, "--set", "noise.batch_size=4")
     model = load_model(tmp_path / "two.blip")
@@ -123,7 +143,28 @@ def test_settings_from_the_command_line():
 )
 def test_unknown_settings_name_the_nearest(setting, tmp_path):
     with pytest.raises(BlipcalcError, match="did you mean"):
-        call("train", FRAMES, "-o", tmp_path / "x.blip", "--energy-unit", "kcal/mol", "--set", setting)
+        call(
+            "train", FRAMES, "-o", tmp_path / "x.blip", "--energy-unit", "kcal/mol", "--no-calibrate", "--set", setting
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "training.learning_rate=0.1"], "would not act, there is no training with noise"),
+        (
+            ["--warm-epochs", 0, "--epochs", 1, "--set", "warm.batch_size=3"],
+            "would not act, there is no training without",
+        ),
+        (["--posterior", "ensemble", "--set", "noise.draws=3"], "would not act, there is no fit of the noise"),
+        (["--set", "model.posterior=point", "--set", "noise.draws=3"], "would not act, there is no fit of the noise"),
+        (["--set", "model.posterior.x=1"], "a value already"),
+        ([], "3 frames are held out, and calibration takes 10"),
+    ],
+)
+def test_what_cannot_act_is_refused_before_any_work(arguments, message, tmp_path):
+    with pytest.raises(BlipcalcError, match=message):
+        call("train", FRAMES, "-o", tmp_path / "x.blip", "--energy-unit", "kcal/mol", *arguments)
 
 
 def test_members_of_a_mixture_are_the_networks_that_were_trained(trained):
@@ -133,3 +174,172 @@ def test_members_of_a_mixture_are_the_networks_that_were_trained(trained):
     for k in range(2):
         assert torch.equal(model.posterior.members[name][k], stored[k][f"best/{name}"])
     assert not torch.equal(*model.posterior.members[name])
+
+
+@pytest.fixture(scope="module")
+def data(make_backbone, tmp_path_factory):
+    """A folder: 20 labelled frames to calibrate on and 4 of training, 6 without labels, and 2 of which one has them."""
+    folder = tmp_path_factory.mktemp("data")
+    truth, frames = BayesianPredictor(make_backbone(seed=7), PointPosterior(), n_draws=1), []
+    for seed in range(24):
+        atoms = ase_molecule(("NH3", "N2H4")[seed % 2])
+        atoms.rattle(0.1, seed=seed)
+        label = truth([atoms])[0]
+        atoms.calc = SinglePointCalculator(atoms, energy=label.energy, forces=label.forces)
+        frames.append(atoms)
+    plain = [atoms.copy() for atoms in frames[:6]]
+    write(folder / "calibration.xyz", frames[:20])
+    write(folder / "training.xyz", frames[20:])
+    write(folder / "plain.xyz", plain)
+    write(folder / "half.xyz", [frames[0], plain[1]])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(data, make_backbone, make_blip):
+    """Model files of random weights: a BLIP with constants for K = 4 and 8, an ensemble of three, a point estimate."""
+    blip = make_blip().float()
+    used = torch.tensor([frame_hash(atoms) for atoms in read_labelled(data / "training.xyz")])
+    frames = read_labelled(data / "calibration.xyz")
+    members = stack_members([dict(make_backbone(seed=seed).float().named_parameters()) for seed in range(3)])
+    point = Model(make_backbone().float(), PointPosterior())
+    found = {
+        "blip": calibrate(
+            Model(blip, BlipPosterior(blip.slot_shapes()), frames=used), frames, surfaces=["mean"], n_draws=(4, 8)
+        ),
+        "ensemble": calibrate(replace(point, posterior=EnsemblePosterior(members)), frames),
+        "point": point,
+    }
+    for name, model in found.items():
+        save_model(model, data / f"{name}.blip")
+    return {name: data / f"{name}.blip" for name in found}
+
+
+def evaluated(folder, *arguments):
+    """What ``evaluate`` prints, and what it writes."""
+    text = call("evaluate", *arguments, "-o", folder)
+    return text, json.loads((folder / "evaluation.json").read_text())
+
+
+def test_evaluate_tells_frames_that_it_was_calibrated_on_and_frames_of_training(models, data, tmp_path):
+    text, found = evaluated(tmp_path, models["blip"], data / "calibration.xyz", "--n-draws", 8)
+    assert "frames of the calibration itself" in text
+    assert (found["is_calibration_set"], found["n_seen_in_training"]) == (True, 0)
+    text, found = evaluated(tmp_path, models["blip"], data / "training.xyz", "--n-draws", 8)
+    assert "4 of 4 frames were in the training data" in text
+    assert (found["is_calibration_set"], found["n_seen_in_training"]) == (False, 4)
+    _, found = evaluated(tmp_path, models["point"], data / "training.xyz")
+    assert found["n_seen_in_training"] is None  # the file does not say what it was trained on
+
+
+def test_evaluate_names_the_calibration_that_it_applies(models, data, tmp_path):
+    text, _ = evaluated(tmp_path, models["blip"], data / "training.xyz", "--n-draws", 4)
+    assert "calibrated on 20 frames: surface=mean, K=4, seed=0" in text
+    assert "UNCALIBRATED" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("--n-draws", 8, "--seed", 3), "no constants for surface=mean, K=8, seed=3; there are surface=mean, K=4, 8, seed=0"),
+        (("--n-draws", 6), "no constants for surface=mean, K=6, seed=0; there are"),
+        (("--n-draws", 8, "--raw"), "posterior values, as --raw asks for; surface=mean, K=8, seed=0"),
+    ],
+)  # fmt: skip
+def test_evaluate_says_what_is_not_calibrated(given, expected, models, data, tmp_path):
+    text, found = evaluated(tmp_path, models["blip"], data / "training.xyz", *given)
+    assert f"UNCALIBRATED: {expected}" in text
+    assert "[nan, nan]" not in text
+    assert found["n_calibration"] is None
+
+
+def test_evaluate_says_that_one_surface_has_no_spread(models, data, tmp_path):
+    for given in ((models["point"],), (models["blip"], "--n-draws", 1)):
+        text, found = evaluated(tmp_path, *given, data / "training.xyz", "--foreign", data / "plain.xyz")
+        assert "no spread" in text
+        for word in ("never calibrated", "uncalibrated", "UNCALIBRATED", "nan"):
+            assert word not in text
+        assert (found["n_uncalibrated"], found["foreign"]["n_left_out"]) == (0, 0)
+
+
+def test_foreign_structures_need_no_labels_and_have_an_index_of_their_own(models, data, tmp_path):
+    arguments = (models["blip"], data / "training.xyz", "--n-draws", 8, "--index", "1::2")
+    text, found = evaluated(tmp_path, *arguments, "--foreign", data / "plain.xyz")
+    assert "foreign: 6 frames, AUROC of the largest atom_std" in text
+    assert "0 labelled\n" in text
+    assert (found["n_frames"], found["foreign"]["n_frames"], found["foreign"]["n_labelled"]) == (2, 6, 0)
+    both = ("--foreign", data / "plain.xyz", "--foreign", data / "calibration.xyz", "--foreign-index", "::2")
+    text, found = evaluated(tmp_path, *arguments, *both)
+    assert "forces MAE" in text.split("10 labelled")[1]
+    assert (found["n_frames"], found["foreign"]["n_frames"], found["foreign"]["n_labelled"]) == (2, 13, 10)
+
+
+def test_lengths_of_foreign_structures_without_labels_are_converted(models, data, tmp_path):
+    small = read(data / "plain.xyz", index=":")
+    for atoms in small:
+        atoms.positions /= 10.0
+    write(tmp_path / "nm.xyz", small)
+    frames = read_labelled(data / "calibration.xyz")[:6]
+    for atoms in frames:
+        label = atoms.calc.results
+        atoms.positions /= 10.0
+        atoms.calc = SinglePointCalculator(atoms, energy=label["energy"], forces=10.0 * label["forces"])
+    write(tmp_path / "labelled.xyz", frames)
+    _, found = evaluated(
+        tmp_path, models["blip"], tmp_path / "labelled.xyz", "--n-draws", 8, "--length-unit", "nm",
+        "--foreign", tmp_path / "nm.xyz",
+    )  # fmt: skip
+    assert found["foreign"]["auroc"] == pytest.approx(0.5, abs=0.05)  # the same structures on both sides
+
+
+def test_foreign_labels_are_not_dropped_in_silence(models, data, tmp_path):
+    """A file of which some frames have labels is damaged; labels under another name were meant to be read."""
+    arguments = ("evaluate", models["blip"], data / "training.xyz", "--n-draws", 8, "-o", tmp_path, "--foreign")
+    with pytest.raises(MissingLabelsError, match=r"half\.xyz, frame 1"):
+        call(*arguments, data / "half.xyz")
+    renamed = read(data / "training.xyz", index=":")
+    for atoms in renamed:
+        atoms.info["dft"], atoms.arrays["dft_forces"] = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = None
+    write(tmp_path / "renamed.xyz", renamed)
+    keys = ("--energy-key", "dft", "--forces-key", "dft_forces")
+    arguments = (
+        "evaluate",
+        models["blip"],
+        tmp_path / "renamed.xyz",
+        *keys,
+        "--n-draws",
+        8,
+        "-o",
+        tmp_path,
+        "--foreign",
+    )
+    with pytest.raises(UnknownKeyError, match="no energy under 'dft'"):
+        call(*arguments, data / "training.xyz")
+    assert "0 labelled" in call(*arguments, data / "plain.xyz")
+
+
+def test_calibrate_does_not_overwrite_a_bundled_model(data):
+    for name in ("rmd17", bundle_path("rmd17.blip")):
+        before = bundle_path("rmd17.blip").stat()
+        with pytest.raises(ConfigurationError, match=r"bundled.*-o"):
+            call("calibrate", name, data / "there-is-no-such-file.xyz")  # refused before the data are looked at
+        assert bundle_path("rmd17.blip").stat() == before
+
+
+def test_calibrate_writes_its_model_file_or_another(models, data, tmp_path):
+    mine = tmp_path / "mine.blip"
+    mine.write_bytes(models["blip"].read_bytes())
+    call("calibrate", mine, data / "calibration.xyz", "--n-draws", 4, "--seed", 5)
+    assert {c.seed for c in load_model(mine).calibrations} == {0, 5}
+    call("calibrate", mine, data / "calibration.xyz", "--n-draws", 4, "--seed", 6, "-o", tmp_path / "other.blip")
+    assert {c.seed for c in load_model(mine).calibrations} == {0, 5}
+    assert {c.seed for c in load_model(tmp_path / "other.blip").calibrations} == {0, 5, 6}
+
+
+def test_evaluate_takes_all_members_of_a_small_ensemble(models, data, tmp_path):
+    text, found = evaluated(tmp_path, models["ensemble"], data / "training.xyz")
+    assert found["n_draws"] == 3
+    assert "calibrated on 20 frames: surface=mean, K=3, seed=0" in text
+    with pytest.raises(DrawsError, match="3 members"):
+        evaluated(tmp_path, models["ensemble"], data / "training.xyz", "--n-draws", 16)

@@ -18,9 +18,12 @@ from ase.io import write
 
 from blipcalc.data.labels import check_labels, frame_hash, labels, read_labelled
 from blipcalc.errors import (
+    CoincidentAtomsError,
     DataError,
+    EmptyStructureError,
     MissingLabelsError,
     NonFiniteLabelsError,
+    SingularCellError,
     UnknownKeyError,
 )
 
@@ -204,6 +207,55 @@ def test_custom_keys_win_over_labels_of_another_level_of_theory(tmp_path):
     assert (labels(found[0])[1] == 2.0).all()
 
 
+def database(path: Path, made: list[Atoms], pairs: dict[str, str], data: dict[str, str]) -> None:
+    """Rows without calculators; labels under names of ``key_value_pairs`` and ``data``."""
+    with ase.db.connect(path) as rows:
+        for atoms in made:
+            both = dict(zip(("energy", "forces"), labels(atoms), strict=True))
+            rows.write(
+                atoms.copy(),
+                key_value_pairs={name: both[what] for name, what in pairs.items()} | {"config": "water"},
+                data={name: both[what] for name, what in data.items()} | {"notes": {"by": "hand"}},
+            )
+
+
+@pytest.mark.parametrize("suffix", [".db", ".json"])
+@pytest.mark.parametrize("energy_in", ["pairs", "data"])
+def test_custom_keys_of_a_database_are_found_in_its_pairs_and_its_data(tmp_path, suffix, energy_in):
+    made = frames(4)
+    energy, forces = {"dft_energy": "energy"}, {"dft_forces": "forces"}
+    pairs, data = (energy, forces) if energy_in == "pairs" else ({}, energy | forces)
+    database(tmp_path / f"x{suffix}", made, pairs, data)
+    found = read_labelled(tmp_path / f"x{suffix}", energy_key="dft_energy", forces_key="dft_forces")
+    same(found, made, rtol=1e-14)
+    assert [atoms.info["config"] for atoms in found] == ["water"] * 4
+    picked = read_labelled(tmp_path / f"x{suffix}", energy_key="dft_energy", forces_key="dft_forces", index="1::2")
+    same(picked, made[1::2], rtol=1e-14)
+
+
+def test_plain_labels_in_the_data_of_a_database_are_found(tmp_path):
+    made = frames(3)
+    database(tmp_path / "x.db", made, {}, {"energy": "energy", "forces": "forces"})
+    same(read_labelled(tmp_path / "x.db"), made)
+
+
+def test_custom_keys_of_a_database_win_over_those_of_its_calculator(tmp_path):
+    atoms = frames(1)[0]
+    with ase.db.connect(tmp_path / "x.db") as rows:
+        rows.write(atoms, key_value_pairs={"dft_energy": 1.0}, data={"dft_forces": np.full((3, 3), 2.0)})
+    keys = {"energy_key": "dft_energy", "forces_key": "dft_forces"}
+    energy, forces = labels(read_labelled(tmp_path / "x.db", **keys)[0])
+    assert energy == 1.0
+    assert (forces == 2.0).all()
+    same(read_labelled(tmp_path / "x.db"), [atoms])
+
+
+def test_unknown_keys_of_a_database_are_refused_and_the_known_ones_named(tmp_path):
+    database(tmp_path / "x.db", frames(2), {"dft_energy": "energy"}, {"dft_forces": "forces"})
+    with pytest.raises(UnknownKeyError, match=r"x\.db, frame 0: .*'nonsense'.* config, dft_energy, dft_forces, notes"):
+        read_labelled(tmp_path / "x.db", energy_key="dft_energy", forces_key="nonsense")
+
+
 def test_labels_of_fixed_atoms_are_not_zeroed():
     atoms = frames(1)[0]
     atoms.set_constraint(FixAtoms([0]))
@@ -365,6 +417,104 @@ def test_forces_of_another_shape_are_refused(tmp_path):
     atoms.calc.results["forces"] = np.zeros((2, 3))
     with pytest.raises(DataError, match=r"forces of shape \(2, 3\), expected \(3, 3\)"):
         check_labels([atoms], "here")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("bulk", "is 'bulk', expected numbers"),
+        (True, "is .*True.*, expected numbers"),
+        (np.arange(3.0), r"has shape \(3,\), expected one number"),
+    ],
+)
+def test_an_energy_key_of_something_else_is_refused_with_file_and_frame(tmp_path, value, said):
+    made = frames(2)
+    for atoms in made:
+        atoms.info["kind"] = 1.0
+    made[1].info["kind"] = value
+    write(tmp_path / "x.extxyz", made)
+    with pytest.raises(DataError, match=rf"x\.extxyz, frame 1: energy under 'kind' {said}") as caught:
+        read_labelled(tmp_path / "x.extxyz", energy_key="kind")
+    assert "key" in str(caught.value)
+
+
+def test_forces_that_are_text_or_uneven_are_refused_with_file_and_frame(tmp_path):
+    for k, value in enumerate(["none", [[0.0, 0.0, 0.0], [1.0]]]):
+        path = tmp_path / f"{k}.db"
+        with ase.db.connect(path) as rows:
+            rows.write(frames(1)[0], data={"dft_forces": value})
+        with pytest.raises(DataError, match=rf"{k}\.db, frame 0: forces under 'dft_forces' is .*, expected numbers"):
+            read_labelled(path, forces_key="dft_forces")
+
+
+def test_an_energy_that_is_text_under_its_own_name_is_refused(tmp_path):
+    write(tmp_path / "x.extxyz", frames(1))
+    content = (tmp_path / "x.extxyz").read_text()
+    (tmp_path / "x.extxyz").write_text(re.sub(r"energy=\S+", "energy=unknown", content))
+    with pytest.raises(DataError, match=r"x\.extxyz, frame 0: energy under 'energy' is 'unknown'"):
+        read_labelled(tmp_path / "x.extxyz")
+
+
+def test_an_npz_key_of_text_is_refused_by_name(tmp_path):
+    made = frames(2)
+    arrays = {"z": made[0].numbers, "R": [a.positions for a in made], "F": [labels(a)[1] for a in made]}
+    np.savez(tmp_path / "x.npz", **arrays, kind=np.array(["a", "b"]))
+    with pytest.raises(DataError, match=r"x\.npz: energy under 'kind' is .*, expected numbers"):
+        read_labelled(tmp_path / "x.npz", energy_key="kind")
+
+
+# -- structures that no model can take ----------------------------------------------------------------------------------
+
+
+def padded(path: Path, padding: int) -> Path:
+    """Water, and OH padded with one atom of the atomic number ``padding``."""
+    numbers = np.array([[8, 1, 1], [8, 1, padding]])
+    positions = np.stack([molecule("H2O").positions] * 2)
+    positions -= positions[:, :1]  # oxygen stands where the padding is
+    positions[1, 2] = 0.0
+    np.savez(path, z=numbers, R=positions, E=np.zeros(2), F=np.zeros((2, 3, 3)))
+    return path
+
+
+@pytest.mark.parametrize("number", [0, -1, 119])
+def test_atoms_without_an_element_are_refused_with_file_and_frame(tmp_path, number):
+    said = rf"x\.npz, frame 1: expected atomic numbers from 1 to 118, got {number} for atom 2 .*padding"
+    with pytest.raises(DataError, match=said):
+        read_labelled(padded(tmp_path / "x.npz", number))
+
+
+def test_ghost_atoms_of_a_text_file_are_refused_with_file_and_frame(tmp_path):
+    good, ghost = frames(1)[0], labelled(Atoms("HX", [[0, 0, 0], [0, 0, 1]]), 0.0, np.zeros((2, 3)))
+    write(tmp_path / "x.extxyz", [good, ghost])
+    with pytest.raises(DataError, match=r"x\.extxyz, frame 1: .*got 0 for atom 1"):
+        read_labelled(tmp_path / "x.extxyz")
+
+
+def test_coincident_atoms_are_refused_with_file_and_frame(tmp_path):
+    with pytest.raises(CoincidentAtomsError, match=r"x\.npz, frame 1: atoms 0 and 2"):
+        read_labelled(padded(tmp_path / "x.npz", 1))
+
+
+def test_atoms_that_coincide_through_the_cell_are_refused(tmp_path):
+    made = frames(3, periodic=True)
+    made[2].positions[1] = made[2].positions[0] + made[2].cell[0] - made[2].cell[2]
+    labelled(made[2], 0.0, np.zeros((2, 3)))
+    write(tmp_path / "x.traj", made)
+    with pytest.raises(CoincidentAtomsError, match=r"x\.traj, frame 2: atoms 0 and 1"):
+        read_labelled(tmp_path / "x.traj")
+    for atoms in made:
+        atoms.pbc = False
+    check_labels(made, "here")
+
+
+def test_empty_frames_and_singular_cells_are_refused_with_their_frame():
+    empty = labelled(Atoms(), 0.0, np.zeros((0, 3)))
+    with pytest.raises(EmptyStructureError, match="here, frame 1: "):
+        check_labels([frames(1)[0], empty], "here")
+    flat = frames(1)[0]
+    flat.pbc = True
+    with pytest.raises(SingularCellError, match="here, frame 0: "):
+        check_labels([flat], "here")
 
 
 # -- fingerprints -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from itertools import chain
 
 import numpy as np
@@ -13,20 +14,27 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blipcalc.data.labels import frame_hash
 from blipcalc.data.references import fit_references, force_rms
-from blipcalc.data.splits import split_frames
+from blipcalc.data.splits import DuplicateFramesWarning, Split, split_files, split_frames
 from blipcalc.errors import EmptySplitError
 
 
-def numbered(n: int) -> list[Atoms]:
+def numbered(n: int, first: int = 0) -> list[Atoms]:
+    """Molecules that all differ: the bond grows with the number."""
     made = [molecule("H2") for _ in range(n)]
-    for k, atoms in enumerate(made):
+    for k, atoms in enumerate(made, first):
         atoms.info["k"] = k
+        atoms.positions[0, 2] += 1e-3 * k
     return made
 
 
 def numbers(frames: list[Atoms]) -> list[int]:
     return [atoms.info["k"] for atoms in frames]
+
+
+def numbers_of_parts(split: Split) -> tuple[list[int], list[int], list[int]]:
+    return numbers(split.train), numbers(split.validation), numbers(split.calibration)
 
 
 FRAMES = numbered(200)
@@ -95,6 +103,120 @@ def test_fractions_that_are_none_or_leave_nothing_for_training_are_refused_by_na
     said = f"validation={validation} and calibration={calibration} must lie in [0, 1) and leave some for training"
     with pytest.raises(EmptySplitError, match=re.escape(said)):
         split_frames(FRAMES, validation=validation, calibration=calibration, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("n", "validation", "calibration", "seed", "expected"),
+    [
+        (30, 0.2, 0.4, 0, ([3, 29, 8, 0, 19, 12], [20, 13, 7, 5, 17, 14, 22, 9, 27, 24, 1, 15])),
+        (12, 0.1, 0.1, 7, ([9], [11])),
+        (
+            200,
+            0.05,
+            0.1,
+            0,
+            (
+                [32, 56, 46, 58, 14, 73, 166, 185, 190, 115],
+                [31, 104, 176, 77, 76, 7, 199, 69, 113, 127, 121, 78, 120, 59, 182, 29, 169, 184, 33, 95],
+            ),
+        ),
+    ],
+)
+def test_a_seed_gives_the_same_split_in_every_version(n, validation, calibration, seed, expected):
+    """A regression test: frames held out by a stored model must be found again."""
+    split = split_frames(FRAMES[:n], validation=validation, calibration=calibration, seed=seed)
+    assert numbers_of_parts(split)[1:] == expected
+    np.testing.assert_array_equal(numbers(split.train), np.random.default_rng(seed).permutation(n)[: len(split.train)])
+
+
+# -- several files ------------------------------------------------------------------------------------------------------
+
+
+def test_large_files_are_split_one_by_one_whatever_stands_beside_them():
+    first, second, small = FRAMES[:40], FRAMES[40:100], FRAMES[100:104]
+    fractions = {"validation": 0.05, "calibration": 0.1, "seed": 5}
+    alone = [numbers_of_parts(split_frames(frames, **fractions)) for frames in (first, second)]
+    together = numbers_of_parts(split_files([("a", first), ("b", second)], **fractions))
+    assert together == tuple(x + y for x, y in zip(*alone, strict=True))
+    with_small = numbers_of_parts(split_files([("a", first), ("s", small), ("b", second)], **fractions))
+    for part, more in zip(together, with_small, strict=True):
+        assert more[: len(part)] == part
+    assert sorted(chain(*with_small)) == list(range(104))
+
+
+def test_small_files_are_pooled():
+    files = [(f"{k}.xyz", FRAMES[5 * k : 5 * k + 5]) for k in range(3)]
+    fractions = {"validation": 0.05, "calibration": 0.1, "seed": 0}
+    parts = numbers_of_parts(split_files(files, **fractions))
+    assert [len(part) for part in parts] == [12, 1, 2]
+    assert sorted(chain(*parts)) == list(range(15))
+    assert parts == numbers_of_parts(split_frames(FRAMES[:15], **fractions))
+
+
+def test_a_pool_that_fills_no_held_out_part_is_trained_on_where_larger_files_fill_them():
+    parts = numbers_of_parts(
+        split_files([("large", FRAMES[:50]), ("tiny", FRAMES[50:52])], validation=0.1, calibration=0.1, seed=0)
+    )
+    assert [len(part) for part in parts] == [42, 5, 5]
+    assert {50, 51} < set(parts[0])
+
+
+def test_files_that_are_too_small_even_together_are_refused_by_name():
+    files = [(f"{k}.xyz", FRAMES[2 * k : 2 * k + 2]) for k in range(2)]
+    with pytest.raises(EmptySplitError, match=r"4 frames with .* for validation \(in 0\.xyz, 1\.xyz\)"):
+        split_files(files, validation=0.05, calibration=0.1, seed=0)
+    many = [(f"{k}.xyz", FRAMES[k : k + 1]) for k in range(14)]
+    with pytest.raises(EmptySplitError, match=r"for validation \(in 0\.xyz, .*9\.xyz and 4 more\)"):
+        split_files(many, validation=0.01, calibration=0.1, seed=0)
+    with pytest.raises(EmptySplitError, match=r"0 frames with .* for training"):
+        split_files([], validation=0.1, calibration=0.1, seed=0)
+
+
+# -- duplicates ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_that_occurs_twice_in_a_file_is_in_one_part_once():
+    doubled = FRAMES[:40] + numbered(40)  # equal, not the same objects
+    with pytest.warns(DuplicateFramesWarning, match=r"40 of 80 frames are left out.*frame 40 \(as .*frame 0\)"):
+        split = split_frames(doubled, validation=0.2, calibration=0.2, seed=1)
+    expected = split_frames(FRAMES[:40], validation=0.2, calibration=0.2, seed=1)
+    assert numbers_of_parts(split) == numbers_of_parts(expected)
+    assert all(atoms is FRAMES[atoms.info["k"]] for atoms in split.train)  # the first one stays
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_frame_that_occurs_in_several_files_is_in_one_part_once(seed):
+    files = [("a.xyz", numbered(30)), ("b.xyz", numbered(30, first=20)), ("c.xyz", numbered(5, first=48))]
+    with pytest.warns(DuplicateFramesWarning) as caught:
+        split = split_files(files, validation=0.2, calibration=0.3, seed=seed)
+    said = str(caught[0].message)
+    assert len(caught) == 1
+    assert "12 of 65 frames" in said
+    assert "b.xyz, frame 0 (as a.xyz, frame 20)" in said
+    assert said.endswith(" and 2 more")
+    parts = [{frame_hash(atoms) for atoms in part} for part in (split.train, split.validation, split.calibration)]
+    assert len(parts[0] | parts[1] | parts[2]) == sum(map(len, parts)) == 53
+    assert sorted(chain(*numbers_of_parts(split))) == list(range(53))
+
+
+def test_the_same_file_twice_is_the_file_once():
+    files = [("a.xyz", FRAMES[:20]), ("a.xyz", FRAMES[:20])]
+    with pytest.warns(DuplicateFramesWarning, match="20 of 40"):
+        split = split_files(files, validation=0.1, calibration=0.1, seed=0)
+    assert numbers_of_parts(split) == numbers_of_parts(
+        split_frames(FRAMES[:20], validation=0.1, calibration=0.1, seed=0)
+    )
+
+
+def test_duplicates_that_leave_too_few_frames_are_refused():
+    with pytest.warns(DuplicateFramesWarning), pytest.raises(EmptySplitError, match=r"1 frames with .* for validation"):
+        split_frames(numbered(1) * 20, validation=0.1, calibration=0.1, seed=0)
+
+
+def test_frames_without_duplicates_give_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split_files([("a", FRAMES[:100]), ("b", FRAMES[100:])], validation=0.1, calibration=0.1, seed=0)
 
 
 # -- references ---------------------------------------------------------------------------------------------------------

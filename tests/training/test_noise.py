@@ -17,12 +17,15 @@ from blipcalc.checkpoint import load_model
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingDataReusedError, TrainingWarning
 from blipcalc.models.registry import build_model
 from blipcalc.training import run
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.noise import NoiseConfig, alpha_distribution, fit_noise
 from blipcalc.training.run import train
+
+#: most fits here are too short to fit
+pytestmark = pytest.mark.filterwarnings("ignore:the noise fit ended")
 
 SIZES = {"features": 16, "interactions": 2, "n_radial": 6, "cutoff": 4.0}
 FIT = {"epochs": 40, "batch_size": 10, "learning_rate": 3e-3, "draws": 8}
@@ -156,6 +159,19 @@ def test_the_same_seed_gives_the_same_noise():
     assert not torch.equal(results[0], results[2])
 
 
+def test_a_fit_that_ends_far_from_its_errors_says_so():
+    network, posterior = mixture((0, 1))
+    frames = labelled(network, posterior, 20, 0, SIGMA)
+    with pytest.warns(TrainingWarning, match="mean squared z-score"):
+        fitted(network, posterior, frames, epochs=1, learning_rate=1e-9)
+
+
+@pytest.mark.parametrize(("n_frames", "epochs"), [(10, 300), (50, 60), (149, 22), (350, 20), (10**4, 20)])
+def test_small_data_get_enough_steps(n_frames, epochs):
+    assert NoiseConfig(batch_size=10).epochs_for(n_frames) == epochs
+    assert NoiseConfig(batch_size=10, epochs=3).epochs_for(n_frames) == 3
+
+
 def test_refusals():
     network, posterior = mixture((0, 1))
     with pytest.raises(ConfigurationError, match="got none"):
@@ -209,22 +225,86 @@ def test_a_trained_network_gets_error_bars_and_keeps_its_weights(small, no_event
         train(small.ETHANOL, tmp_path / "two.blip", model={"posterior": "mixture"}, **bars, **settings)
 
 
+def test_frames_that_the_start_was_trained_on_measure_no_error(small, no_events, tmp_path):
+    """Another split of the same file would calibrate, or fit the noise, on training frames; the hashes of both are kept."""
+    data = {"energy_unit": "kcal/mol", "validation": 0.4, "calibration": 0.2}
+    point = {"posterior": "point", "sizes": small.SIZES}
+    once = {"epochs": 1, "batch_size": 5}
+    start = train(small.ETHANOL, tmp_path / "p.blip", model=point, training=once, data=data, folder=tmp_path / "p")
+    bars = {"start": tmp_path / "p.blip", "training": {"epochs": 0}, "noise": {"epochs": 1, "batch_size": 4}}
+    for changed, use in (({"split_seed": 1}, "calibrate"), ({"split_seed": 1, "calibration": 0.0}, "fit the noise")):
+        with pytest.raises(TrainingDataReusedError, match=f"would {use} are among"):
+            train(
+                small.ETHANOL, tmp_path / "x.blip", model={"posterior": "blip"}, data=data | changed, folder=tmp_path / "x",
+                **bars,
+            )  # fmt: skip
+    assert not (tmp_path / "x.blip").exists()
+    model = train(
+        small.ETHANOL, tmp_path / "y.blip", model={"posterior": "blip"}, data=data, folder=tmp_path / "y", **bars
+    )
+    assert set(start.frames.tolist()) <= set(model.frames.tolist())
+
+
+def test_the_start_decides_the_architecture(small, no_events, tmp_path):
+    data = {"energy_unit": "kcal/mol", "validation": 0.4}
+    point = {"posterior": "point", "sizes": small.SIZES}
+    once = {"epochs": 1, "batch_size": 5}
+    train(small.ETHANOL, tmp_path / "p.blip", model=point, training=once, data=data, folder=tmp_path / "p")
+    start = {"start": tmp_path / "p.blip", "training": once, "data": data, "folder": tmp_path / "q"}
+    for other in ({"architecture": "schnet"}, {"sizes": {"features": 64}}):
+        with pytest.raises(ConfigurationError, match="leave them out"):
+            train(small.ETHANOL, tmp_path / "q.blip", model={"posterior": "point", **other}, **start)
+    model = train(small.ETHANOL, tmp_path / "q.blip", model={"posterior": "point"}, **start)
+    assert model.training["model"]["architecture"] == "painn"
+    assert model.training["model"]["sizes"]["features"] == small.SIZES["features"]
+
+
+def test_a_run_folder_belongs_to_one_network(small, no_events, tmp_path):
+    """The cutoff, the noise and the weights it starts from are part of what a checkpoint belongs to."""
+    data = {"energy_unit": "kcal/mol", "validation": 0.4}
+    model = {"posterior": "blip", "sizes": small.SIZES}
+    stages = {"training": {"epochs": 1, "batch_size": 5}, "warm": {"epochs": 1, "batch_size": 5}}
+    folder = {"data": data, "folder": tmp_path / "run"}
+    train(small.ETHANOL, tmp_path / "a.blip", model=model, **stages, **folder)
+    others = [
+        {"model": model | {"sizes": small.SIZES | {"cutoff": 3.0}}},
+        {"model": model | {"blip": {"alpha_prior": 0.03}}},
+        {"model": model, "warm": {"epochs": 2, "batch_size": 5}},
+    ]
+    again = train(small.ETHANOL, tmp_path / "b.blip", model=model, **stages, **folder)
+    assert again.hash == load_model(tmp_path / "a.blip").hash
+    for other in others:
+        with pytest.raises(ConfigurationError, match="another network"):
+            train(small.ETHANOL, tmp_path / "b.blip", **({"model": model} | stages | other), **folder)
+
+
+def test_random_weights_are_not_written(small, tmp_path):
+    with pytest.raises(ConfigurationError, match="would stay random"):
+        train(
+            small.ETHANOL, tmp_path / "a.blip", model={"posterior": "blip"}, training={"epochs": 0}, noise={"epochs": 1}
+        )
+
+
 def test_without_settings_a_mixture_gets_the_recipe(small, no_events, monkeypatch, tmp_path):
     """100 epochs without noise, then the noise; seen by what the stages are asked for."""
     asked = {}
 
-    def member(k, prepared, model, config, warm, start, folder):
-        asked.update(model=model, config=config, warm=warm)
+    def member(k, plan, prepared, folder):
+        asked.update(vars(plan))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_train_member", member)
     with pytest.raises(KeyboardInterrupt):
         train(small.ETHANOL, tmp_path / "x.blip", data={"energy_unit": "kcal/mol"})
     assert (asked["model"].posterior, asked["model"].blip.inputs) == ("mixture", "neighbourhood")
-    assert (asked["warm"].epochs, asked["config"].epochs) == (100, 0)
+    assert (asked["warm"].epochs, asked["training"].epochs) == (100, 0)
+    assert asked["noise"] == NoiseConfig()
+    with pytest.raises(KeyboardInterrupt):
+        train(small.ETHANOL, tmp_path / "x.blip", data={"energy_unit": "kcal/mol"}, warm={"batch_size": 5})
+    assert (asked["warm"].epochs, asked["warm"].batch_size, asked["training"].epochs) == (100, 5, 0)
     with pytest.raises(KeyboardInterrupt):
         train(small.ETHANOL, tmp_path / "x.blip", data={"energy_unit": "kcal/mol"}, model={"posterior": "point"})
-    assert (asked["warm"], asked["config"].epochs) == (None, 200)
+    assert (asked["warm"], asked["training"].epochs) == (None, 200)
 
 
 def test_learned_alpha_is_told_by_layer():
