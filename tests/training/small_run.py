@@ -192,6 +192,19 @@ def peer(name: str, folder: Path) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in made.parameters.items()}
 
 
+def undecided(folder: Path, rank: int) -> dict[str, torch.Tensor]:
+    """A run whose validation differs by rounding from process to process, on a plateau: who stops, and at which weights?"""
+    made = build(
+        folder / "undecided", pairs(8), pairs(2, seed=1), epochs=9, patience=2, learning_rate=1e-12,
+        final_learning_rate=0.0, warmup_steps=0,
+    )  # fmt: skip
+    made.processes = Staying(made.processes.rank, made.processes.world, made.processes.device)
+    calls = iter(range(100))
+    made._validate = lambda: {"score": 1.0 + 1e-7 * (-1) ** (rank + 1) * next(calls)}
+    made.fit()
+    return {n: p.detach().clone() for n, p in made.parameters.items()} | {"epoch": torch.tensor(made.epoch)}
+
+
 def main() -> None:
     command, folder = sys.argv[1], Path(sys.argv[2])
     logs.importlib = without_events()
@@ -199,7 +212,8 @@ def main() -> None:
         killed(folder)
         return
     rank = int(os.environ["RANK"])
-    torch.save({name: peer(name, folder) for name in PEERS}, folder / f"rank{rank}.pt")
+    found = {name: peer(name, folder) for name in PEERS} | {"undecided": undecided(folder, rank)}
+    torch.save(found, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

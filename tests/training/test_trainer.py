@@ -497,6 +497,12 @@ def test_two_processes_train_the_same_weights_as_one(small, peers, tmp_path, nam
         torch.testing.assert_close(peers[0][name][key], value, rtol=0, atol=1e-12)
 
 
+def test_processes_that_differ_by_rounding_decide_as_the_first(peers):
+    """The first process improves at every epoch, the second at none: alone it would stop, and the other wait for ever."""
+    assert peers[0]["undecided"]["epoch"] == 9
+    assert equal(peers[0]["undecided"], peers[1]["undecided"])
+
+
 # -- logs ---------------------------------------------------------------------------------------------------------------
 
 
