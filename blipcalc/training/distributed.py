@@ -10,7 +10,20 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradient)
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,11 @@ class Processes:
             return values.mean()
         count = torch.tensor(float(values.numel()), dtype=values.dtype, device=values.device)
         dist.all_reduce(count)
-        return all_reduce(values.sum()) / count
+        return _Sum.apply(values.sum()) / count
 
     def sum_of_means(self, terms: Tensor) -> Tensor:
         """Σ sum/count over the rows (sum, count) of terms (T, 2), each taken over all processes; () and differentiable."""
-        total = terms if self.world == 1 else all_reduce(terms)
+        total = terms if self.world == 1 else _Sum.apply(terms)
         return (total[:, 0] / total[:, 1]).sum()
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
