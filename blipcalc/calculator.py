@@ -158,11 +158,7 @@ class BayesianCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Compute what was asked for, and keep what is known of an unchanged structure."""
-        structure = self.atoms if atoms is None else atoms
-        if structure is None:
-            raise EmptyStructureError(
-                "expected an Atoms object, got None; give atoms, or attach the calculator to some"
-            )
+        structure = self._structure(atoms)
         known = {} if system_changes or self.prediction is None else self.results
         asked = set(properties) | set(known)
         if asked & set(NEEDS_STRESS) and len(structure) and not structure.pbc.all():
@@ -182,17 +178,22 @@ class BayesianCalculator(Calculator):
         self.prediction = prediction
         self.results = results_of(prediction)
 
+    def _structure(self, atoms: Atoms | None) -> Atoms:
+        """The structure that is meant: the one given, or the one that the calculator saw last."""
+        structure = self.atoms if atoms is None else atoms
+        if structure is None:
+            raise EmptyStructureError(
+                "expected an Atoms object, got None; give atoms, or attach the calculator to some"
+            )
+        return structure
+
     def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
         """(n,) ``atom_std``, eV/Å."""
         return self.get_property("atom_std", atoms)
 
     def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
         """Energy, forces and, where there is one, stress of every draw, posterior values; evaluated anew."""
-        structure = self.atoms if atoms is None else atoms
-        if structure is None:
-            raise EmptyStructureError(
-                "expected an Atoms object, got None; give atoms, or attach the calculator to some"
-            )
+        structure = self._structure(atoms)
         need = Need(stress=bool(self.predictor.has_stress and structure.pbc.all()), samples=True)
         return self.predictor([structure], need)[0].samples
 

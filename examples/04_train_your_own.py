@@ -8,7 +8,8 @@ import sys
 
 import blipcalc
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.training.run import DataConfig, prepare
+from blipcalc.training.config import DataConfig
+from blipcalc.training.prepare import prepare
 
 files = sys.argv[1:] or ["tests/data/rmd17_ethanol_30.npz"]
 data = DataConfig(energy_unit="kcal/mol", validation=0.2, calibration=0.4)

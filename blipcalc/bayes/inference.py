@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from blipcalc.core.graph import GraphTensors
 from blipcalc.nn.radial import BesselBasis, polynomial_envelope
-from blipcalc.nn.scatter import segment_sum
+from blipcalc.nn.scatter import gather_rows, segment_sum
 from blipcalc.nn.species import SpeciesTable
 from blipcalc.settings import Settings
 
@@ -106,7 +106,7 @@ class Neighbourhood(nn.Module):
         """H (N, 32), distances (E,) Å -> c (N, width)."""
         source, target = edge_index
         weights = self.filter(self.basis(distances)) * polynomial_envelope(distances, self.cutoff)[:, None]
-        around = segment_sum(h[source] * weights, target, h.shape[0])
+        around = segment_sum(gather_rows(h, source) * weights, target, h.shape[0])
         return nn.functional.silu(self.mix(torch.cat([h, around], dim=-1)))
 
 
@@ -167,7 +167,7 @@ class InferenceNetwork(nn.Module):
         if self.neighbourhood is not None:
             source, target = graph.edge_index
             atoms = self.neighbourhood(atoms, squared[:, 0].sqrt(), graph.edge_index)
-            pairs = torch.cat([pairs, atoms[source] + atoms[target]], dim=-1)
+            pairs = torch.cat([pairs, gather_rows(atoms, source) + gather_rows(atoms, target)], dim=-1)
         empty = vectors.new_zeros
         node = empty(n, 0) if self.node is None else self._bounded(self.node(atoms))
         edge = empty(e, 0) if self.edge is None else self._bounded(self.edge(pairs))

@@ -104,9 +104,8 @@ def train(
     """Train a potential on labelled data, calibrate it on held-out frames, and write one model file."""
     from blipcalc.calibration.fit import calibrate, check_enough
     from blipcalc.checkpoint import save_model
-    from blipcalc.training.config import TrainConfig
-    from blipcalc.training.noise import NoiseConfig
-    from blipcalc.training.run import DataConfig, ModelConfig, prepare
+    from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
+    from blipcalc.training.prepare import prepare
     from blipcalc.training.run import train as run_training
 
     given = sections(

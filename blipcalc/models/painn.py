@@ -17,7 +17,7 @@ from blipcalc.core.contracts import ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.models.potential import Potential, xavier
 from blipcalc.nn.radial import BesselBasis, polynomial_envelope
-from blipcalc.nn.scatter import segment_sum
+from blipcalc.nn.scatter import gather_rows, segment_sum
 from blipcalc.settings import Settings
 
 #: rounds the norm of a vanishing vector, (feature unit)²: at 1e-8 the force near a site of inversion symmetry has a cusp
@@ -58,9 +58,9 @@ class Message(nn.Module):
         """S (N, F), v (N, 3, F), radial (E, B), envelope (E,), unit (E, 3) -> Δs (N, F), Δv (N, 3, F)."""
         source, target = edge_index
         phi = self.outer(nn.functional.silu(self.inner(s)))
-        x = phi[source] * (self.filter(radial) * envelope[:, None])
+        x = gather_rows(phi, source) * (self.filter(radial) * envelope[:, None])
         from_s, from_v, from_r = x.chunk(3, dim=-1)
-        dv = from_v[:, None, :] * v[source] + from_r[:, None, :] * unit[:, :, None]
+        dv = from_v[:, None, :] * gather_rows(v, source) + from_r[:, None, :] * unit[:, :, None]
         return (
             segment_sum(from_s, target, s.shape[0]),
             segment_sum(dv, target, s.shape[0]),

@@ -28,7 +28,7 @@ from torch_geometric.nn.models.visnet import CosineCutoff, ExpNormalSmearing, Sp
 from blipcalc.core.contracts import ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.models.potential import Potential, xavier
-from blipcalc.nn.scatter import segment_sum
+from blipcalc.nn.scatter import gather_rows, segment_sum
 from blipcalc.settings import Settings
 
 #: rounds the tip of the norm off where vectors vanish by symmetry, as in a perfect crystal; (feature unit)².  Measured
@@ -83,7 +83,7 @@ class NeighborEmbedding(nn.Module):
         source, target = edge_index
         own = self.own(rows)
         weights = self.distance_proj(radial) * self.envelope(distances)[:, None]
-        around = segment_sum(self.neighbors(rows)[source] * weights, target, own.shape[0])
+        around = segment_sum(gather_rows(self.neighbors(rows), source) * weights, target, own.shape[0])
         return self.combine(torch.cat([own, around], dim=-1))
 
 
@@ -102,8 +102,8 @@ class EdgeUpdate(nn.Module):
     def forward(self, v: Tensor, f: Tensor, harmonics: Tensor, edge_index: Tensor) -> Tensor:
         """V (N, M, F), f (E, F), harmonics (E, M) -> Δf (E, F)."""
         source, target = edge_index
-        at_target = ViS_MP.vector_rejection(self.w_trg_proj(v)[target], harmonics)
-        at_source = ViS_MP.vector_rejection(self.w_src_proj(v)[source], harmonics)
+        at_target = ViS_MP.vector_rejection(gather_rows(self.w_trg_proj(v), target), harmonics)
+        at_source = ViS_MP.vector_rejection(gather_rows(self.w_src_proj(v), source), harmonics)
         return nn.functional.silu(self.f_proj(f)) * (at_target * at_source).sum(dim=1)
 
 
@@ -183,7 +183,7 @@ class ViSNet(Potential):
         harmonics = self.harmonics(graph.vectors / distances[:, None])
         radial = self.basis(distances)
         x = self.embedding(rows, radial, distances, graph.edge_index)
-        f = (x[source] + x[target]) * self.edge_proj(radial)
+        f = (gather_rows(x, source) + gather_rows(x, target)) * self.edge_proj(radial)
         v = torch.zeros(x.shape[0], harmonics.shape[-1], x.shape[1], dtype=x.dtype, device=x.device)
         for i, layer in enumerate(self.layers):
             dx, dv, _ = layer(x, v, graph.edge_index, distances, f, harmonics)

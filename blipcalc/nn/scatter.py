@@ -1,8 +1,19 @@
-"""Sums of rows over the pairs of an atom, or over the atoms of a structure."""
+"""Rows of atoms at their pairs, and sums of rows over the pairs of an atom or the atoms of a structure."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+
+def gather_rows(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of x at an index: y_r = x_{index_r}.
+
+    The gradient of ``x[index]`` in float32 is summed in an order that differs from call to call where there are several
+    threads (torch 2.13, CPU: atomic additions); this one repeats bit for bit, and costs no more.
+
+    x (n, …), index (R,) in 0 … n - 1 -> (R, …)
+    """
+    return x.index_select(0, index)
 
 
 def segment_sum(x: Tensor, index: Tensor, n: int) -> Tensor:

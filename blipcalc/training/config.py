@@ -1,18 +1,60 @@
-"""Settings of a training run."""
+"""Settings of a training run; every field is documented where it is declared, and an unknown one is an error."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from blipcalc.bayes.inference import BlipConfig
+from blipcalc.core.contracts import Surface
 from blipcalc.settings import Settings
+from blipcalc.units import EnergyUnit, LengthUnit
 
 ObjectiveName = Literal["mae", "mse", "gaussian_nll", "crps"]
+#: of the noise fit without a number of epochs; fewer steps than these leave the noise near its start
+EPOCHS, STEPS = 20, 300
+
+
+class DataConfig(Settings):
+    """Where labels come from and how they are split."""
+
+    energy_key: str = "energy"
+    forces_key: str = "forces"
+    energy_unit: EnergyUnit = "eV"
+    length_unit: LengthUnit = "Angstrom"
+    validation: float = Field(0.05, gt=0, lt=1, description="fraction of each file; small files are pooled")
+    calibration: float = Field(0.1, ge=0, lt=1, description="fraction of each file, held out from training")
+    split_seed: int = Field(0, ge=0)
+
+
+class ModelConfig(Settings):
+    """What is trained."""
+
+    architecture: str | None = Field(None, description="painn, schnet or visnet; None: painn, or that of ``start``")
+    sizes: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the architecture; its defaults otherwise"
+    )
+    posterior: Literal["point", "blip", "ensemble", "mixture"] = "mixture"
+    members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
+    blip: BlipConfig = Field(default_factory=BlipConfig)
+    surface: Surface | None = Field(
+        None, description="surface that the model file recommends; None: centre where there is one, else mean"
+    )
+
+    @property
+    def is_blip(self) -> bool:
+        """Whether its networks carry noise."""
+        return self.posterior in ("blip", "mixture")
+
+    @property
+    def n_members(self) -> int:
+        """Networks to train."""
+        return self.members if self.posterior in ("ensemble", "mixture") else 1
 
 
 class TrainConfig(Settings):
-    """How to train; every field is documented where it is declared, and an unknown one is an error."""
+    """How to train one network."""
 
     objective: ObjectiveName = Field(
         "mae",
@@ -47,3 +89,27 @@ class TrainConfig(Settings):
         if self.objective == "crps" and self.train_draws < 2:
             raise ValueError("objective='crps' compares draws with each other; give train_draws ≥ 2")
         return self
+
+
+class NoiseConfig(Settings):
+    """How to fit the noise after training."""
+
+    epochs: int | None = Field(
+        None, ge=1, description=f"over the frames; None: {EPOCHS}, and more where these are fewer than {STEPS} steps"
+    )
+    batch_size: int = Field(10, ge=1, description="structures per step")
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup_steps: int = Field(20, ge=0, description="linear rise of the learning rate")
+    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
+    draws: int = Field(8, ge=1, description="posterior draws per step, spread over the members")
+    seed: int = Field(0, ge=0)
+    dtype: str = Field("float32", pattern="^float(32|64)$")
+    device: str = "cpu"
+
+    def epochs_for(self, n_frames: int) -> int:
+        """Epochs for so many frames."""
+        return self.epochs or max(EPOCHS, -(-STEPS // self.steps_per_epoch(n_frames)))
+
+    def steps_per_epoch(self, n_frames: int) -> int:
+        """Steps of one pass over so many frames."""
+        return max(1, n_frames // self.batch_size)

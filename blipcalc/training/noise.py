@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -34,8 +33,9 @@ from blipcalc.bayes.ensemble import MixturePosterior, stack_members
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
-from blipcalc.settings import Settings
+from blipcalc.nn.scatter import gather_rows
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
+from blipcalc.training.config import NoiseConfig
 from blipcalc.training.logs import RunLog
 from blipcalc.training.schedules import learning_rate
 from blipcalc.training.steps import step_function
@@ -43,36 +43,8 @@ from blipcalc.training.trainer import INFERENCE_PREFIX
 
 #: δ, in units of the label scale: keeps the logarithm finite for atoms whose forces vanish by symmetry
 FLOOR = 1e-4
-
-
-#: without a number of epochs; fewer steps than these leave the noise near its start
-EPOCHS, STEPS = 20, 300
 #: mean squared z-scores at the end that a fit may have on its own frames
 FITTED = (0.6, 1.6)
-
-
-class NoiseConfig(Settings):
-    """How to fit the noise after training."""
-
-    epochs: int | None = Field(
-        None, ge=1, description=f"over the frames; None: {EPOCHS}, and more where these are fewer than {STEPS} steps"
-    )
-    batch_size: int = Field(10, ge=1, description="structures per step")
-    learning_rate: float = Field(3e-3, gt=0)
-    warmup_steps: int = Field(20, ge=0, description="linear rise of the learning rate")
-    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
-    draws: int = Field(8, ge=1, description="posterior draws per step, spread over the members")
-    seed: int = Field(0, ge=0)
-    dtype: str = Field("float32", pattern="^float(32|64)$")
-    device: str = "cpu"
-
-    def epochs_for(self, n_frames: int) -> int:
-        """Epochs for so many frames."""
-        return self.epochs or max(EPOCHS, -(-STEPS // self.steps_per_epoch(n_frames)))
-
-    def steps_per_epoch(self, n_frames: int) -> int:
-        """Steps of one pass over so many frames."""
-        return max(1, n_frames // self.batch_size)
 
 
 def fit_noise(
@@ -172,7 +144,7 @@ class _NoiseFit:
 
     def _forces(self, batch: Labelled, member: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """(K, N, 3), in units of the label scale; ``member`` (K,) tells whose weights each draw has."""
-        overrides = {name: value[member] for name, value in self.members.items()} | noise
+        overrides = {name: gather_rows(value, member) for name, value in self.members.items()} | noise
         return self._step(self.parameters, overrides, *batch.graph)[1] / self.scale
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:

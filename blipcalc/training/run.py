@@ -3,120 +3,31 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
 from ase.data import chemical_symbols
-from pydantic import Field
 from torch import nn
 
-from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
+from blipcalc.bayes.blip import BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.bayes.point import PointPosterior
-from blipcalc.checkpoint import Model, load_model, save_model
-from blipcalc.core.contracts import Posterior, Surface
-from blipcalc.data.labels import frame_hash, read_labelled
-from blipcalc.data.references import fit_references, force_rms
-from blipcalc.data.splits import Split, split_files
-from blipcalc.errors import ConfigurationError, MixedElementsError, TrainingDataReusedError
-from blipcalc.models.registry import build_model, model_name
-from blipcalc.settings import Settings
+from blipcalc.checkpoint import Model, save_model
+from blipcalc.core.contracts import Posterior
+from blipcalc.data.labels import frame_hash
+from blipcalc.errors import ConfigurationError, MixedElementsError
+from blipcalc.models.registry import build_model
 from blipcalc.training.batches import labelled_graphs
-from blipcalc.training.config import TrainConfig
+from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.distributed import Processes
-from blipcalc.training.noise import NoiseConfig, alpha_distribution, fit_noise
+from blipcalc.training.noise import alpha_distribution, fit_noise
+from blipcalc.training.plan import Plan
+from blipcalc.training.prepare import Prepared, prepare
 from blipcalc.training.trainer import Trainer
-from blipcalc.units import EnergyUnit, LengthUnit
-
-
-class DataConfig(Settings):
-    """Where labels come from and how they are split."""
-
-    energy_key: str = "energy"
-    forces_key: str = "forces"
-    energy_unit: EnergyUnit = "eV"
-    length_unit: LengthUnit = "Angstrom"
-    validation: float = Field(0.05, gt=0, lt=1, description="fraction of each file; small files are pooled")
-    calibration: float = Field(0.1, ge=0, lt=1, description="fraction of each file, held out from training")
-    split_seed: int = Field(0, ge=0)
-
-
-class ModelConfig(Settings):
-    """What is trained."""
-
-    architecture: str | None = Field(None, description="painn, schnet or visnet; None: painn, or that of ``start``")
-    sizes: dict[str, Any] = Field(
-        default_factory=dict, description="settings of the architecture; its defaults otherwise"
-    )
-    posterior: Literal["point", "blip", "ensemble", "mixture"] = "mixture"
-    members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
-    blip: BlipConfig = Field(default_factory=BlipConfig)
-    surface: Surface | None = Field(
-        None, description="surface that the model file recommends; None: centre where there is one, else mean"
-    )
-
-    @property
-    def is_blip(self) -> bool:
-        """Whether its networks carry noise."""
-        return self.posterior in ("blip", "mixture")
-
-    @property
-    def n_members(self) -> int:
-        """Networks to train."""
-        return self.members if self.posterior in ("ensemble", "mixture") else 1
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Data ready for training: the split, its reference energies (eV per element) and scale (eV)."""
-
-    split: Split
-    references: dict[int, float]
-    scale: float
-    files: dict[str, str]
-
-    @property
-    def species(self) -> list[int]:
-        """Atomic numbers of the training frames."""
-        return sorted(self.references)
-
-
-def prepare(paths: Sequence[str | Path], data: DataConfig) -> Prepared:
-    """Read labelled files, split each with the same seed, and fit references and scale to the training frames.
-
-    Raises
-    ------
-    DataError and its kinds; MixedElementsError where validation or calibration frames hold elements that training lacks
-    """
-    named: list[tuple[str, list[Atoms]]] = []
-    files: dict[str, str] = {}
-    for path in map(Path, paths):
-        frames = read_labelled(
-            path,
-            energy_key=data.energy_key,
-            forces_key=data.forces_key,
-            energy_unit=data.energy_unit,
-            length_unit=data.length_unit,
-        )
-        named.append((str(path), frames))
-        files[str(path) if path.name in files else path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    split = split_files(named, validation=data.validation, calibration=data.calibration, seed=data.split_seed)
-    references = fit_references(split.train)
-    for name in ("validation", "calibration"):
-        foreign = {int(z) for atoms in getattr(split, name) for z in atoms.numbers} - set(references)
-        if foreign:
-            raise MixedElementsError(
-                f"{name} frames hold {', '.join(chemical_symbols[z] for z in sorted(foreign))}, which no training frame has; "
-                "give more frames, or files of one chemistry"
-            )
-    return Prepared(split, references, force_rms(split.train), files)
 
 
 def train(
@@ -160,24 +71,12 @@ def train(
     DataError, ConfigurationError : and their kinds
     TrainingDataReusedError : held-out frames that ``start`` was trained on
     """
-    data, model_config = DataConfig.of(data), ModelConfig.of(model)
-    if model_config.is_blip and training is None:
-        training = TrainConfig(epochs=0)
-        warm = warm if isinstance(warm, TrainConfig) else {"epochs": 100, **(warm or {})}
-        noise = NoiseConfig.of(noise)
-    plan = _Plan(
-        data,
-        model_config,
-        TrainConfig.of(training),
-        None if warm is None else TrainConfig.of(warm),
-        None if noise is None else NoiseConfig.of(noise),
-        None if start is None else load_model(start),
-    )
-    plan = _checked(plan, only_member)
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    plan = Plan.of(data, model, training, warm, noise, start)
+    if only_member is not None and not 0 <= only_member < plan.model.n_members:
+        raise ConfigurationError(f"only_member={only_member}, but there are {plan.model.n_members} networks, from 0 on")
+    prepared = prepare([paths] if isinstance(paths, (str, Path)) else list(paths), plan.data)
+    plan.refuse_seen(prepared)
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
-    prepared = prepare(paths, data)
-    _refuse_seen(plan, prepared)
     states, figures = [], []
     for k in range(plan.model.n_members):
         if only_member not in (None, k):
@@ -196,70 +95,8 @@ def train(
     return trained
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """All that was asked for."""
-
-    data: DataConfig
-    model: ModelConfig
-    training: TrainConfig
-    warm: TrainConfig | None
-    noise: NoiseConfig | None
-    start: Model | None
-
-
-def _checked(plan: _Plan, only_member: int | None) -> _Plan:
-    """The plan with the architecture that it means; contradictions are refused."""
-    model, start = plan.model, plan.start
-    if plan.noise and not model.is_blip:
-        raise ConfigurationError(f"posterior={model.posterior!r} has no noise to fit; use 'blip' or 'mixture'")
-    if plan.training.epochs == 0 and (plan.warm is None or plan.warm.epochs == 0):
-        if start is None:
-            raise ConfigurationError("no epochs, so the weights would stay random; give epochs, warm epochs, or start")
-        if model.n_members > 1:
-            raise ConfigurationError(
-                f"{model.n_members} members that start from one network and are not trained stay one network; take "
-                "posterior='blip', or epochs > 0"
-            )
-    if only_member is not None and not 0 <= only_member < model.n_members:
-        raise ConfigurationError(f"only_member={only_member}, but there are {model.n_members} networks, from 0 on")
-    if start is None:
-        return replace(plan, model=model.model_copy(update={"architecture": model.architecture or "painn"}))
-    if start.posterior.name != "point":
-        raise ConfigurationError(f"start needs a deterministic model (posterior 'point'), got {start.posterior.name!r}")
-    own = {"architecture": model_name(start.network), "sizes": start.network.config.model_dump(mode="json")}
-    given = {"architecture": model.architecture or own["architecture"], "sizes": {**own["sizes"], **model.sizes}}
-    if given != own:
-        raise ConfigurationError(
-            f"the starting model is {own}, but {given} was asked for; leave them out, or train anew"
-        )
-    return replace(plan, model=model.model_copy(update=own))
-
-
-def _refuse_seen(plan: _Plan, prepared: Prepared) -> None:
-    """Refuse frames that shall measure errors and that the starting network was trained on.
-
-    A network that was trained on the same split has seen its validation frames too, but its weights have not.
-    """
-    if plan.start is None:
-        return
-    seen, before = set(plan.start.frames.tolist()), plan.start.training.get("data", {})
-    split = {key: getattr(plan.data, key) for key in ("validation", "calibration", "split_seed")}
-    same = {**split, "files": prepared.files} == {key: before.get(key) for key in (*split, "files")}
-    uses = {"calibrate": prepared.split.calibration}
-    if plan.noise and not same:
-        uses["fit the noise"] = prepared.split.validation
-    for use, frames in uses.items():
-        known = sum(frame_hash(atoms) in seen for atoms in frames)
-        if known:
-            raise TrainingDataReusedError(
-                f"{known} of {len(frames)} frames that would {use} are among those that the starting model was trained on; "
-                "give the files, fractions and split seed of its own training, or other frames"
-            )
-
-
 def _assembled(
-    plan: _Plan,
+    plan: Plan,
     prepared: Prepared,
     network: nn.Module,
     states: Sequence[Mapping[str, torch.Tensor]],
@@ -301,7 +138,7 @@ def _assembled(
     )
 
 
-def _train_member(k: int, plan: _Plan, prepared: Prepared, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _train_member(k: int, plan: Plan, prepared: Prepared, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """One network: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper."""
     config = plan.training.model_copy(update={"seed": plan.training.seed + k})
     network = _fresh(prepared, plan.model, config.seed) if plan.start is None else _started(prepared, plan.start)

@@ -26,7 +26,8 @@ from blipcalc.calibration.residuals import collect
 from blipcalc.data.labels import read_labelled
 from blipcalc.models.painn import PaiNNConfig
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.training.run import DataConfig, prepare
+from blipcalc.training.config import DataConfig
+from blipcalc.training.prepare import prepare
 
 SIZES = PaiNNConfig.small().model_dump()
 DATA = {"energy_unit": "kcal/mol"}

@@ -1,4 +1,4 @@
-"""Sums over segments against their definition, their derivatives, every way of batching, and compiled."""
+"""Gathered rows, and sums over segments: definition, derivatives, every way of batching, compiled, and repeated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from blipcalc.nn.scatter import segment_sum
+from blipcalc.nn.scatter import gather_rows, segment_sum
 
 N = 4
 INDEX = torch.tensor([2, 0, 2, 3, 3, 3])
@@ -86,3 +86,36 @@ def test_control_an_accumulator_without_the_axis_of_draws_is_compiled_wrongly():
     if not torch.__version__.startswith("2.13."):
         pytest.skip("known of torch 2.13")
     assert difference_when_compiled(plain) > 1e-3
+
+
+@pytest.fixture
+def two_threads():
+    """Atomic additions need more than one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_gathered_rows_and_their_derivatives():
+    x = rows(N, 2).requires_grad_()
+    assert torch.equal(gather_rows(x, INDEX), x[INDEX])
+    assert torch.autograd.gradcheck(lambda t: gather_rows(t, INDEX), (x,))
+    assert torch.autograd.gradgradcheck(lambda t: gather_rows(t, INDEX).sin(), (x,))
+
+
+def test_gradient_of_gathered_rows_repeats_bit_for_bit(two_threads):
+    """In float32 on two threads, where that of ``x[index]`` does not (the control)."""
+    index = torch.randint(0, 192, (10_000,), generator=torch.Generator().manual_seed(1))
+    weights = rows(10_000, 384).float()
+
+    def gradients(gather):
+        for _ in range(8):
+            x = torch.ones(192, 384, requires_grad=True)
+            (gather(x, index) * weights).sum().backward()
+            yield x.grad
+
+    first, *others = gradients(gather_rows)
+    assert all(torch.equal(first, other) for other in others)
+    first, *others = gradients(lambda x, index: x[index])
+    assert not all(torch.equal(first, other) for other in others)

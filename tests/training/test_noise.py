@@ -21,7 +21,8 @@ from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingDataReus
 from blipcalc.models.registry import build_model
 from blipcalc.training import run
 from blipcalc.training.batches import labelled_graphs
-from blipcalc.training.noise import NoiseConfig, alpha_distribution, fit_noise
+from blipcalc.training.config import NoiseConfig
+from blipcalc.training.noise import alpha_distribution, fit_noise
 from blipcalc.training.run import train
 
 #: most fits here are too short to fit

@@ -1,0 +1,117 @@
+"""What was asked of a training, as one thing without contradictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blipcalc.checkpoint import Model, load_model
+from blipcalc.data.labels import frame_hash
+from blipcalc.errors import ConfigurationError, TrainingDataReusedError
+from blipcalc.models.registry import model_name
+from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
+from blipcalc.training.prepare import Prepared
+
+#: epochs without noise of a BLIP for which no training was asked: what measured best
+WARM_EPOCHS = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that was asked for: data, model, and the stages of training.
+
+    warm : without noise, or None; training : the stage proper, may have no epochs; noise : the fit of the noise alone, or None
+    start : the model whose network is the starting point, or None
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    training: TrainConfig
+    warm: TrainConfig | None
+    noise: NoiseConfig | None
+    start: Model | None
+
+    @classmethod
+    def of(
+        cls,
+        data: DataConfig | Mapping[str, Any] | None,
+        model: ModelConfig | Mapping[str, Any] | None,
+        training: TrainConfig | Mapping[str, Any] | None,
+        warm: TrainConfig | Mapping[str, Any] | None,
+        noise: NoiseConfig | Mapping[str, Any] | None,
+        start: str | Path | None,
+    ) -> Plan:
+        """The plan with its defaults filled in; takes what :func:`~blipcalc.training.run.train` takes.
+
+        raises : ConfigurationError for contradictions; ModelFileError for a starting model that cannot be read
+        """
+        model = ModelConfig.of(model)
+        if model.is_blip and training is None:
+            training = TrainConfig(epochs=0)
+            warm = warm if isinstance(warm, TrainConfig) else {"epochs": WARM_EPOCHS, **(warm or {})}
+            noise = NoiseConfig.of(noise)
+        plan = cls(
+            DataConfig.of(data),
+            model,
+            TrainConfig.of(training),
+            None if warm is None else TrainConfig.of(warm),
+            None if noise is None else NoiseConfig.of(noise),
+            None if start is None else load_model(start),
+        )
+        plan._check_stages()
+        return replace(plan, model=plan._model_meant())
+
+    def _check_stages(self) -> None:
+        """Refuse stages that do not make a model."""
+        if self.noise and not self.model.is_blip:
+            raise ConfigurationError(f"posterior={self.model.posterior!r} has no noise to fit; use 'blip' or 'mixture'")
+        if self.training.epochs or (self.warm is not None and self.warm.epochs):
+            return
+        if self.start is None:
+            raise ConfigurationError("no epochs, so the weights would stay random; give epochs, warm epochs, or start")
+        if self.model.n_members > 1:
+            raise ConfigurationError(
+                f"{self.model.n_members} members that start from one network and are not trained stay one network; take "
+                "posterior='blip', or epochs > 0"
+            )
+
+    def _model_meant(self) -> ModelConfig:
+        """The settings of the model, with the architecture of the starting point where there is one."""
+        model, start = self.model, self.start
+        if start is None:
+            return model.model_copy(update={"architecture": model.architecture or "painn"})
+        if start.posterior.name != "point":
+            raise ConfigurationError(
+                f"start needs a deterministic model (posterior 'point'), got {start.posterior.name!r}"
+            )
+        own = {"architecture": model_name(start.network), "sizes": start.network.config.model_dump(mode="json")}
+        given = {"architecture": model.architecture or own["architecture"], "sizes": {**own["sizes"], **model.sizes}}
+        if given != own:
+            raise ConfigurationError(
+                f"the starting model is {own}, but {given} was asked for; leave them out, or train anew"
+            )
+        return model.model_copy(update=own)
+
+    def refuse_seen(self, prepared: Prepared) -> None:
+        """Refuse frames that shall measure errors and that the starting network was trained on.
+
+        A network that was trained on the same split has seen its validation frames too, but its weights have not.
+        raises : TrainingDataReusedError
+        """
+        if self.start is None:
+            return
+        seen, before = set(self.start.frames.tolist()), self.start.training.get("data", {})
+        split = {key: getattr(self.data, key) for key in ("validation", "calibration", "split_seed")}
+        same = {**split, "files": prepared.files} == {key: before.get(key) for key in (*split, "files")}
+        uses = {"calibrate": prepared.split.calibration}
+        if self.noise and not same:
+            uses["fit the noise"] = prepared.split.validation
+        for use, frames in uses.items():
+            known = sum(frame_hash(atoms) in seen for atoms in frames)
+            if known:
+                raise TrainingDataReusedError(
+                    f"{known} of {len(frames)} frames that would {use} are among those that the starting model was trained "
+                    "on; give the files, fractions and split seed of its own training, or other frames"
+                )
