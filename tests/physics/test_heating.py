@@ -167,7 +167,7 @@ def test_frozen_draws_conserve_energy_to_second_order(small, ammonia, which):
 
 @pytest.mark.slow
 def test_frozen_draws_do_not_drift(small, ammonia):
-    energies, size = conserve(small, ammonia, small[1], 0.25, total=500.0)
+    energies, size = conserve(small, ammonia, small[1], 0.1, total=500.0)
     half = len(energies) // 2
     assert abs(energies[half:].mean() - energies[:half].mean()) < 1e-3 * size
     assert np.ptp(energies) < 0.02 * size
