@@ -111,7 +111,7 @@ def check_enough(n_frames: int) -> None:
     if n_frames < MINIMUM_FRAMES:
         raise CalibrationError(
             f"{n_frames} frames are held out, and calibration takes {MINIMUM_FRAMES} or more; give more frames, a larger "
-            "fraction (--set data.calibration=0.3), or --no-calibrate"
+            "fraction (--set data.calibration=…), or --no-calibrate"
         )
 
 
