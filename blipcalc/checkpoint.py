@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def save_model(model: Model, path: str | Path) -> None:
     manifest = Manifest(
         schema_version=SCHEMA,
         **_architecture(model),
+        conventions=_backbone(model.network).conventions(),
         species=list(model.network.species),
         cutoff=model.network.cutoff,
         units=Units(),
@@ -166,9 +168,13 @@ def _plain(calibration: Calibration) -> dict[str, Any]:
     return {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
 
 
+def _backbone(network: nn.Module) -> nn.Module:
+    return network.backbone if isinstance(network, BlipModel) else network
+
+
 def _architecture(model: Model, *, exclude_defaults: bool = False) -> dict[str, Any]:
     blip = model.network if isinstance(model.network, BlipModel) else None
-    backbone = blip.backbone if blip else model.network
+    backbone = _backbone(model.network)
     return {
         "architecture": model_name(backbone),
         "architecture_config": backbone.config.model_dump(mode="json", exclude_defaults=exclude_defaults),
@@ -207,6 +213,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
             f"{path}: the manifest says cutoff {manifest.cutoff} Å and elements {manifest.species}, its network "
             f"{network.cutoff} Å and {list(network.species)}"
         )
+    _check_conventions(path, manifest.conventions, _backbone(network).conventions())
     frames = tensors.pop("frames", None)
     if frames is None or frames.ndim != 1 or frames.dtype != torch.int64:
         raise SchemaError(f"{path}: expected the fingerprints of the training frames as one axis of int64")
@@ -227,6 +234,15 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
         training=manifest.training,
         frames=frames,
     )
+
+
+def _check_conventions(path: Path, stored: dict[str, float], own: dict[str, float]) -> None:
+    """Refuse weights that would mean something else here."""
+    if stored.keys() != own.keys() or not all(math.isclose(stored[k], own[k], rel_tol=1e-9) for k in own):
+        raise SchemaError(
+            f"{path}: its weights were trained under the conventions {stored}, this installation has {own} (coupling "
+            "coefficients and harmonics of e3nn); use the version of e3nn that the file was made with"
+        )
 
 
 def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], members: dict[str, Tensor]) -> None:

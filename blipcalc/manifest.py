@@ -59,6 +59,7 @@ class Manifest(Strict):
     architecture_config: dict[str, Any]
     posterior: PosteriorName
     blip: dict[str, Any] | None
+    conventions: dict[str, float] = Field(default_factory=dict)
     species: list[AtomicNumber] = Field(min_length=1)
     cutoff: Positive
     units: Units

@@ -65,7 +65,7 @@ def train(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="the model file to write")],
     architecture: Annotated[
-        str | None, typer.Option(help="painn, schnet or visnet; default: painn, or that of --start")
+        str | None, typer.Option(help="painn, race, schnet or visnet; default: painn, or that of --start")
     ] = None,
     posterior: Annotated[str, typer.Option(help="point, blip, ensemble or mixture (of BLIPs)")] = "mixture",
     members: Annotated[int, typer.Option(help="networks of an ensemble or a mixture")] = 2,

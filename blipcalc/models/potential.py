@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -29,6 +29,14 @@ class Potential(nn.Module):
         self.species = tuple(sorted({int(z) for z in species}))
         self.table = SpeciesTable(self.species)
         self.energies = AtomicEnergies(len(self.species))
+
+    def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
+        """Start from the training frames: reference energies (eV per element), scale (eV), mean number of pairs per atom."""
+        self.energies.set(references, scale, self.species)
+
+    def conventions(self) -> dict[str, float]:
+        """What the meaning of the weights rests on beside the architecture, as numbers that a model file keeps."""
+        return {}
 
     @property
     def energy_scale(self) -> float:

@@ -13,6 +13,7 @@ from blipcalc.errors import ConfigurationError
 #: name -> (module, class); modules are imported when one of their models is asked for
 MODELS: dict[str, tuple[str, str]] = {
     "painn": ("blipcalc.models.painn", "PaiNN"),
+    "race": ("blipcalc.models.race", "Race"),
     "schnet": ("blipcalc.models.schnet", "SchNet"),
     "visnet": ("blipcalc.models.visnet", "ViSNet"),
 }

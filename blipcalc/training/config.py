@@ -31,7 +31,9 @@ class DataConfig(Settings):
 class ModelConfig(Settings):
     """What is trained."""
 
-    architecture: str | None = Field(None, description="painn, schnet or visnet; None: painn, or that of ``start``")
+    architecture: str | None = Field(
+        None, description="painn, race, schnet or visnet; None: painn, or that of ``start``"
+    )
     sizes: dict[str, Any] = Field(
         default_factory=dict, description="settings of the architecture; its defaults otherwise"
     )

@@ -143,6 +143,9 @@ def _train_member(k: int, plan: Plan, prepared: Prepared, folder: Path) -> tuple
     config = plan.training.model_copy(update={"seed": plan.training.seed + k})
     network = _fresh(prepared, plan.model, config.seed) if plan.start is None else _started(prepared, plan.start)
     graphs = [labelled_graphs(part, network.cutoff) for part in (prepared.split.train, prepared.split.validation)]
+    if plan.start is None:
+        pairs = sum(graph.num_edges for graph in graphs[0]) / sum(graph.num_nodes for graph in graphs[0])
+        network.set_statistics(prepared.references, prepared.scale, pairs)
     warm = None
     if plan.warm is not None:
         seeded = plan.warm.model_copy(update={"seed": plan.warm.seed + k})
@@ -169,9 +172,7 @@ def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Modul
     """A new network; its initial weights depend on the seed alone, and the process's own random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_model(model_config.architecture, model_config.sizes, prepared.species)
-    network.energies.set(prepared.references, prepared.scale, network.species)
-    return network
+        return build_model(model_config.architecture, model_config.sizes, prepared.species)
 
 
 def _started(prepared: Prepared, start: Model) -> nn.Module:

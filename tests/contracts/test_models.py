@@ -42,6 +42,24 @@ class TestViSNetDegreeTwo(testing.ModelContract):
         return small("visnet", lmax=2, features=16, layers=3).to(dtype)
 
 
+class TestRace(testing.ModelContract):
+    def make_model(self, dtype):
+        return small("race").to(dtype)
+
+
+class TestRaceBothParities(testing.ModelContract):
+    """All that the paper's layout has, in small: both parities, parameters of what is zero, harmonics up to three."""
+
+    def make_model(self, dtype):
+        hidden = "+".join(f"4x{degree}{parity}" for degree in range(4) for parity in "eo")
+        return small("race", hidden=hidden, l_max=3, layers=3, layout="torch").to(dtype)
+
+
+class TestRaceGate(testing.ModelContract):
+    def make_model(self, dtype):
+        return small("race", nonlinearity="gate").to(dtype)
+
+
 class PairModel(nn.Module):
     """A smooth pair potential that keeps every promise; each model below breaks one of them."""
 

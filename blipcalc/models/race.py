@@ -1,0 +1,318 @@
+"""RACE: a restratified equivariant message-passing network; every layer adds one stratum of the energy.
+
+    A⁰_i = embed[Z_i],    a_i = W A⁰_i                                                        (a depends on Z_i alone)
+    M_i  = 1/n̄ · W_down Σ_j (W_up A)_j ‖ (W_up A)_j ⊗ Y(r̂_ij)  ⊙ R(r_ij)
+    A_i ← W_skip[Z_i] A_i + W_prod (a_i ⊗ M_i),    E_i = Σ_layers W_2 SiLU(W_1 A_i|_0e)
+
+| symbol | variable |
+|---|---|
+| Y | ``couplings``, harmonics contracted with coupling coefficients |
+| R, an MLP on Bessel functions with envelope | ``radial`` of a layer |
+| n̄ | ``neighbors``, mean number of pairs per atom |
+| ‖, concatenation; ⊗, of each channel with the harmonics | ``paths`` of a layer |
+
+Source: Willow, …, Myung, arXiv 2510.03046 (v2), figures 1c and S1.  Where its text, figures and published code disagree, the
+choice here is: readouts from the post-residual A, with the product inside the trunk (figures and both codes, against
+equation 16); messages divided by n̄ in all, √n̄ before and after the linear map (both codes, not in the text); readout width 64
+without bias (the PyTorch code).  Weights start as e3nn's do, with the scale in the weights instead of a factor beside them, so
+learning rates are those of a plain network.
+
+``a ⊗ M`` followed by a linear map is exactly a matrix per element, W'_Z = Σ_f a_f(Z) W_f: it is computed in that folded form.
+Options beyond the paper, off in its presets: ``gate``, a nonlinearity of the trunk (Weiler et al. 2018, as in NequIP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from blipcalc.core.contracts import ModelOutput, Role
+from blipcalc.core.graph import GraphTensors
+from blipcalc.models.potential import Potential
+from blipcalc.nn.irreps import (
+    Couplings,
+    Features,
+    IrrepsGate,
+    IrrepsLinear,
+    degree,
+    fingerprint,
+    parse_irreps,
+    paths,
+    species_linear,
+    unit_linear,
+)
+from blipcalc.nn.radial import BesselBasis, polynomial_envelope
+from blipcalc.nn.scatter import gather_rows, segment_sum
+from blipcalc.settings import Settings
+
+#: makes the second moment of SiLU of a standard normal one (e3nn's ``normalize2mom``)
+SILU_GAIN = 1.6791767
+#: pairs per atom, before the training frames say
+NEIGHBORS = 16.0
+
+
+def _both_parities(channels: int, l_max: int) -> str:
+    return "+".join(f"{channels}x{degree}{parity}" for degree in range(l_max + 1) for parity in "eo")
+
+
+class RaceConfig(Settings):
+    """Sizes of a :class:`Race`; the defaults are a size for CPUs, :meth:`rmd17` and the others are those of the paper."""
+
+    hidden: str = Field("32x0e+32x1o+32x2e", description="H, channels per irrep of every layer")
+    embedding: int = Field(64, ge=1, description="F, channels of the embedding of elements")
+    layers: int = Field(3, ge=1, le=16, description="η, layers, and strata of the energy")
+    l_max: int = Field(2, ge=0, le=6, description="largest degree of the harmonics")
+    n_radial: int = Field(8, ge=2, le=512, description="Bessel functions")
+    radial_width: int = Field(64, ge=4, description="hidden width of the radial MLP")
+    readout_width: int = Field(64, ge=4, description="hidden width of a readout")
+    readout_bias: bool = Field(False, description="a bias on the last map of every readout")
+    neighbors: float | None = Field(
+        None,
+        gt=0,
+        description="n̄, divides the messages; None: the mean number of pairs per atom in the training frames",
+    )
+    cutoff: float = Field(5.0, gt=0, description="Å")
+    nonlinearity: Literal["none", "gate"] = Field(
+        "none", description="of the trunk; none as in the paper; gate: SiLU on scalars, which gate all other irreps"
+    )
+    layout: Literal["lean", "torch", "jax"] = Field(
+        "lean",
+        description="which parameters exist: those that reach an energy, or all that the published codes have; the energy is "
+        "the same function",
+    )
+
+    @classmethod
+    def small(cls) -> RaceConfig:
+        """A small preset for tests and laptops."""
+        return cls(hidden="8x0e+8x1o+8x2e", embedding=8, layers=2, radial_width=16, readout_width=8, neighbors=8.0)
+
+    @classmethod
+    def qm9(cls) -> RaceConfig:
+        """The paper's size for QM9 (table 2)."""
+        return cls._paper(_both_parities(64, 2), cutoff=5.0, neighbors=28.0)
+
+    @classmethod
+    def psb3(cls) -> RaceConfig:
+        """The paper's size for PSB3."""
+        return cls._paper(_both_parities(64, 2), embedding=64, cutoff=6.0, neighbors=13.0)
+
+    @classmethod
+    def rmd17(cls) -> RaceConfig:
+        """The paper's size for rMD17; its n̄ are 9 (ethanol, malonaldehyde), 16 to 21 (the others)."""
+        return cls._paper(_both_parities(64, 3), l_max=3, cutoff=5.0)
+
+    @classmethod
+    def bpa(cls) -> RaceConfig:
+        """The paper's size for 3BPA."""
+        return cls._paper(_both_parities(64, 3), cutoff=6.0, neighbors=26.0)
+
+    @classmethod
+    def obn25(cls) -> RaceConfig:
+        """The size of the published inputs for oBN25 (its table S7 has F = 128)."""
+        return cls._paper("32x0o+32x0e+16x1o+16x1e+8x2o+8x2e", embedding=32, cutoff=3.0, neighbors=19.0)
+
+    @classmethod
+    def _paper(cls, hidden: str, **sizes: object) -> RaceConfig:
+        return cls(**({"hidden": hidden, "embedding": 128, "layers": 5, "l_max": 2, "layout": "torch"} | sizes))
+
+
+class Layer(nn.Module):
+    """One interaction: messages, product with the element, residual, readout.
+
+    Parameters
+    ----------
+    config : sizes of the network
+    n_species : S
+    inputs : channels per irrep that there are parameters for
+    outputs : the same for what it gives
+    wanted : irreps of the outputs that are computed: those that are not zero and reach an energy
+    """
+
+    def __init__(
+        self,
+        config: RaceConfig,
+        n_species: int,
+        inputs: dict[str, int],
+        outputs: dict[str, int],
+        wanted: Sequence[str],
+    ) -> None:
+        super().__init__()
+        hidden = parse_irreps(config.hidden)
+        self.sent = {ir: hidden[ir] for ir in inputs if ir in hidden}
+        self.wanted = sorted(wanted)
+        #: (irrep, None, same irrep): the message as it is; (irrep, l, irrep): its product with the harmonics of that degree
+        self.paths = [(ir, None, ir) for ir in self.sent if ir in outputs]
+        self.paths += paths(list(self.sent), list(outputs), config.l_max)
+        self.up = IrrepsLinear(inputs, self.sent)
+        widths = [config.n_radial, config.radial_width, config.radial_width, sum(self.gate_sizes)]
+        self.radial = nn.ModuleList(unit_linear(a, b) for a, b in pairwise(widths))
+        messages = {ir: sum(self.sent[start] for start, _, end in self.paths if end == ir) for ir in outputs}
+        self.down = IrrepsLinear({ir: n for ir, n in messages.items() if n}, outputs)
+        self.skip = _matrices({ir: (n_species, inputs[ir], n) for ir, n in outputs.items() if ir in inputs}, fan=1)
+        products = outputs if config.layout == "torch" else self.down.outputs
+        self.product = _matrices({ir: (config.embedding, n, n) for ir, n in products.items()}, fan=config.embedding)
+        self.gates = None
+        if config.nonlinearity == "gate":
+            self.gates = IrrepsGate(outputs)
+        self.readout_inner = unit_linear(outputs["0e"], config.readout_width)
+        self.readout_outer = unit_linear(config.readout_width, 1, bias=config.readout_bias)
+
+    @property
+    def gate_sizes(self) -> list[int]:
+        """Channels of each path."""
+        return [self.sent[start] for start, _, _ in self.paths]
+
+    def forward(
+        self,
+        x: Features,
+        stratum: Tensor,
+        one_hot: Tensor,
+        radial: Tensor,
+        couplings: dict[tuple[int, int, int], Tensor],
+        edge_index: Tensor,
+        neighbors: Tensor,
+    ) -> Features:
+        """A (N, 2l + 1, C) per irrep, a (S, F), one_hot (N, S), radial (E, B) -> A of the next layer."""
+        messages = self.down(self._messages(self.up(x), self._gates(radial), couplings, edge_index, len(one_hot)))
+        out: Features = {}
+        for ir in self.wanted:
+            parts, weights = [], []
+            if ir in messages:
+                parts.append(messages[ir] / neighbors.to(radial.dtype))
+                weights.append(torch.einsum("sf,fcd->scd", stratum, self.product[ir]))
+            if ir in x:
+                parts.append(x[ir])
+                weights.append(self.skip[ir])
+            out[ir] = species_linear(torch.cat(parts, dim=-1), torch.cat(weights, dim=1), one_hot)
+        return out if self.gates is None else self.gates(out)
+
+    def _gates(self, radial: Tensor) -> tuple[Tensor, ...]:
+        """(E, B) -> (E, C) of every path."""
+        first, second, last = self.radial
+        hidden = normal_silu(second(normal_silu(first(radial))))
+        return last(hidden).split(self.gate_sizes, dim=-1)
+
+    def _messages(
+        self,
+        x: Features,
+        gates: Sequence[Tensor],
+        couplings: dict[tuple[int, int, int], Tensor],
+        edge_index: Tensor,
+        n: int,
+    ) -> Features:
+        """Sums over neighbours of all paths into each irrep: (N, 2l + 1, channels of all its paths)."""
+        source, target = edge_index
+        gathered = {ir: gather_rows(value, source) for ir, value in x.items()}
+        parts: dict[str, list[Tensor]] = {}
+        for (start, l_sh, end), gate in zip(self.paths, gates, strict=True):
+            if end not in self.wanted:
+                continue
+            if start not in gathered:  # it is zero, but a matrix is there for it
+                parts.setdefault(end, []).append(gate.new_zeros(n, 2 * degree(end) + 1, gate.shape[-1]))
+                continue
+            message = gathered[start]
+            if l_sh:  # the harmonic of degree 0 is 1
+                message = couplings[degree(start), l_sh, degree(end)] @ message
+            parts.setdefault(end, []).append(segment_sum(message * gate[:, None, :], target, n))
+        return {ir: torch.cat(values, dim=-1) for ir, values in parts.items()}
+
+    def read(self, x: Features) -> tuple[Tensor, Tensor]:
+        """A -> outputs (N, n), and the features (N, W) that they are linear in."""
+        features = normal_silu(self.readout_inner(x["0e"][:, 0]))
+        return self.readout_outer(features), features
+
+
+def normal_silu(x: Tensor) -> Tensor:
+    """SiLU, scaled so that of a standard normal it has second moment one (e3nn's ``normalize2mom``)."""
+    return SILU_GAIN * nn.functional.silu(x)
+
+
+def _matrices(shapes: dict[str, tuple[int, int, int]], *, fan: int) -> nn.ParameterDict:
+    """(n, C, C') per irrep; ``fan``: how many of the n are added up, for weights that keep the variance."""
+    start = {ir: torch.randn(shape) * (fan * shape[1]) ** -0.5 for ir, shape in shapes.items()}
+    return nn.ParameterDict({ir: nn.Parameter(value) for ir, value in start.items()})
+
+
+class Race(Potential):
+    """RACE behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
+
+    Parameters
+    ----------
+    config : sizes
+    species : atomic numbers that it knows
+    """
+
+    Config = RaceConfig
+
+    def __init__(self, config: RaceConfig, species: Sequence[int]) -> None:
+        super().__init__(config, species)
+        self.embedding = nn.Parameter(torch.randn(len(self.species), config.embedding))
+        self.stratum = nn.Parameter(torch.randn(config.embedding, config.embedding) * config.embedding**-0.5)
+        self.basis = BesselBasis(1.0, config.n_radial)
+        hidden, inputs = parse_irreps(config.hidden), {"0e": config.embedding}
+        self.layers = nn.ModuleList()
+        for wanted in _wanted(hidden, config):
+            lean = config.layout == "lean"
+            outputs = {ir: n for ir, n in hidden.items() if ir in wanted} if lean else hidden
+            self.layers.append(Layer(config, len(self.species), inputs, outputs, wanted))
+            inputs = outputs
+        used = {path for layer in self.layers for path in layer.paths if path[1]}
+        self.couplings = Couplings([(degree(a), l_sh, degree(b)) for a, l_sh, b in used], config.l_max)
+        self.register_buffer("neighbors", torch.tensor(config.neighbors or NEIGHBORS))
+
+    def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
+        """Reference energies (eV per element), scale (eV), and pairs per atom, unless the settings name them."""
+        super().set_statistics(references, scale, neighbors)
+        if self.config.neighbors is None:
+            self.neighbors.fill_(neighbors)
+
+    def conventions(self) -> dict[str, float]:
+        """What the weights rest on beside the architecture: a fingerprint of harmonics and couplings."""
+        return {"couplings": fingerprint(self.config.l_max)}
+
+    def layer_roles(self) -> dict[str, Role]:
+        """Which rows each linear layer runs over, by construction."""
+        roles: dict[str, Role] = {}
+        for i, layer in enumerate(self.layers):
+            names = {"radial": "edge", "up": "vector", "down": "vector", "gates": "vector", "readout": "node"}
+            for name, module in layer.named_modules():
+                if isinstance(module, nn.Linear):
+                    roles[f"layers.{i}.{name}"] = names[name.split(".")[0].split("_")[0]]
+        return roles
+
+    def forward(self, graph: GraphTensors) -> ModelOutput:
+        """Energies of a graph."""
+        rows = self.table(graph.species)
+        distances = torch.linalg.vector_norm(graph.vectors, dim=-1)
+        unit = graph.vectors / distances[:, None]
+        radial = self.basis(distances / self.cutoff) * polynomial_envelope(distances, self.cutoff, p=2)[:, None]
+        couplings = self.couplings(unit)
+        one_hot = nn.functional.one_hot(rows, len(self.species)).to(unit.dtype)
+        stratum = self.embedding @ self.stratum
+        x: Features = {"0e": (one_hot @ self.embedding)[:, None, :]}
+        outputs, features = [], []
+        for layer in self.layers:
+            x = layer(x, stratum, one_hot, radial, couplings, graph.edge_index, self.neighbors)
+            for values, value in zip((outputs, features), layer.read(x), strict=True):
+                values.append(value)
+        return self.energies(sum(outputs)[:, 0], rows, graph, features=torch.cat(features, dim=-1))
+
+
+def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[list[str]]:
+    """Irreps of every layer that are not zero and reach an energy."""
+    arriving, reached = {"0e"}, []
+    for _ in range(config.layers):
+        ends = {end for _, _, end in paths(sorted(arriving & set(hidden)), list(hidden), config.l_max)}
+        arriving = ends | (arriving & set(hidden))
+        reached.append(arriving)
+    wanted: list[list[str]] = []
+    needed = {"0e"}
+    for here in reversed(reached):
+        wanted.insert(0, sorted(here & needed))
+        needed = {"0e"} | {ir for ir in hidden if ir in needed or paths([ir], sorted(needed), config.l_max)}
+    return wanted

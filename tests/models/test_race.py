@@ -1,0 +1,163 @@
+"""RACE: sizes of the paper, the folded product, what is zero and what reaches no energy, and its start from data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+
+from blipcalc.core.graph import Graph
+from blipcalc.errors import ConfigurationError
+from blipcalc.models.race import Race, RaceConfig
+from blipcalc.nn.irreps import species_linear
+from blipcalc.nn.radial import polynomial_envelope
+
+SPECIES = [1, 6, 7, 8, 9]
+#: parameters of the paper's sizes in the layouts of its two published codes (methods of the paper, counted by hand): name,
+#: elements, torch, jax
+COUNTS = [
+    ("qm9", 5, 17_640_896, 16_057_637),
+    ("psb3", 3, 9_534_464, 8_737_637),
+    ("rmd17", 3, 24_120_512, 22_012_965),
+    ("bpa", 4, 23_596_352, 20_964_517),
+    ("obn25", 2, 705_664, 657_381),
+]
+JAX = {"layout": "jax", "readout_width": 32, "readout_bias": True}
+BOTH = "+".join(f"4x{degree}{parity}" for degree in range(3) for parity in "eo")
+
+
+def race(seed=0, species=(1, 6, 8), **settings) -> Race:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Race(RaceConfig(**(RaceConfig.small().model_dump() | settings)), species).double()
+
+
+@pytest.fixture
+def graph():
+    atoms = molecule("CH3CH2OH")
+    atoms.rattle(0.05, seed=1)
+    return Graph.from_atoms(atoms, RaceConfig.small().cutoff).tensors(torch.float64)
+
+
+def n_parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "n_species", "in_torch", "in_jax"), COUNTS)
+def test_paper_sizes_have_the_parameters_of_the_published_codes(name, n_species, in_torch, in_jax):
+    config = getattr(RaceConfig, name)()
+    for layout, expected in (({"layout": "torch"}, in_torch), (JAX, in_jax)):
+        model = Race(RaceConfig(**(config.model_dump() | layout)), SPECIES[:n_species])
+        assert n_parameters(model) == expected
+
+
+def test_envelope_of_the_paper():
+    x = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
+    u = polynomial_envelope(3.0 * x, 3.0, p=2)
+    torch.testing.assert_close(u, (1 - x) ** 3 * (1 + 3 * x), rtol=1e-12, atol=1e-14)
+    (slope,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope[:-1].sum(), x)
+    assert float(u[0].detach()) == 1.0
+    assert abs(float(u[-1].detach())) + abs(float(slope[-2].detach())) < 2e-3
+    assert abs(float(curvature[-2])) < 0.3
+
+
+def test_folded_product_is_the_outer_product():
+    """A linear map on all products of channels of a with channels of M, against one matrix per element."""
+    generator = torch.Generator().manual_seed(0)
+    n, f, c = 6, 5, 4
+    a, m = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((3, f), (n, 3, c)))
+    weights = torch.randn(f, c, c, dtype=torch.float64, generator=generator)
+    rows = torch.tensor([0, 2, 1, 1, 0, 2])
+    outer = torch.einsum("nf,nmc->nmfc", a[rows], m).flatten(2)
+    expected = outer @ weights.flatten(0, 1)
+    folded = torch.einsum("sf,fcd->scd", a, weights)
+    one_hot = torch.nn.functional.one_hot(rows, 3).double()
+    torch.testing.assert_close(species_linear(m, folded, one_hot), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_layer_one_reaches_natural_parity_only_and_no_pseudoscalar_comes_early():
+    model = race(hidden=BOTH, layers=4, layout="torch")
+    assert model.layers[0].wanted == ["0e", "1o", "2e"]
+    assert "0o" not in model.layers[1].wanted
+    assert "0o" not in model.layers[-1].wanted
+
+
+@pytest.mark.parametrize("nonlinearity", ["none", "gate"])
+def test_what_is_left_out_is_zero_or_reaches_no_energy(graph, nonlinearity):
+    """A network that computes every irrep of every layer gives the same energies."""
+    model = race(hidden=BOTH, layers=3, layout="torch", nonlinearity=nonlinearity)
+    expected = model(graph)
+    seen = []
+    for layer in model.layers:
+        layer.wanted = sorted(layer.down.outputs)
+        layer.register_forward_hook(lambda _, inputs, x: seen.append(x))
+    found = model(graph)
+    torch.testing.assert_close(found.energies, expected.energies, rtol=1e-13, atol=1e-13)
+    assert {ir for ir, value in seen[1].items() if not value.any()} == {"0o"}
+    assert len(seen[1]) == 6
+
+
+def test_lean_network_is_the_torch_layout_without_what_does_not_act(graph):
+    whole, lean = race(hidden=BOTH, layers=2, layout="torch"), race(hidden=BOTH, layers=2, seed=1)
+    assert n_parameters(lean) < n_parameters(whole)
+    shapes = {name: p.shape for name, p in whole.named_parameters()}
+    assert {name for name, p in lean.named_parameters()} < set(shapes)
+    used = torch.autograd.grad(whole(graph).energy.sum(), list(whole.parameters()), allow_unused=True)
+    idle = {name for (name, _), g in zip(whole.named_parameters(), used, strict=True) if g is None or not g.any()}
+    assert {name for name in shapes if name not in dict(lean.named_parameters())} <= idle
+    used = torch.autograd.grad(lean(graph).energy.sum(), list(lean.parameters()), allow_unused=True)
+    assert all(g is not None and g.any() for g in used)
+
+
+def test_one_layer_without_harmonics_is_a_sum_of_pair_terms():
+    """Energy of one layer from scalars: E_i = f(Z_i, Σ_j g(r_ij, Z_j)), here against its formula."""
+    model = race(hidden="4x0e", embedding=3, layers=1, l_max=0)
+    atoms = molecule("H2O")
+    graph = Graph.from_atoms(atoms, model.cutoff).tensors(torch.float64)
+    (layer,) = model.layers
+    distances = atoms.get_all_distances()
+    rows = model.table(graph.species)
+
+    def gates(r):
+        x = torch.tensor([r / model.cutoff], dtype=torch.float64)
+        bessel = 2**0.5 * torch.sin(torch.arange(1, 9, dtype=torch.float64) * torch.pi * x) / x
+        hidden = bessel * (1 - x) ** 3 * (1 + 3 * x)
+        first, second, last = (linear.weight for linear in layer.radial)
+        for weight in (first, second):
+            hidden = 1.6791767 * torch.nn.functional.silu(weight @ hidden)
+        return (last @ hidden).view(2, 4)
+
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(3):
+        message = torch.zeros(2, 4, dtype=torch.float64)
+        for j in range(3):
+            if j != i:
+                message += gates(distances[i, j]) * (layer.up.blocks["0e"].weight @ model.embedding[rows[j]])
+        down = layer.down.blocks["0e"].weight @ message.flatten() / model.neighbors
+        a = model.embedding[rows[i]] @ model.stratum
+        product = torch.einsum("f,fcd,c->d", a, layer.product["0e"], down)
+        scalars = product + model.embedding[rows[i]] @ layer.skip["0e"][rows[i]]
+        hidden = 1.6791767 * torch.nn.functional.silu(layer.readout_inner.weight @ scalars)
+        total = total + (layer.readout_outer.weight @ hidden)[0]
+    torch.testing.assert_close(model(graph).energy[0], total, rtol=1e-12, atol=1e-12)
+
+
+def test_mean_number_of_neighbours_comes_from_the_data_unless_it_is_given():
+    references = {1: -1.0, 6: -2.0, 8: -3.0}
+    free, given = race(neighbors=None), race(neighbors=9.0)
+    for model in (free, given):
+        model.set_statistics(references, 0.5, 12.5)
+        assert float(model.energies.scale) == 0.5
+    assert (float(free.neighbors), float(given.neighbors)) == (12.5, 9.0)
+
+
+def test_outputs_of_a_fresh_network_are_of_order_one(graph):
+    outputs = [float(race(seed=seed, hidden="32x0e+32x1o")(graph).energies.detach().std()) for seed in range(5)]
+    assert 0.2 < np.mean(outputs) < 5.0
+
+
+def test_irreps_that_are_none_are_refused():
+    with pytest.raises(ConfigurationError, match="irreps"):
+        race(hidden="8x1o")
