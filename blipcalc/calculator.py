@@ -22,6 +22,8 @@ from blipcalc.predictor import BayesianPredictor
 VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std")
+#: variances that a single draw has from mean-variance heads
+OF_HEADS = {"none": (), "energy": VARIANCES[:2], "joint": VARIANCES[:6]}
 
 
 class BayesianCalculator(Calculator):
@@ -117,8 +119,9 @@ class BayesianCalculator(Calculator):
         self.prediction: Prediction | None = None
         left_out = set()
         if self.predictor.n_draws < 2:
-            left_out |= set(VARIANCES)
-        elif self.calibration is None and not raw:
+            left_out |= set(VARIANCES) - set(OF_HEADS[self.predictor.heads])
+        has_variance = not left_out >= set(VARIANCES)
+        if has_variance and self.calibration is None and not raw:
             remedy = "run 'blipcalc calibrate'" if isinstance(source, (str, Path, Model)) else "give it a calibration"
             warnings.warn(
                 f"no calibration for surface={self.predictor.surface!r}, n_draws={self.predictor.n_draws}, "

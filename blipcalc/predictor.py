@@ -69,7 +69,7 @@ class BayesianPredictor:
             raise DrawsError(f"n_draws={n_draws}; expected a whole number of draws ≥ 1")
         self.device, self.dtype = _device(device), _dtype(dtype)
         self.model = copy.deepcopy(model).to(self.device, self.dtype).eval().requires_grad_(False)
-        self.species, self.cutoff = tuple(model.species), float(model.cutoff)
+        self.species, self.cutoff, self.heads = tuple(model.species), float(model.cutoff), model.heads
         self.draws = place_draws(self.model, posterior.draw(n_draws, generator=torch.Generator().manual_seed(seed)))
         self.centre = place_draws(self.model, posterior.centre()) if surface == "centre" else None
         self._how = {"strategy": strategy, "chunk": chunk}

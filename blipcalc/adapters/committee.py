@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from blipcalc.core.contracts import Need, Surface
+from blipcalc.core.contracts import Heads, Need, Surface
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
 from blipcalc.core.validate import check_structure
@@ -31,6 +31,7 @@ class CommitteePredictor:
     surface: Surface = "mean"
     species: tuple[int, ...] | None = None
     has_energies = False
+    heads: Heads = "none"
 
     def __init__(self, calculators: Sequence[Calculator], calibration: Calibration | None = None) -> None:
         if not calculators:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blipcalc.bayes.inference import Alphas, BlipConfig, InferenceNetwork
 from blipcalc.bayes.variational import VariationalLinear, kl_divergence
-from blipcalc.core.contracts import Draws, ModelOutput, Role
+from blipcalc.core.contracts import Draws, Heads, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import ConfigurationError, DrawsError
 
@@ -54,6 +54,11 @@ class BlipModel(nn.Module):
     def energy_scale(self) -> float:
         """EV."""
         return self.backbone.energy_scale
+
+    @property
+    def heads(self) -> Heads:
+        """Those of the backbone."""
+        return self.backbone.heads
 
     def layer_roles(self) -> dict[str, Role]:
         """Those of the backbone, under its prefix."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Role = Literal["node", "edge", "vector"]
 Surface = Literal["mean", "centre"]
+Heads = Literal["none", "energy", "joint"]
 
 
 class ModelOutput(NamedTuple):
@@ -33,12 +34,15 @@ class ModelOutput(NamedTuple):
     features : (N, F) invariant features before the readout, or None
     penalty : (terms, 2) what the model itself adds to a training loss, before its weight, as sums and counts, so that a batch
         spread over processes averages right (BLIP: the KL of nodes and of edges); None for nothing
+    energy_var : (S,) eV², and forces_cov : (N, 3, 3) (eV/Å)², float64: the noise of labels, from mean-variance heads; or None
     """
 
     energy: Tensor
     energies: Tensor
     features: Tensor | None = None
     penalty: Tensor | None = None
+    energy_var: Tensor | None = None
+    forces_cov: Tensor | None = None
 
 
 @runtime_checkable
@@ -49,12 +53,14 @@ class EnergyModel(Protocol):
     species : atomic numbers that it knows
     supports_vmap : whether ``torch.func.vmap`` over its parameters and buffers works; declared, never probed
     energy_scale : eV, the unit of its network's outputs
+    heads : which variances it gives itself: ``none``, of the ``energy``, or ``joint``, of energy and forces
     """
 
     cutoff: float
     species: tuple[int, ...]
     supports_vmap: bool
     energy_scale: float
+    heads: Heads
 
     def layer_roles(self) -> dict[str, Role]:
         """Dotted name of every linear layer -> what its rows are: atoms, directed pairs, or vector components of atoms."""
@@ -130,6 +136,7 @@ class Predictor(Protocol):
     n_draws : K
     surface : which surface energy and forces are taken from
     has_stress, has_energies : whether it gives a stress, and energies of single atoms
+    heads : which variances every single draw has already
     """
 
     species: tuple[int, ...] | None
@@ -137,6 +144,7 @@ class Predictor(Protocol):
     surface: Surface
     has_stress: bool
     has_energies: bool
+    heads: Heads
 
     def __call__(self, structures: Sequence[Atoms], need: Need = ...) -> list[Prediction]:
         """Predictions in the order of the structures."""

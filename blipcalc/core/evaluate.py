@@ -9,7 +9,7 @@ model declares whether it supports ``vmap``, the caller chooses the rest, and a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -35,12 +35,15 @@ class Samples(NamedTuple):
     forces : (K, N, 3) eV/Å, or None where they were not asked for
     stress : (K, S, 3, 3) eV/Å³, NaN for structures without a volume; None where it was not asked for
     energies : (K, N) eV per atom
+    energy_var : (K, S) eV², forces_cov : (K, N, 3, 3) (eV/Å)²: what mean-variance heads say of each draw; None without heads
     """
 
     energy: Tensor
     forces: Tensor | None
     stress: Tensor | None
     energies: Tensor
+    energy_var: Tensor | None = None
+    forces_cov: Tensor | None = None
 
 
 class Evaluator:
@@ -89,35 +92,36 @@ class Evaluator:
 
     def _energy(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         output = torch.func.functional_call(
             self.model, {**state, **overrides}, (graph._replace(vectors=vectors),), strict=False
         )
-        return output.energy.sum(), (output.energy, output.energies)
+        noise = (value for value in (output.energy_var, output.forces_cov) if value is not None)
+        return output.energy.sum(), (output.energy, output.energies, *noise)
 
     def _gradient(
         self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         return torch.func.grad(self._energy, has_aux=True)(graph.vectors, state, overrides, graph)
 
     def _pass(
         self, draws: Draws, tensors: GraphTensors, *, gradient: bool, whole: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(K, S) energy, (K, N) energies, (K, E, 3) gradient of one chunk."""
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Values of one chunk, (K, S) energy, (K, N) energies and those of heads, and the (K, E, 3) gradient."""
         if not gradient:
             outputs = [
                 self._energy(tensors.vectors, self.state, {n: v[k] for n, v in draws.overrides.items()}, tensors)[1]
                 for k in range(draws.n)
             ]
-            return torch.stack([o[0] for o in outputs]), torch.stack([o[1] for o in outputs]), None
+            return _stacked(outputs), None
         n = draws.n if draws.overrides else 1
         if n == 1 or self.strategy == "loop":
             one = self._function(single=True, whole=whole and n == 1)
             passes = [one(self.state, {name: v[k] for name, v in draws.overrides.items()}, tensors) for k in range(n)]
-            g, energy, energies = (torch.stack(x) for x in zip(*((g, e, a) for g, (e, a) in passes), strict=True))
-            return energy.expand(draws.n, -1), energies.expand(draws.n, -1), g.expand(draws.n, -1, -1)
-        g, (energy, energies) = self._function(single=False, whole=whole)(self.state, dict(draws.overrides), tensors)
-        return energy, energies, g
+            (g,), values = _stacked([(p[0],) for p in passes]), _stacked([p[1] for p in passes])
+            return [value.expand(draws.n, *value.shape[1:]) for value in values], g.expand(draws.n, -1, -1)
+        g, values = self._function(single=False, whole=whole)(self.state, dict(draws.overrides), tensors)
+        return list(values), g
 
     def __call__(self, draws: Draws, graph: Graph, *, forces: bool = True, stress: bool = False) -> Samples:
         """Samples of all draws for one graph; the draws must be on the device and in the dtype of the model."""
@@ -129,14 +133,20 @@ class Evaluator:
             chunks = [draws] if chunk >= draws.n else [draws[k : k + chunk] for k in range(0, draws.n, chunk)]
             whole = len(chunks) == 1
             parts = [self._pass(part, tensors, gradient=forces or stress, whole=whole) for part in chunks]
-            energy, energies = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-            gradient = torch.cat([p[2] for p in parts]).double() if forces or stress else None
+            energy, energies, *noise = (torch.cat(values) for values in zip(*(p[0] for p in parts), strict=True))
+            gradient = torch.cat([p[1] for p in parts]).double() if forces or stress else None
             return Samples(
                 energy,
                 forces_from_gradient(gradient, graph.edge_index, len(graph.species)) if forces else None,
                 stress_from_gradient(gradient, vectors, graph) if stress else None,
                 energies,
+                *noise,
             )
+
+
+def _stacked(rows: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Tuples of tensors, one per draw, as one tensor each with the draws in front."""
+    return [torch.stack(values) for values in zip(*rows, strict=True)]
 
 
 def evaluate(

@@ -24,8 +24,8 @@ from torch.fx.node import map_arg
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import CompilationError
 
-#: (gradient (…, E, 3), (energy (…, S), energies (…, N)))
-Output = tuple[Tensor, tuple[Tensor, Tensor]]
+#: (gradient (…, E, 3), (energy (…, S), energies (…, N), and the variances of heads where there are any))
+Output = tuple[Tensor, tuple[Tensor, ...]]
 Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], GraphTensors], Output]
 
 #: largest difference of a kernel from the plain result, relative to the largest entry: rounding in another order
@@ -106,8 +106,8 @@ class Kernels:
         def run(vectors: Tensor, edge_index: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
             here = graph._replace(vectors=vectors, edge_index=edge_index)
             given = dict(zip(overrides, draws, strict=True)) if draws else overrides
-            gradient, (energy, energies) = self._plain(state, given, here)
-            return gradient, energy, energies
+            gradient, values = self._plain(state, given, here)
+            return gradient, *values
 
         # functional: an operation in place on a constant would spoil it for the next call
         module = make_fx(torch.func.functionalize(run))(*inputs)
@@ -118,13 +118,13 @@ class Kernels:
 def _run(kernel: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], n_pairs: int) -> Output:
     """The result of a kernel without the padding."""
     try:
-        gradient, energy, energies = kernel(*inputs)
+        gradient, *values = kernel(*inputs)
     except torch._dynamo.exc.TorchDynamoException as error:
         raise CompilationError(
             f"torch.compile fails with {_root(error)}. It needs a C++ compiler that works: install one (g++ or clang++), "
             "or name it in the environment variable CXX; strategy='traced' needs none"
         ) from error
-    return gradient[..., :n_pairs, :], (energy, energies)
+    return gradient[..., :n_pairs, :], tuple(values)
 
 
 def fold_constants(module: GraphModule) -> GraphModule:

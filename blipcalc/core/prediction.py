@@ -4,6 +4,8 @@ For draws k = 1 … K of energy E_k and forces F_k,i (Kahle and Zipoli 2022 call
 
     E = mean_k E_k,   Var E = Σ_k (E_k - E)² / (K - 1),   Σ_i = Σ_k (F_k,i - F_i)(F_k,i - F_i)ᵀ / (K - 1)
 
+the epistemic part, to which mean-variance heads add mean_k of their variances, the aleatoric part.
+
 ``energy_var`` is the variance of the *total* energies: per-atom variances are never summed, since errors of alike
 environments add coherently.
 """
@@ -30,13 +32,16 @@ Array = np.ndarray
 @dataclass(frozen=True)
 class SampleArrays:
     """Samples of one structure of n atoms as float64 arrays: energy (K,) eV · forces (K, n, 3) eV/Å · stress (K, 6) eV/Å³,
-    ASE's Voigt order · energies (K, n) eV; None where absent.
+    ASE's Voigt order · energies (K, n) eV · energy_var (K,) eV² and forces_cov (K, n, 3, 3) (eV/Å)² of mean-variance heads; None
+    where absent.
     """
 
     energy: Array
     forces: Array | None = None
     stress: Array | None = None
     energies: Array | None = None
+    energy_var: Array | None = None
+    forces_cov: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Prediction:
 
     species : (n,) atomic numbers
     energy, energies : eV, () and (n,); forces : (n, 3) eV/Å; stress : (6,) eV/Å³, ASE's Voigt order
-    energy_var : eV², forces_cov : (n, 3, 3) (eV/Å)², stress_var : (6,) (eV/Å³)²; total; None for a single draw
+    energy_var : eV², forces_cov : (n, 3, 3) (eV/Å)², stress_var : (6,) (eV/Å³)²; total; None for a single draw without heads
     energy_var_epistemic, forces_cov_epistemic : the part that the draws' spread makes up
     energy_var_aleatoric, forces_cov_aleatoric : the part that noise heads make up; None without heads
     n_draws : K
@@ -60,10 +65,10 @@ class Prediction:
     energies: Array | None
     forces: Array | None
     stress: Array | None
-    energy_var: float | None
-    forces_cov: Array | None
-    stress_var: Array | None
     n_draws: int
+    energy_var: float | None = None
+    forces_cov: Array | None = None
+    stress_var: Array | None = None
     surface: Surface = "mean"
     energy_var_aleatoric: float | None = None
     forces_cov_aleatoric: Array | None = None
@@ -125,6 +130,8 @@ def sample_arrays(samples: Samples, graph: Graph) -> list[SampleArrays]:
                 forces=None if samples.forces is None else samples.forces[:, atoms].cpu().numpy(),
                 stress=None if stress is None else full_3x3_to_voigt_6_stress(stress),
                 energies=samples.energies[:, atoms].cpu().numpy(),
+                energy_var=None if samples.energy_var is None else samples.energy_var[:, s].cpu().numpy(),
+                forces_cov=None if samples.forces_cov is None else samples.forces_cov[:, atoms].cpu().numpy(),
             )
         )
     return parts
@@ -151,11 +158,7 @@ def summarize(
         if samples is not None:
             _check_finite(samples)
     surface = centre if centre is not None else draws
-    spreads: dict[str, Any] = {"energy_var": None, "forces_cov": None, "stress_var": None}
-    if draws is not None and len(draws.energy) > 1:
-        spreads["energy_var"] = float(spread(draws.energy)[1])
-        spreads["forces_cov"] = None if draws.forces is None else covariance(draws.forces)
-        spreads["stress_var"] = None if draws.stress is None else spread(draws.stress)[1]
+    spreads = {} if draws is None else _variances(draws)
     return Prediction(
         species=np.asarray(species),
         energy=float(surface.energy.mean()),
@@ -167,6 +170,26 @@ def summarize(
         samples=draws if keep_samples else None,
         **spreads,
     )
+
+
+def _variances(draws: SampleArrays) -> dict[str, Any]:
+    """Total variances and their aleatoric parts: between the draws, and the mean of what their heads say.
+
+    The law of total variance; one draw with heads has their noise alone.
+    """
+    noise = {"energy_var": _mean(draws.energy_var), "forces_cov": None}
+    if draws.forces is not None:
+        noise["forces_cov"] = _mean(draws.forces_cov)
+    total: dict[str, Any] = {**noise, "stress_var": None}
+    if len(draws.energy) > 1:
+        total["energy_var"] = spread(draws.energy)[1] + (0.0 if noise["energy_var"] is None else noise["energy_var"])
+        if draws.forces is not None:
+            between = covariance(draws.forces)
+            total["forces_cov"] = between if noise["forces_cov"] is None else between + noise["forces_cov"]
+        total["stress_var"] = None if draws.stress is None else spread(draws.stress)[1]
+    for values in (total, noise):
+        values["energy_var"] = None if values["energy_var"] is None else float(values["energy_var"])
+    return total | {f"{name}_aleatoric": value for name, value in noise.items()}
 
 
 def _mean(samples: Array | None) -> Array | None:

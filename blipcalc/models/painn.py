@@ -13,16 +13,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import ModelOutput, Role
+from blipcalc.core.contracts import Heads, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
+from blipcalc.models.heads import HeadsConfig, with_noise
 from blipcalc.models.potential import Potential, xavier
 from blipcalc.nn.radial import BesselBasis, polynomial_envelope
 from blipcalc.nn.scatter import gather_rows, segment_sum
+from blipcalc.nn.symmetric import symmetric_traceless
 from blipcalc.settings import Settings
 
 #: rounds the norm of a vanishing vector, (feature unit)²: at 1e-8 the force near a site of inversion symmetry has a cusp
 #: (2500 eV/Å² at 1e-5 Å in fcc Cu with random weights), at 1e-4 it is linear below 1e-2 Å
 NORM_EPSILON = 1e-4
+#: pairs of vectors whose products make the tensor of a force covariance
+QUADRUPOLES = 8
 
 
 class PaiNNConfig(Settings):
@@ -32,6 +36,7 @@ class PaiNNConfig(Settings):
     interactions: int = Field(3, ge=1, le=64, description="message and update blocks")
     n_radial: int = Field(20, ge=2, le=512, description="Bessel functions")
     cutoff: float = Field(5.0, gt=0, description="Å")
+    heads: HeadsConfig = Field(default_factory=HeadsConfig, description="outputs beside the energy")
 
     @classmethod
     def small(cls) -> PaiNNConfig:
@@ -108,8 +113,20 @@ class PaiNN(Potential):
         self.messages = nn.ModuleList(Message(features, config.n_radial) for _ in range(config.interactions))
         self.updates = nn.ModuleList(Update(features) for _ in range(config.interactions))
         self.readout_inner = nn.Linear(features, features // 2)
-        self.readout_outer = nn.Linear(features // 2, 1)
+        self.readout_outer = nn.Linear(features // 2, config.heads.n_outputs)
+        if config.heads.has_quadrupole:
+            self.quadrupole_u = nn.Linear(features, QUADRUPOLES, bias=False)
+            self.quadrupole_v = nn.Linear(features, QUADRUPOLES, bias=False)
         xavier(self)
+        with torch.no_grad():  # variances start as those of the labels, isotropic
+            self.readout_outer.weight[1:] = 0.0
+            if config.heads.has_quadrupole:
+                self.quadrupole_v.weight.zero_()
+
+    @property
+    def heads(self) -> Heads:
+        """Which variances the network gives itself."""
+        return self.config.heads.predict
 
     def layer_roles(self) -> dict[str, Role]:
         """Which rows each linear layer runs over, by construction."""
@@ -118,6 +135,8 @@ class PaiNN(Potential):
             roles |= {f"messages.{i}.inner": "node", f"messages.{i}.outer": "node", f"messages.{i}.filter": "edge"}
             roles |= {f"updates.{i}.mix_u": "vector", f"updates.{i}.mix_v": "vector"}
             roles |= {f"updates.{i}.inner": "node", f"updates.{i}.outer": "node"}
+        if self.config.heads.has_quadrupole:
+            roles |= {"quadrupole_u": "vector", "quadrupole_v": "vector"}
         return roles | {"readout_inner": "node", "readout_outer": "node"}
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
@@ -134,5 +153,9 @@ class PaiNN(Potential):
             s, v = s + ds, v + dv
             ds, dv = update(s, v)
             s, v = s + ds, v + dv
-        outputs = self.readout_outer(nn.functional.silu(self.readout_inner(s)))[:, 0]
-        return self.energies(outputs, rows, graph, features=s)
+        outputs = self.readout_outer(nn.functional.silu(self.readout_inner(s)))
+        output = self.energies(outputs[:, 0], rows, graph, features=s)
+        quadrupole = None
+        if self.config.heads.has_quadrupole:
+            quadrupole = symmetric_traceless(self.quadrupole_u(v), self.quadrupole_v(v))
+        return with_noise(output, self.config.heads, outputs[:, 1:], quadrupole, graph, self.energies.scale)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from blipcalc.core.contracts import Heads
 from blipcalc.models.readout import AtomicEnergies
 from blipcalc.nn.species import SpeciesTable
 
@@ -37,6 +38,11 @@ class Potential(nn.Module):
     def conventions(self) -> dict[str, float]:
         """What the meaning of the weights rests on beside the architecture, as numbers that a model file keeps."""
         return {}
+
+    @property
+    def heads(self) -> Heads:
+        """Which variances the network gives itself; a config without heads has none."""
+        return "none"
 
     @property
     def energy_scale(self) -> float:

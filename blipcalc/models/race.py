@@ -25,20 +25,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import ModelOutput, Role
+from blipcalc.core.contracts import Heads, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
+from blipcalc.errors import ConfigurationError
+from blipcalc.models.heads import with_noise
 from blipcalc.models.potential import Potential
+from blipcalc.models.race_config import RaceConfig
 from blipcalc.nn.irreps import (
     Couplings,
     Features,
     IrrepsGate,
     IrrepsLinear,
+    coupling,
     degree,
     fingerprint,
     parse_irreps,
@@ -48,77 +50,11 @@ from blipcalc.nn.irreps import (
 )
 from blipcalc.nn.radial import BesselBasis, polynomial_envelope
 from blipcalc.nn.scatter import gather_rows, segment_sum
-from blipcalc.settings import Settings
 
 #: makes the second moment of SiLU of a standard normal one (e3nn's ``normalize2mom``)
 SILU_GAIN = 1.6791767
 #: pairs per atom, before the training frames say
 NEIGHBORS = 16.0
-
-
-def _both_parities(channels: int, l_max: int) -> str:
-    return "+".join(f"{channels}x{degree}{parity}" for degree in range(l_max + 1) for parity in "eo")
-
-
-class RaceConfig(Settings):
-    """Sizes of a :class:`Race`; the defaults are a size for CPUs, :meth:`rmd17` and the others are those of the paper."""
-
-    hidden: str = Field("32x0e+32x1o+32x2e", description="H, channels per irrep of every layer")
-    embedding: int = Field(64, ge=1, description="F, channels of the embedding of elements")
-    layers: int = Field(3, ge=1, le=16, description="η, layers, and strata of the energy")
-    l_max: int = Field(2, ge=0, le=6, description="largest degree of the harmonics")
-    n_radial: int = Field(8, ge=2, le=512, description="Bessel functions")
-    radial_width: int = Field(64, ge=4, description="hidden width of the radial MLP")
-    readout_width: int = Field(64, ge=4, description="hidden width of a readout")
-    readout_bias: bool = Field(False, description="a bias on the last map of every readout")
-    neighbors: float | None = Field(
-        None,
-        gt=0,
-        description="n̄, divides the messages; None: the mean number of pairs per atom in the training frames",
-    )
-    cutoff: float = Field(5.0, gt=0, description="Å")
-    nonlinearity: Literal["none", "gate"] = Field(
-        "none", description="of the trunk; none as in the paper; gate: SiLU on scalars, which gate all other irreps"
-    )
-    layout: Literal["lean", "torch", "jax"] = Field(
-        "lean",
-        description="which parameters exist: those that reach an energy, or all that the published codes have; the energy is "
-        "the same function",
-    )
-
-    @classmethod
-    def small(cls) -> RaceConfig:
-        """A small preset for tests and laptops."""
-        return cls(hidden="8x0e+8x1o+8x2e", embedding=8, layers=2, radial_width=16, readout_width=8, neighbors=8.0)
-
-    @classmethod
-    def qm9(cls) -> RaceConfig:
-        """The paper's size for QM9 (table 2)."""
-        return cls._paper(_both_parities(64, 2), cutoff=5.0, neighbors=28.0)
-
-    @classmethod
-    def psb3(cls) -> RaceConfig:
-        """The paper's size for PSB3."""
-        return cls._paper(_both_parities(64, 2), embedding=64, cutoff=6.0, neighbors=13.0)
-
-    @classmethod
-    def rmd17(cls) -> RaceConfig:
-        """The paper's size for rMD17; its n̄ are 9 (ethanol, malonaldehyde), 16 to 21 (the others)."""
-        return cls._paper(_both_parities(64, 3), l_max=3, cutoff=5.0)
-
-    @classmethod
-    def bpa(cls) -> RaceConfig:
-        """The paper's size for 3BPA."""
-        return cls._paper(_both_parities(64, 3), cutoff=6.0, neighbors=26.0)
-
-    @classmethod
-    def obn25(cls) -> RaceConfig:
-        """The size of the published inputs for oBN25 (its table S7 has F = 128)."""
-        return cls._paper("32x0o+32x0e+16x1o+16x1e+8x2o+8x2e", embedding=32, cutoff=3.0, neighbors=19.0)
-
-    @classmethod
-    def _paper(cls, hidden: str, **sizes: object) -> RaceConfig:
-        return cls(**({"hidden": hidden, "embedding": 128, "layers": 5, "l_max": 2, "layout": "torch"} | sizes))
 
 
 class Layer(nn.Module):
@@ -160,7 +96,14 @@ class Layer(nn.Module):
         if config.nonlinearity == "gate":
             self.gates = IrrepsGate(outputs)
         self.readout_inner = unit_linear(outputs["0e"], config.readout_width)
-        self.readout_outer = unit_linear(config.readout_width, 1, bias=config.readout_bias)
+        self.readout_outer = unit_linear(config.readout_width, config.heads.n_outputs, bias=config.readout_bias)
+        self.quadrupole = None
+        if config.heads.has_quadrupole and "2e" in wanted:
+            self.quadrupole = unit_linear(outputs["2e"], 1)
+        with torch.no_grad():  # variances start as those of the labels, isotropic
+            self.readout_outer.weight[1:] = 0.0
+            if self.quadrupole is not None:
+                self.quadrupole.weight.zero_()
 
     @property
     def gate_sizes(self) -> list[int]:
@@ -221,10 +164,11 @@ class Layer(nn.Module):
             parts.setdefault(end, []).append(segment_sum(message * gate[:, None, :], target, n))
         return {ir: torch.cat(values, dim=-1) for ir, values in parts.items()}
 
-    def read(self, x: Features) -> tuple[Tensor, Tensor]:
-        """A -> outputs (N, n), and the features (N, W) that they are linear in."""
+    def read(self, x: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """A -> outputs (N, n), the features (N, W) that they are linear in, and (N, 5) of a tensor for force covariances."""
         features = normal_silu(self.readout_inner(x["0e"][:, 0]))
-        return self.readout_outer(features), features
+        tensor = features.new_zeros(len(features), 5) if self.quadrupole is None else self.quadrupole(x["2e"])[..., 0]
+        return self.readout_outer(features), features, tensor
 
 
 def normal_silu(x: Tensor) -> Tensor:
@@ -256,6 +200,11 @@ class Race(Potential):
         self.basis = BesselBasis(1.0, config.n_radial)
         hidden, inputs = parse_irreps(config.hidden), {"0e": config.embedding}
         self.layers = nn.ModuleList()
+        if config.heads.has_quadrupole and "2e" not in hidden:
+            raise ConfigurationError(
+                f"equivariant force covariances take 2e among the hidden irreps, got {config.hidden!r}; add some, or take "
+                "heads.covariance='paper'"
+            )
         for wanted in _wanted(hidden, config):
             lean = config.layout == "lean"
             outputs = {ir: n for ir, n in hidden.items() if ir in wanted} if lean else hidden
@@ -263,6 +212,7 @@ class Race(Potential):
             inputs = outputs
         used = {path for layer in self.layers for path in layer.paths if path[1]}
         self.couplings = Couplings([(degree(a), l_sh, degree(b)) for a, l_sh, b in used], config.l_max)
+        self.register_buffer("tensors", coupling(1, 1, 2).permute(2, 0, 1).contiguous(), persistent=False)
         self.register_buffer("neighbors", torch.tensor(config.neighbors or NEIGHBORS))
 
     def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
@@ -270,6 +220,11 @@ class Race(Potential):
         super().set_statistics(references, scale, neighbors)
         if self.config.neighbors is None:
             self.neighbors.fill_(neighbors)
+
+    @property
+    def heads(self) -> Heads:
+        """Which variances the network gives itself."""
+        return self.config.heads.predict
 
     def conventions(self) -> dict[str, float]:
         """What the weights rest on beside the architecture: a fingerprint of harmonics and couplings."""
@@ -279,7 +234,14 @@ class Race(Potential):
         """Which rows each linear layer runs over, by construction."""
         roles: dict[str, Role] = {}
         for i, layer in enumerate(self.layers):
-            names = {"radial": "edge", "up": "vector", "down": "vector", "gates": "vector", "readout": "node"}
+            names = {
+                "radial": "edge",
+                "up": "vector",
+                "down": "vector",
+                "gates": "vector",
+                "readout": "node",
+                "quadrupole": "vector",
+            }
             for name, module in layer.named_modules():
                 if isinstance(module, nn.Linear):
                     roles[f"layers.{i}.{name}"] = names[name.split(".")[0].split("_")[0]]
@@ -295,12 +257,16 @@ class Race(Potential):
         one_hot = nn.functional.one_hot(rows, len(self.species)).to(unit.dtype)
         stratum = self.embedding @ self.stratum
         x: Features = {"0e": (one_hot @ self.embedding)[:, None, :]}
-        outputs, features = [], []
+        read = []
         for layer in self.layers:
             x = layer(x, stratum, one_hot, radial, couplings, graph.edge_index, self.neighbors)
-            for values, value in zip((outputs, features), layer.read(x), strict=True):
-                values.append(value)
-        return self.energies(sum(outputs)[:, 0], rows, graph, features=torch.cat(features, dim=-1))
+            read.append(layer.read(x))
+        outputs, features, tensors = zip(*read, strict=True)
+        output = self.energies(sum(outputs)[:, 0], rows, graph, features=torch.cat(features, dim=-1))
+        # variances are averages over layers, where energies are sums
+        raw, quadrupole = (sum(values) / len(read) for values in (outputs, tensors))
+        quadrupole = torch.einsum("nm,mij->nij", quadrupole.double(), self.tensors.double())
+        return with_noise(output, self.config.heads, raw[:, 1:], quadrupole, graph, self.energies.scale)
 
 
 def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[list[str]]:
@@ -311,8 +277,9 @@ def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[list[str]]:
         arriving = ends | (arriving & set(hidden))
         reached.append(arriving)
     wanted: list[list[str]] = []
-    needed = {"0e"}
+    read = {"0e", "2e"} if config.heads.has_quadrupole else {"0e"}
+    needed = set(read)
     for here in reversed(reached):
         wanted.insert(0, sorted(here & needed))
-        needed = {"0e"} | {ir for ir in hidden if ir in needed or paths([ir], sorted(needed), config.l_max)}
+        needed = read | {ir for ir in hidden if ir in needed or paths([ir], sorted(needed), config.l_max)}
     return wanted

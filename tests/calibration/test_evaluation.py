@@ -208,7 +208,7 @@ def test_figures_are_deterministic_and_plain_json(calibrated, evaluation):
 class Echo:
     """A predictor that returns labels plus a known error, calibrated where it is told so."""
 
-    species, n_draws, surface, has_stress, has_energies = None, 4, "mean", False, False
+    species, n_draws, surface, has_stress, has_energies, heads = None, 4, "mean", False, False, "none"
 
     def __init__(self, calibration=None):
         self.calibration = calibration

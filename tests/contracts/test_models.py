@@ -64,6 +64,7 @@ class PairModel(nn.Module):
     """A smooth pair potential that keeps every promise; each model below breaks one of them."""
 
     supports_vmap = True
+    heads = "none"
 
     def __init__(self, cutoff: float = 4.0, species=(1, 6)) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from blipcalc.md.run import run_md
 class Springs:
     """Three draws of springs to the starting places; their spread grows with the displacement."""
 
-    species, n_draws, surface, has_stress, has_energies = None, 3, "mean", False, False
+    species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"
 
     def __init__(self, home, spread=0.1):
         self.home, self.spread = home, spread

@@ -9,7 +9,8 @@ from ase.build import molecule
 
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
-from blipcalc.models.race import Race, RaceConfig
+from blipcalc.models.race import Race
+from blipcalc.models.race_config import RaceConfig
 from blipcalc.nn.irreps import species_linear
 from blipcalc.nn.radial import polynomial_envelope
 

@@ -17,6 +17,7 @@ class Scripted:
 
     species = None
     has_stress = has_energies = False
+    heads = "none"
     n_draws = 8
 
     def __init__(self, script, *, surface="mean", calibration=None, energy_std=0.01, forces=None):
