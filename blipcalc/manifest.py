@@ -31,7 +31,7 @@ class StoredCalibration(Strict):
     """A :class:`~blipcalc.core.prediction.Calibration` as JSON (keys are text there)."""
 
     surface: Surface
-    n_draws: int = Field(ge=2)
+    n_draws: int = Field(ge=1)
     seed: int
     model_hash: str
     scale: dict[AtomicNumber, Positive]

@@ -93,6 +93,11 @@ class Evaluation:
     n_seen_in_training: int | None = None
     foreign: Foreign | None = None
 
+    @property
+    def has_variances(self) -> bool:
+        """Whether there were variances of forces to score."""
+        return not np.isnan(self.forces.nll)
+
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values for JSON; NaN and infinity become None."""
         return _plain(asdict(self))

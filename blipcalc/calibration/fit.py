@@ -46,7 +46,7 @@ from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Draws, Posterior, Surface, place_draws
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
-from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
+from blipcalc.core.prediction import Calibration, Prediction, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError, TrainingDataReusedError
 from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_maximum, frame_weighted_quantile
@@ -186,8 +186,9 @@ def calibrate(
 
     frames : with energies and forces, several hundred, drawn like those to be predicted
     surfaces : None takes all that the posterior has
-    n_draws : values of K; an ensemble of M members is calibrated for min(K, M). For K <= 3 the mean squared z-score of
-        Gaussian draws diverges: ``scale`` is then ill determined, the quantiles still hold
+    n_draws : values of K; an ensemble of M members is calibrated for min(K, M), a point estimate with heads for 1. Without
+        heads and for K <= 3 the mean squared z-score of Gaussian draws diverges: ``scale`` is then ill determined, the
+        quantiles still hold
     seed : of the draws; levels : of the conformal quantiles
     device, dtype, strategy : of the evaluation, of at most batch_size atoms and chunk draws at once
     progress : called with (frames done, frames in all)
@@ -197,7 +198,7 @@ def calibrate(
     _refuse_training_frames(model, frames)
     for atoms in frames:
         check_elements(atoms.numbers, model.network.species)
-    counts, surfaces = _draw_counts(model.posterior, n_draws), _surfaces(model.posterior, surfaces)
+    counts, surfaces = _draw_counts(model, n_draws), _surfaces(model.posterior, surfaces)
     network = copy.deepcopy(model.network).to(device, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     evaluator = Evaluator(network.eval().requires_grad_(False), strategy=strategy, chunk=chunk)
     groups = [(place_draws(network, draws), shared) for draws, shared in _shared_draws(model.posterior, counts, seed)]
@@ -233,14 +234,17 @@ def _refuse_training_frames(model: Model, frames: Sequence[Atoms]) -> None:
         )
 
 
-def _draw_counts(posterior: Posterior, n_draws: Sequence[int]) -> list[int]:
-    """The values of K that the posterior can give, sorted."""
-    if not posterior.is_random:
-        raise CalibrationError("a point estimate has no spread to calibrate; train a BLIP, a mixture or an ensemble")
-    if not n_draws or min(n_draws) < 2:
-        raise ConfigurationError(f"a spread takes K >= 2 draws, got n_draws={tuple(n_draws)}")
-    counts = sorted({feasible_draws(posterior, k) for k in n_draws})
-    if counts[0] < 2:
+def _draw_counts(model: Model, n_draws: Sequence[int]) -> list[int]:
+    """The values of K that the posterior can give, sorted; one draw has variances only with heads for energy and forces."""
+    least = 1 if model.network.heads == "joint" else 2
+    if least > 1 and not model.posterior.is_random:
+        raise CalibrationError(
+            "a point estimate has no spread to calibrate; train a BLIP, a mixture, an ensemble, or heads (nll_jef)"
+        )
+    if not n_draws or min(n_draws) < least:
+        raise ConfigurationError(f"a spread takes K >= {least} draws, got n_draws={tuple(n_draws)}")
+    counts = sorted({feasible_draws(model.posterior, k) for k in n_draws})
+    if counts[0] < least:
         raise CalibrationError("an ensemble of one member has no spread to calibrate; train more members")
     return counts
 
@@ -296,7 +300,6 @@ def _predict(
     for draws, counts in groups:
         for atoms, drawn, middle in zip(batch, sample_arrays(evaluator(draws, graph), graph), centres, strict=True):
             for k in counts:
-                first = SampleArrays(drawn.energy[:k], drawn.forces[:k])
                 for surface in [s for s, n in predictions if n == k]:
-                    found = summarize(atoms.numbers, first, centre=middle if surface == "centre" else None)
+                    found = summarize(atoms.numbers, drawn.first(k), centre=middle if surface == "centre" else None)
                     predictions[surface, k].append(found)

@@ -104,7 +104,8 @@ def train(
     """Train a potential on labelled data, calibrate it on held-out frames, and write one model file."""
     from blipcalc.calibration.fit import calibrate, check_enough
     from blipcalc.checkpoint import save_model
-    from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
+    from blipcalc.training.config import ModelConfig, NoiseConfig, TrainConfig
+    from blipcalc.training.plan import Plan
     from blipcalc.training.prepare import prepare
     from blipcalc.training.run import train as run_training
 
@@ -126,8 +127,9 @@ def train(
     for stage, kind in (("warm", TrainConfig), ("training", TrainConfig), ("noise", NoiseConfig)):
         kind.of({name: value for name, value in given[stage].items() if (name, value) != ("epochs", 0)})
     given = without_idle_stages(given)
-    calibrate_after = calibrate_after and only_member is None and ModelConfig.of(given["model"]).posterior != "point"
-    held_out = prepare(data, DataConfig.of(given["data"])).split.calibration if calibrate_after else []
+    plan = Plan.of(**given, start=start)
+    calibrate_after = calibrate_after and only_member is None and plan.has_error_bars
+    held_out = prepare(data, plan.data).split.calibration if calibrate_after else []
     if held_out:
         check_enough(len(held_out))
     model = run_training(data, output, start=start, folder=folder, only_member=only_member, command=_command(), **given)
@@ -135,8 +137,7 @@ def train(
         return
     if held_out:
         with _bar(len(held_out), "calibration") as report:
-            dtype = TrainConfig.of(given["training"]).dtype
-            model = calibrate(model, held_out, device=device, dtype=dtype, progress=report)
+            model = calibrate(model, held_out, device=device, dtype=plan.training.dtype, progress=report)
         save_model(model, output)
     elif calibrate_after:
         typer.echo("no frames were held out (data.calibration=0), so the model is not calibrated", err=True)

@@ -58,7 +58,7 @@ def error_bars_text(predictor: BayesianPredictor, stored: Sequence[Calibration],
     raw : whether posterior values were asked for
     """
     settings, used = _settings(predictor.surface, predictor.n_draws, predictor.seed), predictor.calibration
-    if predictor.n_draws < 2:
+    if predictor.n_draws < 2 and predictor.heads != "joint":
         return "no spread: one network, or one draw of it, has errors but no error bars"
     if used is not None:
         return f"calibrated on {used.n_frames} frames: {settings}"
@@ -87,7 +87,7 @@ def evaluation_text(e: Evaluation) -> str:
         f"   ({1e3 * e.energy_mae_per_atom:.3f}, {1e3 * e.energy_rmse_per_atom:.3f} per atom)",
         f"  forces   MAE {1e3 * e.forces.mae:.2f}  RMSE {1e3 * e.forces.rmse:.2f} meV/Å per component",
     ]
-    if e.n_draws > 1:
+    if e.has_variances:
         lines += _spread_lines(e)
     for c in e.compositions:
         lines.append(
@@ -98,7 +98,7 @@ def evaluation_text(e: Evaluation) -> str:
     if e.is_calibration_set:
         lines.append("  these are the frames of the calibration itself: its coverage proves nothing")
     if e.foreign is not None:
-        lines += _foreign_lines(e.foreign, has_spread=e.n_draws > 1)
+        lines += _foreign_lines(e.foreign, has_spread=e.has_variances)
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ environments add coherently.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ class SampleArrays:
     energies: Array | None = None
     energy_var: Array | None = None
     forces_cov: Array | None = None
+
+    def first(self, k: int) -> SampleArrays:
+        """The first k draws."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return SampleArrays(**{name: None if value is None else value[:k] for name, value in held.items()})
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,8 @@ class Race(Potential):
         unit = graph.vectors / distances[:, None]
         radial = self.basis(distances / self.cutoff) * polynomial_envelope(distances, self.cutoff, p=2)[:, None]
         couplings = self.couplings(unit)
-        one_hot = nn.functional.one_hot(rows, len(self.species)).to(unit.dtype)
+        # not nn.functional.one_hot, which looks at the values and so cannot be traced
+        one_hot = (rows[:, None] == torch.arange(len(self.species), device=rows.device)).to(unit.dtype)
         stratum = self.embedding @ self.stratum
         x: Features = {"0e": (one_hot @ self.embedding)[:, None, :]}
         read = []

@@ -15,7 +15,7 @@ def _both_parities(channels: int, l_max: int) -> str:
 
 
 class RaceConfig(Settings):
-    """Sizes of a :class:`~blipcalc.models.race.Race`; the defaults are a size for CPUs, :meth:`rmd17` and the others are those of the paper."""
+    """Sizes of a :class:`~blipcalc.models.race.Race`; the defaults are for CPUs, those of the paper stand under their names."""
 
     hidden: str = Field("32x0e+32x1o+32x2e", description="H, channels per irrep of every layer")
     embedding: int = Field(64, ge=1, description="F, channels of the embedding of elements")

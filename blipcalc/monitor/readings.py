@@ -36,8 +36,8 @@ def check_watchable(calc: Calculator | None) -> None:
         raise MonitorError("the structure has no calculator; attach one before the monitor")
     if "atom_std" not in calc.implemented_properties:
         raise MonitorError(
-            f"{type(calc).__name__} gives no 'atom_std': expected a BayesianCalculator with n_draws ≥ 2. Behind a sum "
-            "(dispersion, bias) pass the inner one as calculator="
+            f"{type(calc).__name__} gives no 'atom_std': expected a BayesianCalculator with n_draws ≥ 2, or with heads for "
+            "forces. Behind a sum (dispersion, bias) pass the inner one as calculator="
         )
 
 

@@ -11,7 +11,7 @@ from blipcalc.core.contracts import Surface
 from blipcalc.settings import Settings
 from blipcalc.units import EnergyUnit, LengthUnit
 
-ObjectiveName = Literal["mae", "mse", "gaussian_nll", "crps"]
+ObjectiveName = Literal["mae", "mse", "gaussian_nll", "crps", "nll_e", "nll_jef"]
 #: of the noise fit without a number of epochs; fewer steps than these leave the noise near its start
 EPOCHS, STEPS = 20, 300
 
@@ -61,7 +61,14 @@ class TrainConfig(Settings):
     objective: ObjectiveName = Field(
         "mae",
         description="mae: as the BLIP paper; mse; gaussian_nll: one noise level per batch, at its best; "
-        "crps: proper score over train_draws",
+        "crps: proper score over train_draws; nll_e, nll_jef: likelihood with a variance of the energy, and a covariance of "
+        "every force, from heads of the network",
+    )
+    beta: float = Field(
+        0.0, ge=0, le=1, description="of nll_e and nll_jef: β-NLL, which keeps means learning; 0.5 is usual"
+    )
+    variance_warmup: float = Field(
+        0.1, ge=0, le=1, description="of nll_e and nll_jef: fraction of all steps with mse, before variances are learnt"
     )
     energy_weight: float = Field(0.1, ge=0, description="weight of the energy term (per structure)")
     forces_weight: float = Field(1.0, ge=0, description="weight of the force term (per component)")

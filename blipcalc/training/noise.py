@@ -145,7 +145,7 @@ class _NoiseFit:
     def _forces(self, batch: Labelled, member: Tensor, noise: dict[str, Tensor]) -> Tensor:
         """(K, N, 3), in units of the label scale; ``member`` (K,) tells whose weights each draw has."""
         overrides = {name: gather_rows(value, member) for name, value in self.members.items()} | noise
-        return self._step(self.parameters, overrides, *batch.graph)[1] / self.scale
+        return self._step(self.parameters, overrides, *batch.graph).forces / self.scale
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         c = self.config

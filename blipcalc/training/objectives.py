@@ -4,8 +4,16 @@ With the scale s (eV, and eV/Å for forces: the RMS force component of the train
 
     e = (E - E_ref) / s,    f = (F - F_ref) / s
 
-so that weights, learning rate and the KL weight do not depend on the chemistry.  ``mean`` is the average over a batch, which
-may be spread over processes.
+so that weights, learning rate and the KL weight do not depend on the chemistry; variances of mean-variance heads are divided
+by s² alike.  ``mean`` is the average over a batch, which may be spread over processes.
+
+The joint likelihood of energies and forces (Willow, …, Myung, arXiv 2510.03046, eq. 24) is there
+
+    λ_E r²/σ² + ln σ² + λ_F fᵀ Σ⁻¹ f + ln det Σ
+
+whose minimum is at λ times the variance of the errors.  Written for what shall be reported, σ²/λ and Σ/λ, it is the same
+function with λ = 1, up to a constant: λ moves nothing but the unit of the variance.  So there is none here; weights stand
+before whole terms, and reported variances are those of the errors.
 """
 
 from __future__ import annotations
@@ -15,7 +23,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from blipcalc.core.contracts import Heads
 from blipcalc.errors import ConfigurationError
+from blipcalc.nn.symmetric import gaussian_terms
+from blipcalc.training.batches import Labelled
+from blipcalc.training.steps import StepOutput
 
 Mean = Callable[[Tensor], Tensor]
 
@@ -53,9 +65,50 @@ def crps(residual: Tensor, mean: Mean = torch.mean) -> Tensor:
     return mean(residual.abs().mean(dim=0) - pairs)
 
 
+def variance_nll(residual: Tensor, variance: Tensor, mean: Mean = torch.mean, beta: float = 0.0) -> Tensor:
+    """Gaussian negative log-likelihood with a variance for every residual: mean of ½ (r² / σ² + ln σ²), without ½ ln 2π.
+
+    beta : each term times ⌊σ²⌋^β, whose gradient is stopped (β-NLL, Seitzer et al. 2022, arXiv 2203.09168, eq. 9): without it
+        residuals with a large variance are hardly learnt; 0.5 is their recommendation, 1 gives means the gradient of the mse
+    """
+    terms = 0.5 * (residual.square() / variance + variance.log())
+    return mean(terms * variance.detach() ** beta if beta else terms)
+
+
+def covariance_nll(residual: Tensor, covariance: Tensor, mean: Mean = torch.mean, beta: float = 0.0) -> Tensor:
+    """The same for vectors (…, 3) with covariances (…, 3, 3), per component: mean of (rᵀ Σ⁻¹ r + ln det Σ) / 6.
+
+    beta : each term times ⌊det Σ⌋^(β/3)
+    """
+    square, logdet = gaussian_terms(residual, covariance)
+    terms = (square + logdet) / 6.0
+    return mean(terms * (logdet.detach() * beta / 3.0).exp() if beta else terms)
+
+
+#: of residuals alone
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "mae": mae,
     "mse": mse,
     "gaussian_nll": gaussian_nll,
     "crps": crps,
 }
+
+#: of residuals and the variances of mean-variance heads: the heads that each takes
+WITH_HEADS: dict[str, Heads] = {"nll_e": "energy", "nll_jef": "joint"}
+
+
+def losses(
+    name: str, step: StepOutput, batch: Labelled, scale: float, *, mean: Mean = torch.mean, beta: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Loss of energies and of forces under an objective.
+
+    step : outputs of R draws; batch : labels; scale : s, eV; mean, beta : see above
+    ``nll_e`` takes the likelihood of energies and the mse of forces, ``nll_jef`` the likelihood of both.
+    """
+    energy, forces = (step.energy - batch.energy) / scale, (step.forces - batch.forces) / scale
+    if name in OBJECTIVES:
+        return OBJECTIVES[name](energy.to(forces.dtype), mean), OBJECTIVES[name](forces, mean)
+    of_energy = variance_nll(energy, step.energy_var / scale**2, mean, beta)
+    if name == "nll_e":
+        return of_energy, mse(forces, mean)
+    return of_energy, covariance_nll(forces.double(), step.forces_cov / scale**2, mean, beta)

@@ -12,6 +12,7 @@ from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError, TrainingDataReusedError
 from blipcalc.models.registry import model_name
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
+from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared
 
 #: epochs without noise of a BLIP for which no training was asked: what measured best
@@ -61,7 +62,9 @@ class Plan:
             None if start is None else load_model(start),
         )
         plan._check_stages()
-        return replace(plan, model=plan._model_meant())
+        plan = replace(plan, model=plan._model_meant())
+        plan._check_heads()
+        return plan
 
     def _check_stages(self) -> None:
         """Refuse stages that do not make a model."""
@@ -77,11 +80,32 @@ class Plan:
                 "posterior='blip', or epochs > 0"
             )
 
+    def _objectives(self) -> list[str]:
+        """Of the stages that train weights."""
+        return [stage.objective for stage in (self.warm, self.training) if stage is not None and stage.epochs]
+
+    def _check_heads(self) -> None:
+        """Refuse heads that no stage would train: they would report the variances that they start with."""
+        objectives = self._objectives()
+        if self._heads() != "none" and objectives and not set(objectives) & set(WITH_HEADS):
+            raise ConfigurationError(
+                f"the network has heads={self._heads()!r}, which objective={objectives[-1]!r} does not train; take one of "
+                f"{', '.join(WITH_HEADS)}"
+            )
+
+    def _heads(self) -> str:
+        return self.model.sizes.get("heads", {}).get("predict", "none")
+
     def _model_meant(self) -> ModelConfig:
         """The settings of the model, with the architecture of the starting point where there is one."""
         model, start = self.model, self.start
         if start is None:
-            return model.model_copy(update={"architecture": model.architecture or "painn"})
+            # the network gets the heads that its objectives train
+            heads = [WITH_HEADS[name] for name in self._objectives() if name in WITH_HEADS]
+            added = {"heads": {"predict": "joint" if "joint" in heads else "energy"}} if heads else {}
+            return model.model_copy(
+                update={"architecture": model.architecture or "painn", "sizes": {**added, **model.sizes}}
+            )
         if start.posterior.name != "point":
             raise ConfigurationError(
                 f"start needs a deterministic model (posterior 'point'), got {start.posterior.name!r}"
@@ -93,6 +117,11 @@ class Plan:
                 f"the starting model is {own}, but {given} was asked for; leave them out, or train anew"
             )
         return model.model_copy(update=own)
+
+    @property
+    def has_error_bars(self) -> bool:
+        """Whether the model will give variances of forces, which can be calibrated."""
+        return self.model.is_blip or self.model.n_members > 1 or self._heads() == "joint"
 
     def refuse_seen(self, prepared: Prepared) -> None:
         """Refuse frames that shall measure errors and that the starting network was trained on.

@@ -7,6 +7,7 @@ forces and their derivative as one graph; outside of it a compiled energy return
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,24 @@ from torch import Tensor, nn
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import GraphTensors
 
-StepOutput = tuple[Tensor, Tensor, Tensor]
+
+class StepOutput(NamedTuple):
+    """What R draws say of a batch: energy (R, S) eV, forces (R, N, 3) eV/Å, penalty (terms, 2) as sums and counts, and the
+    variances of mean-variance heads where there are any, energy_var (R, S) eV² and forces_cov (R, N, 3, 3) (eV/Å)².
+    """
+
+    energy: Tensor
+    forces: Tensor
+    penalty: Tensor
+    energy_var: Tensor | None = None
+    forces_cov: Tensor | None = None
+
+
 StepFunction = Callable[..., StepOutput]
 
 
 def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFunction:
-    """The function ``(parameters, overrides, *graph tensors) -> energy (R, S) eV, forces (R, N, 3) eV/Å, penalty (terms, 2)``.
+    """The function ``(parameters, overrides, *graph tensors) -> StepOutput``.
 
     Parameters
     ----------
@@ -27,16 +40,19 @@ def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFun
     compiled : wrap in ``torch.compile`` with dynamic shapes
     """
 
-    def single(parameters: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors) -> StepOutput:
-        def total(vectors: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def single(
+        parameters: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
+    ) -> tuple[Tensor, ...]:
+        def total(vectors: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             state = {**parameters, **overrides}
             output = torch.func.functional_call(model, state, (graph._replace(vectors=vectors),))
             penalty = output.penalty if output.penalty is not None else output.energy.new_zeros(0, 2)
-            return output.energy.sum(), (output.energy, penalty)
+            noise = (value for value in (output.energy_var, output.forces_cov) if value is not None)
+            return output.energy.sum(), (output.energy, penalty, *noise)
 
-        gradient, (energy, penalty) = torch.func.grad(total, has_aux=True)(graph.vectors)
+        gradient, (energy, penalty, *noise) = torch.func.grad(total, has_aux=True)(graph.vectors)
         forces = forces_from_gradient(gradient, graph.edge_index, graph.species.shape[0])
-        return energy, forces, penalty
+        return energy, forces, penalty, *noise
 
     def step(
         parameters: Mapping[str, Tensor],
@@ -49,14 +65,14 @@ def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFun
     ) -> StepOutput:
         graph = GraphTensors(vectors, edge_index, species, batch, n_structures)
         if not stacked:
-            energy, forces, penalty = single(parameters, overrides, graph)
-            return energy[None], forces[None], penalty
-        if model.supports_vmap:
-            energy, forces, penalty = torch.func.vmap(single, in_dims=(None, 0, None))(parameters, overrides, graph)
-            return energy, forces, penalty.mean(dim=0)
-        n = next(iter(overrides.values())).shape[0]
-        draws = [single(parameters, {name: value[r] for name, value in overrides.items()}, graph) for r in range(n)]
-        energy, forces, penalty = (torch.stack(parts) for parts in zip(*draws, strict=True))
-        return energy, forces, penalty.mean(dim=0)
+            values = [value[None] for value in single(parameters, overrides, graph)]
+        elif model.supports_vmap:
+            values = torch.func.vmap(single, in_dims=(None, 0, None))(parameters, overrides, graph)
+        else:
+            n = next(iter(overrides.values())).shape[0]
+            draws = [single(parameters, {name: value[r] for name, value in overrides.items()}, graph) for r in range(n)]
+            values = [torch.stack(parts) for parts in zip(*draws, strict=True)]
+        energy, forces, penalty, *noise = values
+        return StepOutput(energy, forces, penalty.mean(dim=0), *noise)
 
     return torch.compile(step, dynamic=True) if compiled else step

@@ -22,7 +22,7 @@ from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batche
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
 from blipcalc.training.logs import RunLog
-from blipcalc.training.objectives import OBJECTIVES
+from blipcalc.training.objectives import WITH_HEADS, losses
 from blipcalc.training.schedules import kl_weight, learning_rate
 from blipcalc.training.steps import step_function
 from blipcalc.training.validation import validate
@@ -65,6 +65,11 @@ class Trainer:
             )
         if len(train) < self.processes.world:
             raise ConfigurationError(f"{len(train)} training frames for {self.processes.world} processes; start fewer")
+        heads = WITH_HEADS.get(config.objective, "none")
+        if heads not in ("none", model.heads):
+            raise ConfigurationError(
+                f"objective={config.objective!r} takes a network with heads={heads!r}, this one has {model.heads!r}"
+            )
         self.identity = _identity(model, train, validation)
         self.model = model.to(self.device, self.dtype)
         self.train, self.validation = train, validation
@@ -157,11 +162,11 @@ class Trainer:
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         c = self.config
-        energy, forces, terms = self._step(self.parameters, self._overrides(), *batch.graph)
-        penalty = self.processes.sum_of_means(terms)
-        objective = OBJECTIVES[c.objective]
-        energy_loss = objective(((energy - batch.energy) / self.scale).to(self.dtype), self.processes.mean)
-        forces_loss = objective((forces - batch.forces) / self.scale, self.processes.mean)
+        step = self._step(self.parameters, self._overrides(), *batch.graph)
+        penalty = self.processes.sum_of_means(step.penalty)
+        warming = c.objective in WITH_HEADS and self.step_count < c.variance_warmup * self.total_steps
+        name = "mse" if warming else c.objective
+        energy_loss, forces_loss = losses(name, step, batch, self.scale, mean=self.processes.mean, beta=c.beta)
         weight = kl_weight(self.step_count, self.total_steps, weight=c.kl_weight, warmup=c.kl_warmup)
         loss = c.energy_weight * energy_loss + c.forces_weight * forces_loss + weight * penalty.to(self.dtype)
         self.optimizer.zero_grad(set_to_none=True)

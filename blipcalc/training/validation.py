@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blipcalc.core.contracts import Posterior, place_draws
+from blipcalc.stats.scores import crps_gaussian
 from blipcalc.training.batches import Labelled
 from blipcalc.training.objectives import crps
 from blipcalc.training.steps import step_function
@@ -25,7 +26,7 @@ def validate(
     """MAE of the predictive mean (eV, eV/Å), and the score that selects the model.
 
     With a spread the score is the weighted CRPS of the draws; without one it is the weighted MAE, which is the CRPS of a
-    point prediction.
+    point prediction; with mean-variance heads the CRPS of a Gaussian of the total variance.
     """
     draws = place_draws(model, posterior.draw(n_draws if posterior.is_random else 1, generator=generator))
     step = step_function(model, stacked=draws.n > 1, compiled=False)
@@ -34,9 +35,10 @@ def validate(
     sums = {"energy": [0.0, 0.0, 0], "forces": [0.0, 0.0, 0]}
     for batch in batches:
         with torch.no_grad():
-            energy, forces, _ = step(parameters, overrides, *batch.graph)
-        for name, residual in (("energy", energy - batch.energy), ("forces", forces - batch.forces)):
-            _add(sums[name], residual.double())
+            out = step(parameters, overrides, *batch.graph)
+        noise = None if out.forces_cov is None else out.forces_cov.diagonal(dim1=-2, dim2=-1)
+        _add(sums["energy"], (out.energy - batch.energy).double(), out.energy_var)
+        _add(sums["forces"], (out.forces - batch.forces).double(), noise)
     energy_weight, forces_weight = weights
     score = [sums[name][1] / sums[name][2] for name in ("energy", "forces")]
     return {
@@ -46,10 +48,14 @@ def validate(
     }
 
 
-def _add(sums: list[float], residual: Tensor) -> None:
-    """Add the sums of |mean error|, of the CRPS, and the count."""
-    absolute = float(residual.mean(dim=0).abs().sum())
-    n = residual[0].numel()
+def _add(sums: list[float], residual: Tensor, noise: Tensor | None) -> None:
+    """Add the sums of |mean error|, of the CRPS, and the count; residual and variance of noise of each draw in front."""
+    error, n = residual.mean(dim=0), residual[0].numel()
+    absolute = float(error.abs().sum())
+    score = float(crps(residual)) * n if residual.shape[0] > 1 else absolute
+    if noise is not None:
+        variance = noise.mean(dim=0) + (residual.var(dim=0) if residual.shape[0] > 1 else 0.0)
+        score = crps_gaussian(error.cpu().numpy(), variance.cpu().numpy()) * n
     sums[0] += absolute
-    sums[1] += float(crps(residual)) * n if residual.shape[0] > 1 else absolute
+    sums[1] += score
     sums[2] += n

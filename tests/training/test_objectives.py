@@ -11,11 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blipcalc.errors import ConfigurationError
+from blipcalc.nn.symmetric import gaussian_terms
 from blipcalc.stats import scores
+from blipcalc.training.batches import Labelled
 from blipcalc.training.config import ObjectiveName, TrainConfig
 from blipcalc.training.distributed import Processes
-from blipcalc.training.objectives import OBJECTIVES, crps, gaussian_nll, mae, mse
+from blipcalc.training.objectives import (
+    OBJECTIVES,
+    WITH_HEADS,
+    covariance_nll,
+    crps,
+    gaussian_nll,
+    losses,
+    mae,
+    mse,
+    variance_nll,
+)
 from blipcalc.training.schedules import kl_weight, learning_rate
+from blipcalc.training.steps import StepOutput
 
 
 def residuals(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -23,7 +36,7 @@ def residuals(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) ->
 
 
 def test_every_name_has_an_objective():
-    assert set(OBJECTIVES) == set(ObjectiveName.__args__)
+    assert set(OBJECTIVES) | set(WITH_HEADS) == set(ObjectiveName.__args__)
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (3, 5), (2, 4, 3)])
@@ -197,3 +210,112 @@ def test_unknown_and_senseless_settings_are_refused(wrong):
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         TrainConfig().epochs = 3
+
+
+def known_noise(n=40_000, seed=0):
+    """Errors of a known covariance."""
+    factor = torch.tensor([[0.3, 0.0, 0.0], [0.1, 0.2, 0.0], [-0.2, 0.05, 0.1]], dtype=torch.float64)
+    return residuals(n, 3, seed=seed) @ factor.T, factor @ factor.T
+
+
+def fitted_covariance(loss, start=1.0):
+    """The covariance L Lᵀ that a loss is least for."""
+    raw = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [raw], max_iter=1000, line_search_fn="strong_wolfe", tolerance_grad=1e-13, tolerance_change=0.0
+    )
+
+    def covariance():
+        factor = torch.zeros(3, 3, dtype=torch.float64)
+        lower = torch.tril_indices(3, 3, offset=-1)
+        factor = factor.index_put((lower[0], lower[1]), raw[3:]) + torch.diag(start * raw[:3].exp())
+        return factor @ factor.T
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(covariance())
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return covariance().detach()
+
+
+def test_joint_likelihood_recovers_the_covariance_of_the_errors():
+    errors, true = known_noise()
+    found = fitted_covariance(lambda c: covariance_nll(errors, c.expand(len(errors), 3, 3)))
+    sample = errors.T @ errors / len(errors)
+    torch.testing.assert_close(found, sample, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found, true, rtol=0.05, atol=2e-3)
+
+
+@pytest.mark.parametrize("weight", [50.0, 100.0, 1000.0])
+def test_weight_of_the_published_loss_inflates_the_variance_and_division_restores_it(weight):
+    """λ before the Mahalanobis term alone; σ grows by 7.07, 10 and 31.6.  Weights of ours stand before whole terms."""
+    errors, _ = known_noise(2000)
+
+    def published(covariance):
+        square, logdet = gaussian_terms(errors, covariance.expand(len(errors), 3, 3))
+        return (weight * square + logdet).mean()
+
+    sample = errors.T @ errors / len(errors)
+    found = fitted_covariance(published, start=weight**0.5)
+    torch.testing.assert_close(found, weight * sample, rtol=1e-5, atol=1e-8)
+    assert float((found / sample)[0, 0]) ** 0.5 == pytest.approx({50: 7.07, 100: 10.0, 1000: 31.6}[weight], rel=1e-3)
+    torch.testing.assert_close(found / weight, sample, rtol=1e-5, atol=1e-8)
+    ours = fitted_covariance(lambda c: weight * covariance_nll(errors, c.expand(len(errors), 3, 3)))
+    torch.testing.assert_close(ours, sample, rtol=1e-5, atol=1e-8)
+
+
+def test_gradient_of_the_mean_does_not_depend_on_that_weight_once_variances_have_adapted():
+    errors, _ = known_noise(500)
+    sample = errors.T @ errors / len(errors)
+    gradients = []
+    for weight in (1.0, 100.0):
+        mean = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        square, _ = gaussian_terms(errors - mean, (weight * sample).expand(len(errors), 3, 3))
+        gradients.append(torch.autograd.grad((weight * square).mean(), mean)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_likelihood_of_variances_is_that_of_the_scores():
+    r, v = residuals(300), residuals(300, seed=1).exp()
+    expected = scores.nll(r.numpy(), v.numpy()) - 0.5 * math.log(2 * math.pi)
+    np.testing.assert_allclose(variance_nll(r, v), expected, rtol=1e-12)
+    # isotropic covariances: per component, the same
+    r, v = residuals(50, 3), residuals(50, seed=1).exp()
+    both = covariance_nll(r, v[:, None, None] * torch.eye(3)), variance_nll(r, v[:, None].expand(-1, 3))
+    torch.testing.assert_close(*both)
+
+
+def test_beta_one_gives_means_the_gradient_of_the_mse():
+    v = residuals(40, seed=1).exp()
+    for beta, power in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+        r = residuals(40).requires_grad_()
+        (gradient,) = torch.autograd.grad(variance_nll(r, v, beta=beta), r)
+        torch.testing.assert_close(gradient, r.detach() / v * v**power / 40)
+        vectors = residuals(40, 3).requires_grad_()
+        covariances = v[:, None, None] * torch.eye(3, dtype=v.dtype)
+        (gradient,) = torch.autograd.grad(covariance_nll(vectors, covariances, beta=beta), vectors)
+        torch.testing.assert_close(gradient, vectors.detach() / v[:, None] * v[:, None] ** power / 120)
+
+
+def test_losses_of_the_two_likelihoods():
+    """nll_e leaves forces to their mse; nll_jef weighs both by their variances; labels and variances in one unit."""
+    scale, n = 0.5, 4
+    step = StepOutput(
+        residuals(1, 2),
+        residuals(1, n, 3, seed=1),
+        torch.zeros(0, 2),
+        torch.full((1, 2), 0.3, dtype=torch.float64),
+        0.2 * torch.eye(3, dtype=torch.float64).expand(1, n, 3, 3),
+    )
+    batch = Labelled(None, residuals(2, seed=2), residuals(n, 3, seed=3))
+    energy, forces = (step.energy - batch.energy) / scale, (step.forces - batch.forces) / scale
+    of_energy, of_forces = losses("nll_e", step, batch, scale)
+    torch.testing.assert_close(of_energy, 0.5 * (energy.square() / 1.2 + math.log(1.2)).mean())
+    torch.testing.assert_close(of_forces, forces.square().mean())
+    joint = losses("nll_jef", step, batch, scale)
+    torch.testing.assert_close(joint[0], of_energy)
+    torch.testing.assert_close(joint[1], 0.5 * (forces.square() / 0.8 + math.log(0.8)).mean())
+    torch.testing.assert_close(losses("mae", step, batch, scale)[1], forces.abs().mean())

@@ -270,8 +270,8 @@ def test_a_gradient_that_is_not_finite_is_refused_and_the_checkpoint_stays(small
     real = run._step
 
     def broken(*arguments):
-        energy, forces, penalty = real(*arguments)
-        return energy, forces * float("nan"), penalty
+        step = real(*arguments)
+        return step._replace(forces=step.forces * float("nan"))
 
     run._step = broken
     with pytest.raises(NonFiniteError, match=r"gradient is not finite at step 6.*lower learning_rate"):

@@ -1,0 +1,124 @@
+"""Networks with mean-variance heads, trained: they find the noise of their labels, and come out of a file calibrated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from blipcalc import BayesianCalculator
+from blipcalc.calibration.fit import calibrate
+from blipcalc.checkpoint import load_model, save_model
+from blipcalc.core.contracts import Draws
+from blipcalc.core.evaluate import evaluate
+from blipcalc.core.graph import Graph
+from blipcalc.errors import CalibrationError, ConfigurationError
+from blipcalc.training.run import train
+
+JOINT = {"heads": {"predict": "joint"}}
+FIT = {
+    "epochs": 120,
+    "batch_size": 10,
+    "learning_rate": 5e-3,
+    "warmup_steps": 20,
+    "energy_weight": 1.0,
+    "dtype": "float64",
+}
+
+
+def force_std(model, frames):
+    """Root mean variance of a force component, as the heads say it, eV/Å."""
+    traces = []
+    for atoms in frames:
+        covariance = evaluate(model, Draws(1), Graph.from_atoms(atoms, model.cutoff)).forces_cov[0]
+        traces.append(covariance.diagonal(dim1=-2, dim2=-1).mean())
+    return float(np.mean(traces)) ** 0.5
+
+
+@pytest.mark.parametrize("objective", ["nll_jef", "mse"])
+def test_heads_find_the_noise_of_the_labels(small, no_events, tmp_path, objective):
+    """Forces with noise of 0.4 eV/Å; only a likelihood of forces can say so (mse is the control)."""
+    noise, frames = 0.4, small.pairs(120, noise=0.4)
+    run = small.build(tmp_path, frames, small.pairs(20, seed=1), sizes=JOINT, objective=objective, **FIT)
+    start = force_std(run.model, frames[:20])
+    run.fit()
+    errors = []
+    for atoms in small.pairs(20, seed=2, noise=0.4):
+        samples = evaluate(run.model, Draws(1), Graph.from_atoms(atoms, run.model.cutoff))
+        errors.append(((samples.forces[0].numpy() - atoms.get_forces()) ** 2).mean())
+    error = np.sqrt(np.mean(errors))
+    assert error < 1.5 * noise  # it learnt more than nothing
+    said = force_std(run.model, frames[:20])
+    if objective == "nll_jef":
+        assert said == pytest.approx(error, rel=0.2)
+    else:
+        assert said == pytest.approx(start, rel=0.2)  # nobody asked
+
+
+def test_beta_and_resumption(small, no_events, tmp_path):
+    """A run that is stopped and goes on is the run that was not, through the end of the warm-up."""
+    settings = {"objective": "nll_jef", "beta": 0.5, "variance_warmup": 0.5, "epochs": 4, "sizes": JOINT}
+    data = small.pairs(12), small.pairs(4, seed=1)
+    whole = small.build(tmp_path / "a", *data, **settings)
+    whole.fit()
+    broken = small.build(tmp_path / "b", *data, **settings)
+    broken.config = broken.config.model_copy(update={"patience": 1})
+    epochs = iter([False, False, True])
+    broken._out_of_patience = lambda: next(epochs)
+    broken.fit()
+    again = small.build(tmp_path / "b", *data, **settings)
+    again.fit()
+    for (name, a), b in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
+        assert (a == b).all(), name
+    assert whole.log.path.read_text() == again.log.path.read_text()
+
+
+def test_objectives_need_their_heads(small, no_events, tmp_path):
+    for objective, sizes in (("nll_jef", {}), ("nll_e", {}), ("nll_jef", {"heads": {"predict": "energy"}})):
+        with pytest.raises(ConfigurationError, match="heads"):
+            small.build(tmp_path, small.pairs(4), small.pairs(2, seed=1), sizes=sizes, objective=objective)
+
+
+@pytest.mark.parametrize(("posterior", "members", "n_draws"), [("point", 2, 1), ("ensemble", 2, 2)])
+def test_from_files_to_a_calibrated_calculator(small, no_events, tmp_path, posterior, members, n_draws):
+    """The objective brings its heads; the file keeps them; a single network is calibrated for one draw."""
+    data = {"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0}
+    settings = {"posterior": posterior, "members": members, "sizes": small.SIZES}
+    training = {"epochs": 2, "objective": "nll_jef", "batch_size": 4}
+    train(small.ETHANOL, tmp_path / "a.blip", data=data, model=settings, training=training, folder=tmp_path / "run")
+    model = load_model(tmp_path / "a.blip")
+    assert model.network.heads == "joint"
+    frames = small.pairs(12, names=("CH3CH2OH",), seed=3)
+    model = calibrate(model, frames, n_draws=[n_draws], surfaces=["mean"])
+    save_model(model, tmp_path / "b.blip")
+    atoms = frames[0].copy()
+    atoms.calc = BayesianCalculator(load_model(tmp_path / "b.blip"), n_draws=n_draws)
+    assert atoms.calc.calibration.n_draws == n_draws
+    atoms.get_forces()
+    std = atoms.calc.get_property("atom_std", atoms)
+    assert (std > 0).all()
+    p = atoms.calc.prediction
+    scale = np.array([p.calibration.scale[z] for z in atoms.numbers])[:, None, None]
+    np.testing.assert_allclose(p.forces_cov, scale * p.raw.forces_cov)
+    np.testing.assert_allclose(p.forces_cov_aleatoric, scale * p.raw.forces_cov_aleatoric)
+    assert (np.trace(p.forces_cov_epistemic, axis1=1, axis2=2) > 0).any() == (posterior == "ensemble")
+
+
+def test_a_point_estimate_with_a_head_for_energies_alone_has_no_force_errors(small, no_events, tmp_path):
+    training = {"epochs": 1, "objective": "nll_e", "batch_size": 4}
+    model = train(
+        small.ETHANOL,
+        tmp_path / "a.blip",
+        data={"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0},
+        model={"posterior": "point", "sizes": small.SIZES},
+        training=training,
+        folder=tmp_path / "run",
+    )
+    assert model.network.heads == "energy"
+    with pytest.raises(CalibrationError, match="nll_jef"):
+        calibrate(model, small.pairs(12, names=("CH3CH2OH",), seed=3))
+
+
+def test_heads_that_nobody_trains_are_refused(small, tmp_path):
+    sizes = small.SIZES | {"heads": {"predict": "joint"}}
+    with pytest.raises(ConfigurationError, match="does not train"):
+        train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "point", "sizes": sizes}, training={"epochs": 1})
