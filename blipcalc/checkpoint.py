@@ -1,7 +1,8 @@
 """The model file: one sealed safetensors file, ``name.blip``, with everything that a trained model is.
 
 Tensors: ``model/<name>`` parameters and buffers of the network, ``members/<name>`` stacked (M, *shape) parameters of an
-ensemble or a mixture, ``frames`` the 64-bit fingerprints of the frames it was trained on.  The manifest holds the rest.
+ensemble or a mixture, ``posterior/<name>`` what a Gaussian around the network has beside it, ``frames`` the 64-bit fingerprints
+of the frames it was trained on.  The manifest holds the rest.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from blipcalc.bayes.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior
+from blipcalc.bayes.last_layer import LAST_LAYER, LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bundle import bundle_path
 from blipcalc.core.contracts import Posterior, Surface
@@ -25,6 +27,8 @@ from blipcalc.core.prediction import Calibration
 from blipcalc.errors import (
     CalibrationError,
     ChangedRandomStreamError,
+    ConfigurationError,
+    DrawsError,
     ModelFileError,
     NonFiniteWeightsError,
     SchemaError,
@@ -187,13 +191,15 @@ def _tensors(model: Model) -> dict[str, Tensor]:
     """What is stored: members stacked, the rest of the network once."""
     members = dict(getattr(model.posterior, "members", {}))
     network = {n: v for n, v in model.network.state_dict().items() if n not in members}
-    return {f"model/{n}": v for n, v in network.items()} | {f"members/{n}": v for n, v in members.items()}
+    gaussian = model.posterior.tensors() if isinstance(model.posterior, LastLayerPosterior) else {}
+    kinds = {"model": network, "members": members, "posterior": gaussian}
+    return {f"{kind}/{name}": value for kind, tensors in kinds.items() for name, value in tensors.items()}
 
 
 def _draws_hash(posterior: Posterior) -> str | None:
     """Fingerprint of noise drawn from a fixed seed; None where draws do not depend on a random stream."""
     noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
-    if not isinstance(noise, BlipPosterior):
+    if not isinstance(noise, (BlipPosterior, LastLayerPosterior)):
         return None
     draws = noise.draw(WITNESS_DRAWS, generator=torch.Generator().manual_seed(WITNESS_SEED))
     return tensors_hash(draws.overrides)
@@ -217,7 +223,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
     frames = tensors.pop("frames", None)
     if frames is None or frames.ndim != 1 or frames.dtype != torch.int64:
         raise SchemaError(f"{path}: expected the fingerprints of the training frames as one axis of int64")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "members": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "members": {}, "posterior": {}}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
         if kind not in parts:
@@ -229,7 +235,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
     _load_state(path, network, parts["model"], parts["members"])
     return Model(
         network=network,
-        posterior=_posterior(path, manifest, network, parts["members"]),
+        posterior=_posterior(path, manifest, network, parts["members"], parts["posterior"]),
         surface=manifest.surface,
         training=manifest.training,
         frames=frames,
@@ -259,11 +265,20 @@ def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], member
     network.load_state_dict(state)
 
 
-def _posterior(path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor]) -> Posterior:
+def _posterior(
+    path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor], gaussian: dict[str, Tensor]
+) -> Posterior:
     is_blip, has_members = isinstance(network, BlipModel), bool(members)
-    expected = {"point": (False, False), "blip": (True, False), "ensemble": (False, True), "mixture": (True, True)}
-    if expected[manifest.posterior] != (is_blip, has_members):
+    expected = {"blip": (True, False), "ensemble": (False, True), "mixture": (True, True)}
+    if expected.get(manifest.posterior, (False, False)) != (is_blip, has_members):
         raise SchemaError(f"{path}: posterior {manifest.posterior!r} does not fit the stored network and members")
+    if manifest.posterior in LAST_LAYER:
+        try:
+            return LastLayerPosterior.restore(manifest.posterior, network, gaussian)
+        except (ConfigurationError, DrawsError) as error:
+            raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None
+    if gaussian:
+        raise SchemaError(f"{path}: posterior {manifest.posterior!r} has no tensors {', '.join(gaussian)}")
     noise = BlipPosterior(network.slot_shapes()) if is_blip else None
     if has_members:
         return MixturePosterior(members, noise) if is_blip else EnsemblePosterior(members)

@@ -60,6 +60,10 @@ class BlipModel(nn.Module):
         """Those of the backbone."""
         return self.backbone.heads
 
+    def last_layers(self) -> tuple[str, ...]:
+        """None: noise on the last weights is not a function of them alone."""
+        return ()
+
     def layer_roles(self) -> dict[str, Role]:
         """Those of the backbone, under its prefix."""
         return {f"backbone.{name}": role for name, role in self.backbone.layer_roles().items()}

@@ -66,6 +66,12 @@ class EnergyModel(Protocol):
         """Dotted name of every linear layer -> what its rows are: atoms, directed pairs, or vector components of atoms."""
         ...
 
+    def last_layers(self) -> tuple[str, ...]:
+        """Dotted names of the linear layers in whose weights, taken together, the energy is linear: their first outputs are
+        added up to it.  Empty where there are none.
+        """
+        ...
+
     def forward(self, graph: GraphTensors) -> ModelOutput:
         """Energies of a graph; the geometry enters through ``graph.vectors`` alone."""
         ...

@@ -35,6 +35,10 @@ class Potential(nn.Module):
         """Start from the training frames: reference energies (eV per element), scale (eV), mean number of pairs per atom."""
         self.energies.set(references, scale, self.species)
 
+    def last_layers(self) -> tuple[str, ...]:
+        """The layers whose first outputs are added up to the energy."""
+        return ("readout_outer",)
+
     def conventions(self) -> dict[str, float]:
         """What the meaning of the weights rests on beside the architecture, as numbers that a model file keeps."""
         return {}

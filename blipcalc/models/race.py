@@ -230,6 +230,10 @@ class Race(Potential):
         """What the weights rest on beside the architecture: a fingerprint of harmonics and couplings."""
         return {"couplings": fingerprint(self.config.l_max)}
 
+    def last_layers(self) -> tuple[str, ...]:
+        """The layers whose first outputs are added up to the energy: one per stratum."""
+        return tuple(f"layers.{i}.readout_outer" for i in range(len(self.layers)))
+
     def layer_roles(self) -> dict[str, Role]:
         """Which rows each linear layer runs over, by construction."""
         roles: dict[str, Role] = {}

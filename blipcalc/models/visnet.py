@@ -175,6 +175,10 @@ class ViSNet(Potential):
         roles |= {f"readout.{name}": "vector" for name in ("mix_u", "mix_v", "last_mix")}
         return roles | {f"readout.{name}": "node" for name in ("inner", "outer", "last_inner", "last_outer")}
 
+    def last_layers(self) -> tuple[str, ...]:
+        """The layers whose first outputs are added up to the energy."""
+        return ("readout.last_outer",)
+
     def forward(self, graph: GraphTensors) -> ModelOutput:
         """Energies of a graph."""
         rows = self.table(graph.species)

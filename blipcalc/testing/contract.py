@@ -7,7 +7,7 @@ from ase import Atoms
 from torch import nn
 
 from blipcalc.testing.derivatives import check_cutoff, check_force_training, check_forces, check_stress
-from blipcalc.testing.execution import check_layer_roles, check_precision, check_vmap
+from blipcalc.testing.execution import check_last_layers, check_layer_roles, check_precision, check_vmap
 from blipcalc.testing.invariance import (
     check_batch,
     check_isolated_atoms,
@@ -78,6 +78,9 @@ class ModelContract:
 
     def test_layer_roles(self) -> None:
         self._each(check_layer_roles)
+
+    def test_last_layers(self) -> None:
+        self._each(check_last_layers)
 
     def test_precision(self) -> None:
         single = perturbed(self.make_model(torch.float32))

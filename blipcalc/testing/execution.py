@@ -48,6 +48,19 @@ def check_layer_roles(model: nn.Module, atoms: Atoms) -> None:
             raise AssertionError(f"{name} is declared {roles[name]!r}, but its input has shape {shape}, {graph}")
 
 
+def check_last_layers(model: nn.Module, atoms: Atoms, tolerance: float = 1e-10) -> None:
+    """The energy is linear in the weights of the layers that ``last_layers`` names."""
+    names = [f"{layer}.{kind}" for layer in model.last_layers() for kind in ("weight", "bias")]
+    first = {name: value.detach() for name, value in model.named_parameters() if name in names}
+    if not first:
+        return
+    second = {name: value.detach() for name, value in perturbed(model, seed=5).named_parameters() if name in names}
+    both = {name: 3.0 * first[name] - 2.0 * second[name] for name in first}
+    draws = Draws(3, {name: torch.stack([first[name], second[name], both[name]]) for name in first})
+    energy, other, mixed = evaluate(model, draws, Graph.from_atoms(atoms, model.cutoff), forces=False).energy
+    close("energy of mixed last weights", mixed, 3.0 * energy - 2.0 * other, tolerance)
+
+
 def check_precision(model: nn.Module, atoms: Atoms, single: nn.Module | None = None, tolerance: float = 1e-4) -> None:
     """``single``, by default a copy of the model in float32, agrees with the model in float64."""
     single = copy.deepcopy(model).float() if single is None else single

@@ -37,7 +37,9 @@ class ModelConfig(Settings):
     sizes: dict[str, Any] = Field(
         default_factory=dict, description="settings of the architecture; its defaults otherwise"
     )
-    posterior: Literal["point", "blip", "ensemble", "mixture"] = "mixture"
+    posterior: Literal["point", "blip", "ensemble", "mixture", "laplace", "llpr"] = Field(
+        "mixture", description="laplace and llpr: a Gaussian over the last layers of a trained network, no retraining"
+    )
     members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
     blip: BlipConfig = Field(default_factory=BlipConfig)
     surface: Surface | None = Field(
@@ -48,6 +50,11 @@ class ModelConfig(Settings):
     def is_blip(self) -> bool:
         """Whether its networks carry noise."""
         return self.posterior in ("blip", "mixture")
+
+    @property
+    def has_centre(self) -> bool:
+        """Whether a network, or the few of a mixture, stands in the middle of its draws."""
+        return self.posterior not in ("point", "ensemble")
 
     @property
     def n_members(self) -> int:

@@ -121,7 +121,7 @@ class Plan:
     @property
     def has_error_bars(self) -> bool:
         """Whether the model will give variances of forces, which can be calibrated."""
-        return self.model.is_blip or self.model.n_members > 1 or self._heads() == "joint"
+        return self.model.posterior != "point" or self._heads() == "joint"
 
     def refuse_seen(self, prepared: Prepared) -> None:
         """Refuse frames that shall measure errors and that the starting network was trained on.
@@ -135,7 +135,7 @@ class Plan:
         split = {key: getattr(self.data, key) for key in ("validation", "calibration", "split_seed")}
         same = {**split, "files": prepared.files} == {key: before.get(key) for key in (*split, "files")}
         uses = {"calibrate": prepared.split.calibration}
-        if self.noise and not same:
+        if (self.noise or self.model.posterior == "llpr") and not same:
             uses["fit the noise"] = prepared.split.validation
         for use, frames in uses.items():
             known = sum(frame_hash(atoms) in seen for atoms in frames)

@@ -15,6 +15,7 @@ from torch import nn
 
 from blipcalc.bayes.blip import BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
+from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.checkpoint import Model, save_model
 from blipcalc.core.contracts import Posterior
@@ -24,6 +25,7 @@ from blipcalc.models.registry import build_model
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.distributed import Processes
+from blipcalc.training.last_layer import fit_last_layer
 from blipcalc.training.noise import alpha_distribution, fit_noise
 from blipcalc.training.plan import Plan
 from blipcalc.training.prepare import Prepared, prepare
@@ -106,8 +108,12 @@ def _assembled(
 ) -> Model:
     """The trained networks as one model, their noise fitted together where that was asked for."""
     network.load_state_dict({**network.state_dict(), **states[0]})
-    posterior, noise_figures, alpha = _posterior(plan.model, network, states), None, None
-    held_out = labelled_graphs(prepared.split.validation, network.cutoff) if plan.model.is_blip else []
+    posterior, noise_figures, fit_figures, alpha = _posterior(plan.model, network, states), None, None, None
+    parts = (prepared.split.train, prepared.split.validation)
+    held_out = labelled_graphs(parts[1], network.cutoff) if plan.model.is_blip else []
+    if plan.model.posterior in LAST_LAYER:
+        graphs = [labelled_graphs(part, network.cutoff) for part in parts]
+        posterior, fit_figures = fit_last_layer(plan.model.posterior, network, *graphs, plan.training.device)
     if plan.noise:
         posterior, noise_figures = fit_noise(network, posterior, held_out, plan.noise, noise_folder)
     if plan.model.is_blip:
@@ -119,7 +125,7 @@ def _assembled(
     return Model(
         network=network,
         posterior=posterior,
-        surface=plan.model.surface or ("centre" if plan.model.is_blip else "mean"),
+        surface=plan.model.surface or ("centre" if plan.model.has_centre else "mean"),
         training={
             **asked,
             "data": plan.data.model_dump(mode="json") | {"files": prepared.files},
@@ -129,6 +135,7 @@ def _assembled(
             "n_calibration": len(prepared.split.calibration),
             "validation": list(figures),
             "noise_fit": noise_figures,
+            "posterior_fit": fit_figures,
             "alpha": alpha,
             "wall_seconds": sum(report["seconds"] for report in [*figures, noise_figures or {"seconds": 0}]),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {plan.training.device}",

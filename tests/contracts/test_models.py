@@ -81,6 +81,9 @@ class PairModel(nn.Module):
     def layer_roles(self):
         return {"shared": "edge"}
 
+    def last_layers(self):
+        return ()
+
     def envelope(self, r):
         return torch.where(r < self.cutoff, (1 - (r / self.cutoff) ** 2) ** 3, torch.zeros_like(r))
 
