@@ -101,12 +101,10 @@ class LastLayerPosterior:
         """From a network and :meth:`tensors`; raises :class:`DrawsError` where they do not fit."""
         weights = last_weights(network)
         n = len(flat(weights))
-        factor = tensors.get("factor")
-        if factor is None or tuple(factor.shape) != (n, n):
-            raise DrawsError(
-                f"expected a factor of shape ({n}, {n}), got {None if factor is None else tuple(factor.shape)}"
-            )
-        return cls(weights, factor.double(), name)
+        found = {key: tuple(value.shape) for key, value in tensors.items()}
+        if found != {"factor": (n, n)}:
+            raise DrawsError(f"expected a factor of shape ({n}, {n}), got {found}")
+        return cls(weights, tensors["factor"].double(), name)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from blipcalc.bayes.blip import BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.bayes.point import PointPosterior
-from blipcalc.checkpoint import Model, save_model
+from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.core.contracts import Posterior
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError, MixedElementsError
@@ -93,6 +93,9 @@ def train(
         asked = {"command": command, "start": None if start is None else str(start)}
         trained = _assembled(plan, prepared, network.cpu(), states, figures, folder / "noise", asked)
         save_model(trained, output)
+        trained = load_model(
+            output
+        )  # as everybody else will see it: constants that were rounded for training are exact again
     processes.leave()
     return trained
 
