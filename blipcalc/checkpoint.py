@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from blipcalc.bayes.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior
+from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.last_layer import LAST_LAYER, LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bundle import bundle_path
@@ -39,6 +40,9 @@ from blipcalc.sealed import DTYPES, read_manifest, read_sealed, tensors_hash, wr
 
 #: the draws whose hash is kept: enough to notice a changed random stream
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
+#: Gaussians around a network, and which of them a name stands for
+GAUSSIANS = (GaussianPosterior, LastLayerPosterior)
+RESTORED = dict.fromkeys(LAST_LAYER, LastLayerPosterior) | dict.fromkeys(("swag", "ivon"), GaussianPosterior)
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ def _tensors(model: Model) -> dict[str, Tensor]:
     """What is stored: members stacked, the rest of the network once."""
     members = dict(getattr(model.posterior, "members", {}))
     network = {n: v for n, v in model.network.state_dict().items() if n not in members}
-    gaussian = model.posterior.tensors() if isinstance(model.posterior, LastLayerPosterior) else {}
+    gaussian = model.posterior.tensors() if isinstance(model.posterior, GAUSSIANS) else {}
     kinds = {"model": network, "members": members, "posterior": gaussian}
     return {f"{kind}/{name}": value for kind, tensors in kinds.items() for name, value in tensors.items()}
 
@@ -199,7 +203,7 @@ def _tensors(model: Model) -> dict[str, Tensor]:
 def _draws_hash(posterior: Posterior) -> str | None:
     """Fingerprint of noise drawn from a fixed seed; None where draws do not depend on a random stream."""
     noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
-    if not isinstance(noise, (BlipPosterior, LastLayerPosterior)):
+    if not isinstance(noise, (BlipPosterior, *GAUSSIANS)):
         return None
     draws = noise.draw(WITNESS_DRAWS, generator=torch.Generator().manual_seed(WITNESS_SEED))
     return tensors_hash(draws.overrides)
@@ -272,9 +276,9 @@ def _posterior(
     expected = {"blip": (True, False), "ensemble": (False, True), "mixture": (True, True)}
     if expected.get(manifest.posterior, (False, False)) != (is_blip, has_members):
         raise SchemaError(f"{path}: posterior {manifest.posterior!r} does not fit the stored network and members")
-    if manifest.posterior in LAST_LAYER:
+    if manifest.posterior in RESTORED:
         try:
-            return LastLayerPosterior.restore(manifest.posterior, network, gaussian)
+            return RESTORED[manifest.posterior].restore(manifest.posterior, network, gaussian)
         except (ConfigurationError, DrawsError) as error:
             raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None
     if gaussian:

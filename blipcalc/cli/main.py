@@ -68,7 +68,7 @@ def train(
         str | None, typer.Option(help="painn, race, schnet or visnet; default: painn, or that of --start")
     ] = None,
     posterior: Annotated[
-        str, typer.Option(help="point, blip, ensemble, mixture (of BLIPs), laplace or llpr")
+        str, typer.Option(help="point, blip, ensemble, mixture (of BLIPs), swag, ivon, laplace or llpr")
     ] = "mixture",
     members: Annotated[int, typer.Option(help="networks of an ensemble or a mixture")] = 2,
     warm_epochs: Annotated[int, typer.Option(help="epochs of each network without noise")] = 100,

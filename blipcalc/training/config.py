@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from blipcalc.bayes.inference import BlipConfig
+from blipcalc.bayes.ivon import IvonConfig
+from blipcalc.bayes.swag import SwagConfig
 from blipcalc.core.contracts import Surface
 from blipcalc.settings import Settings
 from blipcalc.units import EnergyUnit, LengthUnit
@@ -37,11 +39,15 @@ class ModelConfig(Settings):
     sizes: dict[str, Any] = Field(
         default_factory=dict, description="settings of the architecture; its defaults otherwise"
     )
-    posterior: Literal["point", "blip", "ensemble", "mixture", "laplace", "llpr"] = Field(
-        "mixture", description="laplace and llpr: a Gaussian over the last layers of a trained network, no retraining"
+    posterior: Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr"] = Field(
+        "mixture",
+        description="swag and ivon: a Gaussian over all weights, from the training; laplace and llpr: over the last layers of a "
+        "trained network, no retraining",
     )
     members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
     blip: BlipConfig = Field(default_factory=BlipConfig)
+    swag: SwagConfig = Field(default_factory=SwagConfig)
+    ivon: IvonConfig = Field(default_factory=IvonConfig)
     surface: Surface | None = Field(
         None, description="surface that the model file recommends; None: centre where there is one, else mean"
     )
@@ -50,6 +56,11 @@ class ModelConfig(Settings):
     def is_blip(self) -> bool:
         """Whether its networks carry noise."""
         return self.posterior in ("blip", "mixture")
+
+    @property
+    def method(self) -> SwagConfig | IvonConfig | None:
+        """Settings of what makes a Gaussian over all weights while they are trained."""
+        return {"swag": self.swag, "ivon": self.ivon}.get(self.posterior)
 
     @property
     def has_centre(self) -> bool:

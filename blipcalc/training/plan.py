@@ -70,6 +70,11 @@ class Plan:
         """Refuse stages that do not make a model."""
         if self.noise and not self.model.is_blip:
             raise ConfigurationError(f"posterior={self.model.posterior!r} has no noise to fit; use 'blip' or 'mixture'")
+        if self.model.method is not None and not self.training.epochs:
+            raise ConfigurationError(
+                f"posterior={self.model.posterior!r} is made while weights are trained; give epochs of the stage 'training' "
+                "(--epochs)"
+            )
         if self.training.epochs or (self.warm is not None and self.warm.epochs):
             return
         if self.start is None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from blipcalc.bayes.blip import BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
+from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.checkpoint import Model, load_model, save_model
@@ -79,19 +80,19 @@ def train(
     prepared = prepare([paths] if isinstance(paths, (str, Path)) else list(paths), plan.data)
     plan.refuse_seen(prepared)
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
-    states, figures = [], []
+    states, figures, gaussian = [], [], None
     for k in range(plan.model.n_members):
         if only_member not in (None, k):
             continue
         member = folder / f"member-{k}" if plan.model.n_members > 1 else folder
-        network, report = _train_member(k, plan, prepared, member)
+        network, report, gaussian = _train_member(k, plan, prepared, member)
         # a copy: the network that is kept is filled with the first member below
         states.append({name: value.detach().cpu().clone() for name, value in network.named_parameters()})
         figures.append(report)
     trained, processes = None, Processes.join(plan.training.device)
     if only_member is None and processes.is_main:
         asked = {"command": command, "start": None if start is None else str(start)}
-        trained = _assembled(plan, prepared, network.cpu(), states, figures, folder / "noise", asked)
+        trained = _assembled(plan, prepared, network.cpu(), states, figures, folder / "noise", asked, gaussian)
         save_model(trained, output)
         trained = load_model(
             output
@@ -108,10 +109,11 @@ def _assembled(
     figures: Sequence[Mapping[str, Any]],
     noise_folder: Path,
     asked: Mapping[str, Any],
+    gaussian: GaussianPosterior | None,
 ) -> Model:
     """The trained networks as one model, their noise fitted together where that was asked for."""
     network.load_state_dict({**network.state_dict(), **states[0]})
-    posterior, noise_figures, fit_figures, alpha = _posterior(plan.model, network, states), None, None, None
+    posterior, noise_figures, fit_figures, alpha = gaussian or _posterior(plan.model, network, states), None, None, None
     parts = (prepared.split.train, prepared.split.validation)
     held_out = labelled_graphs(parts[1], network.cutoff) if plan.model.is_blip else []
     if plan.model.posterior in LAST_LAYER:
@@ -148,7 +150,9 @@ def _assembled(
     )
 
 
-def _train_member(k: int, plan: Plan, prepared: Prepared, folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _train_member(
+    k: int, plan: Plan, prepared: Prepared, folder: Path
+) -> tuple[nn.Module, dict[str, Any], GaussianPosterior | None]:
     """One network: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper."""
     config = plan.training.model_copy(update={"seed": plan.training.seed + k})
     network = _fresh(prepared, plan.model, config.seed) if plan.start is None else _started(prepared, plan.start)
@@ -167,10 +171,10 @@ def _train_member(k: int, plan: Plan, prepared: Prepared, folder: Path) -> tuple
             torch.manual_seed(config.seed)
             network = bayesianize(network.cpu(), plan.model.blip)
         posterior = BlipPosterior(network.slot_shapes())
-    trainer = Trainer(network, posterior, *graphs, config, folder)
+    trainer = Trainer(network, posterior, *graphs, config, folder, plan.model.method)
     trainer.fit()
     figures = {**_selected(trainer), "seconds": round(trainer.seconds + (warm.seconds if warm else 0.0))}
-    return network, figures | ({} if warm is None else {"warm": _selected(warm)})
+    return network, figures | ({} if warm is None else {"warm": _selected(warm)}), trainer.gaussian
 
 
 def _selected(trainer: Trainer) -> dict[str, Any]:

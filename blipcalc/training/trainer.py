@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from blipcalc.bayes.gaussian import GaussianPosterior
+from blipcalc.bayes.ivon import Ivon, IvonConfig
+from blipcalc.bayes.swag import SwagConfig, SwagMoments
 from blipcalc.core.contracts import Posterior, place_draws
 from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, ModelFileError, NonFiniteError, TrainingWarning
-from blipcalc.sealed import read_sealed, write_sealed
+from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.sealed import write_sealed
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
+from blipcalc.training.checkpoints import NEWEST, PREVIOUS, last_checkpoint, run_identity
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
 from blipcalc.training.logs import RunLog
@@ -31,8 +33,6 @@ from blipcalc.training.validation import validate
 INFERENCE_PREFIX = "inference."
 #: the seed of noise that is drawn row by row (local reparametrisation)
 ROW_SEED = "noise_seed"
-#: the two generations of checkpoints in a run folder
-NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 
 class Trainer:
@@ -45,6 +45,7 @@ class Trainer:
     train, validation : labelled graphs
     config : settings
     folder : run folder; checkpoints, ``log.csv`` and TensorBoard events go there
+    method : SWAG takes snapshots of the weights; IVON replaces the optimiser.  Both end in :attr:`gaussian`
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Trainer:
         validation: Sequence[Graph],
         config: TrainConfig,
         folder: str | Path,
+        method: SwagConfig | IvonConfig | None = None,
     ) -> None:
         self.config, self.posterior, self.folder = config, posterior, Path(folder)
         self.processes = Processes.join(config.device)
@@ -70,13 +72,17 @@ class Trainer:
             raise ConfigurationError(
                 f"objective={config.objective!r} takes a network with heads={heads!r}, this one has {model.heads!r}"
             )
-        self.identity = _identity(model, train, validation)
+        self.identity = run_identity(model, method, train, validation)
         self.model = model.to(self.device, self.dtype)
         self.train, self.validation = train, validation
         self.scale = float(model.energy_scale)
         self.parameters = dict(self.model.named_parameters())
         self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.optimizer = torch.optim.Adam(self._groups(), lr=config.learning_rate, foreach=True)
+        self.swag = SwagMoments(method) if isinstance(method, SwagConfig) else None
+        self.ivon: Ivon | None = None
+        if isinstance(method, IvonConfig):
+            self.ivon = Ivon(self._groups(), method, method.ess or len(train))
+        self.optimizer = self.ivon or torch.optim.Adam(self._groups(), lr=config.learning_rate, foreach=True)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step_count, self.epoch = 0, 0
         self.seconds = 0.0  # of training and validation, over all resumptions
@@ -115,16 +121,35 @@ class Trainer:
                 self.best = {"score": figures["score"], "epoch": self.epoch}
                 self.best_weights = {name: value.clone() for name, value in self.ema.items()}
             self.log.write(row)
+            if self.swag is not None and self._is_snapshot():
+                self.swag.add(self.parameters)
             if self.epoch % self.config.checkpoint_every == 0 or self.epoch == self.config.epochs:
                 self._save()
             bar.update()
             bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()})
         bar.close()
         self.log.close()
-        self._load_weights(self.best_weights)
+        if self.config.epochs and (self.swag or self.ivon):
+            self._load_weights(self.gaussian.mean)
+        else:
+            self._load_weights(self.best_weights)
+
+    @property
+    def gaussian(self) -> GaussianPosterior | None:
+        """What SWAG or IVON ended in; None without them."""
+        if self.swag is not None:
+            return self.swag.posterior(self.dtype)
+        return None if self.ivon is None else self.ivon.posterior(self.parameters)
+
+    def _is_snapshot(self) -> bool:
+        """Whether SWAG takes the weights that this epoch ended with."""
+        after = self.epoch - self.swag.config.start * self.config.epochs
+        return after > 0 and (self.config.epochs - self.epoch) % self.swag.config.every == 0
 
     def _rate(self) -> float:
         c = self.config
+        if self.swag is not None and self.epoch >= self.swag.config.start * c.epochs:
+            return self.swag.config.rate * c.learning_rate
         return learning_rate(
             self.step_count, self.total_steps, peak=c.learning_rate, final=c.final_learning_rate, warmup=c.warmup_steps
         )
@@ -162,7 +187,8 @@ class Trainer:
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         c = self.config
-        step = self._step(self.parameters, self._overrides(), *batch.graph)
+        weights = self.ivon.sample(self.parameters, self.generator) if self.ivon else self.parameters
+        step = self._step(weights, self._overrides(), *batch.graph)
         penalty = self.processes.sum_of_means(step.penalty)
         warming = c.objective in WITH_HEADS and self.step_count < c.variance_warmup * self.total_steps
         name = "mse" if warming else c.objective
@@ -171,6 +197,8 @@ class Trainer:
         loss = c.energy_weight * energy_loss + c.forces_weight * forces_loss + weight * penalty.to(self.dtype)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for name, parameter in self.parameters.items() if self.ivon else ():
+            parameter.grad = weights[name].grad
         self.processes.average_gradients(self.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), c.clip_norm)
         if not torch.isfinite(norm):
@@ -224,6 +252,7 @@ class Trainer:
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"adam/{key}/{name}"] = value
+        tensors |= {f"swag/{n}": v for n, v in (self.swag.state() if self.swag and self.swag.count else {}).items()}
         tensors["generator"] = self.generator.get_state()
         manifest = {
             "kind": "training checkpoint",
@@ -261,7 +290,7 @@ class Trainer:
             raise ConfigurationError(
                 f"{self.folder} holds a run with other settings: {json.dumps(changed)} (now, then); give another folder"
             )
-        part = {kind: {} for kind in ("model", "ema", "best", "adam")}
+        part = {kind: {} for kind in ("model", "ema", "best", "adam", "swag")}
         for name, value in tensors.items():
             kind, _, rest = name.partition("/")
             if kind in part:
@@ -274,33 +303,9 @@ class Trainer:
             key, _, name = key_name.partition("/")
             where = "cpu" if key == "step" else self.device
             self.optimizer.state[self.parameters[name]][key] = value.to(where)
+        if self.swag and part["swag"]:
+            self.swag.load(part["swag"])
         self.generator.set_state(tensors["generator"])
         self.epoch, self.step_count, self.seconds = manifest["epoch"], manifest["step"], manifest["seconds"]
         self.best = manifest["best"] or self.best
         self.log.keep(self.epoch)
-
-
-def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool] | None:
-    """The newest whole checkpoint of a run folder and whether it is the newest file; None where there is none."""
-    for name in (NEWEST, PREVIOUS):
-        path = folder / name
-        if path.exists():
-            try:
-                return *read_sealed(path), name == NEWEST
-            except ModelFileError as error:
-                warnings.warn(f"passed over: {error}", TrainingWarning, stacklevel=2)
-    return None
-
-
-def _identity(model: nn.Module, *graphs: Sequence[Graph]) -> str:
-    """SHA-256 over the network as it starts, its settings, and the labelled graphs: what a checkpoint belongs to."""
-    configs = {name: repr(m.config) for name, m in model.named_modules() if hasattr(m, "config")}
-    digest = hashlib.sha256(repr([configs, model.cutoff, model.species]).encode())
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}\0".encode() + value.detach().cpu().numpy().tobytes())
-    for part in graphs:
-        digest.update(f"{len(part)} graphs\0".encode())
-        for graph in part:
-            for values in (graph.species, graph.positions, graph.cell, graph.pbc, graph.energy, graph.forces):
-                digest.update(f"{tuple(values.shape)}\0".encode() + values.numpy().tobytes())
-    return digest.hexdigest()

@@ -21,9 +21,9 @@ from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.sealed import read_sealed
 from blipcalc.training import logs, trainer
 from blipcalc.training.batches import collate
+from blipcalc.training.checkpoints import last_checkpoint
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.logs import RunLog
-from blipcalc.training.trainer import last_checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_events")
 SCRIPT = Path(__file__).with_name("small_run.py")

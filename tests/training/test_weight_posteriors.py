@@ -1,0 +1,96 @@
+"""SWAG and IVON from the trainer to a calibrated calculator, and across a stop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from blipcalc import BayesianCalculator
+from blipcalc.bayes.ivon import IvonConfig
+from blipcalc.bayes.swag import SwagConfig
+from blipcalc.checkpoint import load_model
+from blipcalc.errors import ConfigurationError, SchemaError
+from blipcalc.sealed import read_sealed, write_sealed
+from blipcalc.training.run import train
+from blipcalc.training.trainer import Trainer
+
+METHODS = {"swag": SwagConfig(start=0.3, rank=3), "ivon": IvonConfig(ess=1e4)}
+
+
+def run(small, folder, method, **settings):
+    """A run of six epochs under a method."""
+    plain = small.build(folder, small.pairs(12), small.pairs(4, seed=1), epochs=6, **settings)
+    return Trainer(plain.model, plain.posterior, plain.train, plain.validation, plain.config, folder, METHODS[method])
+
+
+def equal(a, b):
+    parts = [(getattr(a, part), getattr(b, part)) for part in ("mean", "std", "deviations")]
+    return all(torch.equal(x[name], y[name]) for x, y in parts for name in x)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not(small, no_events, tmp_path, method):
+    whole = run(small, tmp_path / "a", method)
+    whole.fit()
+    broken = run(small, tmp_path / "b", method)
+    epochs = iter([False] * 4 + [True])
+    broken._out_of_patience = lambda: next(epochs)
+    broken.fit()
+    again = run(small, tmp_path / "b", method)
+    again.fit()
+    assert equal(whole.gaussian, again.gaussian)
+    for (name, p), q in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(p, q), name
+        torch.testing.assert_close(p, whole.gaussian.mean[name].to(p))
+
+
+def test_a_run_belongs_to_its_method(small, no_events, tmp_path):
+    run(small, tmp_path, "swag").fit()
+    with pytest.raises(ConfigurationError, match="another folder"):
+        run(small, tmp_path, "ivon").fit()
+
+
+def test_swag_takes_its_snapshots_at_a_constant_rate(small, no_events, tmp_path):
+    trainer = run(small, tmp_path, "swag")
+    trainer.fit()
+    rates = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)["lr"]
+    assert trainer.swag.count == 5  # epochs 2 to 6 of 6, after 0.3 of them
+    np.testing.assert_allclose(rates[2:], 0.2 * trainer.config.learning_rate)
+    assert trainer.gaussian.rank == 3
+
+
+@pytest.mark.parametrize("posterior", METHODS)
+def test_from_files_to_error_bars(small, no_events, tmp_path, posterior):
+    model = train(
+        small.ETHANOL,
+        tmp_path / "a.blip",
+        data={"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0},
+        model={"posterior": posterior, "sizes": small.SIZES, posterior: METHODS[posterior]},
+        training={"epochs": 8, "batch_size": 4},
+        folder=tmp_path / "run",
+    )
+    assert (model.posterior.name, model.surface) == (posterior, "centre")
+    loaded = load_model(tmp_path / "a.blip")
+    assert loaded.hash == model.hash
+    assert equal(loaded.posterior, model.posterior)
+    atoms = small.ethanol(1)[0].copy()
+    atoms.calc = BayesianCalculator(loaded, n_draws=8, raw=True)
+    assert (atoms.calc.get_property("atom_std", atoms) > 0).all()
+    tensors, manifest = read_sealed(tmp_path / "a.blip")
+    first = next(name for name in tensors if name.startswith("posterior/std"))
+    write_sealed(tmp_path / "b.blip", {n: v for n, v in tensors.items() if n != first}, manifest)
+    with pytest.raises(SchemaError):
+        load_model(tmp_path / "b.blip")
+
+
+@pytest.mark.parametrize("posterior", METHODS)
+def test_they_need_epochs(small, tmp_path, posterior):
+    with pytest.raises(ConfigurationError, match="--epochs"):
+        train(
+            small.ETHANOL,
+            tmp_path / "a.blip",
+            model={"posterior": posterior},
+            training={"epochs": 0},
+            warm={"epochs": 5},
+        )
