@@ -26,6 +26,7 @@ FLOORS = [
     {"monitor"},
     {"md"},
     {"report"},
+    {"active"},
     {"cli"},
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 Array = NDArray[np.float64]
+
+#: levels of :func:`ce_central`
+LEVELS = np.arange(1, 100) / 100
 
 
 def _flat(values: ArrayLike, name: str) -> Array:
@@ -184,3 +187,47 @@ def ece_cdf(error: ArrayLike, variance: ArrayLike) -> float:
     values, levels = _pit(error, variance), np.linspace(0.0, 1.0, 100)
     observed = np.searchsorted(values, levels, side="right") / values.size
     return float(np.abs(observed - levels).mean())
+
+
+def ce_central(error: ArrayLike, variance: ArrayLike) -> float:
+    """Calibration error of the RACE paper: mean of (p - p_hat)^2 over the central intervals of 99 levels; 0 to 1/3.
+
+        p_hat(p) = fraction of |e| / s <= Phi^-1((1 + p) / 2),   p = 0.01, 0.02 ... 0.99
+
+    Total overconfidence gives 0.3317 and so do infinitely wide variances: look at :func:`zms` for the direction.  21
+    levels with 0 and 1 among them, as its curves show, give other numbers than its tables.
+
+    error, variance : any one shape, u and u^2; a variance of zero with an error that is not counts as outside
+    raises : ValueError for unequal shapes or variances that are negative or not finite
+    source : Willow et al. 2025, arXiv:2510.03046, section F (the formula is not printed; this one gives its values)
+    """
+    if np.shape(error) != np.shape(variance):
+        raise ValueError(f"error has shape {np.shape(error)}, variance {np.shape(variance)}; expected the same")
+    errors, variances = np.abs(_flat(error, "error")), _flat(variance, "variance")
+    if not ((variances >= 0) & np.isfinite(variances)).all():
+        raise ValueError("expected finite variances that are not negative")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(errors == 0, 0.0, errors / np.sqrt(variances))
+    return float(((LEVELS - coverage_of(ratio, LEVELS)) ** 2).mean())
+
+
+def coverage_of(ratio: ArrayLike, levels: ArrayLike) -> Array:
+    """Fraction of |e| / s inside the central Gaussian interval of each level; (n,) and (L,) -> (L,)."""
+    sorted_ratio = np.sort(np.asarray(ratio, dtype=np.float64))
+    limits = ndtri((1.0 + np.asarray(levels, dtype=np.float64)) / 2.0)
+    return np.searchsorted(sorted_ratio, limits, side="right") / sorted_ratio.size
+
+
+def composite_score(
+    energy_rmse: float, forces_rmse: float, auroc: float, energy_ce: float = 0.0, forces_ce: float = 0.0
+) -> float:
+    """The RACE paper's score for choosing a model; smaller is better.
+
+        23.06 (RMSE_E + RMSE_F) / 4 + (CE'_E + CE'_F) / 8 + (1 - AUROC) / 4
+
+    Errors dominate it: calibration hardly counts.  Its OOD data enter, so it is for comparison with the paper only.
+
+    energy_rmse, forces_rmse : eV, eV/A; energy_ce, forces_ce : scaled to 0 ... 1 over the candidates
+    source : Willow et al. 2025, arXiv:2510.03046, section F.1
+    """
+    return 0.25 * 23.06 * (energy_rmse + forces_rmse) + 0.125 * (energy_ce + forces_ce) + 0.25 * (1.0 - auroc)

@@ -1,0 +1,115 @@
+"""Which structures to label next: pure functions from samples of K draws to indices.
+
+| name | score of a structure |
+|---|---|
+| ``bald_energy`` | BALD of its energy |
+| ``bald_forces`` | mean over atoms of BALD of their forces |
+| ``bald_both`` | half of the budget by each |
+| ``max_variance`` | mean over atoms of the total force variance |
+| ``farthest_point`` | distance from what is known and chosen already, of sorted pair distances |
+| ``random`` | |
+
+BALD takes networks with mean-variance heads.  Protocol and comparators are those of Willow, …, Myung, arXiv 2510.03046, section
+2.4; how forces of atoms become one number is not given there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+
+from blipcalc.core.prediction import SampleArrays, summarize
+from blipcalc.errors import ConfigurationError
+from blipcalc.stats.information import bald, bald_vector
+
+Array = np.ndarray
+
+
+def bald_energy(samples: Sequence[SampleArrays]) -> Array:
+    """(S,) nats."""
+    _check_heads(samples)
+    return np.array([bald(s.energy, s.energy_var) for s in samples])
+
+
+def bald_forces(samples: Sequence[SampleArrays], *, pool: str = "mean") -> Array:
+    """(S,) nats; ``pool`` over atoms: ``mean``, or ``max``."""
+    if pool not in ("mean", "max"):
+        raise ConfigurationError(f"pool={pool!r}; expected 'mean' or 'max'")
+    _check_heads(samples)
+    return np.array([getattr(bald_vector(s.forces, s.forces_cov), pool)() for s in samples])
+
+
+def max_variance(samples: Sequence[SampleArrays]) -> Array:
+    """(S,) (eV/Å)²: mean over atoms of the total variance of a force component."""
+    return np.array([summarize(np.zeros(s.forces.shape[1], int), s).atom_var.mean() for s in samples])
+
+
+def highest(scores: Array, n: int) -> Array:
+    """Indices of the n highest scores, highest first; ties in the order of the structures."""
+    _check_budget(n, len(scores))
+    return np.argsort(-np.asarray(scores), kind="stable")[:n]
+
+
+def bald_both(samples: Sequence[SampleArrays], n: int) -> Array:
+    """Half of the budget by the energy, half by the forces; what both would take is taken once, and the next ones follow."""
+    _check_budget(n, len(samples))
+    orders = [np.argsort(-scores, kind="stable") for scores in (bald_energy(samples), bald_forces(samples))]
+    chosen: list[int] = []
+    for order, budget in zip(orders, (n - n // 2, n // 2), strict=True):
+        chosen += [int(i) for i in order if int(i) not in chosen][:budget]
+    return np.array(chosen)
+
+
+def farthest_point(pool: Sequence[Atoms], known: Sequence[Atoms], n: int) -> Array:
+    """Indices of n structures of the pool, each the farthest from all that are known or chosen before it.
+
+    Descriptor: all pair distances, sorted, Å; so pool and known must be of one composition and without a cell.
+    """
+    _check_budget(n, len(pool))
+    formulas = {atoms.get_chemical_formula() for atoms in (*pool, *known)}
+    if len(formulas) > 1:
+        raise ConfigurationError(
+            f"farthest_point compares structures of one composition, got {', '.join(sorted(formulas))}"
+        )
+    points = np.stack([_sorted_distances(atoms) for atoms in pool])
+    nearest = np.full(len(pool), np.inf)
+    for atoms in known:
+        nearest = np.minimum(nearest, np.linalg.norm(points - _sorted_distances(atoms), axis=1))
+    chosen: list[int] = []
+    for _ in range(n):
+        # without anything known, the first is the one farthest from the mean
+        distance = np.linalg.norm(points - points.mean(axis=0), axis=1) if np.isinf(nearest).all() else nearest
+        chosen.append(int(np.argmax(distance)))
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
+        nearest[chosen] = -1.0
+    return np.array(chosen)
+
+
+def random(n_pool: int, n: int, rng: np.random.Generator) -> Array:
+    """Indices of n structures."""
+    _check_budget(n, n_pool)
+    return rng.permutation(n_pool)[:n]
+
+
+def _sorted_distances(atoms: Atoms) -> Array:
+    if atoms.pbc.any():
+        raise ConfigurationError("farthest_point takes molecules; periodic structures have no finite list of pairs")
+    i, j = np.triu_indices(len(atoms), 1)
+    return np.sort(np.linalg.norm(atoms.positions[i] - atoms.positions[j], axis=1))
+
+
+def _check_budget(n: int, n_pool: int) -> None:
+    if not 1 <= n <= n_pool:
+        raise ConfigurationError(f"cannot choose {n} of {n_pool} structures")
+
+
+def _check_heads(samples: Sequence[SampleArrays]) -> None:
+    for i, s in enumerate(samples):
+        if s.energy_var is None or s.forces_cov is None:
+            raise ConfigurationError(
+                f"structure {i} has no variances of single draws: BALD takes networks with heads (objective nll_jef)"
+            )
+        if len(s.energy) < 2:
+            raise ConfigurationError("BALD takes two draws or more")
