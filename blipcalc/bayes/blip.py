@@ -60,6 +60,10 @@ class BlipModel(nn.Module):
         """Those of the backbone."""
         return self.backbone.heads
 
+    def set_noise_unit(self, energy: float, forces: float) -> None:
+        """Of the backbone."""
+        self.backbone.set_noise_unit(energy, forces)
+
     def last_layers(self) -> tuple[str, ...]:
         """None: noise on the last weights is not a function of them alone."""
         return ()

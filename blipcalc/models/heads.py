@@ -1,13 +1,14 @@
 """Mean-variance heads: what a network says of the noise of its own labels, beside their mean.
 
-    σ²_E = Σ_i s² e^{h_i},        Σ_i = s² (e^{k_i} exp(Q_i) + ε² 1)         equivariant: k_i a scalar, Q_i a traceless tensor
-                                  Σ_i = s² (L_i L_iᵀ + ε² 1)                  paper: L_i lower triangular, six scalars
+    σ²_E = Σ_i s² u_E² e^{h_i},    Σ_i = s² (u_F² e^{k_i} exp(Q_i) + ε² 1)     equivariant: k_i a scalar, Q_i a traceless tensor
+                                   Σ_i = s² (u_F² L_i L_iᵀ + ε² 1)              paper: L_i lower triangular, six scalars
 
 | symbol | variable |
 |---|---|
 | h_i, k_i, entries of L_i | ``raw`` (N, n), invariant outputs of the readout |
 | Q_i | ``quadrupole`` (N, 3, 3), symmetric and traceless, turns with the molecule |
 | s | the energy scale of the network, eV (and eV/Å) |
+| u_E, u_F | ``unit`` (2,), what training found residuals to be before it turned to variances; one before that |
 | ε | ``floor`` |
 
 Forces stay the gradient of the mean energy; the covariance is a direct output, as in Willow, …, Myung, arXiv 2510.03046, whose
@@ -68,22 +69,28 @@ class HeadsConfig(Settings):
 
 
 def with_noise(
-    output: ModelOutput, config: HeadsConfig, raw: Tensor, quadrupole: Tensor | None, graph: GraphTensors, scale: Tensor
+    output: ModelOutput,
+    config: HeadsConfig,
+    raw: Tensor,
+    quadrupole: Tensor | None,
+    graph: GraphTensors,
+    scale: Tensor,
+    unit: Tensor | None,
 ) -> ModelOutput:
     """The output with variances, float64: ``energy_var`` (S,) eV², and for joint heads ``forces_cov`` (N, 3, 3) (eV/Å)².
 
-    raw (N, n - 1) the outputs behind the first, quadrupole (N, 3, 3) or None, scale eV
+    raw (N, n - 1) the outputs behind the first, quadrupole (N, 3, 3) or None, scale eV, unit (2,) or None without heads
     """
     if config.predict == "none":
         return output
-    raw = raw.double()
+    raw, (unit_energy, unit_forces) = raw.double(), unit.double()
     logarithm = raw[:, 0].clamp(LOWEST, HIGHEST)
     if config.pooling == "sum":
         energy_var = segment_sum(logarithm.exp(), graph.batch, graph.n_structures)
     else:
         sums = segment_sum(torch.stack([logarithm, torch.ones_like(logarithm)], dim=1), graph.batch, graph.n_structures)
         energy_var = (sums[:, 0] / sums[:, 1]).exp()
-    output = output._replace(energy_var=scale**2 * energy_var)
+    output = output._replace(energy_var=(scale * unit_energy) ** 2 * energy_var)
     if config.predict == "energy":
         return output
     if config.has_quadrupole:
@@ -93,7 +100,7 @@ def with_noise(
         factor = lower_triangle(raw[:, 1:])
         covariance = factor @ factor.transpose(-1, -2)
     floor = config.floor**2 * torch.eye(3, dtype=covariance.dtype, device=covariance.device)
-    return output._replace(forces_cov=scale**2 * (covariance + floor))
+    return output._replace(forces_cov=scale**2 * (unit_forces**2 * covariance + floor))
 
 
 def lower_triangle(raw: Tensor) -> Tensor:

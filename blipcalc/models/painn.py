@@ -158,4 +158,6 @@ class PaiNN(Potential):
         quadrupole = None
         if self.config.heads.has_quadrupole:
             quadrupole = symmetric_traceless(self.quadrupole_u(v), self.quadrupole_v(v))
-        return with_noise(output, self.config.heads, outputs[:, 1:], quadrupole, graph, self.energies.scale)
+        return with_noise(
+            output, self.config.heads, outputs[:, 1:], quadrupole, graph, self.energies.scale, self.noise_unit
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from blipcalc.core.contracts import Heads
@@ -30,6 +31,7 @@ class Potential(nn.Module):
         self.species = tuple(sorted({int(z) for z in species}))
         self.table = SpeciesTable(self.species)
         self.energies = AtomicEnergies(len(self.species))
+        self.register_buffer("noise_unit", None if self.heads == "none" else torch.ones(2))
 
     def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
         """Start from the training frames: reference energies (eV per element), scale (eV), mean number of pairs per atom."""
@@ -42,6 +44,12 @@ class Potential(nn.Module):
     def conventions(self) -> dict[str, float]:
         """What the meaning of the weights rests on beside the architecture, as numbers that a model file keeps."""
         return {}
+
+    def set_noise_unit(self, energy: float, forces: float) -> None:
+        """What variances of heads are multiples of, in units of the scale: root mean square residuals of a force component, and
+        of the energy over √(number of atoms).  Heads that say nothing then say what residuals are.
+        """
+        self.noise_unit.copy_(torch.tensor([energy, forces]))
 
     @property
     def heads(self) -> Heads:

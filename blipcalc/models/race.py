@@ -271,7 +271,9 @@ class Race(Potential):
         # variances are averages over layers, where energies are sums
         raw, quadrupole = (sum(values) / len(read) for values in (outputs, tensors))
         quadrupole = torch.einsum("nm,mij->nij", quadrupole.double(), self.tensors.double())
-        return with_noise(output, self.config.heads, raw[:, 1:], quadrupole, graph, self.energies.scale)
+        return with_noise(
+            output, self.config.heads, raw[:, 1:], quadrupole, graph, self.energies.scale, self.noise_unit
+        )
 
 
 def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[list[str]]:

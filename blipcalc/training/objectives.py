@@ -98,17 +98,30 @@ WITH_HEADS: dict[str, Heads] = {"nll_e": "energy", "nll_jef": "joint"}
 
 
 def losses(
-    name: str, step: StepOutput, batch: Labelled, scale: float, *, mean: Mean = torch.mean, beta: float = 0.0
+    name: str,
+    step: StepOutput,
+    batch: Labelled,
+    scale: float,
+    *,
+    mean: Mean = torch.mean,
+    beta: float = 0.0,
+    units: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss of energies and of forces under an objective.
 
-    step : outputs of R draws; batch : labels; scale : s, eV; mean, beta : see above
     ``nll_e`` takes the likelihood of energies and the mse of forces, ``nll_jef`` the likelihood of both.
+
+    step : outputs of R draws; batch : labels; scale : s, eV; mean, beta : see above
+    units : u_E and u_F, root mean square residuals (of the energy per √atom) in units of s: likelihoods are multiplied by
+        2 u², which moves no minimum and makes their gradients go on from those of the mse.  The joint one has one factor, u_F,
+        so that it stays the likelihood of both
     """
     energy, forces = (step.energy - batch.energy) / scale, (step.forces - batch.forces) / scale
     if name in OBJECTIVES:
         return OBJECTIVES[name](energy.to(forces.dtype), mean), OBJECTIVES[name](forces, mean)
+    unit_energy, unit_forces = units or (0.5**0.5, 0.5**0.5)
     of_energy = variance_nll(energy, step.energy_var / scale**2, mean, beta)
     if name == "nll_e":
-        return of_energy, mse(forces, mean)
-    return of_energy, covariance_nll(forces.double(), step.forces_cov / scale**2, mean, beta)
+        return 2.0 * unit_energy**2 * of_energy, mse(forces, mean)
+    of_forces = covariance_nll(forces.double(), step.forces_cov / scale**2, mean, beta)
+    return 2.0 * unit_forces**2 * of_energy, 2.0 * unit_forces**2 * of_forces

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from blipcalc.bayes.gaussian import GaussianPosterior
-from blipcalc.bayes.ivon import Ivon, IvonConfig
+from blipcalc.bayes.ivon import RESIDUAL, Ivon, IvonConfig
 from blipcalc.bayes.swag import SwagConfig, SwagMoments
 from blipcalc.core.contracts import Posterior, place_draws
 from blipcalc.core.graph import Graph
@@ -33,6 +33,8 @@ from blipcalc.training.validation import validate
 INFERENCE_PREFIX = "inference."
 #: the seed of noise that is drawn row by row (local reparametrisation)
 ROW_SEED = "noise_seed"
+#: training frames whose residuals variances of heads start from
+RESIDUAL_FRAMES = 200
 
 
 class Trainer:
@@ -81,10 +83,12 @@ class Trainer:
         self.swag = SwagMoments(method) if isinstance(method, SwagConfig) else None
         self.ivon: Ivon | None = None
         if isinstance(method, IvonConfig):
-            self.ivon = Ivon(self._groups(), method, method.ess or len(train))
+            components = 3 * sum(graph.num_nodes for graph in train)
+            self.ivon = Ivon(self._groups(method.rate), method, method.ess or components / RESIDUAL)
         self.optimizer = self.ivon or torch.optim.Adam(self._groups(), lr=config.learning_rate, foreach=True)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step_count, self.epoch = 0, 0
+        self.noise_units: tuple[float, float] | None = None  # known from the step on at which variances are learnt
         self.seconds = 0.0  # of training and validation, over all resumptions
         # a damaged newest checkpoint is overwritten, never moved over the good one before it
         self._newest_is_whole = False
@@ -94,16 +98,22 @@ class Trainer:
         self._step = step_function(self.model, stacked=config.train_draws > 1, compiled=config.compile)
         self.log = RunLog(self.folder, active=self.processes.is_main)
 
-    def _groups(self) -> list[dict[str, Any]]:
+    def _groups(self, factor: float = 1.0) -> list[dict[str, Any]]:
+        """Parameters, with factors on the learning rate."""
         inference = [p for name, p in self.parameters.items() if INFERENCE_PREFIX in name]
         backbone = [p for name, p in self.parameters.items() if INFERENCE_PREFIX not in name]
-        groups = [{"params": backbone, "factor": 1.0}]
-        return groups + ([{"params": inference, "factor": self.config.inference_rate}] if inference else [])
+        groups = [{"params": backbone, "factor": factor}]
+        return groups + ([{"params": inference, "factor": factor * self.config.inference_rate}] if inference else [])
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def variances_from(self) -> int:
+        """The step from which on variances are learnt, if they are."""
+        return round(self.config.variance_warmup * self.total_steps) if self.config.objective in WITH_HEADS else 0
 
     def fit(self) -> None:
         """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""
@@ -175,6 +185,28 @@ class Trainer:
             n += 1
         return {name: value / n for name, value in totals.items()}
 
+    def _turn_to_variances(self) -> None:
+        """Measure residuals on training frames, and let variances of heads start from them.
+
+        Variances that start elsewhere would pull the trunk towards themselves, and residuals divided by σ² would make steps
+        of Adam, whose memory is of undivided ones, thirty times too long: both threw networks back to where they started.
+        """
+        sums = torch.zeros(2, dtype=torch.float64)
+        frames = self.train[:: max(1, len(self.train) // RESIDUAL_FRAMES)]
+        overrides = self._overrides()
+        for batch in ordered_batches(frames, self.config.batch_size, self.dtype):
+            here = batch.to(self.device)
+            with torch.no_grad():
+                step = self._step(self.parameters, overrides, *here.graph)
+            counts = torch.bincount(here.graph.batch, minlength=here.graph.n_structures)
+            sums[0] += float(((step.energy - here.energy).square() / counts).mean(dim=0).sum())
+            sums[1] += float((step.forces - here.forces).double().square().mean(dim=(0, 2)).sum())
+        n_atoms = sum(graph.num_nodes for graph in frames)
+        units = (sums / torch.tensor([len(frames), n_atoms])).sqrt() / self.scale
+        found = self.processes.as_first({"energy": float(units[0]), "forces": float(units[1])})
+        self.noise_units = found["energy"], found["forces"]
+        self.model.set_noise_unit(*self.noise_units)
+
     def _overrides(self) -> dict[str, Tensor]:
         """Noise of one step: drawn on the CPU from the run's own generator, so that devices and processes agree."""
         draws = place_draws(self.model, self.posterior.draw(self.config.train_draws, generator=self.generator))
@@ -187,12 +219,15 @@ class Trainer:
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         c = self.config
+        if c.objective in WITH_HEADS and self.noise_units is None and self.step_count >= self.variances_from:
+            self._turn_to_variances()
         weights = self.ivon.sample(self.parameters, self.generator) if self.ivon else self.parameters
         step = self._step(weights, self._overrides(), *batch.graph)
         penalty = self.processes.sum_of_means(step.penalty)
-        warming = c.objective in WITH_HEADS and self.step_count < c.variance_warmup * self.total_steps
-        name = "mse" if warming else c.objective
-        energy_loss, forces_loss = losses(name, step, batch, self.scale, mean=self.processes.mean, beta=c.beta)
+        name = "mse" if self.step_count < self.variances_from else c.objective
+        energy_loss, forces_loss = losses(
+            name, step, batch, self.scale, mean=self.processes.mean, beta=c.beta, units=self.noise_units
+        )
         weight = kl_weight(self.step_count, self.total_steps, weight=c.kl_weight, warmup=c.kl_warmup)
         loss = c.energy_weight * energy_loss + c.forces_weight * forces_loss + weight * penalty.to(self.dtype)
         self.optimizer.zero_grad(set_to_none=True)
@@ -260,6 +295,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step_count,
             "seconds": self.seconds,
+            "noise_units": self.noise_units,
             "best": self.best if self.best["epoch"] >= 0 else None,
             "identity": self.identity,
         }
@@ -308,4 +344,7 @@ class Trainer:
         self.generator.set_state(tensors["generator"])
         self.epoch, self.step_count, self.seconds = manifest["epoch"], manifest["step"], manifest["seconds"]
         self.best = manifest["best"] or self.best
+        if manifest.get("noise_units"):
+            self.noise_units = tuple(manifest["noise_units"])
+            self.model.set_noise_unit(*self.noise_units)
         self.log.keep(self.epoch)
