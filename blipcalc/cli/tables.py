@@ -8,6 +8,7 @@ from typing import Any
 
 from ase.data import chemical_symbols
 
+from blipcalc.calibration.comparison import Compared
 from blipcalc.calibration.evaluation import Evaluation, Foreign
 from blipcalc.core.prediction import Calibration
 from blipcalc.manifest import StoredCalibration
@@ -139,6 +140,32 @@ def _foreign_lines(f: Foreign, *, has_spread: bool) -> list[str]:
         line += f", scaled mean z² {f.forces_zms:.1f} [{low:.1f}, {high:.1f}]"
     left_out = f"  foreign: {f.n_left_out} frames with uncalibrated elements left out"
     return [line, left_out] if f.n_left_out else [line]
+
+
+def comparison_text(rows: Sequence[Compared]) -> str:
+    """Models side by side, as a Markdown table; empty cells where a model has no such figure."""
+    head = (
+        "model", "posterior", "K", "train min", "ms/frame", "E MAE (meV)", "F MAE (meV/Å)", "NLL", "CRPS (meV/Å)", "mean z²",
+        "covers 95 %", "CE_F raw", "calibrated", "isotonic", "CE_E raw", "calibrated", "isotonic", "Spearman", "ceiling", "AUROC",
+        "foreign z²",
+    )  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        e, f = row.evaluation, row.evaluation.forces
+        pooled = next((c.observed for c in f.coverage if c.kind == "all" and c.level == 0.95), float("nan"))
+        foreign = (float("nan"), float("nan")) if e.foreign is None else (e.foreign.auroc, e.foreign.forces_zms)
+        cells = [row.name, f"{row.architecture} {row.posterior}", str(e.n_draws)]
+        cells += [_cell(x, form) for x, form in (
+            (row.minutes, ".1f"), (row.ms_per_frame, ".1f"), (1e3 * e.energy.mae, ".1f"), (1e3 * f.mae, ".1f"), (f.nll, ".2f"),
+            (1e3 * f.crps, ".1f"), (f.zms, ".2f"), (pooled, ".3f"), *((x, ".4f") for x in (*row.forces_ce, *row.energy_ce)),
+            (f.spearman, ".2f"), (f.spearman_ceiling, ".2f"), (foreign[0], ".3f"), (foreign[1], ".1f"),
+        )]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: float, form: str) -> str:
+    return "" if value != value else format(value, form)
 
 
 def demo_text(summary: dict[str, Any], folder: Path) -> str:

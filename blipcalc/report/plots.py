@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from scipy.stats import chi
 
 from blipcalc.calibration.coverage import Coverage
 from blipcalc.calibration.residuals import Residuals
-from blipcalc.stats.scores import rmse
+from blipcalc.stats.scores import coverage_of, rmse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +77,28 @@ def error_against_sigma_plot(residuals: Residuals, path: str | Path, level: floa
         panels[0].legend(frameon=False, loc="lower right")
     else:
         panels[0].set_title("no atom has an error bar")
+    return _saved(figure, path)
+
+
+def comparison_plot(residuals: Mapping[str, Residuals], path: str | Path) -> Path:
+    """Reliability of several models, energies and force components side by side; returns the path.
+
+    Observed share of errors in the central Gaussian interval of each nominal level; below the diagonal is overconfident.
+
+    residuals : {name: residuals on the same frames}; models without variances are left out
+    """
+    figure = _figure(9.0, 4.5)
+    levels = np.arange(1, 100) / 100
+    for axes, quantity in zip(figure.subplots(1, 2), ("energy", "forces"), strict=True):
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+        for name, r in residuals.items():
+            parts = (r.energy_error, r.energy_var) if quantity == "energy" else (r.force_error, r.forces_var)
+            error, variance = (np.ravel(part) for part in parts)
+            known = np.isfinite(variance) & (variance > 0) & np.isfinite(error)
+            if known.any():
+                axes.plot(levels, coverage_of(np.abs(error[known]) / np.sqrt(variance[known]), levels), label=name)
+        axes.set(title=quantity, xlabel="nominal coverage", ylabel="observed", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.legend(frameon=False, fontsize="small")
     return _saved(figure, path)
 
 

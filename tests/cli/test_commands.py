@@ -343,3 +343,37 @@ def test_evaluate_takes_all_members_of_a_small_ensemble(models, data, tmp_path):
     assert "calibrated on 20 frames: surface=mean, K=3, seed=0" in text
     with pytest.raises(DrawsError, match="3 members"):
         evaluated(tmp_path, models["ensemble"], data / "training.xyz", "--n-draws", 16)
+
+
+def test_compare_puts_models_side_by_side(trained, tmp_path):
+    point = tmp_path / "point.blip"
+    model = load_model(trained)
+    save_model(Model(model.network.backbone, PointPosterior()), point)
+    swag = tmp_path / "swag.blip"
+    settings = [
+        x for s in (*TINY, "data.calibration=0.4", "data.validation=0.1", "model.swag.rank=3") for x in ("--set", s)
+    ]
+    call(
+        "train", FRAMES, "-o", swag, "--energy-unit", "kcal/mol", "--posterior", "swag", "--epochs", 8, "--warm-epochs", 0,
+        "--folder", tmp_path / "run", *settings,
+    )  # fmt: skip
+    out = call(
+        "compare", trained, point, swag, "--data", FRAMES, "--foreign", FRAMES, "--foreign-energy-unit", "kcal/mol",
+        "--energy-unit", "kcal/mol", "-o", tmp_path / "out", "--n-draws", 8, "--index", "::2",
+    )  # fmt: skip
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
+    header, cells = rows[0], {row[0]: row for row in rows[2:]}
+    assert cells.keys() == {"my", "point", "swag"}
+    assert cells["swag"][1] == "PaiNN swag"
+    assert (cells["my"][2], cells["point"][2]) == ("8", "1")
+    nll = header.index("NLL")
+    assert cells["point"][nll] == ""
+    assert all(cells[name][nll] for name in ("my", "swag"))
+    figures = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for name in ("my", "swag"):
+        posterior, calibrated, isotonic = figures[name]["forces_ce"]
+        assert 0 <= min(posterior, calibrated, isotonic) <= max(posterior, calibrated, isotonic) <= 1 / 3 + 1e-3
+    assert (tmp_path / "out" / "comparison.md").read_text().strip() in out
+    assert (tmp_path / "out" / "reliability.png").stat().st_size > 10_000
+    with pytest.raises(ConfigurationError, match="one name"):
+        call("compare", trained, trained, "--data", FRAMES, "--energy-unit", "kcal/mol")

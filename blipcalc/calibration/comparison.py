@@ -1,0 +1,119 @@
+"""Several models on one labelled set, side by side: accuracy, honesty before and after recalibration, and cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from blipcalc.calibration.evaluation import Evaluation, evaluate_residuals
+from blipcalc.calibration.fit import feasible_draws
+from blipcalc.calibration.residuals import Residuals, collect
+from blipcalc.checkpoint import Model
+from blipcalc.predictor import BayesianPredictor
+from blipcalc.stats.recalibration import IsotonicRecalibration
+from blipcalc.stats.scores import ce_central
+
+Array = np.ndarray
+NAN = float("nan")
+
+
+class CalibrationErrors(NamedTuple):
+    """The calibration error :func:`~blipcalc.stats.scores.ce_central` of one quantity, 0 to 1/3; NaN without variances.
+
+    posterior : of the posterior's own variances; calibrated : with the constants of the model file
+    isotonic : of the posterior's, after a monotone map that was fitted to every other frame; on the frames in between
+    """
+
+    posterior: float
+    calibrated: float
+    isotonic: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model on the set.
+
+    minutes : its training, by its own record; ms_per_frame : CPU time of a prediction with forces and variances
+    evaluation : under its calibration where it has one for these settings
+    energy_ce, forces_ce : calibration errors of total energies and force components
+    """
+
+    name: str
+    posterior: str
+    architecture: str
+    minutes: float
+    ms_per_frame: float
+    evaluation: Evaluation
+    energy_ce: CalibrationErrors
+    forces_ce: CalibrationErrors
+    residuals: Residuals
+
+
+def compare_models(
+    models: Mapping[str, Model],
+    frames: Sequence[Atoms],
+    *,
+    foreign: Sequence[Atoms] | None = None,
+    n_draws: int = 16,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+    **settings: object,
+) -> list[Compared]:
+    """Every model under its own recommended surface, K draws or as many as it has, on the same labelled frames.
+
+    foreign : structures from outside, with labels or without; progress : called with the name of each model
+    settings : ``device``, ``dtype``, ``strategy``, ``chunk``
+    raises : DataError, StructureError and their kinds
+    """
+    compared = []
+    for name, model in models.items():
+        if progress is not None:
+            progress(name)
+        k = feasible_draws(model.posterior, n_draws)
+        predictor = BayesianPredictor.load(model, n_draws=k, seed=seed, calibrated=False, **settings)
+        began = time.process_time()
+        raw = collect(predictor, frames)
+        seconds = time.process_time() - began
+        outside = None if foreign is None else collect(predictor, foreign, require_labels=False)
+        constants = model.calibration(raw.surface, k, seed)
+        used = raw if constants is None else raw.apply(constants)
+        if outside is not None and constants is not None:
+            outside = outside.apply(constants)
+        compared.append(
+            Compared(
+                name=name,
+                posterior=model.posterior.name,
+                architecture=type(getattr(model.network, "backbone", model.network)).__name__,
+                minutes=model.training.get("wall_seconds", NAN) / 60,
+                ms_per_frame=1e3 * seconds / len(frames),
+                evaluation=evaluate_residuals(used, foreign=outside),
+                energy_ce=_errors(raw, used, lambda r: (r.energy_error[:, None], r.energy_var[:, None]), by_frame=True),
+                forces_ce=_errors(raw, used, lambda r: (r.force_error, r.forces_var), by_frame=False),
+                residuals=used,
+            )
+        )
+    return compared
+
+
+def _errors(
+    raw: Residuals, used: Residuals, pick: Callable[[Residuals], tuple[Array, Array]], *, by_frame: bool
+) -> CalibrationErrors:
+    """Calibration errors of what ``pick`` takes from residuals, (n, components) each."""
+    (error, variance), (_, scaled) = pick(raw), pick(used)
+    known = (np.isfinite(variance) & (variance > 0)).all(axis=1) & np.isfinite(error).all(axis=1)
+    frame = np.arange(raw.n_frames) if by_frame else raw.frame
+    fit, test = (known & (frame % 2 == parity) for parity in (0, 1))
+    if not (fit.any() and test.any()):
+        return CalibrationErrors(NAN, NAN, NAN)
+    good = known & np.isfinite(scaled).all(axis=1)
+    isotonic = IsotonicRecalibration.fit(error[fit], variance[fit])
+    return CalibrationErrors(
+        ce_central(error[known], variance[known]),
+        ce_central(error[good], scaled[good]) if used.calibration is not None and good.any() else NAN,
+        isotonic.ce(error[test], variance[test]),
+    )

@@ -1,0 +1,187 @@
+"""The commands that hold models against labelled frames: ``calibrate``, ``evaluate``, ``compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blipcalc.cli.options import (
+    Bar,
+    Data,
+    Device,
+    Draws,
+    Dtype,
+    EnergyKey,
+    EnergyUnit,
+    ForcesKey,
+    Index,
+    LengthUnit,
+    ModelArgument,
+    Seed,
+    frames_of,
+)
+from blipcalc.errors import ConfigurationError
+
+
+def calibrate(
+    model: ModelArgument,
+    data: Data,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="default: the model file itself; needed for a bundled model")
+    ] = None,
+    n_draws: Annotated[list[int] | None, typer.Option(help="K; default 8, 16 and 32")] = None,
+    seed: Seed = 0,
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Angstrom",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    index: Index = ":",
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+) -> None:
+    """Fit the constants that turn a spread into an error bar, on frames that training has not seen."""
+    from blipcalc.calibration.fit import calibrate as fit
+    from blipcalc.checkpoint import load_model, save_model
+    from blipcalc.cli.tables import calibration_text
+
+    path = output or _own_file(model)
+    frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
+    with Bar(len(frames), "calibration") as report:
+        fitted = fit(
+            load_model(model),
+            frames,
+            n_draws=n_draws or (8, 16, 32),
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            progress=report,
+        )
+    save_model(fitted, path)
+    typer.echo(calibration_text(fitted.calibrations))
+    typer.echo(f"wrote {path}")
+
+
+def evaluate(
+    model: ModelArgument,
+    data: Data,
+    foreign: Annotated[
+        list[Path] | None, typer.Option(help="structures from outside, to tell apart by uncertainty; labels not needed")
+    ] = None,
+    foreign_index: Annotated[str, typer.Option(help="ASE slice of the frames of each foreign file")] = ":",
+    foreign_energy_unit: Annotated[str, typer.Option(help="unit of the energies of foreign labels")] = "eV",
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for figures and plots")] = Path(
+        "runs/evaluation"
+    ),
+    n_draws: Draws = None,
+    seed: Seed = 0,
+    surface: Annotated[str | None, typer.Option(help="mean or centre; default: the model's own")] = None,
+    raw: Annotated[bool, typer.Option(help="posterior values without calibration")] = False,
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Angstrom",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    index: Index = ":",
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+) -> None:
+    """Print errors, coverage, scores and ranks on labelled data, and save reliability and error-against-sigma plots."""
+    from blipcalc.calibration.evaluation import evaluate_model
+    from blipcalc.calibration.fit import feasible_draws
+    from blipcalc.calibration.residuals import collect
+    from blipcalc.checkpoint import load_model
+    from blipcalc.cli.tables import error_bars_text, evaluation_text
+    from blipcalc.predictor import BayesianPredictor
+    from blipcalc.report.plots import error_against_sigma_plot, reliability_plot
+
+    stored = load_model(model)
+    n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
+    predictor = BayesianPredictor.load(
+        stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype
+    )
+    frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
+    settings = (foreign_energy_unit, length_unit, energy_key, forces_key, foreign_index)
+    outside = frames_of(foreign, *settings, require_labels=False) if foreign else None
+    with Bar(len(frames), "evaluation") as report:
+        residuals = collect(predictor, frames, progress=report)
+    # a file without fingerprints does not say what it was trained on, which is not the same as no frame seen
+    training = stored.frames.tolist() or None
+    result = evaluate_model(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "evaluation.json").write_text(json.dumps(result.to_dict(), indent=1))
+    reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
+    error_against_sigma_plot(residuals, output / "error_against_sigma.png")
+    typer.echo(error_bars_text(predictor, stored.calibrations, raw=raw))
+    typer.echo(evaluation_text(result))
+    if result.n_seen_in_training:
+        typer.echo(
+            f"WARNING: {result.n_seen_in_training} of {len(frames)} frames were in the training data; the figures flatter",
+            err=True,
+        )
+    typer.echo(f"wrote {output}/evaluation.json, reliability.png, error_against_sigma.png")
+
+
+def compare(
+    models: Annotated[list[str], typer.Argument(help="model files, or names of bundled models")],
+    data: Annotated[list[Path], typer.Option("--data", help="labelled frames, the same for all")],
+    foreign: Annotated[list[Path] | None, typer.Option(help="structures from outside; labels not needed")] = None,
+    foreign_index: Annotated[str, typer.Option(help="ASE slice of the frames of each foreign file")] = ":",
+    foreign_energy_unit: Annotated[str, typer.Option(help="unit of the energies of foreign labels")] = "eV",
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for table and plots")] = Path(
+        "runs/comparison"
+    ),
+    n_draws: Annotated[int, typer.Option(help="K, or as many draws as a model has")] = 16,
+    seed: Seed = 0,
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Angstrom",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    index: Index = ":",
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+) -> None:
+    """Print models side by side on one labelled set: accuracy, calibration before and after, cost; and save plots."""
+    from blipcalc.calibration.comparison import compare_models
+    from blipcalc.checkpoint import load_model
+    from blipcalc.cli.tables import comparison_text
+    from blipcalc.report.plots import comparison_plot
+
+    frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
+    settings = (foreign_energy_unit, length_unit, energy_key, forces_key, foreign_index)
+    outside = frames_of(foreign, *settings, require_labels=False) if foreign else None
+    loaded = {Path(name).stem: load_model(name) for name in models}
+    if len(loaded) < len(models):
+        raise ConfigurationError(f"models of one name cannot be told apart in a table: {', '.join(models)}")
+
+    def say(name: str) -> None:
+        typer.echo(f"{name} …", err=True)
+
+    rows = compare_models(
+        loaded, frames, foreign=outside, n_draws=n_draws, seed=seed, progress=say, device=device, dtype=dtype
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    text = comparison_text(rows)
+    (output / "comparison.md").write_text(text + "\n")
+    figures = {
+        row.name: row.evaluation.to_dict() | {"energy_ce": row.energy_ce, "forces_ce": row.forces_ce} for row in rows
+    }
+    (output / "comparison.json").write_text(json.dumps(figures, indent=1))
+    comparison_plot({row.name: row.residuals for row in rows}, output / "reliability.png")
+    typer.echo(text)
+    typer.echo(f"wrote {output}/comparison.md, comparison.json, reliability.png")
+
+
+def _own_file(model: str) -> Path:
+    """The file of a model, to be written again; refused where it belongs to the installed package."""
+    from blipcalc.bundle import bundle_path
+    from blipcalc.checkpoint import find_model
+
+    path = find_model(model)
+    if path.resolve().parent == bundle_path("").resolve():
+        raise ConfigurationError(
+            f"{model} is a bundled model, a file of the installed package that is not overwritten; name another to write, "
+            f"for example -o my-{path.name}"
+        )
+    return path
