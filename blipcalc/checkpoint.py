@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from blipcalc.bayes.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior
-from blipcalc.bayes.gaussian import GaussianPosterior
+from blipcalc.bayes.gaussian import LINEAR, GaussianPosterior
 from blipcalc.bayes.last_layer import LAST_LAYER, LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bundle import bundle_path
@@ -42,7 +42,7 @@ from blipcalc.sealed import DTYPES, read_manifest, read_sealed, tensors_hash, wr
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
 #: Gaussians around a network, and which of them a name stands for
 GAUSSIANS = (GaussianPosterior, LastLayerPosterior)
-RESTORED = dict.fromkeys(LAST_LAYER, LastLayerPosterior) | dict.fromkeys(("swag", "ivon"), GaussianPosterior)
+RESTORED = dict.fromkeys(LAST_LAYER, LastLayerPosterior) | dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
 
 
 @dataclass(frozen=True)

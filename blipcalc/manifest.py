@@ -12,7 +12,7 @@ from blipcalc.errors import SchemaError
 
 SCHEMA = 1
 
-PosteriorName = Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr"]
+PosteriorName = Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "laplace-all", "llpr"]
 
 
 class Strict(BaseModel):

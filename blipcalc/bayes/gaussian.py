@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
 
+#: methods whose Gaussian belongs to the linearised network
+LINEAR = ("laplace-all",)
+
 
 @dataclass(frozen=True)
 class GaussianPosterior:
@@ -25,12 +28,14 @@ class GaussianPosterior:
     name : of the method that it comes from
     mean : {parameter: θ̄}, the weights of the network; std : {parameter: s} of the same shapes
     deviations : {parameter: D (R, *shape)}, or empty for rank zero
+    linear : it is right for the network linearised around θ̄ only, which is then what its draws are
     """
 
     name: str
     mean: Mapping[str, Tensor]
     std: Mapping[str, Tensor]
     deviations: Mapping[str, Tensor] = field(default_factory=dict)
+    linear: bool = False
     is_random: ClassVar[bool] = True
 
     @property
@@ -43,7 +48,8 @@ class GaussianPosterior:
         if n < 1:
             raise DrawsError(f"expected at least one draw, got n={n}")
         draws = [self._one(generator) for _ in range(n)]
-        return Draws(n, {name: torch.stack([draw[name] for draw in draws]) for name in self.mean})
+        stacked = {name: torch.stack([draw[name] for draw in draws]) for name in self.mean}
+        return Draws(n, stacked, self.linear)
 
     def _one(self, generator: torch.Generator) -> dict[str, Tensor]:
         shared = torch.randn(self.rank, generator=generator, dtype=torch.float64)
@@ -83,4 +89,4 @@ class GaussianPosterior:
             ]
             if set(parts[part]) != wanted or wrong or len(ranks) > 1:
                 raise DrawsError(f"{part} of {len(parts[part])} parameters do not fit the {len(mean)} of the network")
-        return cls(name, mean, **parts)
+        return cls(name, mean, **parts, linear=name in LINEAR)

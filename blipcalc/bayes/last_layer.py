@@ -31,6 +31,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from blipcalc.bayes.laplace import log_likelihood, maximum_evidence
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import ConfigurationError, DrawsError
 
@@ -130,40 +131,24 @@ class Gram:
 
     def log_evidence(self, weights: Tensor, noise_energy: Tensor, noise_forces: Tensor, prior: Tensor) -> Tensor:
         """Logarithm of the marginal likelihood of the labels, with all constants."""
-        total = -0.5 * prior * weights.square().sum() + 0.5 * len(weights) * prior.log()
-        total = total - 0.5 * torch.logdet(self.precision(noise_energy, noise_forces, prior))
-        for n, sse, noise in (
-            (self.n_energy, self.energy_sse, noise_energy),
-            (self.n_forces, self.forces_sse, noise_forces),
-        ):
-            total = total - 0.5 * sse / noise**2 - n * (noise.log() + 0.5 * math.log(2 * math.pi))
-        return total
+        total = log_likelihood(
+            (self.energy_sse, self.forces_sse), (self.n_energy, self.n_forces), (noise_energy, noise_forces)
+        )
+        total = total - 0.5 * prior * weights.square().sum() + 0.5 * len(weights) * prior.log()
+        return total - 0.5 * torch.logdet(self.precision(noise_energy, noise_forces, prior))
 
 
 def laplace(weights: Mapping[str, Tensor], gram: Gram) -> tuple[LastLayerPosterior, dict[str, Any]]:
     """The Laplace posterior at the maximum of the marginal likelihood, and the σ_E, σ_F and τ found there."""
     mode = flat(weights)
-    start = [
-        math.log(max(gram.energy_sse / gram.n_energy, 1e-16)) / 2,
-        math.log(max(gram.forces_sse / gram.n_forces, 1e-16)) / 2,
-        math.log(len(mode) / max(float(mode.square().sum()), 1e-16)),
-    ]
-    logs = torch.tensor(start, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logs], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-12)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = -gram.log_evidence(mode, *logs.exp())
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    found = logs.detach().exp()
-    factor = _inverse_root(gram.precision(*found))
-    figures = dict(zip(("noise_energy", "noise_forces", "prior_precision"), found.tolist(), strict=True))
-    return LastLayerPosterior(weights, factor, "laplace"), figures | {
-        "log_evidence": float(gram.log_evidence(mode, *found))
-    }
+    start = (
+        math.sqrt(gram.energy_sse / gram.n_energy),
+        math.sqrt(gram.forces_sse / gram.n_forces),
+        len(mode) / float(mode.square().sum()),
+    )
+    found = maximum_evidence(lambda *values: gram.log_evidence(mode, *values), start)
+    values = (torch.tensor(found[k], dtype=torch.float64) for k in ("noise_energy", "noise_forces", "prior_precision"))
+    return LastLayerPosterior(weights, _inverse_root(gram.precision(*values)), "laplace"), found
 
 
 def llpr(weights: Mapping[str, Tensor], gram: Gram) -> LastLayerPosterior:

@@ -83,10 +83,12 @@ class Draws:
 
     n : K
     overrides : {parameter or buffer name: (K, *shape)}; empty for a point estimate
+    linear : they are draws of the network linearised around its weights: E(θ) + ∂E/∂θ · (draw - θ)
     """
 
     n: int
     overrides: Mapping[str, Tensor] = field(default_factory=dict)
+    linear: bool = False
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -98,7 +100,7 @@ class Draws:
     def __getitem__(self, index: slice) -> Draws:
         """The draws of a slice of K."""
         n = len(range(*index.indices(self.n)))
-        return Draws(n, {name: value[index] for name, value in self.overrides.items()})
+        return Draws(n, {name: value[index] for name, value in self.overrides.items()}, self.linear)
 
 
 class Posterior(Protocol):
@@ -181,7 +183,8 @@ def place_draws(model: torch.nn.Module, draws: Draws) -> Draws:
     check_draws(model, draws)
     like = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     device = next(model.parameters()).device
-    return Draws(draws.n, {name: value.to(device, like[name].dtype) for name, value in draws.overrides.items()})
+    placed = {name: value.to(device, like[name].dtype) for name, value in draws.overrides.items()}
+    return Draws(draws.n, placed, draws.linear)
 
 
 @runtime_checkable

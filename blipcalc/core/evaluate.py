@@ -71,8 +71,7 @@ class Evaluator:
         self.state = {n: p.detach() for n, p in (*model.named_parameters(), *model.named_buffers())}
         reference = next(model.parameters())
         self.dtype, self.device = reference.dtype, reference.device
-        self._batched = torch.func.vmap(self._gradient, in_dims=(None, 0, None))
-        self._kernels: dict[bool, Kernels] = {}
+        self._kernels: dict[tuple[bool, bool], Kernels] = {}
 
     def _comfortable(self, n: int, tensors: GraphTensors) -> int:
         """Draws per pass where nobody asked for a number: a divisor of ``n``, so that all passes are alike."""
@@ -81,46 +80,69 @@ class Evaluator:
         most = max(1, PAIRS // max(1, tensors.vectors.shape[0]))
         return max(k for k in range(1, n + 1) if n % k == 0 and k <= most)
 
-    def _function(self, *, single: bool, whole: bool) -> Function:
+    def _function(self, *, linear: bool, single: bool, whole: bool) -> Function:
         """The gradient of one network, or of many at once, by the chosen strategy; ``whole``: all draws are in one pass."""
-        plain = self._gradient if single else self._batched
+        plain = self._gradient_linear if linear else self._gradient
+        if not single:
+            plain = torch.func.vmap(plain, in_dims=(None, 0, None))
         if self.strategy not in ("traced", "compiled"):
             return plain
-        if single not in self._kernels:
-            self._kernels[single] = Kernels(plain, float(self.model.cutoff), compiled=self.strategy == "compiled")
-        return partial(self._kernels[single], constant=whole)
+        key = (linear, single)
+        if key not in self._kernels:
+            self._kernels[key] = Kernels(plain, float(self.model.cutoff), compiled=self.strategy == "compiled")
+        return partial(self._kernels[key], constant=whole)
 
     def _energy(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        output = torch.func.functional_call(
-            self.model, {**state, **overrides}, (graph._replace(vectors=vectors),), strict=False
-        )
+        values = self._values(vectors, {**state, **overrides}, graph)
+        return values[0].sum(), values
+
+    def _linear(
+        self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same of the linearised network; variances of heads are those at the weights themselves."""
+        at = {name: state[name] for name in overrides}
+        away = {name: value - state[name] for name, value in overrides.items()}
+        values, slopes = torch.func.jvp(lambda w: self._values(vectors, {**state, **w}, graph), (at,), (away,))
+        values = (values[0] + slopes[0], values[1] + slopes[1], *values[2:])
+        return values[0].sum(), values
+
+    def _values(self, vectors: Tensor, state: Mapping[str, Tensor], graph: GraphTensors) -> tuple[Tensor, ...]:
+        output = torch.func.functional_call(self.model, state, (graph._replace(vectors=vectors),), strict=False)
         noise = (value for value in (output.energy_var, output.forces_cov) if value is not None)
-        return output.energy.sum(), (output.energy, output.energies, *noise)
+        return output.energy, output.energies, *noise
 
     def _gradient(
         self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         return torch.func.grad(self._energy, has_aux=True)(graph.vectors, state, overrides, graph)
 
+    def _gradient_linear(
+        self, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return torch.func.grad(self._linear, has_aux=True)(graph.vectors, state, overrides, graph)
+
     def _pass(
         self, draws: Draws, tensors: GraphTensors, *, gradient: bool, whole: bool
     ) -> tuple[list[Tensor], Tensor | None]:
         """Values of one chunk, (K, S) energy, (K, N) energies and those of heads, and the (K, E, 3) gradient."""
         if not gradient:
+            energy = self._linear if draws.linear else self._energy
             outputs = [
-                self._energy(tensors.vectors, self.state, {n: v[k] for n, v in draws.overrides.items()}, tensors)[1]
+                energy(tensors.vectors, self.state, {n: v[k] for n, v in draws.overrides.items()}, tensors)[1]
                 for k in range(draws.n)
             ]
             return _stacked(outputs), None
         n = draws.n if draws.overrides else 1
         if n == 1 or self.strategy == "loop":
-            one = self._function(single=True, whole=whole and n == 1)
+            one = self._function(linear=draws.linear, single=True, whole=whole and n == 1)
             passes = [one(self.state, {name: v[k] for name, v in draws.overrides.items()}, tensors) for k in range(n)]
             (g,), values = _stacked([(p[0],) for p in passes]), _stacked([p[1] for p in passes])
             return [value.expand(draws.n, *value.shape[1:]) for value in values], g.expand(draws.n, -1, -1)
-        g, values = self._function(single=False, whole=whole)(self.state, dict(draws.overrides), tensors)
+        g, values = self._function(linear=draws.linear, single=False, whole=whole)(
+            self.state, dict(draws.overrides), tensors
+        )
         return list(values), g
 
     def __call__(self, draws: Draws, graph: Graph, *, forces: bool = True, stress: bool = False) -> Samples:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from blipcalc.bayes.inference import BlipConfig
 from blipcalc.bayes.ivon import IvonConfig
+from blipcalc.bayes.laplace import LaplaceConfig
 from blipcalc.bayes.swag import SwagConfig
 from blipcalc.core.contracts import Surface
 from blipcalc.settings import Settings
@@ -42,12 +43,13 @@ class ModelConfig(Settings):
     posterior: Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr"] = Field(
         "mixture",
         description="swag and ivon: a Gaussian over all weights, from the training; laplace and llpr: over the last layers of a "
-        "trained network, no retraining",
+        "trained network (laplace.weights=all: over all), no retraining",
     )
     members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
     blip: BlipConfig = Field(default_factory=BlipConfig)
     swag: SwagConfig = Field(default_factory=SwagConfig)
     ivon: IvonConfig = Field(default_factory=IvonConfig)
+    laplace: LaplaceConfig = Field(default_factory=LaplaceConfig)
     surface: Surface | None = Field(
         None, description="surface that the model file recommends; None: centre where there is one, else mean"
     )

@@ -25,6 +25,7 @@ from blipcalc.errors import ConfigurationError, MixedElementsError
 from blipcalc.models.registry import build_model
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
+from blipcalc.training.curvature import fit_all_weights
 from blipcalc.training.distributed import Processes
 from blipcalc.training.last_layer import fit_last_layer
 from blipcalc.training.noise import alpha_distribution, fit_noise
@@ -118,7 +119,10 @@ def _assembled(
     held_out = labelled_graphs(parts[1], network.cutoff) if plan.model.is_blip else []
     if plan.model.posterior in LAST_LAYER:
         graphs = [labelled_graphs(part, network.cutoff) for part in parts]
-        posterior, fit_figures = fit_last_layer(plan.model.posterior, network, *graphs, plan.training.device)
+        if plan.model.posterior == "laplace" and plan.model.laplace.weights == "all":
+            posterior, fit_figures = fit_all_weights(network, graphs[0], plan.training.device)
+        else:
+            posterior, fit_figures = fit_last_layer(plan.model.posterior, network, *graphs, plan.training.device)
     if plan.noise:
         posterior, noise_figures = fit_noise(network, posterior, held_out, plan.noise, noise_folder)
     if plan.model.is_blip:

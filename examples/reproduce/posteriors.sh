@@ -43,13 +43,14 @@ row ivon --posterior ivon "${from_scratch[@]}" "${ivon[@]}"
 row mixture --posterior mixture --warm-epochs "$epochs" "${layers[@]}" "${warm[@]}"
 if [ -e "$folder/point.blip" ]; then
     row laplace --posterior laplace "${from_point[@]}"
+    row laplace-all --posterior laplace --set model.laplace.weights=all "${from_point[@]}"
     row llpr --posterior llpr "${from_point[@]}"
     row blip --posterior blip "${from_point[@]}" --noise-epochs 60
 fi
 if [ ${#rows[@]} -gt 0 ]; then exit; fi
 
 models=()
-for name in point mve-jef mve-e ensemble ensemble-jef ensemble-e swag swag-jef ivon laplace llpr blip mixture; do
+for name in point mve-jef mve-e ensemble ensemble-jef ensemble-e swag swag-jef ivon laplace laplace-all llpr blip mixture; do
     calibrated=$folder/calibrated/$name.blip
     mkdir -p "$folder/calibrated"
     if [ ! -e "$calibrated" ]; then
