@@ -64,6 +64,8 @@ class Evaluation:
     """Figures of one predictor on one labelled set.
 
     energy : of total energies, eV; energy_mae_per_atom, energy_rmse_per_atom : eV
+    energy_mae_shifted, energy_rmse_shifted : eV, of total energies after the mean error of each formula on these very frames is
+        taken out: what is left of the shape of the surface.  Some published figures are of this kind
     forces : per component, eV/Å
     frames : coverage of whole frames by q_frame; empty without a calibration
     compositions : errors by formula
@@ -81,6 +83,8 @@ class Evaluation:
     energy: Scores
     energy_mae_per_atom: float
     energy_rmse_per_atom: float
+    energy_mae_shifted: float
+    energy_rmse_shifted: float
     forces: Scores
     frames: tuple[Coverage, ...]
     compositions: tuple[CompositionErrors, ...]
@@ -161,6 +165,8 @@ def evaluate_residuals(
         energy=energy_scores(residuals, levels, seed),
         energy_mae_per_atom=mae(energy_per_atom),
         energy_rmse_per_atom=rmse(energy_per_atom),
+        energy_mae_shifted=mae(_shifted(residuals)),
+        energy_rmse_shifted=rmse(_shifted(residuals)),
         forces=force_scores(residuals, levels, seed),
         frames=frame_coverage(residuals, levels),
         compositions=tuple(_composition(residuals, formula) for formula in np.unique(residuals.compositions).tolist()),
@@ -171,6 +177,13 @@ def evaluate_residuals(
         n_calibration=None if calibration is None else calibration.n_frames,
         foreign=None if foreign is None else _foreign(residuals, foreign, seed),
     )
+
+
+def _shifted(residuals: Residuals) -> Array:
+    """(S,) errors of energies less the mean of their formula, eV."""
+    _, code, counts = np.unique(residuals.compositions, return_inverse=True, return_counts=True)
+    means = np.bincount(code, weights=residuals.energy_error) / counts
+    return residuals.energy_error - means[code]
 
 
 def _composition(residuals: Residuals, formula: str) -> CompositionErrors:

@@ -87,7 +87,8 @@ def evaluation_text(e: Evaluation) -> str:
     lines = [
         f"{e.n_frames} frames, {e.n_atoms} atoms, surface {e.surface}, K = {e.n_draws}; n counts frames in every limit",
         f"  energy   MAE {1e3 * e.energy.mae:.2f}  RMSE {1e3 * e.energy.rmse:.2f} meV"
-        f"   ({1e3 * e.energy_mae_per_atom:.3f}, {1e3 * e.energy_rmse_per_atom:.3f} per atom)",
+        f"   ({1e3 * e.energy_mae_per_atom:.3f}, {1e3 * e.energy_rmse_per_atom:.3f} per atom; shifted by the mean error of "
+        f"each formula {1e3 * e.energy_mae_shifted:.2f}, {1e3 * e.energy_rmse_shifted:.2f})",
         f"  forces   MAE {1e3 * e.forces.mae:.2f}  RMSE {1e3 * e.forces.rmse:.2f} meV/Å per component",
     ]
     if e.has_variances:

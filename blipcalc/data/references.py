@@ -13,14 +13,16 @@ from blipcalc.data.labels import labels
 def fit_references(frames: Sequence[Atoms]) -> dict[int, float]:
     """Least-squares energy per element: E ≈ Σ_z n_z E0_z, eV.
 
-    The solution of minimal norm where compositions do not determine the elements one by one (a single molecule, say); its
-    sums over the compositions at hand are the same.
+    Where compositions do not determine the elements one by one (a single molecule, say) it is the solution nearest to the mean
+    energy per atom, which it then is for every element, as in Willow, …, Myung, arXiv 2510.03046; these are no energies of
+    isolated atoms.
     """
     species = sorted({int(z) for atoms in frames for z in atoms.numbers})
     counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in species] for atoms in frames], dtype=np.float64)
     energies = np.array([labels(atoms)[0] for atoms in frames])
-    solution, *_ = np.linalg.lstsq(counts, energies, rcond=None)
-    return dict(zip(species, solution.tolist(), strict=True))
+    mean = energies.sum() / counts.sum()
+    deviation, *_ = np.linalg.lstsq(counts, energies - mean * counts.sum(axis=1), rcond=None)
+    return dict(zip(species, (mean + deviation).tolist(), strict=True))
 
 
 def force_rms(frames: Sequence[Atoms]) -> float:

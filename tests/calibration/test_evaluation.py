@@ -54,6 +54,9 @@ def test_accuracies_are_those_of_the_arrays(calibrated, evaluation):
     assert evaluation.forces.rmse == pytest.approx(np.sqrt((calibrated.force_error**2).mean()))
     assert evaluation.energy_mae_per_atom == pytest.approx(evaluation.energy.mae / 9)
     assert evaluation.energy_rmse_per_atom == pytest.approx(evaluation.energy.rmse / 9)
+    away = calibrated.energy_error - calibrated.energy_error.mean()
+    assert evaluation.energy_mae_shifted == pytest.approx(np.abs(away).mean())
+    assert evaluation.energy_rmse_shifted == pytest.approx(calibrated.energy_error.std())
     (composition,) = evaluation.compositions
     assert (composition.formula, composition.n_frames) == ("C2H6O", 400)
     assert composition.forces_mae == pytest.approx(evaluation.forces.mae)
