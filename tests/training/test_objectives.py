@@ -319,3 +319,24 @@ def test_losses_of_the_two_likelihoods():
     torch.testing.assert_close(joint[0], of_energy)
     torch.testing.assert_close(joint[1], 0.5 * (forces.square() / 0.8 + math.log(0.8)).mean())
     torch.testing.assert_close(losses("mae", step, batch, scale)[1], forces.abs().mean())
+
+
+def test_blended_updates_are_a_hundredth_of_the_learning_rate():
+    """What published inputs call "EMA decay 0.99" keeps no shadow: weights become 0.99 old + 0.01 new after every step."""
+
+    def path(rate, blend):
+        w = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+        optimizer = torch.optim.Adam([w], lr=rate, amsgrad=True)
+        found = []
+        for t in range(60):
+            optimizer.zero_grad()
+            ((w - 0.3) ** 2 * torch.tensor([1.0, 3.0, 10.0]) * (1 + math.sin(t))).sum().backward()
+            old = w.detach().clone()
+            optimizer.step()
+            with torch.no_grad():
+                w.lerp_(old, 1.0 - blend)
+            found.append(w.detach().clone())
+        return torch.stack(found)
+
+    torch.testing.assert_close(path(0.01, 0.01), path(1e-4, 1.0), rtol=1e-10, atol=1e-12)
+    assert float((path(0.01, 1.0) - path(1e-4, 1.0)).abs().max()) > 0.1
