@@ -159,8 +159,14 @@ def llpr(weights: Mapping[str, Tensor], gram: Gram) -> LastLayerPosterior:
 
 
 def best_alpha(error: Tensor, variance: Tensor) -> float:
-    """α² of maximum likelihood for errors of Gaussian variances α² v: mean of r² / v."""
-    return float((error.square() / variance).mean()) ** 0.5
+    """α of maximum likelihood for errors of Gaussian variances α² v: root mean r² / v.
+
+    What cannot vary, such as the force on an atom without neighbours, says nothing.  raises : ConfigurationError where all is so
+    """
+    known = variance > 1e-12 * variance.max()
+    if not known.any():
+        raise ConfigurationError("no validation frame has forces that depend on the last layers; give others")
+    return float((error[known].square() / variance[known]).mean()) ** 0.5
 
 
 def rescaled(posterior: LastLayerPosterior, alpha: float) -> LastLayerPosterior:

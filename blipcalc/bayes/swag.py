@@ -12,7 +12,7 @@ code leaves it out unless told).  θ̄_t is the running mean at the time of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from pydantic import Field
@@ -34,6 +34,14 @@ class SwagConfig(Settings):
         gt=0,
         description="constant learning rate while they are taken, as a fraction of the peak: a Gaussian takes a walk",
     )
+
+    def is_snapshot(self, epoch: int, epochs: int) -> bool:
+        """Whether the weights that an epoch (from 1) of so many ends with are taken."""
+        return epoch > self.start * epochs and (epochs - epoch) % self.every == 0
+
+    def n_snapshots(self, epochs: int) -> int:
+        """How many so many epochs give."""
+        return sum(self.is_snapshot(epoch, epochs) for epoch in range(1, epochs + 1))
 
 
 class SwagMoments:
@@ -61,8 +69,11 @@ class SwagMoments:
             kept = self.deviations[name][-(self.config.rank - 1) :]
             self.deviations[name] = torch.cat([kept, (x - self.mean[name])[None]])
 
-    def posterior(self, dtype: torch.dtype = torch.float64) -> GaussianPosterior:
-        """The Gaussian, in the dtype of the weights; raises :class:`DrawsError` for fewer than three snapshots."""
+    def posterior(self, dtype: torch.dtype = torch.float64, order: Iterable[str] = ()) -> GaussianPosterior:
+        """The Gaussian, in the dtype of the weights; raises :class:`DrawsError` for fewer than three snapshots.
+
+        order : names of the parameters as the network has them: draws depend on it, and a checkpoint has another
+        """
         if self.count < 3:
             raise DrawsError(
                 f"SWAG took {self.count} snapshots and needs three or more; give more epochs, an earlier swag.start or a "
@@ -71,7 +82,8 @@ class SwagMoments:
         std = {name: (value / self.count / 2).sqrt() for name, value in self.square.items()}
         rank = len(next(iter(self.deviations.values())))
         deviations = {name: value / math.sqrt(2 * (rank - 1)) for name, value in self.deviations.items()}
-        parts = ({name: x.to(dtype) for name, x in part.items()} for part in (self.mean, std, deviations))
+        names = list(order) or list(self.mean)
+        parts = ({name: part[name].to(dtype) for name in names} for part in (self.mean, std, deviations))
         return GaussianPosterior("swag", *parts)
 
     def state(self) -> dict[str, Tensor]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Role = Literal["node", "edge", "vector"]
 Surface = Literal["mean", "centre"]
 Heads = Literal["none", "energy", "joint"]
+#: end of the name of the buffer with the unit of variances of heads, which belongs to the weights that speak in it
+NOISE_UNIT = "noise_unit"
 
 
 class ModelOutput(NamedTuple):

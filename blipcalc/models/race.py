@@ -205,7 +205,13 @@ class Race(Potential):
                 f"equivariant force covariances take 2e among the hidden irreps, got {config.hidden!r}; add some, or take "
                 "heads.covariance='paper'"
             )
-        for wanted in _wanted(hidden, config):
+        reached = _wanted(hidden, config)
+        if config.heads.has_quadrupole and not any("2e" in wanted for wanted in reached):
+            raise ConfigurationError(
+                f"no layer reaches 2e with layers={config.layers}, l_max={config.l_max}, so force covariances would be balls; "
+                "raise one of them, or take heads.covariance='paper'"
+            )
+        for wanted in reached:
             lean = config.layout == "lean"
             outputs = {ir: n for ir, n in hidden.items() if ir in wanted} if lean else hidden
             self.layers.append(Layer(config, len(self.species), inputs, outputs, wanted))
@@ -213,6 +219,8 @@ class Race(Potential):
         used = {path for layer in self.layers for path in layer.paths if path[1]}
         self.couplings = Couplings([(degree(a), l_sh, degree(b)) for a, l_sh, b in used], config.l_max)
         self.register_buffer("tensors", coupling(1, 1, 2).permute(2, 0, 1).contiguous(), persistent=False)
+        # kept by name: a network that was made Bayesian has other classes there
+        self._linear = tuple(name for name, module in self.named_modules() if isinstance(module, nn.Linear))
         self.register_buffer("neighbors", torch.tensor(config.neighbors or NEIGHBORS))
 
     def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
@@ -236,20 +244,8 @@ class Race(Potential):
 
     def layer_roles(self) -> dict[str, Role]:
         """Which rows each linear layer runs over, by construction."""
-        roles: dict[str, Role] = {}
-        for i, layer in enumerate(self.layers):
-            names = {
-                "radial": "edge",
-                "up": "vector",
-                "down": "vector",
-                "gates": "vector",
-                "readout": "node",
-                "quadrupole": "vector",
-            }
-            for name, module in layer.named_modules():
-                if isinstance(module, nn.Linear):
-                    roles[f"layers.{i}.{name}"] = names[name.split(".")[0].split("_")[0]]
-        return roles
+        kinds: dict[str, Role] = {"radial": "edge", "readout_inner": "node", "readout_outer": "node"}
+        return {name: kinds.get(name.split(".")[2], "vector") for name in self._linear}
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
         """Energies of a graph."""

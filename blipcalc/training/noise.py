@@ -142,21 +142,28 @@ class _NoiseFit:
             n += 1
         return {name: value / n for name, value in totals.items()}
 
-    def _forces(self, batch: Labelled, member: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        """(K, N, 3), in units of the label scale; ``member`` (K,) tells whose weights each draw has."""
+    def _forces(self, batch: Labelled, member: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        """(K, N, 3) forces and (N,) mean variance of a component that heads predict, or 0, in units of the label scale.
+
+        member : (K,) whose weights each draw has
+        """
         overrides = {name: gather_rows(value, member) for name, value in self.members.items()} | noise
-        return self._step(self.parameters, overrides, *batch.graph).forces / self.scale
+        step = self._step(self.parameters, overrides, *batch.graph)
+        own = 0.0
+        if step.forces_cov is not None:
+            own = step.forces_cov.detach().diagonal(dim1=-2, dim2=-1).mean(dim=(0, 2)).to(self.dtype) / self.scale**2
+        return step.forces / self.scale, own
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         c = self.config
         with torch.no_grad():
-            modes = self._forces(batch, torch.arange(self.n_members), {})
+            modes, _ = self._forces(batch, torch.arange(self.n_members, device=self.device), {})
         draws = place_draws(self.network, self.noise.draw(c.draws, generator=self.generator))
-        member = torch.arange(c.draws) % self.n_members
-        noisy = self._forces(batch, member, dict(draws.overrides))
+        member = torch.arange(c.draws, device=self.device) % self.n_members
+        noisy, aleatoric = self._forces(batch, member, dict(draws.overrides))
         within = (noisy - modes[member]).square().mean(dim=(0, 2))
         between = (modes - modes.mean(dim=0)).square().mean(dim=(0, 2))
-        variance = within + between + FLOOR**2
+        variance = within + between + aleatoric + FLOOR**2
         squared = (batch.forces / self.scale - modes.mean(dim=0)).square().mean(dim=1)
         loss = 0.5 * (variance.log() + squared / variance).mean()
         self.optimizer.zero_grad(set_to_none=True)

@@ -113,8 +113,8 @@ def losses(
 
     step : outputs of R draws; batch : labels; scale : s, eV; mean, beta : see above
     units : u_E and u_F, root mean square residuals (of the energy per √atom) in units of s: likelihoods are multiplied by
-        2 u², which moves no minimum and makes their gradients go on from those of the mse.  The joint one has one factor, u_F,
-        so that it stays the likelihood of both
+        2 u² (with β: 2 u²⁻²ᵝ), which moves no minimum and makes their gradients go on from those of the mse.  The joint one
+        has one factor, that of u_F, so that it stays the likelihood of both
     """
     energy, forces = (step.energy - batch.energy) / scale, (step.forces - batch.forces) / scale
     if name in OBJECTIVES:
@@ -122,6 +122,7 @@ def losses(
     unit_energy, unit_forces = units or (0.5**0.5, 0.5**0.5)
     of_energy = variance_nll(energy, step.energy_var / scale**2, mean, beta)
     if name == "nll_e":
-        return 2.0 * unit_energy**2 * of_energy, mse(forces, mean)
+        return 2.0 * unit_energy ** (2 - 2 * beta) * of_energy, mse(forces, mean)
     of_forces = covariance_nll(forces.double(), step.forces_cov / scale**2, mean, beta)
-    return 2.0 * unit_forces**2 * of_energy, 2.0 * unit_forces**2 * of_forces
+    factor = 2.0 * unit_forces ** (2 - 2 * beta)
+    return factor * of_energy, factor * of_forces

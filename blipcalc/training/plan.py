@@ -75,6 +75,8 @@ class Plan:
                 f"posterior={self.model.posterior!r} is made while weights are trained; give epochs of the stage 'training' "
                 "(--epochs)"
             )
+        if self.model.posterior == "swag":
+            self._check_snapshots()
         if self.training.epochs or (self.warm is not None and self.warm.epochs):
             return
         if self.start is None:
@@ -83,6 +85,15 @@ class Plan:
             raise ConfigurationError(
                 f"{self.model.n_members} members that start from one network and are not trained stay one network; take "
                 "posterior='blip', or epochs > 0"
+            )
+
+    def _check_snapshots(self) -> None:
+        """Refuse a SWAG that would end with too few of them."""
+        n = self.model.swag.n_snapshots(self.training.epochs)
+        if n < 3 or self.training.patience:
+            raise ConfigurationError(
+                f"SWAG would take {n} snapshots in {self.training.epochs} epochs and needs three or more, to the end of them; "
+                "give more epochs, an earlier swag.start or a smaller swag.every, and no patience"
             )
 
     def _objectives(self) -> list[str]:
@@ -107,10 +118,10 @@ class Plan:
         if start is None:
             # the network gets the heads that its objectives train
             heads = [WITH_HEADS[name] for name in self._objectives() if name in WITH_HEADS]
-            added = {"heads": {"predict": "joint" if "joint" in heads else "energy"}} if heads else {}
-            return model.model_copy(
-                update={"architecture": model.architecture or "painn", "sizes": {**added, **model.sizes}}
-            )
+            sizes = dict(model.sizes)
+            if heads:
+                sizes["heads"] = {"predict": "joint" if "joint" in heads else "energy", **sizes.get("heads", {})}
+            return model.model_copy(update={"architecture": model.architecture or "painn", "sizes": sizes})
         if start.posterior.name != "point":
             raise ConfigurationError(
                 f"start needs a deterministic model (posterior 'point'), got {start.posterior.name!r}"

@@ -19,7 +19,7 @@ from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.checkpoint import Model, load_model, save_model
-from blipcalc.core.contracts import Posterior
+from blipcalc.core.contracts import NOISE_UNIT, Posterior
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError, MixedElementsError
 from blipcalc.models.registry import build_model
@@ -88,7 +88,8 @@ def train(
         member = folder / f"member-{k}" if plan.model.n_members > 1 else folder
         network, report, gaussian = _train_member(k, plan, prepared, member)
         # a copy: the network that is kept is filled with the first member below
-        states.append({name: value.detach().cpu().clone() for name, value in network.named_parameters()})
+        units = [(name, value) for name, value in network.named_buffers() if name.endswith(NOISE_UNIT)]
+        states.append({name: value.detach().cpu().clone() for name, value in (*network.named_parameters(), *units)})
         figures.append(report)
     trained, processes = None, Processes.join(plan.training.device)
     if only_member is None and processes.is_main:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.ivon import RESIDUAL, Ivon, IvonConfig
 from blipcalc.bayes.swag import SwagConfig, SwagMoments
-from blipcalc.core.contracts import Posterior, place_draws
+from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.sealed import write_sealed
@@ -131,7 +131,7 @@ class Trainer:
                 self.best = {"score": figures["score"], "epoch": self.epoch}
                 self.best_weights = {name: value.clone() for name, value in self.ema.items()}
             self.log.write(row)
-            if self.swag is not None and self._is_snapshot():
+            if self.swag is not None and self.swag.config.is_snapshot(self.epoch, self.config.epochs):
                 self.swag.add(self.parameters)
             if self.epoch % self.config.checkpoint_every == 0 or self.epoch == self.config.epochs:
                 self._save()
@@ -148,13 +148,8 @@ class Trainer:
     def gaussian(self) -> GaussianPosterior | None:
         """What SWAG or IVON ended in; None without them."""
         if self.swag is not None:
-            return self.swag.posterior(self.dtype)
+            return self.swag.posterior(self.dtype, self.parameters)
         return None if self.ivon is None else self.ivon.posterior(self.parameters)
-
-    def _is_snapshot(self) -> bool:
-        """Whether SWAG takes the weights that this epoch ended with."""
-        after = self.epoch - self.swag.config.start * self.config.epochs
-        return after > 0 and (self.config.epochs - self.epoch) % self.swag.config.every == 0
 
     def _rate(self) -> float:
         c = self.config
@@ -191,6 +186,10 @@ class Trainer:
         Variances that start elsewhere would pull the trunk towards themselves, and residuals divided by σ² would make steps
         of Adam, whose memory is of undivided ones, thirty times too long: both threw networks back to where they started.
         """
+        own = next(value for name, value in self.model.named_buffers() if name.endswith(NOISE_UNIT))
+        if not bool((own == 1.0).all()):  # heads that were trained before speak in this unit
+            self.noise_units = tuple(own.tolist())
+            return
         sums = torch.zeros(2, dtype=torch.float64)
         frames = self.train[:: max(1, len(self.train) // RESIDUAL_FRAMES)]
         overrides = self._overrides()
@@ -321,7 +320,7 @@ class Trainer:
             for k, v in self.config.model_dump().items()
             if manifest["config"].get(k) != v
         }
-        allowed = {"device", "compile", "checkpoint_every", "patience", "epochs"}
+        allowed = {"device", "compile", "checkpoint_every", "patience"} | (set() if self.swag else {"epochs"})
         if set(changed) - allowed:
             raise ConfigurationError(
                 f"{self.folder} holds a run with other settings: {json.dumps(changed)} (now, then); give another folder"

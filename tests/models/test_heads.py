@@ -241,6 +241,8 @@ def test_energy_alone_needs_no_forces():
 def test_equivariant_covariances_need_tensors():
     with pytest.raises(ConfigurationError, match="2e"):
         Race(RaceConfig(hidden="8x0e+8x1o", heads=HeadsConfig(predict="joint")), [1])
+    with pytest.raises(ConfigurationError, match="no layer reaches 2e"):
+        Race(RaceConfig(hidden="8x0e+8x1o+8x2e", layers=1, l_max=1, heads=HeadsConfig(predict="joint")), [1])
     Race(RaceConfig(hidden="8x0e+8x1o", heads=HeadsConfig(predict="joint", covariance="paper")), [1])
 
 

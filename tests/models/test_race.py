@@ -7,6 +7,7 @@ import pytest
 import torch
 from ase.build import molecule
 
+from blipcalc.bayes.blip import bayesianize
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
 from blipcalc.models.race import Race
@@ -162,3 +163,9 @@ def test_outputs_of_a_fresh_network_are_of_order_one(graph):
 def test_irreps_that_are_none_are_refused():
     with pytest.raises(ConfigurationError, match="irreps"):
         race(hidden="8x1o")
+
+
+def test_roles_stay_when_layers_become_variational():
+    model = race()
+    before = model.layer_roles()
+    assert bayesianize(model).backbone.layer_roles() == before

@@ -180,6 +180,10 @@ def test_llpr_has_unit_mean_square_on_the_frames_it_is_scaled_on():
     plain = llpr(last_weights(model), accumulate(model, train_graphs))
     torch.testing.assert_close(rescaled(plain, figures["alpha"]).factor, posterior.factor)
     assert best_alpha(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 4.0])) == pytest.approx(2.0)
+    # the force on an atom without neighbours is zero and cannot vary
+    assert best_alpha(torch.tensor([2.0, 4.0, 0.0]), torch.tensor([1.0, 4.0, 0.0])) == pytest.approx(2.0)
+    with pytest.raises(ConfigurationError, match="no validation frame"):
+        best_alpha(torch.zeros(2), torch.zeros(2))
 
 
 def test_draws_are_repeatable_and_do_not_know_their_number():

@@ -122,3 +122,37 @@ def test_heads_that_nobody_trains_are_refused(small, tmp_path):
     sizes = small.SIZES | {"heads": {"predict": "joint"}}
     with pytest.raises(ConfigurationError, match="does not train"):
         train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "point", "sizes": sizes}, training={"epochs": 1})
+
+
+def joint(small, tmp_path, name, **settings):
+    data = {"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0}
+    training = {"epochs": 3, "objective": "nll_jef", "batch_size": 4} | settings.pop("training", {})
+    return train(
+        small.ETHANOL, tmp_path / f"{name}.blip", data=data, training=training, folder=tmp_path / name, **settings
+    )
+
+
+def test_every_member_speaks_in_its_own_unit(small, no_events, tmp_path):
+    """What residuals a member had when it turned to variances belongs to its weights."""
+    model = joint(small, tmp_path, "e", model={"posterior": "ensemble", "members": 2, "sizes": small.SIZES})
+    units = model.posterior.members["noise_unit"]
+    assert units.shape == (2, 2)
+    assert not (units[0] == units[1]).any()
+    assert (load_model(tmp_path / "e.blip").posterior.members["noise_unit"] == units).all()
+
+
+def test_fine_tuning_keeps_the_unit_that_heads_were_trained_in(small, no_events, tmp_path):
+    point = {"posterior": "point", "sizes": small.SIZES}
+    first = joint(small, tmp_path, "a", model=point)
+    tuning = {"epochs": 1, "learning_rate": 1e-9, "final_learning_rate": 1e-10, "variance_warmup": 0.0}
+    second = joint(small, tmp_path, "b", model={"posterior": "point"}, start=tmp_path / "a.blip", training=tuning)
+    assert (first.network.noise_unit == second.network.noise_unit).all()
+    assert not (first.network.noise_unit == 1.0).any()
+    frames = small.ethanol(3)
+    assert force_std(second.network, frames) == pytest.approx(force_std(first.network, frames), rel=1e-4)
+
+
+def test_settings_of_heads_join_what_the_objective_brings(small, no_events, tmp_path):
+    sizes = small.SIZES | {"heads": {"covariance": "paper"}}
+    model = joint(small, tmp_path, "a", model={"posterior": "point", "sizes": sizes})
+    assert (model.network.heads, model.network.config.heads.covariance) == ("joint", "paper")

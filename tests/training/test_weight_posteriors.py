@@ -40,6 +40,9 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not(small, no_events,
     again = run(small, tmp_path / "b", method)
     again.fit()
     assert equal(whole.gaussian, again.gaussian)
+    # draws take their random numbers in the order of the parameters, whatever the order in a checkpoint
+    for a, b in ((whole.gaussian.mean, again.gaussian.mean), (whole.gaussian.std, again.gaussian.std)):
+        assert list(a) == list(b) == [name for name, _ in whole.model.named_parameters()]
     for (name, p), q in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(p, q), name
         torch.testing.assert_close(p, whole.gaussian.mean[name].to(p))
@@ -94,3 +97,9 @@ def test_they_need_epochs(small, tmp_path, posterior):
             training={"epochs": 0},
             warm={"epochs": 5},
         )
+
+
+def test_too_few_snapshots_are_refused_before_training(small, tmp_path):
+    for training in ({"epochs": 4}, {"epochs": 40, "patience": 3}):
+        with pytest.raises(ConfigurationError, match="snapshots"):
+            train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "swag"}, training=training)
