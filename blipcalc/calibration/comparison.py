@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 
 from blipcalc.calibration.evaluation import Evaluation, evaluate_residuals
 from blipcalc.calibration.fit import feasible_draws
-from blipcalc.calibration.residuals import Residuals, collect
+from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
 from blipcalc.checkpoint import Model
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.recalibration import IsotonicRecalibration
@@ -41,6 +41,7 @@ class Compared:
     minutes : its training, by its own record; ms_per_frame : CPU time of a prediction with forces and variances
     evaluation : under its calibration where it has one for these settings
     energy_ce, forces_ce : calibration errors of total energies and force components
+    n_seen_in_training : frames of the set that the model was trained on
     """
 
     name: str
@@ -51,7 +52,14 @@ class Compared:
     evaluation: Evaluation
     energy_ce: CalibrationErrors
     forces_ce: CalibrationErrors
+    n_seen_in_training: int
     residuals: Residuals
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values for JSON; NaN becomes None."""
+        errors = {"energy_ce": self.energy_ce, "forces_ce": self.forces_ce}
+        plain = {name: [None if np.isnan(x) else float(x) for x in values] for name, values in errors.items()}
+        return self.evaluation.to_dict() | plain | {"n_seen_in_training": self.n_seen_in_training}
 
 
 def compare_models(
@@ -94,6 +102,7 @@ def compare_models(
                 evaluation=evaluate_residuals(used, foreign=outside),
                 energy_ce=_errors(raw, used, lambda r: (r.energy_error[:, None], r.energy_var[:, None]), by_frame=True),
                 forces_ce=_errors(raw, used, lambda r: (r.force_error, r.forces_var), by_frame=False),
+                n_seen_in_training=len(seen_in_training(frames, model.frames.tolist())),
                 residuals=used,
             )
         )

@@ -164,12 +164,16 @@ def compare(
     output.mkdir(parents=True, exist_ok=True)
     text = comparison_text(rows)
     (output / "comparison.md").write_text(text + "\n")
-    figures = {
-        row.name: row.evaluation.to_dict() | {"energy_ce": row.energy_ce, "forces_ce": row.forces_ce} for row in rows
-    }
-    (output / "comparison.json").write_text(json.dumps(figures, indent=1))
+    figures = {row.name: row.to_dict() for row in rows}
+    (output / "comparison.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
     comparison_plot({row.name: row.residuals for row in rows}, output / "reliability.png")
     typer.echo(text)
+    for row in rows:
+        if row.n_seen_in_training:
+            typer.echo(
+                f"WARNING: {row.name} saw {row.n_seen_in_training} of these frames in training",
+                err=True,
+            )
     typer.echo(f"wrote {output}/comparison.md, comparison.json, reliability.png")
 
 

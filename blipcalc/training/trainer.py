@@ -113,7 +113,9 @@ class Trainer:
     @property
     def variances_from(self) -> int:
         """The step from which on variances are learnt, if they are."""
-        return round(self.config.variance_warmup * self.total_steps) if self.config.objective in WITH_HEADS else 0
+        if self.config.objective not in WITH_HEADS:
+            return 0
+        return min(round(self.config.variance_warmup * self.total_steps), self.total_steps - 1)
 
     def fit(self) -> None:
         """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""

@@ -373,6 +373,9 @@ def test_compare_puts_models_side_by_side(trained, tmp_path):
     for name in ("my", "swag"):
         posterior, calibrated, isotonic = figures[name]["forces_ce"]
         assert 0 <= min(posterior, calibrated, isotonic) <= max(posterior, calibrated, isotonic) <= 1 / 3 + 1e-3
+    assert figures["point"]["forces_ce"] == [None, None, None]
+    assert figures["swag"]["n_seen_in_training"] > 0
+    assert "WARNING: swag saw" in out
     assert (tmp_path / "out" / "comparison.md").read_text().strip() in out
     assert (tmp_path / "out" / "reliability.png").stat().st_size > 10_000
     with pytest.raises(ConfigurationError, match="one name"):
