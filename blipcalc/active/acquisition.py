@@ -27,6 +27,45 @@ from blipcalc.stats.information import bald, bald_vector
 Array = np.ndarray
 
 
+#: names of the table above
+CRITERIA = ("bald_energy", "bald_forces", "bald_both", "max_variance", "farthest_point", "random")
+
+
+def choose(
+    criterion: str,
+    n: int,
+    pool: Sequence[Atoms],
+    *,
+    known: Sequence[Atoms] = (),
+    samples: Sequence[SampleArrays] | None = None,
+    rng: np.random.Generator | None = None,
+) -> Array:
+    """Indices of n structures of the pool by one of :data:`CRITERIA`, the most wanted first.
+
+    known : structures that are labelled already, for ``farthest_point``; samples : of the pool, in its order, for all that ask
+    the model; rng : for ``random``
+    raises : ConfigurationError for an unknown name, a missing argument, or more structures than there are
+    """
+    if criterion == "farthest_point":
+        return farthest_point(pool, known, n)
+    if criterion == "random":
+        if rng is None:
+            raise ConfigurationError("criterion='random' takes rng, a numpy.random.Generator")
+        return random(len(pool), n, rng)
+    if criterion not in CRITERIA:
+        raise ConfigurationError(f"criterion={criterion!r}; expected one of {', '.join(CRITERIA)}")
+    if samples is None or len(samples) != len(pool):
+        raise ConfigurationError(
+            f"criterion={criterion!r} takes samples of all {len(pool)} structures of the pool, got "
+            f"{'none' if samples is None else len(samples)}"
+        )
+    if criterion == "bald_both":
+        return bald_both(samples, n)
+    return highest(
+        {"bald_energy": bald_energy, "bald_forces": bald_forces, "max_variance": max_variance}[criterion](samples), n
+    )
+
+
 def bald_energy(samples: Sequence[SampleArrays]) -> Array:
     """(S,) nats."""
     _check_heads(samples)

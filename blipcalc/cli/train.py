@@ -22,7 +22,9 @@ def train(
     posterior: Annotated[
         str, typer.Option(help="point, blip, ensemble, mixture (of BLIPs), swag, ivon, laplace or llpr")
     ] = "mixture",
-    members: Annotated[int, typer.Option(help="networks of an ensemble or a mixture")] = 2,
+    members: Annotated[
+        int | None, typer.Option(help="networks of an ensemble or a mixture; default: 2, or those of --start")
+    ] = None,
     warm_epochs: Annotated[int, typer.Option(help="epochs of each network without noise")] = 100,
     epochs: Annotated[int, typer.Option(help="then epochs with noise in every step (ELBO, CRPS, …)")] = 0,
     noise_epochs: Annotated[
@@ -38,7 +40,9 @@ def train(
     forces_key: ForcesKey = "forces",
     device: Device = "cpu",
     seed: Annotated[int, typer.Option(help="of weights, batches and noise")] = 0,
-    start: Annotated[Path | None, typer.Option(help="fine-tune from this deterministic model file")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="fine-tune from this model file, deterministic or an ensemble")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="run folder; the same command resumes from it")] = None,
     only_member: Annotated[
         int | None, typer.Option(help="train this member only; without it members are assembled")

@@ -17,6 +17,8 @@ from blipcalc.units import EnergyUnit, LengthUnit
 ObjectiveName = Literal["mae", "mse", "gaussian_nll", "crps", "nll_e", "nll_jef"]
 #: of the noise fit without a number of epochs; fewer steps than these leave the noise near its start
 EPOCHS, STEPS = 20, 300
+#: networks of an ensemble or a mixture without a number
+MEMBERS = 2
 
 
 class DataConfig(Settings):
@@ -45,7 +47,9 @@ class ModelConfig(Settings):
         description="swag and ivon: a Gaussian over all weights, from the training; laplace and llpr: over the last layers of a "
         "trained network (laplace.weights=all: over all), no retraining",
     )
-    members: int = Field(2, ge=2, description="networks of an ensemble or a mixture")
+    members: int | None = Field(
+        None, ge=2, description="networks of an ensemble or a mixture; None: 2, or those of ``start``"
+    )
     blip: BlipConfig = Field(default_factory=BlipConfig)
     swag: SwagConfig = Field(default_factory=SwagConfig)
     ivon: IvonConfig = Field(default_factory=IvonConfig)
@@ -72,7 +76,7 @@ class ModelConfig(Settings):
     @property
     def n_members(self) -> int:
         """Networks to train."""
-        return self.members if self.posterior in ("ensemble", "mixture") else 1
+        return (self.members or MEMBERS) if self.posterior in ("ensemble", "mixture") else 1
 
 
 class TrainConfig(Settings):

@@ -24,7 +24,7 @@ class Plan:
     """All that was asked for: data, model, and the stages of training.
 
     warm : without noise, or None; training : the stage proper, may have no epochs; noise : the fit of the noise alone, or None
-    start : the model whose network is the starting point, or None
+    start : the model whose network, or whose networks one each, are the starting point, or None
     """
 
     data: DataConfig
@@ -81,9 +81,9 @@ class Plan:
             return
         if self.start is None:
             raise ConfigurationError("no epochs, so the weights would stay random; give epochs, warm epochs, or start")
-        if self.model.n_members > 1:
+        if self.model.posterior == "ensemble" or (self.model.n_members > 1 and self._start_members() == 1):
             raise ConfigurationError(
-                f"{self.model.n_members} members that start from one network and are not trained stay one network; take "
+                f"{self.model.n_members} members that are not trained stay what they started from; take "
                 "posterior='blip', or epochs > 0"
             )
 
@@ -109,6 +109,10 @@ class Plan:
                 f"{', '.join(WITH_HEADS)}"
             )
 
+    def _start_members(self) -> int:
+        """Networks that the starting point holds."""
+        return getattr(self.start.posterior, "n_members", 1) if self.start is not None else 1
+
     def _heads(self) -> str:
         return self.model.sizes.get("heads", {}).get("predict", "none")
 
@@ -122,9 +126,16 @@ class Plan:
             if heads:
                 sizes["heads"] = {"predict": "joint" if "joint" in heads else "energy", **sizes.get("heads", {})}
             return model.model_copy(update={"architecture": model.architecture or "painn", "sizes": sizes})
-        if start.posterior.name != "point":
+        if start.posterior.name not in ("point", "ensemble"):
             raise ConfigurationError(
-                f"start needs a deterministic model (posterior 'point'), got {start.posterior.name!r}"
+                f"start needs a deterministic model (posterior 'point') or an ensemble, got {start.posterior.name!r}"
+            )
+        members = self._start_members()
+        asked = model.members or max(members, model.n_members)
+        if members > 1 and (model.n_members == 1 or asked != members):
+            raise ConfigurationError(
+                f"the start is an ensemble of {members}, each of which starts one network; take posterior='ensemble' or "
+                f"'mixture' of {members} members, got {model.posterior!r} of {model.n_members}"
             )
         own = {"architecture": model_name(start.network), "sizes": start.network.config.model_dump(mode="json")}
         given = {"architecture": model.architecture or own["architecture"], "sizes": {**own["sizes"], **model.sizes}}
@@ -132,7 +143,7 @@ class Plan:
             raise ConfigurationError(
                 f"the starting model is {own}, but {given} was asked for; leave them out, or train anew"
             )
-        return model.model_copy(update=own)
+        return model.model_copy(update=own | ({"members": members} if members > 1 else {}))
 
     @property
     def has_error_bars(self) -> bool:

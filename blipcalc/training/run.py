@@ -60,7 +60,8 @@ def train(
     warm : settings of a deterministic training of each network before its noise is switched on
     noise : settings of a last stage that fits the noise of a BLIP, or of all BLIPs of a mixture together, on the validation
         frames (:mod:`blipcalc.training.noise`); a few minutes, begun anew where it was interrupted
-    start : a model file whose network is the starting point (fine-tuning); its references and scale are kept
+    start : a model file whose network is the starting point (fine-tuning); its references and scale are kept.  From an
+        ensemble each network of an ensemble or a mixture starts from its own
     folder : run folder, ``runs/<output name>`` by default; run the same command again to resume after a kill
     only_member : train this network of an ensemble or mixture and stop; so that members train side by side, one process
         each.  The same call without it assembles them
@@ -160,7 +161,7 @@ def _train_member(
 ) -> tuple[nn.Module, dict[str, Any], GaussianPosterior | None]:
     """One network: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper."""
     config = plan.training.model_copy(update={"seed": plan.training.seed + k})
-    network = _fresh(prepared, plan.model, config.seed) if plan.start is None else _started(prepared, plan.start)
+    network = _fresh(prepared, plan.model, config.seed) if plan.start is None else _started(prepared, plan.start, k)
     graphs = [labelled_graphs(part, network.cutoff) for part in (prepared.split.train, prepared.split.validation)]
     if plan.start is None:
         pairs = sum(graph.num_edges for graph in graphs[0]) / sum(graph.num_nodes for graph in graphs[0])
@@ -194,14 +195,17 @@ def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Modul
         return build_model(model_config.architecture, model_config.sizes, prepared.species)
 
 
-def _started(prepared: Prepared, start: Model) -> nn.Module:
-    """The deterministic network of a model file."""
+def _started(prepared: Prepared, start: Model, k: int) -> nn.Module:
+    """The deterministic network of a model file, or number k of its ensemble."""
     network = copy.deepcopy(start.network)
     foreign = set(prepared.species) - set(network.species)
     if foreign:
         raise MixedElementsError(
             f"the data hold {', '.join(chemical_symbols[z] for z in sorted(foreign))}, which the starting model does not know"
         )
+    if isinstance(start.posterior, EnsemblePosterior):
+        own = {name: value[k] for name, value in start.posterior.members.items()}
+        network.load_state_dict({**network.state_dict(), **own})
     return network
 
 

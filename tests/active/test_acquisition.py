@@ -9,9 +9,11 @@ from ase.build import bulk, molecule
 from scipy.stats import norm
 
 from blipcalc.active.acquisition import (
+    CRITERIA,
     bald_both,
     bald_energy,
     bald_forces,
+    choose,
     farthest_point,
     highest,
     max_variance,
@@ -135,3 +137,25 @@ def test_refusals():
         farthest_point([molecule("H2O")], [molecule("NH3")], 1)
     with pytest.raises(ConfigurationError, match="molecules"):
         farthest_point([bulk("Cu")], [], 1)
+
+
+def test_every_criterion_by_its_name():
+    s, pool = samples(), [Atoms("HH", [[0, 0, 0], [0, 0, d]]) for d in (0.7, 0.71, 0.72, 1.0, 1.5, 2.0)]
+    settings = {"known": pool[:1], "samples": s, "rng": np.random.default_rng(3)}
+    found = {name: choose(name, 2, pool, **settings).tolist() for name in CRITERIA}
+    luck = found.pop("random")
+    assert luck == random(6, 2, np.random.default_rng(3)).tolist()
+    assert found == {
+        "bald_energy": [5, 4],
+        "bald_forces": [0, 1],
+        "bald_both": [5, 0],
+        "max_variance": [0, 1],
+        "farthest_point": [5, 4],
+    }
+    for name, missing in (("bald_energy", "samples"), ("random", "rng")):
+        with pytest.raises(ConfigurationError, match=missing):
+            choose(name, 2, pool)
+    with pytest.raises(ConfigurationError, match="all 6"):
+        choose("max_variance", 2, pool, samples=s[:5])
+    with pytest.raises(ConfigurationError, match="'best'; expected one of bald_energy"):
+        choose("best", 2, pool, samples=s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from blipcalc import BayesianCalculator
 from blipcalc.calibration.fit import calibrate
@@ -150,6 +151,34 @@ def test_fine_tuning_keeps_the_unit_that_heads_were_trained_in(small, no_events,
     assert not (first.network.noise_unit == 1.0).any()
     frames = small.ethanol(3)
     assert force_std(second.network, frames) == pytest.approx(force_std(first.network, frames), rel=1e-4)
+
+
+def test_each_network_starts_from_its_own(small, no_events, tmp_path):
+    """An ensemble goes on as an ensemble, or becomes a mixture whose networks are its members; it is not one network."""
+    first = joint(small, tmp_path, "e", model={"posterior": "ensemble", "members": 3, "sizes": small.SIZES})
+    start = {"start": tmp_path / "e.blip"}
+    still = {
+        "epochs": 1,
+        "learning_rate": 1e-12,
+        "final_learning_rate": 1e-13,
+        "variance_warmup": 0.0,
+        "ema_decay": 0.0,
+    }
+    again = joint(small, tmp_path, "f", model={"posterior": "ensemble"}, training=still, **start)
+    moved = joint(small, tmp_path, "g", model={"posterior": "ensemble"}, training={"epochs": 1}, **start)
+    noise = {"model": {"posterior": "mixture"}, "training": {"epochs": 0}, "noise": {"epochs": 1, "batch_size": 4}}
+    mixture = joint(small, tmp_path, "m", **noise, **start)
+    assert again.posterior.n_members == mixture.posterior.n_members == 3
+    for name, value in first.posterior.members.items():
+        torch.testing.assert_close(again.posterior.members[name], value, rtol=1e-5, atol=1e-7)
+        assert (mixture.posterior.members[f"backbone.{name}"] == value).all(), name
+    # the control: three that learn on do not stay
+    assert any((moved.posterior.members[name] != value).any() for name, value in first.posterior.members.items())
+    for model, match in (({"posterior": "point"}, "ensemble of 3"), ({"posterior": "mixture", "members": 2}, "of 2")):
+        with pytest.raises(ConfigurationError, match=match):
+            joint(small, tmp_path, "no", model=model, **start)
+    with pytest.raises(ConfigurationError, match="stay what they started from"):
+        joint(small, tmp_path, "no", model={"posterior": "ensemble"}, training={"epochs": 0}, **start)
 
 
 def test_settings_of_heads_join_what_the_objective_brings(small, no_events, tmp_path):

@@ -222,7 +222,7 @@ def test_a_trained_network_gets_error_bars_and_keeps_its_weights(small, no_event
     after = dict(model.network.backbone.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert max(q[1] for q in model.training["alpha"]["layers"].values()) != pytest.approx(BlipConfig().alpha_initial)
-    with pytest.raises(ConfigurationError, match="stay one network"):
+    with pytest.raises(ConfigurationError, match="stay what they started from"):
         train(small.ETHANOL, tmp_path / "two.blip", model={"posterior": "mixture"}, **bars, **settings)
 
 
