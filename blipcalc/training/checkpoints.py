@@ -1,21 +1,94 @@
-"""The checkpoints of a run folder: which is the newest whole one, and what run it belongs to."""
+"""The checkpoints of a run folder: two generations, what run they belong to, and whether its settings are those of now."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from blipcalc.core.graph import Graph
-from blipcalc.errors import ModelFileError, TrainingWarning
-from blipcalc.sealed import read_sealed
+from blipcalc.errors import ConfigurationError, ModelFileError, TrainingWarning
+from blipcalc.sealed import read_sealed, write_sealed
 
 #: the two generations of checkpoints in a run folder
 NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a run needs to go on as if it had never stopped.
+
+    tensors : {kind: {name: tensor}}
+    figures : plain values: epoch, step, seconds, …
+    """
+
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    figures: Mapping[str, Any]
+
+    def of(self, kind: str) -> Mapping[str, Tensor]:
+        """The tensors of a kind; none where the run had none."""
+        return self.tensors.get(kind, {})
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run.
+
+    folder : of the run
+    identity : :func:`run_identity`
+    settings : of the training, as plain values
+    may_change : names of settings that may differ from those the run began with
+    """
+
+    folder: Path
+    identity: str
+    settings: Mapping[str, Any]
+    may_change: AbstractSet[str]
+    #: a damaged newest checkpoint is overwritten, never moved over the good one before it
+    _newest_is_whole: bool = field(default=False, init=False)
+
+    def save(self, state: State) -> None:
+        """Write the newest checkpoint; the one before it stays as the previous."""
+        tensors = {f"{kind}/{name}": value for kind, part in state.tensors.items() for name, value in part.items()}
+        manifest = {"kind": "training checkpoint", "config": dict(self.settings), "identity": self.identity}
+        path = self.folder / NEWEST
+        if self._newest_is_whole and path.exists():
+            path.replace(self.folder / PREVIOUS)
+        write_sealed(path, tensors, manifest | dict(state.figures))
+        self._newest_is_whole = True
+
+    def load(self) -> State | None:
+        """The state of the newest whole checkpoint; None where there is none.
+
+        raises : ConfigurationError where the folder holds another run, or the same with other settings
+        """
+        found = last_checkpoint(self.folder)
+        if found is None:
+            return None
+        tensors, manifest, self._newest_is_whole = found
+        if manifest.get("identity") != self.identity:
+            raise ConfigurationError(
+                f"{self.folder} holds a run with another network or other data (identity "
+                f"{str(manifest.get('identity'))[:12]}…, now {self.identity[:12]}…); give another folder, or remove this one"
+            )
+        then = manifest["config"]
+        changed = {k: (v, then.get(k)) for k, v in self.settings.items() if then.get(k) != v}
+        if set(changed) - self.may_change:
+            raise ConfigurationError(
+                f"{self.folder} holds a run with other settings: {json.dumps(changed)} (now, then); give another folder"
+            )
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition("/")
+            parts.setdefault(kind, {})[rest] = value
+        return State(parts, manifest)
 
 
 def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool] | None:

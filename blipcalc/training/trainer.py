@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +17,22 @@ from blipcalc.bayes.swag import SwagConfig, SwagMoments
 from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
-from blipcalc.sealed import write_sealed
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
-from blipcalc.training.checkpoints import NEWEST, PREVIOUS, last_checkpoint, run_identity
+from blipcalc.training.checkpoints import Checkpoints, State, run_identity
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
 from blipcalc.training.logs import RunLog
 from blipcalc.training.objectives import WITH_HEADS, losses
 from blipcalc.training.schedules import kl_weight, learning_rate
 from blipcalc.training.steps import step_function
-from blipcalc.training.validation import validate
+from blipcalc.training.validation import residual_rms, validate
 
 #: parameters whose names contain this belong to the BLIP inference network and get their own learning rate
 INFERENCE_PREFIX = "inference."
 #: the seed of noise that is drawn row by row (local reparametrisation)
 ROW_SEED = "noise_seed"
+#: settings that a resumed run may have changed; more epochs too, but for SWAG, whose snapshots are counted from the end
+MAY_CHANGE = {"device", "compile", "checkpoint_every", "patience"}
 #: training frames whose residuals variances of heads start from
 RESIDUAL_FRAMES = 200
 
@@ -74,7 +74,12 @@ class Trainer:
             raise ConfigurationError(
                 f"objective={config.objective!r} takes a network with heads={heads!r}, this one has {model.heads!r}"
             )
-        self.identity = run_identity(model, method, train, validation)
+        self.checkpoints = Checkpoints(
+            self.folder,
+            run_identity(model, method, train, validation),
+            config.model_dump(),
+            MAY_CHANGE if isinstance(method, SwagConfig) else MAY_CHANGE | {"epochs"},
+        )
         self.model = model.to(self.device, self.dtype)
         self.train, self.validation = train, validation
         self.scale = float(model.energy_scale)
@@ -90,8 +95,6 @@ class Trainer:
         self.step_count, self.epoch = 0, 0
         self.noise_units: tuple[float, float] | None = None  # known from the step on at which variances are learnt
         self.seconds = 0.0  # of training and validation, over all resumptions
-        # a damaged newest checkpoint is overwritten, never moved over the good one before it
-        self._newest_is_whole = False
         self.best: dict[str, Any] = {"score": float("inf"), "epoch": -1}
         self.best_weights = self.ema
         self.steps_per_epoch = max(1, len(train) // config.batch_size)
@@ -183,7 +186,7 @@ class Trainer:
         return {name: value / n for name, value in totals.items()}
 
     def _turn_to_variances(self) -> None:
-        """Measure residuals on training frames, and let variances of heads start from them.
+        """Let variances of heads start from the residuals on training frames.
 
         Variances that start elsewhere would pull the trunk towards themselves, and residuals divided by σ² would make steps
         of Adam, whose memory is of undivided ones, thirty times too long: both threw networks back to where they started.
@@ -192,19 +195,12 @@ class Trainer:
         if not bool((own == 1.0).all()):  # heads that were trained before speak in this unit
             self.noise_units = tuple(own.tolist())
             return
-        sums = torch.zeros(2, dtype=torch.float64)
         frames = self.train[:: max(1, len(self.train) // RESIDUAL_FRAMES)]
+        batches = (b.to(self.device) for b in ordered_batches(frames, self.config.batch_size, self.dtype))
         overrides = self._overrides()
-        for batch in ordered_batches(frames, self.config.batch_size, self.dtype):
-            here = batch.to(self.device)
-            with torch.no_grad():
-                step = self._step(self.parameters, overrides, *here.graph)
-            counts = torch.bincount(here.graph.batch, minlength=here.graph.n_structures)
-            sums[0] += float(((step.energy - here.energy).square() / counts).mean(dim=0).sum())
-            sums[1] += float((step.forces - here.forces).double().square().mean(dim=(0, 2)).sum())
-        n_atoms = sum(graph.num_nodes for graph in frames)
-        units = (sums / torch.tensor([len(frames), n_atoms])).sqrt() / self.scale
-        found = self.processes.as_first({"energy": float(units[0]), "forces": float(units[1])})
+        with torch.no_grad():
+            rms = residual_rms((self._step(self.parameters, overrides, *batch.graph), batch) for batch in batches)
+        found = self.processes.as_first({name: value / self.scale for name, value in rms.items()})
         self.noise_units = found["energy"], found["forces"]
         self.model.set_noise_unit(*self.noise_units)
 
@@ -278,74 +274,47 @@ class Trainer:
             for name, value in weights.items():
                 self.parameters[name].copy_(value)
 
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
     def _save(self) -> None:
         if not self.processes.is_main:
             return
-        tensors = {f"model/{n}": v for n, v in self.parameters.items()}
-        tensors |= {f"ema/{n}": v for n, v in self.ema.items()} | {f"best/{n}": v for n, v in self.best_weights.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"adam/{key}/{name}"] = value
-        tensors |= {f"swag/{n}": v for n, v in (self.swag.state() if self.swag and self.swag.count else {}).items()}
-        tensors["generator"] = self.generator.get_state()
-        manifest = {
-            "kind": "training checkpoint",
-            "config": self.config.model_dump(),
+        adam = {
+            f"{key}/{name}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        tensors = {"model": self.parameters, "ema": self.ema, "best": self.best_weights, "adam": adam}
+        if self.swag is not None and self.swag.count:
+            tensors["swag"] = self.swag.state()
+        tensors["generator"] = {"state": self.generator.get_state()}
+        figures = {
             "epoch": self.epoch,
             "step": self.step_count,
             "seconds": self.seconds,
             "noise_units": self.noise_units,
             "best": self.best if self.best["epoch"] >= 0 else None,
-            "identity": self.identity,
         }
-        path = self.folder / NEWEST
-        if self._newest_is_whole and path.exists():
-            path.replace(self.folder / PREVIOUS)
-        write_sealed(path, tensors, manifest)
-        self._newest_is_whole = True
+        self.checkpoints.save(State(tensors, figures))
 
     def _resume(self) -> None:
-        found = last_checkpoint(self.folder)
-        if found is None:
+        state = self.checkpoints.load()
+        if state is None:
             self.log.keep(0)
             return
-        tensors, manifest, self._newest_is_whole = found
-        if manifest.get("identity") != self.identity:
-            raise ConfigurationError(
-                f"{self.folder} holds a run with another network or other data (identity "
-                f"{str(manifest.get('identity'))[:12]}…, now {self.identity[:12]}…); give another folder, or remove this one"
-            )
-        changed = {
-            k: (v, manifest["config"].get(k))
-            for k, v in self.config.model_dump().items()
-            if manifest["config"].get(k) != v
-        }
-        allowed = {"device", "compile", "checkpoint_every", "patience"} | (set() if self.swag else {"epochs"})
-        if set(changed) - allowed:
-            raise ConfigurationError(
-                f"{self.folder} holds a run with other settings: {json.dumps(changed)} (now, then); give another folder"
-            )
-        part = {kind: {} for kind in ("model", "ema", "best", "adam", "swag")}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition("/")
-            if kind in part:
-                part[kind][rest] = value
-        self._load_weights(part["model"])
+        self._load_weights(state.of("model"))
         # in the order of the parameters: a file keeps its tensors in another one
-        self.ema = {name: part["ema"][name].to(self.device) for name in self.parameters}
-        self.best_weights = {name: part["best"][name].to(self.device) for name in self.parameters}
-        for key_name, value in part["adam"].items():
+        self.ema = {name: state.of("ema")[name].to(self.device) for name in self.parameters}
+        self.best_weights = {name: state.of("best")[name].to(self.device) for name in self.parameters}
+        for key_name, value in state.of("adam").items():
             key, _, name = key_name.partition("/")
             where = "cpu" if key == "step" else self.device
             self.optimizer.state[self.parameters[name]][key] = value.to(where)
-        if self.swag and part["swag"]:
-            self.swag.load(part["swag"])
-        self.generator.set_state(tensors["generator"])
-        self.epoch, self.step_count, self.seconds = manifest["epoch"], manifest["step"], manifest["seconds"]
-        self.best = manifest["best"] or self.best
-        if manifest.get("noise_units"):
-            self.noise_units = tuple(manifest["noise_units"])
+        if self.swag is not None and state.of("swag"):
+            self.swag.load(state.of("swag"))
+        self.generator.set_state(state.of("generator")["state"])
+        figures = state.figures
+        self.epoch, self.step_count, self.seconds = figures["epoch"], figures["step"], figures["seconds"]
+        self.best = figures["best"] or self.best
+        if figures["noise_units"]:
+            self.noise_units = tuple(figures["noise_units"])
             self.model.set_noise_unit(*self.noise_units)
         self.log.keep(self.epoch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from blipcalc.core.contracts import Posterior, place_draws
 from blipcalc.stats.scores import crps_gaussian
 from blipcalc.training.batches import Labelled
 from blipcalc.training.objectives import crps
-from blipcalc.training.steps import step_function
+from blipcalc.training.steps import StepOutput, step_function
 
 
 def validate(
@@ -46,6 +46,18 @@ def validate(
         "forces_mae": sums["forces"][0] / sums["forces"][2],
         "score": energy_weight * score[0] + forces_weight * score[1],
     }
+
+
+def residual_rms(steps: Iterable[tuple[StepOutput, Labelled]]) -> dict[str, float]:
+    """Root mean square residuals: ``energy`` (eV) over √(number of atoms), and ``forces`` per component (eV/Å)."""
+    sums, n_frames, n_atoms = torch.zeros(2, dtype=torch.float64), 0, 0
+    for step, batch in steps:
+        counts = torch.bincount(batch.graph.batch, minlength=batch.graph.n_structures)
+        sums[0] += float(((step.energy - batch.energy).square() / counts).mean(dim=0).sum())
+        sums[1] += float((step.forces - batch.forces).double().square().mean(dim=(0, 2)).sum())
+        n_frames, n_atoms = n_frames + len(counts), n_atoms + len(batch.forces)
+    energy, forces = (sums / torch.tensor([n_frames, n_atoms])).sqrt().tolist()
+    return {"energy": energy, "forces": forces}
 
 
 def _add(sums: list[float], residual: Tensor, noise: Tensor | None) -> None:

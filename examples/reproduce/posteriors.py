@@ -100,7 +100,7 @@ SETS = {
         },
         paper=RaceConfig.bpa(),
         epochs={"quick": 40, "paper": 5000},
-        members=(5, 10),
+        members=(4, 10),
         paper_batch=2,
     ),
     "ammonia": DataSet(

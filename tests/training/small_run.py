@@ -25,7 +25,7 @@ from blipcalc.bayes.point import PointPosterior
 from blipcalc.data.labels import read_labelled
 from blipcalc.data.references import fit_references, force_rms
 from blipcalc.models.registry import build_model
-from blipcalc.training import logs, trainer
+from blipcalc.training import checkpoints, logs
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
@@ -123,7 +123,7 @@ def _in_save(n: int) -> Callable:
     """Between the renaming of the last checkpoint and the writing of the new one."""
 
     def arm() -> None:
-        trainer.write_sealed = die_at_call(trainer.write_sealed, n)
+        checkpoints.write_sealed = die_at_call(checkpoints.write_sealed, n)
 
     return arm
 

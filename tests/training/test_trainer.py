@@ -19,7 +19,7 @@ from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.sealed import read_sealed
-from blipcalc.training import logs, trainer
+from blipcalc.training import checkpoints, logs, trainer
 from blipcalc.training.batches import collate
 from blipcalc.training.checkpoints import last_checkpoint
 from blipcalc.training.config import TrainConfig
@@ -466,7 +466,7 @@ def test_a_damaged_checkpoint_never_replaces_the_whole_one(small, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     run = small.resumable(tmp_path)
-    monkeypatch.setattr(trainer, "write_sealed", full)
+    monkeypatch.setattr(checkpoints, "write_sealed", full)
     with pytest.raises(OSError, match="No space left"):
         run.fit()
     assert equal(last_checkpoint(tmp_path)[0], before)
