@@ -123,6 +123,8 @@ class BayesianCalculator(Calculator):
         has_variance = not left_out >= set(VARIANCES)
         if has_variance and self.calibration is None and not raw:
             remedy = "run 'blipcalc calibrate'" if isinstance(source, (str, Path, Model)) else "give it a calibration"
+            if "forces_var" in left_out:
+                remedy = "its head gives a variance of the energy alone, which is not calibrated; train with nll_jef"
             warnings.warn(
                 f"no calibration for surface={self.predictor.surface!r}, n_draws={self.predictor.n_draws}, "
                 f"seed={self.parameters['seed']}: variances are raw posterior values; {remedy}, or pass raw=True if that "

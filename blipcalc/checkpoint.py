@@ -97,6 +97,12 @@ class Model:
         return replace(self, calibrations=kept + new)
 
 
+def total_seconds(model: Model) -> float | None:
+    """Wall time of its training and of what it started from, seconds; None where its file does not say."""
+    own = model.training.get("wall_seconds")
+    return None if own is None else own + (model.training.get("wall_seconds_before") or 0)
+
+
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model file; an older file of that name stays until the new one is whole.
 

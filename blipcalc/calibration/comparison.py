@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from blipcalc.calibration.evaluation import Evaluation, evaluate_residuals
 from blipcalc.calibration.fit import feasible_draws
 from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
-from blipcalc.checkpoint import Model
+from blipcalc.checkpoint import Model, total_seconds
+from blipcalc.errors import UnknownElementError
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.recalibration import IsotonicRecalibration
 from blipcalc.stats.scores import ce_central
@@ -38,10 +40,12 @@ class CalibrationErrors(NamedTuple):
 class Compared:
     """One model on the set.
 
-    minutes : its training, by its own record; ms_per_frame : CPU time of a prediction with forces and variances
+    minutes : its training and that of what it started from, by its own record
+    ms_per_frame : CPU time of a prediction with forces and variances
     evaluation : under its calibration where it has one for these settings
     energy_ce, forces_ce : calibration errors of total energies and force components
     n_seen_in_training : frames of the set that the model was trained on
+    knows_foreign : False where foreign frames hold elements that it does not know, so that it has no figures of them
     """
 
     name: str
@@ -53,6 +57,7 @@ class Compared:
     energy_ce: CalibrationErrors
     forces_ce: CalibrationErrors
     n_seen_in_training: int
+    knows_foreign: bool
     residuals: Residuals
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,8 +81,13 @@ def compare_models(
 
     foreign : structures from outside, with labels or without; progress : called with the name of each model
     settings : ``device``, ``dtype``, ``strategy``, ``chunk``
-    raises : DataError, StructureError and their kinds
+    raises : UnknownElementError where a model does not know an element of the set; DataError, StructureError and their kinds
     """
+    for name, model in models.items():
+        if unknown := _unknown(model, frames):
+            raise UnknownElementError(
+                f"{name} does not know {', '.join(unknown)}, which frames of the set hold; leave it out, or those frames"
+            )
     compared = []
     for name, model in models.items():
         if progress is not None:
@@ -87,7 +97,8 @@ def compare_models(
         began = time.process_time()
         raw = collect(predictor, frames)
         seconds = time.process_time() - began
-        outside = None if foreign is None else collect(predictor, foreign, require_labels=False)
+        knows_foreign = foreign is None or not _unknown(model, foreign)
+        outside = collect(predictor, foreign, require_labels=False) if foreign and knows_foreign else None
         constants = model.calibration(raw.surface, k, seed)
         used = raw if constants is None else raw.apply(constants)
         if outside is not None and constants is not None:
@@ -97,16 +108,23 @@ def compare_models(
                 name=name,
                 posterior=model.posterior.name,
                 architecture=type(getattr(model.network, "backbone", model.network)).__name__,
-                minutes=model.training.get("wall_seconds", NAN) / 60,
+                minutes=(total_seconds(model) or NAN) / 60,
                 ms_per_frame=1e3 * seconds / len(frames),
                 evaluation=evaluate_residuals(used, foreign=outside),
                 energy_ce=_errors(raw, used, lambda r: (r.energy_error[:, None], r.energy_var[:, None]), by_frame=True),
                 forces_ce=_errors(raw, used, lambda r: (r.force_error, r.forces_var), by_frame=False),
+                knows_foreign=knows_foreign,
                 n_seen_in_training=len(seen_in_training(frames, model.frames.tolist())),
                 residuals=used,
             )
         )
     return compared
+
+
+def _unknown(model: Model, frames: Sequence[Atoms]) -> list[str]:
+    """Symbols of the elements of frames that a model does not know."""
+    held = {int(z) for atoms in frames for z in np.unique(atoms.numbers)}
+    return [chemical_symbols[z] for z in sorted(held - set(model.network.species))]
 
 
 def _errors(

@@ -174,6 +174,10 @@ def compare(
                 f"WARNING: {row.name} saw {row.n_seen_in_training} of these frames in training",
                 err=True,
             )
+        if not row.knows_foreign:
+            typer.echo(
+                f"NOTE: {row.name} does not know all elements of the foreign frames; no figures of them", err=True
+            )
     typer.echo(f"wrote {output}/comparison.md, comparison.json, reliability.png")
 
 

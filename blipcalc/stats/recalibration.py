@@ -1,7 +1,7 @@
 """Maps that make predicted distributions fit a set of known errors: one factor, a monotone map of the CDF, conformal intervals.
 
 Fitted on one half, judged on the other: on the set that they are fitted to all of them look perfect.  Conformal quantiles are
-in :mod:`blipcalc.stats.conformal`.
+in :mod:`blipcalc.stats.conformal`; the one factor on variances is :func:`blipcalc.stats.scores.zms`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from scipy.special import ndtr
 
-from blipcalc.stats.scores import LEVELS, zms
+from blipcalc.stats.scores import LEVELS
 
 Array = NDArray[np.float64]
-
-
-def variance_factor(error: ArrayLike, variance: ArrayLike) -> float:
-    """The factor on variances at which the mean squared z-score is one: s^2 = mean(e^2 / v).
-
-    error, variance : any one shape, u and u^2
-    raises : ValueError as :func:`blipcalc.stats.scores.zms`
-    """
-    return zms(error, variance)
 
 
 @dataclass(frozen=True)

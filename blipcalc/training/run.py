@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_m
 from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.bayes.point import PointPosterior
-from blipcalc.checkpoint import Model, load_model, save_model
+from blipcalc.checkpoint import Model, load_model, save_model, total_seconds
 from blipcalc.core.contracts import NOISE_UNIT, Posterior
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError, MixedElementsError
@@ -119,12 +120,14 @@ def _assembled(
     posterior, noise_figures, fit_figures, alpha = gaussian or _posterior(plan.model, network, states), None, None, None
     parts = (prepared.split.train, prepared.split.validation)
     held_out = labelled_graphs(parts[1], network.cutoff) if plan.model.is_blip else []
+    began = time.perf_counter()
     if plan.model.posterior in LAST_LAYER:
         graphs = [labelled_graphs(part, network.cutoff) for part in parts]
         if plan.model.posterior == "laplace" and plan.model.laplace.weights == "all":
             posterior, fit_figures = fit_all_weights(network, graphs[0], plan.training.device)
         else:
             posterior, fit_figures = fit_last_layer(plan.model.posterior, network, *graphs, plan.training.device)
+    seconds = round(time.perf_counter() - began)
     if plan.noise:
         posterior, noise_figures = fit_noise(network, posterior, held_out, plan.noise, noise_folder)
     if plan.model.is_blip:
@@ -148,7 +151,8 @@ def _assembled(
             "noise_fit": noise_figures,
             "posterior_fit": fit_figures,
             "alpha": alpha,
-            "wall_seconds": sum(report["seconds"] for report in [*figures, noise_figures or {"seconds": 0}]),
+            "wall_seconds": seconds + sum(report["seconds"] for report in [*figures, noise_figures or {"seconds": 0}]),
+            "wall_seconds_before": None if plan.start is None else total_seconds(plan.start),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {plan.training.device}",
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         },

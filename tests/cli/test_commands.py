@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from ase.build import molecule as ase_molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
@@ -26,6 +28,7 @@ from blipcalc.errors import (
     DrawsError,
     MissingLabelsError,
     TrainingDataReusedError,
+    UnknownElementError,
     UnknownKeyError,
 )
 from blipcalc.predictor import BayesianPredictor
@@ -380,3 +383,15 @@ def test_compare_puts_models_side_by_side(trained, tmp_path):
     assert (tmp_path / "out" / "reliability.png").stat().st_size > 10_000
     with pytest.raises(ConfigurationError, match="one name"):
         call("compare", trained, trained, "--data", FRAMES, "--energy-unit", "kcal/mol")
+    # elements that a model does not know: no figures of foreign frames, but of the set itself a refusal before any work
+    write(tmp_path / "new.xyz", bulk("Si"))
+    out = call(
+        "compare", trained, swag, "--data", FRAMES, "--foreign", tmp_path / "new.xyz", "--energy-unit", "kcal/mol",
+        "-o", tmp_path / "out", "--n-draws", 8, "--index", "::2",
+    )  # fmt: skip
+    assert "NOTE: swag does not know all elements" in out
+    labelled = bulk("Si")
+    labelled.calc = SinglePointCalculator(labelled, energy=0.0, forces=np.zeros((2, 3)))
+    write(tmp_path / "new.xyz", labelled)
+    with pytest.raises(UnknownElementError, match="my does not know Si"):
+        call("compare", trained, swag, "--data", tmp_path / "new.xyz")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from blipcalc.stats.conformal import conformal_quantile
-from blipcalc.stats.recalibration import IsotonicRecalibration, variance_factor
-from blipcalc.stats.scores import LEVELS, ce_central, composite_score, coverage_of
+from blipcalc.stats.recalibration import IsotonicRecalibration
+from blipcalc.stats.scores import LEVELS, ce_central, composite_score, coverage_of, zms
 
 
 def gaussian(n=20_000, seed=0, factor=1.0, shift=0.0):
@@ -47,7 +47,7 @@ def test_composite_score_without_calibration_terms_is_what_the_paper_prints(ener
 @pytest.mark.parametrize("factor", [0.2, 1.0, 3.0])
 def test_one_factor_is_found_again(factor):
     e, v = gaussian(factor=factor)
-    found = variance_factor(e, v)
+    found = zms(e, v)
     assert found == pytest.approx(factor**-2, rel=4 * np.sqrt(2 / len(e)))
     other = gaussian(seed=1, factor=factor)
     assert ce_central(other[0], found * other[1]) < 1e-3 < ce_central(*other) + (factor == 1.0)
@@ -59,7 +59,7 @@ def test_isotonic_map_repairs_scale_and_shift_on_other_data():
     assert ce_central(*test) > 0.02
     assert recalibration.ce(*test) < 1e-4
     # a factor alone cannot mend a shift
-    assert ce_central(test[0], variance_factor(*fit) * test[1]) > recalibration.ce(*test)
+    assert ce_central(test[0], zms(*fit) * test[1]) > recalibration.ce(*test)
 
 
 def test_isotonic_map_is_monotone_from_zero_to_one():
