@@ -211,6 +211,8 @@ def _draws_hash(posterior: Posterior) -> str | None:
     noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
     if not isinstance(noise, (BlipPosterior, *GAUSSIANS)):
         return None
+    if isinstance(noise, GaussianPosterior):
+        noise = noise.unturned()
     draws = noise.draw(WITNESS_DRAWS, generator=torch.Generator().manual_seed(WITNESS_SEED))
     return tensors_hash(draws.overrides)
 

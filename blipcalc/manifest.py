@@ -12,7 +12,9 @@ from blipcalc.errors import SchemaError
 
 SCHEMA = 1
 
-PosteriorName = Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "laplace-all", "llpr"]
+PosteriorName = Literal[
+    "point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "laplace-all", "laplace-kron", "llpr"
+]
 
 
 class Strict(BaseModel):

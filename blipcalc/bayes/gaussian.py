@@ -1,14 +1,16 @@
-"""A Gaussian over all weights of a network: diagonal, or diagonal plus low rank.
+"""A Gaussian over all weights of a network: diagonal, in their own axes or in turned ones, or diagonal plus low rank.
 
-    θ_k = θ̄ + s ⊙ z_k + Σ_r D_r y_kr,     z_k ~ N(0, 1), y_k ~ N(0, 1)
+    θ_k = θ̄ + U (s ⊙ z_k) Vᵀ + Σ_r D_r y_kr,     z_k ~ N(0, 1), y_k ~ N(0, 1)
 
-What SWAG and IVON end in; how they get s and D stands in their own files.
+What SWAG, IVON and Laplace over all weights end in; how they get s, D, U and V stands in their own files.  U and V, orthogonal,
+turn the rows and the columns of every matrix of weights (:func:`stack_shape`); without them the axes are those of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
@@ -18,17 +20,26 @@ from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
 
 #: methods whose Gaussian belongs to the linearised network
-LINEAR = ("laplace-all",)
+LINEAR = ("laplace-all", "laplace-kron")
+#: those whose Gaussian has axes of its own
+TURNED = ("laplace-kron",)
+
+
+def stack_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """(B, m, n) of a tensor as B matrices: a vector is one row, more than two axes are a stack of the last two."""
+    rows, columns = (1, 1, *shape)[-2:]
+    return math.prod(shape[:-2]), rows, columns
 
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """N(θ̄, diag s² + D Dᵀ).
+    """N(θ̄, (U ⊗ V) diag s² (U ⊗ V)ᵀ + D Dᵀ), matrices as vectors of their rows.
 
     name : of the method that it comes from
     mean : {parameter: θ̄}, the weights of the network; std : {parameter: s} of the same shapes
     deviations : {parameter: D (R, *shape)}, or empty for rank zero
     linear : it is right for the network linearised around θ̄ only, which is then what its draws are
+    left, right : {parameter: U (B, m, m)} and {parameter: V (B, n, n)} for B matrices of m rows and n columns, or empty
     """
 
     name: str
@@ -36,12 +47,18 @@ class GaussianPosterior:
     std: Mapping[str, Tensor]
     deviations: Mapping[str, Tensor] = field(default_factory=dict)
     linear: bool = False
+    left: Mapping[str, Tensor] = field(default_factory=dict)
+    right: Mapping[str, Tensor] = field(default_factory=dict)
     is_random: ClassVar[bool] = True
 
     @property
     def rank(self) -> int:
         """R."""
         return next((len(value) for value in self.deviations.values()), 0)
+
+    def unturned(self) -> Self:
+        """The same in the axes of the weights: as random, and without products whose last digits differ between machines."""
+        return replace(self, left={}, right={})
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K independent draws; draw k is the same whatever K is."""
@@ -56,7 +73,11 @@ class GaussianPosterior:
         draw = {}
         for name, mean in self.mean.items():
             own = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
-            draw[name] = mean.double() + self.std[name].double() * own
+            away = self.std[name].double() * own
+            if self.left:
+                away = away.reshape(stack_shape(mean.shape))
+                away = (self.left[name].double() @ away @ self.right[name].double().mT).reshape(mean.shape)
+            draw[name] = mean.double() + away
             if self.rank:
                 draw[name] += torch.tensordot(shared, self.deviations[name].double(), dims=1)
         return draw
@@ -67,26 +88,28 @@ class GaussianPosterior:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps beside the network."""
-        parts = {"std": self.std, "deviations": self.deviations}
+        parts = {"std": self.std, "deviations": self.deviations, "left": self.left, "right": self.right}
         return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
     @classmethod
     def restore(cls, name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
         """From a network and :meth:`tensors`; raises :class:`DrawsError` where they do not fit."""
         mean = {key: value.detach().cpu() for key, value in network.named_parameters()}
-        parts: dict[str, dict[str, Tensor]] = {"std": {}, "deviations": {}}
+        parts: dict[str, dict[str, Tensor]] = {"std": {}, "deviations": {}, "left": {}, "right": {}}
         for key, value in tensors.items():
             part, _, parameter = key.partition("/")
             if part not in parts or parameter not in mean:
                 raise DrawsError(f"a Gaussian over these weights has no tensor {key!r}")
             parts[part][parameter] = value
-        ranks = {len(value) for value in parts["deviations"].values()}
-        for part, leading, wanted in (("std", 0, set(mean)), ("deviations", 1, set(mean) if ranks else set())):
-            wrong = [
-                k
-                for k, v in parts[part].items()
-                if v.shape[leading:] != mean[k].shape or v.ndim != mean[k].ndim + leading
-            ]
-            if set(parts[part]) != wanted or wrong or len(ranks) > 1:
+        rank = next((value.shape[:1] for value in parts["deviations"].values()), None)
+        stacks = {key: stack_shape(value.shape) for key, value in mean.items()} if name in TURNED else {}
+        expected = {
+            "std": {key: tuple(value.shape) for key, value in mean.items()},
+            "deviations": {} if rank is None else {key: (*rank, *value.shape) for key, value in mean.items()},
+            "left": {key: (b, m, m) for key, (b, m, _) in stacks.items()},
+            "right": {key: (b, n, n) for key, (b, _, n) in stacks.items()},
+        }
+        for part, shapes in expected.items():
+            if {key: tuple(value.shape) for key, value in parts[part].items()} != shapes:
                 raise DrawsError(f"{part} of {len(parts[part])} parameters do not fit the {len(mean)} of the network")
         return cls(name, mean, **parts, linear=name in LINEAR)

@@ -45,7 +45,7 @@ class ModelConfig(Settings):
     posterior: Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr"] = Field(
         "mixture",
         description="swag and ivon: a Gaussian over all weights, from the training; laplace and llpr: over the last layers of a "
-        "trained network (laplace.weights=all: over all), no retraining",
+        "trained network (laplace.weights=all: over all, by laplace.structure), no retraining",
     )
     members: int | None = Field(
         None, ge=2, description="networks of an ensemble or a mixture; None: 2, or those of ``start``"

@@ -1,4 +1,4 @@
-"""One pass over labelled data for the diagonal of the Gauss-Newton matrix of energies and forces."""
+"""One pass over labelled data for the Gauss-Newton matrix of energies and forces, in the form that is kept of it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,41 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from blipcalc.bayes.gaussian import GaussianPosterior
-from blipcalc.bayes.laplace import Curvature
+from blipcalc.bayes.kronecker import Kronecker
+from blipcalc.bayes.laplace import Curvature, Diagonal, LaplaceConfig, Structure
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
 
 #: outputs differentiated at once; each takes as much memory as the weights
 CHUNK = 32
+#: by their names in the settings
+STRUCTURES: dict[str, Structure] = {"diagonal": Diagonal(), "kronecker": Kronecker()}
 
 
 def fit_all_weights(
-    network: nn.Module, train: Sequence[Graph], device: str = "cpu", dtype: torch.dtype = torch.float64
+    network: nn.Module,
+    train: Sequence[Graph],
+    config: LaplaceConfig,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[GaussianPosterior, dict[str, float]]:
     """The Laplace posterior over all weights of a trained network, and the figures of its fit."""
     mode = {name: value.detach().cpu().clone() for name, value in network.named_parameters()}
-    return curvature(network, train, device, dtype).laplace(mode)
+    return curvature(network, train, STRUCTURES[config.structure], device, dtype).laplace(mode)
 
 
 def curvature(
-    network: nn.Module, graphs: Sequence[Graph], device: str = "cpu", dtype: torch.dtype = torch.float64
+    network: nn.Module,
+    graphs: Sequence[Graph],
+    structure: Structure,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> Curvature:
     """Sums over all energies and force components of labelled graphs; structure by structure, exact."""
     network = copy.deepcopy(network).to(device, dtype).eval()
     parameters = {name: value.detach() for name, value in network.named_parameters()}
-    sums = [
-        {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()} for _ in range(2)
-    ]
+    none = {name: value.new_zeros((0, *value.shape), dtype=torch.float64) for name, value in parameters.items()}
+    sums = [{name: structure.sums(value) for name, value in none.items()} for _ in range(2)]
     sse, n = [0.0, 0.0], [0, 0]
     for graph in tqdm(graphs, desc="curvature", unit="frame"):
         outputs, derivatives = torch.func.vjp(lambda p, g=graph: _outputs(network, p, g, device, dtype), parameters)
@@ -46,9 +56,10 @@ def curvature(
             for part in units.split(CHUNK):
                 (jacobian,) = torch.func.vmap(derivatives)(part)
                 for name, value in jacobian.items():
-                    sums[k][name] += value.double().square().sum(dim=0)
-    energy, forces = ({name: value.cpu() for name, value in part.items()} for part in sums)
-    return Curvature(energy, forces, (sse[0], sse[1]), (n[0], n[1]))
+                    for total, more in zip(sums[k][name], structure.sums(value.double()), strict=True):
+                        total += more
+    energy, forces = ({name: tuple(t.cpu() for t in totals) for name, totals in part.items()} for part in sums)
+    return Curvature(structure, energy, forces, (sse[0], sse[1]), (n[0], n[1]))
 
 
 def _outputs(

@@ -124,7 +124,7 @@ def _assembled(
     if plan.model.posterior in LAST_LAYER:
         graphs = [labelled_graphs(part, network.cutoff) for part in parts]
         if plan.model.posterior == "laplace" and plan.model.laplace.weights == "all":
-            posterior, fit_figures = fit_all_weights(network, graphs[0], plan.training.device)
+            posterior, fit_figures = fit_all_weights(network, graphs[0], plan.model.laplace, plan.training.device)
         else:
             posterior, fit_figures = fit_last_layer(plan.model.posterior, network, *graphs, plan.training.device)
     seconds = round(time.perf_counter() - began)

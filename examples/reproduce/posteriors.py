@@ -149,6 +149,7 @@ def recipes(data, preset, epochs, device):
         "ivon": trained("ivon", stage),
         "laplace": fitted("laplace", "point"),
         "laplace-all": fitted("laplace", "point", model={"laplace": {"weights": "all"}}),
+        "laplace-kron": fitted("laplace", "point", model={"laplace": {"weights": "all", "structure": "kronecker"}}),
         "llpr": fitted("llpr", "point"),
         "llpr-jef": fitted("llpr", "mve-jef"),
         "blip": fitted("blip", "point", noise=noise),

@@ -69,6 +69,27 @@ def test_parts_that_do_not_fit_are_refused():
             GaussianPosterior.restore("swag", network, {k: v for k, v in tensors.items() if v is not None})
 
 
+def test_axes_of_their_own_belong_to_those_that_have_them():
+    network = torch.nn.Linear(2, 3)
+    shapes = {"weight": (3, 2), "bias": (1, 3)}
+    parts = ({n: torch.eye(shapes[n][k])[None] for n in shapes} for k in (0, 1))
+    std = {n: torch.ones_like(p) for n, p in network.named_parameters()}
+    mean = {n: p.detach() for n, p in network.named_parameters()}
+    good = GaussianPosterior("laplace-kron", mean, std, {}, True, *parts).tensors()
+    assert GaussianPosterior.restore("laplace-kron", network, good).left.keys() == shapes.keys()
+    with pytest.raises(DrawsError):
+        GaussianPosterior.restore("laplace-all", network, good)
+    for name, value in (
+        ("left/weight", None),
+        ("right/weight", torch.eye(3)[None]),
+        ("right/bias", torch.eye(3)),
+        ("left/bias", None),
+    ):
+        tensors = good | {name: value}
+        with pytest.raises(DrawsError):
+            GaussianPosterior.restore("laplace-kron", network, {k: v for k, v in tensors.items() if v is not None})
+
+
 def snapshots(n, seed=0):
     """Independent samples of a known Gaussian far from zero, where mean θ² - θ̄² would have no digits left in float32."""
     rng = np.random.default_rng(seed)
