@@ -15,52 +15,18 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import molecule
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
-from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import thermalize_momenta
 from ase.neighborlist import build_neighbor_list, natural_cutoffs
-from pyscf import dft, gto
+from labels_pyscf import hot, label, n_kept
 from scipy.sparse.csgraph import breadth_first_order
-from tblite.ase import TBLite
 from tqdm import tqdm
 
 from blipcalc.data.labels import read_labelled
 
 FOREIGN = ("NH3", "CH3OH", "HCOOH", "CH3CN", "CH3COCH3")
 SEEN = ("ethanol", "malonaldehyde", "benzene", "uracil", "toluene")
-
-
-def label(atoms):
-    """PBE/def2-SVP energy (eV) and forces (eV/Å), as a stored result."""
-    spec = [(symbol, tuple(r)) for symbol, r in zip(atoms.symbols, atoms.positions, strict=True)]
-    field = dft.RKS(gto.M(atom=spec, basis="def2-svp", unit="Angstrom", verbose=0)).density_fit()
-    field.xc, field.grids.level, field.conv_tol = "pbe", 4, 1e-9
-    energy = field.kernel() * units.Hartree
-    if not field.converged:
-        raise RuntimeError(f"no self-consistent field for {atoms.info}")
-    gradient = field.nuc_grad_method()
-    gradient.grid_response = True
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=-gradient.kernel() * units.Hartree / units.Bohr)
-    return atoms
-
-
-def hot(atoms, temperature, n, rng, steps=200):
-    """``n`` frames of GFN2-xTB Langevin MD, 100 fs apart after 200 fs."""
-    atoms = atoms.copy()
-    atoms.calc = TBLite(method="GFN2-xTB", verbosity=0)
-    thermalize_momenta(atoms, temperature_K=temperature, rng=rng)
-    dynamics = Langevin(
-        atoms, 0.5 * units.fs, temperature_K=temperature, friction=0.02 / units.fs, fixcm=False, rng=rng
-    )
-    frames = []
-    dynamics.run(2 * steps)
-    for _ in range(n):
-        dynamics.run(steps)
-        frames.append(Atoms(atoms.numbers, atoms.positions))
-    return frames
 
 
 def stretch(atoms, rng, hydrogen):
@@ -111,12 +77,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     frames = list(structures(arguments.folder, np.random.default_rng(arguments.seed)))
-    done = read(arguments.output, ":") if arguments.output.exists() else []
-    for kept, atoms in zip(done, frames, strict=False):
-        if not np.allclose(kept.positions, atoms.positions, atol=1e-7):
-            raise SystemExit(f"{arguments.output} holds other structures; remove it to begin anew")
-    for atoms in tqdm(frames[len(done) :], initial=len(done), total=len(frames)):
-        write(arguments.output, label(atoms), append=True)
+    done = n_kept(arguments.output, frames)
+    for atoms in tqdm(frames[done:], initial=done, total=len(frames)):
+        write(arguments.output, label(atoms, "pbe"), append=True)
     for atoms in read(arguments.output, ":"):
         if atoms.info["kind"] == "check":
             difference = np.abs(atoms.get_forces() - atoms.arrays["published"]).mean()
