@@ -9,7 +9,7 @@
 |---|---|---|---|
 | 3bpa | 450 + 50 at 300 K | half of the other frames at 300 K | the other half; 600 K; 1200 K |
 | an rMD17 molecule | 950 + 50 | 100 of the test file | 500 others; acetylacetone, or another ring |
-| ammonia | 64 + 14 near the minimum | half of the MD frames of ``ammonia_labels.py`` | the other half; inverted; stretched; hot |
+| ammonia | 64 + 14 near the minimum | half of the MD frames of ``ammonia.xyz`` | the other half; inverted; stretched; hot |
 
 Presets: ``quick``, a small RACE (2 layers, 32 channels of degrees 0 to 2), minutes of a CPU core for each network; ``paper``, the
 sizes, epochs and batches of the paper with its effective learning rate, days of a GPU.  On a CPU set OMP_NUM_THREADS=1 and share
@@ -68,6 +68,7 @@ class DataSet:
     tests: dict[str, Frames]
     paper: RaceConfig
     unit: str = "eV"
+    keys: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=lambda: {"quick": 60, "paper": 10_000})
     members: tuple[int, int] = (4, 4)
     paper_batch: int = 5
@@ -104,7 +105,8 @@ SETS = {
         paper_batch=2,
     ),
     "ammonia": DataSet(
-        train="./ammonia_published.xyz",
+        train="ammonia/ammonia_initial78.npz",
+        keys={"energy_key": "E_eV", "forces_key": "F_eV_per_A"},
         validation=14 / 78,
         calibration=Frames("./ammonia.xyz", "1::2", "md"),
         tests={
@@ -114,8 +116,8 @@ SETS = {
             "hot": Frames("./ammonia.xyz", kind="hot"),
         },
         paper=RaceConfig.rmd17(),
-        epochs={"quick": 600, "paper": 10_000},
-        members=(5, 5),
+        epochs={"quick": 300, "paper": 10_000},
+        members=(5, 10),
     ),
 } | {name: molecule(name, ACAC, n) for name, n in NEIGHBORS.items()}
 
@@ -174,11 +176,10 @@ def train_row(row, rows, data, source, folder, member=None):
         if "start" in settings:
             train_row(settings["start"], rows, data, source, folder)
             settings["start"] = folder / "trained" / f"{settings['start']}.blip"
-        path = HERE / data.train if data.train.startswith("./") else source / data.train
         model = blipcalc.train(
-            path,
+            source / data.train,
             trained,
-            data={"energy_unit": data.unit, "validation": data.validation, "calibration": 0.0},
+            data={"energy_unit": data.unit, "validation": data.validation, "calibration": 0.0} | data.keys,
             folder=folder / "runs" / row,
             only_member=member,
             **settings,
