@@ -4,7 +4,7 @@
 
 | symbol | variable |
 |---|---|
-| x^ν_q, product of ν components m ≤ m' ≤ … of all irreps | ``monomials`` |
+| x^ν_q, product of ν components m ≤ m' ≤ … of all irreps | ``Monomials`` |
 | U^{ν p}, an equivariant polynomial of degree ν; p counts a basis of them | ``symmetric_couplings`` |
 | W, per element, path and channel | ``weights`` |
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import accumulate, combinations_with_replacement, product
+from itertools import combinations_with_replacement, product
 from math import factorial, prod
 
 import torch
@@ -65,7 +65,7 @@ def symmetric_couplings(irreps: tuple[str, ...], order: int, out: str) -> Tensor
     polynomials then keep unit variance.  Candidates are taken in a fixed order and orthogonalised one after the other, so
     that a basis is the same everywhere, which the singular vectors of degenerate values would not be.
 
-    irreps, each once, in the order of the components -> (P, 2l + 1, Q), float64, Q as in :func:`monomials`
+    irreps, each once, in the order of the components -> (P, 2l + 1, Q), float64, Q as in :class:`Monomials`
     """
     starts = dict(zip(irreps, _starts(irreps), strict=False))
     rows = {m: q for q, m in enumerate(combinations_with_replacement(range(_starts(irreps)[-1]), order))}
@@ -134,17 +134,34 @@ def products_fingerprint(irreps: Sequence[str], order: int) -> float:
     return float(values @ torch.linspace(1.0, 2.0, len(values), dtype=torch.float64))
 
 
-def monomials(x: Tensor, order: int) -> Tensor:
-    """All products of 2 to ``order`` components, each once: x_0 x_0, x_0 x_1, … x_1 x_1, …; (…, d) -> (…, Q)."""
-    ones = x.split(1, dim=-1)
-    last, starts, found = x, range(len(ones)), []
-    for _ in range(order - 1):
-        # block i holds the products whose smallest index is i: x_i times those that have none below i, which come last
-        blocks = [one * last[..., start:] for one, start in zip(ones, starts, strict=True)]
-        last = torch.cat(blocks, dim=-1)
-        starts = [0, *accumulate(block.shape[-1] for block in blocks[:-1])]
-        found.append(last)
-    return torch.cat(found, dim=-1)
+class Monomials(nn.Module):
+    """All products of 2 to ``order`` of d components, each once: x_0 x_0, x_0 x_1, … x_1 x_1, …
+
+    A product of ν is one component times a product of ν - 1 of those that are not before it.  Both are picked by matrices of
+    zeros and ones.  Slices of all widths take half the time for large structures, but ``torch.compile`` takes twenty times
+    longer over them, and its kernels may write beyond their buffers (torch 2.13, CPU: "double free or corruption").
+    """
+
+    def __init__(self, size: int, order: int) -> None:
+        super().__init__()
+        self.order = order
+        shorter = [(i,) for i in range(size)]
+        for n in range(2, order + 1):
+            rows = {term: row for row, term in enumerate(shorter)}
+            terms = list(combinations_with_replacement(range(size), n))
+            for kind, picked in (("first", [t[0] for t in terms]), ("rest", [rows[t[1:]] for t in terms])):
+                matrix = nn.functional.one_hot(torch.tensor(picked), size if kind == "first" else len(shorter))
+                self.register_buffer(f"{kind}_{n}", matrix.T.double().contiguous(), persistent=False)
+            shorter = terms
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, d) -> (…, Q)."""
+        last, found = x, []
+        for n in range(2, self.order + 1):
+            first, rest = (getattr(self, f"{kind}_{n}").to(x.dtype) for kind in ("first", "rest"))
+            last = (x @ first) * (last @ rest)
+            found.append(last)
+        return torch.cat(found, dim=-1)
 
 
 class SymmetricContraction(nn.Module):
@@ -163,7 +180,8 @@ class SymmetricContraction(nn.Module):
         self, inputs: Sequence[str], outputs: Sequence[str], channels: int, n_species: int, order: int
     ) -> None:
         super().__init__()
-        self.inputs, self.order = tuple(sorted(inputs)), order
+        self.inputs = tuple(sorted(inputs))
+        self.monomials = Monomials(_starts(self.inputs)[-1], order)
         self.outputs = sorted(reached_by_products(self.inputs, outputs, order))
         self.weights = nn.ParameterDict()
         for ir in self.outputs:
@@ -181,7 +199,7 @@ class SymmetricContraction(nn.Module):
         Weights are folded into the couplings first, as that costs nothing per atom: what remains is one matrix per channel and
         element, of all monomials to all components.
         """
-        powers = monomials(torch.cat([x[ir] for ir in self.inputs], dim=1).permute(2, 0, 1).contiguous(), self.order)
+        powers = self.monomials(torch.cat([x[ir] for ir in self.inputs], dim=1).permute(2, 0, 1).contiguous())
         folded = [
             torch.einsum("spc,pmq->csmq", self.weights[ir], getattr(self, f"couplings_{ir}").to(powers.dtype))
             for ir in self.outputs

@@ -11,9 +11,9 @@ from e3nn import o3
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.nn.contraction import (
+    Monomials,
     SymmetricContraction,
     check_channels,
-    monomials,
     products_fingerprint,
     reached_by_products,
     symmetric_couplings,
@@ -59,7 +59,7 @@ def multiplicity(irreps, order, out, *, symmetric=True):
 
 def polynomials(irreps, order, out, x):
     """(P, N, 2l + 1) values of the basis at features (N, d)."""
-    values = monomials(x, order)[:, -symmetric_couplings(irreps, order, out).shape[2] :]
+    values = Monomials(x.shape[1], order)(x)[:, -symmetric_couplings(irreps, order, out).shape[2] :]
     return torch.einsum("pmq,nq->pnm", symmetric_couplings(irreps, order, out), values)
 
 
@@ -131,7 +131,28 @@ def test_every_product_is_there_once_and_in_order():
     x = features(1, 2)["1o"][..., 0]
     terms = [t for order in (2, 3) for t in combinations_with_replacement(range(3), order)]
     expected = torch.stack([prod(x[:, i] for i in t) for t in terms], dim=1)
-    torch.testing.assert_close(monomials(x, 3), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(Monomials(3, 3)(x), expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("order", [2, 3])
+def test_compiled_products_of_stacked_weights_are_those_of_each(order):
+    contraction = SymmetricContraction(["0e", "1o"], ["0e", "1o"], 8, 3, order).double()
+    x, one_hot = features(8, 9), torch.eye(3, dtype=torch.float64)[[0, 1, 2] * 3]
+    weights = {
+        name: torch.stack([(k + 1) * p.detach() for k in range(4)]) for name, p in contraction.named_parameters()
+    }
+
+    def total(x, weights):
+        products = torch.func.functional_call(contraction, weights, (x, one_hot))
+        return sum(value.square().sum() for value in products.values())
+
+    compiled = torch.compile(torch.vmap(torch.func.grad(total), in_dims=(None, 0)), fullgraph=True)(x, weights)
+    for k in range(4):
+        expected = torch.func.grad(total)(x, {name: value[k] for name, value in weights.items()})
+        for ir, value in expected.items():
+            torch.testing.assert_close(compiled[ir][k], value, rtol=1e-12, atol=1e-12)
 
 
 def test_what_products_reach():
