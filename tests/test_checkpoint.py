@@ -822,23 +822,26 @@ def test_resealing_needs_the_right_hash_of_the_model(parts, tmp_path):
         load_model(tmp_path / "x.blip")
 
 
-def race_model() -> Model:
+def race_model(**settings) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model("race", {"hidden": "4x0e+4x1o", "embedding": 4, "layers": 1, "radial_width": 4}, SPECIES)
+        sizes = {"hidden": "4x0e+4x1o", "embedding": 4, "layers": 1, "radial_width": 4}
+        model = build_model("race", sizes | settings, SPECIES)
     model.set_statistics({1: -13.6, 6: -1027.0, 8: -2038.5}, 0.7, 11.5)
     return Model(model, PointPosterior())
 
 
-def test_conventions_of_couplings_are_stored_and_checked(tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"correlation": 3}], ids=["pairs", "products"])
+def test_conventions_of_couplings_are_stored_and_checked(tmp_path, settings):
     """Weights of an equivariant network mean nothing under other signs of the coupling coefficients."""
-    path, model = tmp_path / "race.blip", race_model()
+    path, model = tmp_path / "race.blip", race_model(**settings)
     save_model(model, path)
     assert model_info(path)["conventions"] == model.network.conventions() != {}
     loaded = load_model(path)
     assert (loaded.hash, float(loaded.network.neighbors)) == (model.hash, 11.5)
     tensors, manifest = read_sealed(path)
-    for conventions in ({"couplings": manifest["conventions"]["couplings"] + 0.1}, {}):
+    changed = [manifest["conventions"] | {key: value + 0.1} for key, value in manifest["conventions"].items()]
+    for conventions in (*changed, {}):
         write_sealed(path, tensors, manifest | {"conventions": conventions})
         with pytest.raises(SchemaError, match="conventions"):
             load_model(path)

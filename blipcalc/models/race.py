@@ -18,7 +18,9 @@ without bias (the PyTorch code).  Weights start as e3nn's do, with the scale in 
 learning rates are those of a plain network.
 
 ``a ⊗ M`` followed by a linear map is exactly a matrix per element, W'_Z = Σ_f a_f(Z) W_f: it is computed in that folded form.
-Options beyond the paper, off in its presets: ``gate``, a nonlinearity of the trunk (Weiler et al. 2018, as in NequIP).
+Options beyond the paper, off in its presets: ``gate``, a nonlinearity of the trunk (Weiler et al. 2018, as in NequIP), and
+``correlation``, which adds to M_i its products with itself (Batatia et al. 2022, as in MACE): the paper's layers are chains
+of pairs, and tell angles at i only by walks through other atoms.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from blipcalc.errors import ConfigurationError
 from blipcalc.models.heads import with_noise
 from blipcalc.models.potential import Potential
 from blipcalc.models.race_config import RaceConfig
+from blipcalc.nn.contraction import SymmetricContraction, check_channels, products_fingerprint, reached_by_products
 from blipcalc.nn.irreps import (
     Couplings,
     Features,
@@ -66,7 +69,8 @@ class Layer(nn.Module):
     n_species : S
     inputs : channels per irrep that there are parameters for
     outputs : the same for what it gives
-    wanted : irreps of the outputs that are computed: those that are not zero and reach an energy
+    carried : irreps of the messages that are computed: those that are not zero and reach an energy
+    wanted : the same of the outputs
     """
 
     def __init__(
@@ -75,23 +79,31 @@ class Layer(nn.Module):
         n_species: int,
         inputs: dict[str, int],
         outputs: dict[str, int],
+        carried: Sequence[str],
         wanted: Sequence[str],
     ) -> None:
         super().__init__()
         hidden = parse_irreps(config.hidden)
         self.sent = {ir: hidden[ir] for ir in inputs if ir in hidden}
-        self.wanted = sorted(wanted)
+        self.carried, self.wanted = sorted(carried), sorted(wanted)
+        received = {ir: n for ir, n in hidden.items() if ir in outputs or ir in carried}
         #: (irrep, None, same irrep): the message as it is; (irrep, l, irrep): its product with the harmonics of that degree
-        self.paths = [(ir, None, ir) for ir in self.sent if ir in outputs]
-        self.paths += paths(list(self.sent), list(outputs), config.l_max)
+        self.paths = [(ir, None, ir) for ir in self.sent if ir in received]
+        self.paths += paths(list(self.sent), list(received), config.l_max)
         self.up = IrrepsLinear(inputs, self.sent)
         widths = [config.n_radial, config.radial_width, config.radial_width, sum(self.gate_sizes)]
         self.radial = nn.ModuleList(unit_linear(a, b) for a, b in pairwise(widths))
-        messages = {ir: sum(self.sent[start] for start, _, end in self.paths if end == ir) for ir in outputs}
-        self.down = IrrepsLinear({ir: n for ir, n in messages.items() if n}, outputs)
+        messages = {ir: sum(self.sent[start] for start, _, end in self.paths if end == ir) for ir in received}
+        self.down = IrrepsLinear({ir: n for ir, n in messages.items() if n}, received)
         self.skip = _matrices({ir: (n_species, inputs[ir], n) for ir, n in outputs.items() if ir in inputs}, fan=1)
-        products = outputs if config.layout == "torch" else self.down.outputs
-        self.product = _matrices({ir: (config.embedding, n, n) for ir, n in products.items()}, fan=config.embedding)
+        self.contraction = None
+        if config.correlation > 1:
+            self.contraction = SymmetricContraction(carried, wanted, hidden["0e"], n_species, config.correlation)
+        received_or_made = {*self.down.outputs, *(self.contraction.outputs if self.contraction else ())}
+        products = [ir for ir in outputs if config.layout == "torch" or ir in received_or_made]
+        self.product = _matrices(
+            {ir: (config.embedding, outputs[ir], outputs[ir]) for ir in products}, fan=config.embedding
+        )
         self.gates = None
         if config.nonlinearity == "gate":
             self.gates = IrrepsGate(outputs)
@@ -121,12 +133,16 @@ class Layer(nn.Module):
         neighbors: Tensor,
     ) -> Features:
         """A (N, 2l + 1, C) per irrep, a (S, F), one_hot (N, S), radial (E, B) -> A of the next layer."""
-        messages = self.down(self._messages(self.up(x), self._gates(radial), couplings, edge_index, len(one_hot)))
+        sums = self.down(self._messages(self.up(x), self._gates(radial), couplings, edge_index, len(one_hot)))
+        messages = {ir: value / neighbors.to(radial.dtype) for ir, value in sums.items()}
+        if self.contraction is not None:
+            for ir, value in self.contraction(messages, one_hot).items():
+                messages[ir] = messages[ir] + value if ir in messages else value
         out: Features = {}
         for ir in self.wanted:
             parts, weights = [], []
             if ir in messages:
-                parts.append(messages[ir] / neighbors.to(radial.dtype))
+                parts.append(messages[ir])
                 weights.append(torch.einsum("sf,fcd->scd", stratum, self.product[ir]))
             if ir in x:
                 parts.append(x[ir])
@@ -153,7 +169,7 @@ class Layer(nn.Module):
         gathered = {ir: gather_rows(value, source) for ir, value in x.items()}
         parts: dict[str, list[Tensor]] = {}
         for (start, l_sh, end), gate in zip(self.paths, gates, strict=True):
-            if end not in self.wanted:
+            if end not in self.carried:
                 continue
             if start not in gathered:  # it is zero, but a matrix is there for it
                 parts.setdefault(end, []).append(gate.new_zeros(n, 2 * degree(end) + 1, gate.shape[-1]))
@@ -205,16 +221,17 @@ class Race(Potential):
                 f"equivariant force covariances take 2e among the hidden irreps, got {config.hidden!r}; add some, or take "
                 "heads.covariance='paper'"
             )
+        check_channels(hidden, config.correlation)
         reached = _wanted(hidden, config)
-        if config.heads.has_quadrupole and not any("2e" in wanted for wanted in reached):
+        if config.heads.has_quadrupole and not any("2e" in wanted for _, wanted in reached):
             raise ConfigurationError(
                 f"no layer reaches 2e with layers={config.layers}, l_max={config.l_max}, so force covariances would be balls; "
                 "raise one of them, or take heads.covariance='paper'"
             )
-        for wanted in reached:
+        for carried, wanted in reached:
             lean = config.layout == "lean"
             outputs = {ir: n for ir, n in hidden.items() if ir in wanted} if lean else hidden
-            self.layers.append(Layer(config, len(self.species), inputs, outputs, wanted))
+            self.layers.append(Layer(config, len(self.species), inputs, outputs, carried, wanted))
             inputs = outputs
         used = {path for layer in self.layers for path in layer.paths if path[1]}
         self.couplings = Couplings([(degree(a), l_sh, degree(b)) for a, l_sh, b in used], config.l_max)
@@ -235,8 +252,11 @@ class Race(Potential):
         return self.config.heads.predict
 
     def conventions(self) -> dict[str, float]:
-        """What the weights rest on beside the architecture: a fingerprint of harmonics and couplings."""
-        return {"couplings": fingerprint(self.config.l_max)}
+        """What the weights rest on beside the architecture: fingerprints of harmonics, couplings and bases of products."""
+        found = {"couplings": fingerprint(self.config.l_max)}
+        if self.config.correlation > 1:
+            found["products"] = products_fingerprint(list(parse_irreps(self.config.hidden)), self.config.correlation)
+        return found
 
     def last_layers(self) -> tuple[str, ...]:
         """The layers whose first outputs are added up to the energy: one per stratum."""
@@ -272,17 +292,19 @@ class Race(Potential):
         )
 
 
-def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[list[str]]:
-    """Irreps of every layer that are not zero and reach an energy."""
+def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[tuple[list[str], list[str]]]:
+    """Irreps of the messages and of the outputs of every layer that are not zero and reach an energy."""
     arriving, reached = {"0e"}, []
     for _ in range(config.layers):
         ends = {end for _, _, end in paths(sorted(arriving & set(hidden)), list(hidden), config.l_max)}
-        arriving = ends | (arriving & set(hidden))
-        reached.append(arriving)
-    wanted: list[list[str]] = []
+        arriving = ends | reached_by_products(sorted(ends), list(hidden), config.correlation) | (arriving & set(hidden))
+        reached.append((ends, arriving))
+    wanted: list[tuple[list[str], list[str]]] = []
     read = {"0e", "2e"} if config.heads.has_quadrupole else {"0e"}
     needed = set(read)
-    for here in reversed(reached):
-        wanted.insert(0, sorted(here & needed))
-        needed = read | {ir for ir in hidden if ir in needed or paths([ir], sorted(needed), config.l_max)}
+    for ends, here in reversed(reached):
+        # the square of any message has a part in the scalars, which are always needed
+        used = needed if config.correlation == 1 else set(hidden)
+        wanted.insert(0, (sorted(ends & used), sorted(here & needed)))
+        needed = read | {ir for ir in hidden if ir in needed or paths([ir], sorted(used), config.l_max)}
     return wanted

@@ -34,6 +34,13 @@ class RaceConfig(Settings):
     nonlinearity: Literal["none", "gate"] = Field(
         "none", description="of the trunk; none as in the paper; gate: SiLU on scalars, which gate all other irreps"
     )
+    correlation: int = Field(
+        1,
+        ge=1,
+        le=3,
+        description="ν, factors of the products of messages; 1 as in the paper; more add products of a message with itself, so "
+        "that a layer sees ν neighbours at a time",
+    )
     heads: HeadsConfig = Field(default_factory=HeadsConfig, description="outputs beside the energy")
     layout: Literal["lean", "torch", "jax"] = Field(
         "lean",

@@ -60,6 +60,17 @@ class TestRaceGate(testing.ModelContract):
         return small("race", nonlinearity="gate").to(dtype)
 
 
+class TestRaceProducts(testing.ModelContract):
+    def make_model(self, dtype):
+        return small("race", correlation=3).to(dtype)
+
+
+class TestRaceProductsBothParities(testing.ModelContract):
+    def make_model(self, dtype):
+        hidden = "+".join(f"4x{degree}{parity}" for degree in range(3) for parity in "eo")
+        return small("race", hidden=hidden, correlation=2, nonlinearity="gate").to(dtype)
+
+
 class PairModel(nn.Module):
     """A smooth pair potential that keeps every promise; each model below breaks one of them."""
 

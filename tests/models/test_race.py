@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import molecule
 
 from blipcalc.bayes.blip import bayesianize
@@ -12,7 +13,7 @@ from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
 from blipcalc.models.race import Race
 from blipcalc.models.race_config import RaceConfig
-from blipcalc.nn.irreps import species_linear
+from blipcalc.nn.irreps import fingerprint, parse_irreps, species_linear
 from blipcalc.nn.radial import polynomial_envelope
 
 SPECIES = [1, 6, 7, 8, 9]
@@ -93,7 +94,7 @@ def test_what_is_left_out_is_zero_or_reaches_no_energy(graph, nonlinearity):
     expected = model(graph)
     seen = []
     for layer in model.layers:
-        layer.wanted = sorted(layer.down.outputs)
+        layer.carried = layer.wanted = sorted(layer.down.outputs)
         layer.register_forward_hook(lambda _, inputs, x: seen.append(x))
     found = model(graph)
     torch.testing.assert_close(found.energies, expected.energies, rtol=1e-13, atol=1e-13)
@@ -101,8 +102,12 @@ def test_what_is_left_out_is_zero_or_reaches_no_energy(graph, nonlinearity):
     assert len(seen[1]) == 6
 
 
-def test_lean_network_is_the_torch_layout_without_what_does_not_act(graph):
-    whole, lean = race(hidden=BOTH, layers=2, layout="torch"), race(hidden=BOTH, layers=2, seed=1)
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+def test_lean_network_is_the_torch_layout_without_what_does_not_act(graph, correlation):
+    whole, lean = (
+        race(hidden=BOTH, layers=2, layout=layout, correlation=correlation, seed=seed)
+        for layout, seed in (("torch", 0), ("lean", 1))
+    )
     assert n_parameters(lean) < n_parameters(whole)
     shapes = {name: p.shape for name, p in whole.named_parameters()}
     assert {name for name, p in lean.named_parameters()} < set(shapes)
@@ -155,8 +160,10 @@ def test_mean_number_of_neighbours_comes_from_the_data_unless_it_is_given():
     assert (float(free.neighbors), float(given.neighbors)) == (12.5, 9.0)
 
 
-def test_outputs_of_a_fresh_network_are_of_order_one(graph):
-    outputs = [float(race(seed=seed, hidden="32x0e+32x1o")(graph).energies.detach().std()) for seed in range(5)]
+@pytest.mark.parametrize("correlation", [1, 2, 3])
+def test_outputs_of_a_fresh_network_are_of_order_one(graph, correlation):
+    models = [race(seed=seed, hidden="32x0e+32x1o", correlation=correlation) for seed in range(5)]
+    outputs = [float(model(graph).energies.detach().std()) for model in models]
     assert 0.2 < np.mean(outputs) < 5.0
 
 
@@ -165,7 +172,94 @@ def test_irreps_that_are_none_are_refused():
         race(hidden="8x1o")
 
 
-def test_roles_stay_when_layers_become_variational():
-    model = race()
+@pytest.mark.parametrize("correlation", [1, 2])
+def test_roles_stay_when_layers_become_variational(correlation):
+    model = race(correlation=correlation)
     before = model.layer_roles()
     assert bayesianize(model).backbone.layer_roles() == before
+
+
+def test_products_of_messages_reach_further_and_need_all_messages():
+    """Squares of all messages are scalars, also at the end; a pseudovector times a vector comes one layer before its messages."""
+    plain, products = (race(hidden=BOTH, layers=3, l_max=1, correlation=order).layers for order in (1, 2))
+    assert [layer.carried for layer in plain] == [["0e", "1o"], ["0e", "1o"], ["0e"]]
+    assert [layer.carried for layer in products] == [
+        ["0e", "1o"],
+        ["0e", "1e", "1o", "2e", "2o"],
+        sorted(parse_irreps(BOTH)),
+    ]
+    assert [layer.wanted for layer in products] == [["0e", "1o", "2e"], sorted(parse_irreps(BOTH)), ["0e"]]
+
+
+def test_what_products_leave_out_is_zero_or_reaches_no_energy(graph):
+    model = race(hidden=BOTH, layers=3, l_max=1, layout="torch", correlation=2)
+    expected, received = model(graph), []
+    for layer in model.layers:
+        layer.carried = sorted(layer.down.outputs)
+        layer.wanted = sorted({*layer.skip, *layer.down.outputs, *layer.contraction.outputs})
+        layer.down.register_forward_hook(lambda _, inputs, x: received.append(x))
+    torch.testing.assert_close(model(graph).energies, expected.energies, rtol=1e-13, atol=1e-13)
+    for layer, messages in zip(model.layers, received, strict=True):
+        assert {ir for ir, value in messages.items() if value.any()} == set(layer.contraction.inputs)
+    assert "0o" in received[1]
+    assert not received[1]["0o"].any()
+
+
+ENVIRONMENTS = {  # four hydrogen atoms on a circle around carbon, in steps of 45°
+    "reference": (0, 1, 2, 5),
+    "turned": (1, 2, 3, 6),
+    "mirrored": (0, 7, 6, 3),
+    # the same distances from carbon
+    "other angles": (0, 2, 4, 6),
+    # and the same six angles: once each 45°, 135°, 90°, 180°, and again 45°, 135°
+    "same angles": (0, 1, 3, 4),
+}
+
+
+def energy_at_the_centre(model, steps):
+    turns = 2 * np.pi / 8 * np.array(steps)
+    ring = np.stack([np.cos(turns), np.sin(turns), 0 * turns], axis=1) * 1.1
+    atoms = Atoms("CH4", positions=[[0, 0, 0], *ring])
+    atoms.rotate(50, (1, 2, 3))
+    return float(model(Graph.from_atoms(atoms, model.cutoff).tensors(torch.float64)).energies[0].detach())
+
+
+@pytest.mark.parametrize(
+    ("correlation", "told_apart"), [(1, set()), (2, {"other angles"}), (3, {"other angles", "same angles"})]
+)
+def test_order_of_correlation_is_how_many_neighbours_a_layer_sees_at_a_time(correlation, told_apart):
+    """Pairs: distances. Triples: angles. Quadruples: also how the angles are arranged (a homometric pair on the circle)."""
+    angles = {
+        name: sorted(min(abs(a - b), 8 - abs(a - b)) for a in steps for b in steps if a < b)
+        for name, steps in ENVIRONMENTS.items()
+    }
+    assert angles["same angles"] == angles["reference"] != angles["other angles"]
+    model = race(layers=1, correlation=correlation, species=(1, 6))
+    found = {name: energy_at_the_centre(model, steps) for name, steps in ENVIRONMENTS.items()}
+    shifts = {name: abs(value - found["reference"]) for name, value in found.items()}
+    assert {name for name, shift in shifts.items() if shift > 1e-7} == told_apart
+    assert all(shift < 1e-13 for name, shift in shifts.items() if name not in told_apart)
+
+
+def test_products_add_one_weight_per_element_path_and_channel():
+    """Symmetric products of 0e + 1o + 2e: 3, 2, 3 of two and 5, 5, 6 of three; the last layer gives scalars alone."""
+    plain, products = race(), race(correlation=3)
+    added = {n: p.shape for n, p in products.named_parameters() if n not in dict(plain.named_parameters())}
+    first = {f"layers.0.contraction.weights.{ir}": (3, n, 8) for ir, n in (("0e", 8), ("1o", 7), ("2e", 9))}
+    last = {"layers.1.contraction.weights.0e": (3, 8, 8)}
+    # the last layer receives what it does not give
+    received = {n: s for n, s in added.items() if n.startswith("layers.1.down") and not n.endswith("0e.weight")}
+    assert added == first | last | received
+    assert sorted(received) == ["layers.1.down.blocks.1o.weight", "layers.1.down.blocks.2e.weight"]
+
+
+def test_products_are_off_by_default_and_their_bases_are_conventions():
+    assert RaceConfig().model_dump(exclude_defaults=True) == {}
+    plain, products = race(), race(correlation=2)
+    assert plain.conventions() == {"couplings": fingerprint(2)}
+    assert products.conventions() == plain.conventions() | {"products": pytest.approx(11.686415891957951, rel=1e-10)}
+
+
+def test_products_take_equal_channels():
+    with pytest.raises(ConfigurationError, match="8x0e\\+4x1o"):
+        race(hidden="8x0e+4x1o", correlation=2)

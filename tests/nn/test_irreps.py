@@ -9,6 +9,7 @@ import torch
 from e3nn import o3
 
 from blipcalc.errors import ConfigurationError
+from blipcalc.nn.contraction import SymmetricContraction
 from blipcalc.nn.irreps import (
     Couplings,
     IrrepsGate,
@@ -105,6 +106,18 @@ def test_blocks_are_equivariant(mirror):
         turned = couple(unit @ rotation.T)[triple] @ rotated(x, rotation)[start]
         expected = rotated({end: couple(unit)[triple] @ x[start]}, rotation)[end]
         torch.testing.assert_close(turned, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("irreps", [("0e", "1o", "2e", "3o"), ("0e", "0o", "1e", "1o", "2e", "2o")], ids="+".join)
+def test_products_of_features_are_equivariant(irreps, mirror):
+    x, one_hot = features(dict.fromkeys(irreps, 3), 5), torch.eye(2, dtype=torch.float64)[[0, 1, 1, 0, 0]]
+    rotation = torch.linalg.qr(features({"1o": 3}, 1)["1o"][0])[0]
+    rotation = rotation * rotation.det() * (-1.0 if mirror else 1.0)
+    contraction = SymmetricContraction(irreps, irreps, 3, 2, 3).double()
+    assert contraction.outputs == sorted(irreps)
+    for ir, value in rotated(contraction(x, one_hot), rotation).items():
+        torch.testing.assert_close(contraction(rotated(x, rotation), one_hot)[ir], value, rtol=1e-10, atol=1e-10)
 
 
 def test_paths_keep_degree_and_parity():
