@@ -11,6 +11,24 @@ from pathlib import Path
 from blipcalc.sealed import write_atomically
 
 
+class Totals:
+    """Means of figures that come step by step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.n = 0
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Those of one more step."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.n += 1
+
+    def means(self) -> dict[str, float]:
+        """Over all steps so far."""
+        return {name: value / self.n for name, value in self.sums.items()}
+
+
 class RunLog:
     """One row per epoch.
 

@@ -77,6 +77,8 @@ class Plan:
             )
         if self.model.posterior == "swag":
             self._check_snapshots()
+        if self.model.together and self.model.n_members == 1:
+            raise ConfigurationError(f"model.together: posterior={self.model.posterior!r} has one network to train")
         if self.training.epochs or (self.warm is not None and self.warm.epochs):
             return
         if self.start is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -11,28 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from torch import nn
 
-from blipcalc.bayes.blip import BlipPosterior, bayesianize
+from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
-from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.checkpoint import Model, load_model, save_model, total_seconds
-from blipcalc.core.contracts import NOISE_UNIT, Posterior
+from blipcalc.core.contracts import Posterior
 from blipcalc.data.labels import frame_hash
-from blipcalc.errors import ConfigurationError, MixedElementsError
-from blipcalc.models.registry import build_model
+from blipcalc.errors import ConfigurationError
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.curvature import fit_all_weights
 from blipcalc.training.distributed import Processes
 from blipcalc.training.last_layer import fit_last_layer
+from blipcalc.training.members import Member, train_members
 from blipcalc.training.noise import alpha_distribution, fit_noise
 from blipcalc.training.plan import Plan
 from blipcalc.training.prepare import Prepared, prepare
-from blipcalc.training.trainer import Trainer
 
 
 def train(
@@ -80,27 +76,24 @@ def train(
     plan = Plan.of(data, model, training, warm, noise, start)
     if only_member is not None and not 0 <= only_member < plan.model.n_members:
         raise ConfigurationError(f"only_member={only_member}, but there are {plan.model.n_members} networks, from 0 on")
+    if only_member is not None and plan.model.together:
+        raise ConfigurationError(
+            "only_member trains one network by itself, model.together all side by side; choose one"
+        )
     prepared = prepare([paths] if isinstance(paths, (str, Path)) else list(paths), plan.data)
     plan.refuse_seen(prepared)
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
-    states, figures, gaussian = [], [], None
-    for k in range(plan.model.n_members):
-        if only_member not in (None, k):
-            continue
-        member = folder / f"member-{k}" if plan.model.n_members > 1 else folder
-        network, report, gaussian = _train_member(k, plan, prepared, member)
-        # a copy: the network that is kept is filled with the first member below
-        units = [(name, value) for name, value in network.named_buffers() if name.endswith(NOISE_UNIT)]
-        states.append({name: value.detach().cpu().clone() for name, value in (*network.named_parameters(), *units)})
-        figures.append(report)
+    wanted = [k for k in range(plan.model.n_members) if only_member in (None, k)]
+    members: list[Member] = []
+    for group in [wanted] if plan.model.together else [[k] for k in wanted]:
+        members += train_members(group, plan, prepared, folder)
     trained, processes = None, Processes.join(plan.training.device)
     if only_member is None and processes.is_main:
         asked = {"command": command, "start": None if start is None else str(start)}
-        trained = _assembled(plan, prepared, network.cpu(), states, figures, folder / "noise", asked, gaussian)
+        trained = _assembled(plan, prepared, members, folder / "noise", asked)
         save_model(trained, output)
-        trained = load_model(
-            output
-        )  # as everybody else will see it: constants that were rounded for training are exact again
+        # as everybody else will see it: constants that were rounded for training are exact again
+        trained = load_model(output)
     processes.leave()
     return trained
 
@@ -108,16 +101,14 @@ def train(
 def _assembled(
     plan: Plan,
     prepared: Prepared,
-    network: nn.Module,
-    states: Sequence[Mapping[str, torch.Tensor]],
-    figures: Sequence[Mapping[str, Any]],
+    members: Sequence[Member],
     noise_folder: Path,
     asked: Mapping[str, Any],
-    gaussian: GaussianPosterior | None,
 ) -> Model:
     """The trained networks as one model, their noise fitted together where that was asked for."""
-    network.load_state_dict({**network.state_dict(), **states[0]})
-    posterior, noise_figures, fit_figures, alpha = gaussian or _posterior(plan.model, network, states), None, None, None
+    network = members[0].network.cpu()
+    posterior = members[0].gaussian or _posterior(plan.model, network, [member.state() for member in members])
+    noise_figures = fit_figures = alpha = None
     parts = (prepared.split.train, prepared.split.validation)
     held_out = labelled_graphs(parts[1], network.cutoff) if plan.model.is_blip else []
     began = time.perf_counter()
@@ -133,6 +124,7 @@ def _assembled(
     if plan.model.is_blip:
         alpha = alpha_distribution(network, posterior, held_out[:: max(1, len(held_out) // 100)])
     stages = {name: getattr(plan, name) for name in ("model", "training", "warm", "noise")}
+    timed = [member.figures for member in members] + ([noise_figures] if noise_figures else [])
     frames = {frame_hash(a) for a in prepared.split.train + prepared.split.validation}
     if plan.start is not None:
         frames |= set(plan.start.frames.tolist())
@@ -147,70 +139,17 @@ def _assembled(
             "n_train": len(prepared.split.train),
             "n_validation": len(prepared.split.validation),
             "n_calibration": len(prepared.split.calibration),
-            "validation": list(figures),
+            "validation": [member.figures for member in members],
             "noise_fit": noise_figures,
             "posterior_fit": fit_figures,
             "alpha": alpha,
-            "wall_seconds": seconds + sum(report["seconds"] for report in [*figures, noise_figures or {"seconds": 0}]),
+            "wall_seconds": seconds + sum(stage["seconds"] for stage in timed),
             "wall_seconds_before": None if plan.start is None else total_seconds(plan.start),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {plan.training.device}",
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         },
         frames=torch.tensor(sorted(frames)),
     )
-
-
-def _train_member(
-    k: int, plan: Plan, prepared: Prepared, folder: Path
-) -> tuple[nn.Module, dict[str, Any], GaussianPosterior | None]:
-    """One network: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper."""
-    config = plan.training.model_copy(update={"seed": plan.training.seed + k})
-    network = _fresh(prepared, plan.model, config.seed) if plan.start is None else _started(prepared, plan.start, k)
-    graphs = [labelled_graphs(part, network.cutoff) for part in (prepared.split.train, prepared.split.validation)]
-    if plan.start is None:
-        pairs = sum(graph.num_edges for graph in graphs[0]) / sum(graph.num_nodes for graph in graphs[0])
-        network.set_statistics(prepared.references, prepared.scale, pairs)
-    warm = None
-    if plan.warm is not None:
-        seeded = plan.warm.model_copy(update={"seed": plan.warm.seed + k})
-        warm = Trainer(network, PointPosterior(), *graphs, seeded, folder / "warm")
-        warm.fit()
-    posterior: Posterior = PointPosterior()
-    if plan.model.is_blip:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            network = bayesianize(network.cpu(), plan.model.blip)
-        posterior = BlipPosterior(network.slot_shapes())
-    trainer = Trainer(network, posterior, *graphs, config, folder, plan.model.method)
-    trainer.fit()
-    figures = {**_selected(trainer), "seconds": round(trainer.seconds + (warm.seconds if warm else 0.0))}
-    return network, figures | ({} if warm is None else {"warm": _selected(warm)}), trainer.gaussian
-
-
-def _selected(trainer: Trainer) -> dict[str, Any]:
-    """Epoch and score of the weights that were kept."""
-    return dict(trainer.best) if trainer.best["epoch"] >= 0 else {"score": None, "epoch": 0}
-
-
-def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Module:
-    """A new network; its initial weights depend on the seed alone, and the process's own random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_model(model_config.architecture, model_config.sizes, prepared.species)
-
-
-def _started(prepared: Prepared, start: Model, k: int) -> nn.Module:
-    """The deterministic network of a model file, or number k of its ensemble."""
-    network = copy.deepcopy(start.network)
-    foreign = set(prepared.species) - set(network.species)
-    if foreign:
-        raise MixedElementsError(
-            f"the data hold {', '.join(chemical_symbols[z] for z in sorted(foreign))}, which the starting model does not know"
-        )
-    if isinstance(start.posterior, EnsemblePosterior):
-        own = {name: value[k] for name, value in start.posterior.members.items()}
-        network.load_state_dict({**network.state_dict(), **own})
-    return network
 
 
 def _posterior(

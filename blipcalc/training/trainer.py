@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batche
 from blipcalc.training.checkpoints import Checkpoints, State, run_identity
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
-from blipcalc.training.logs import RunLog
+from blipcalc.training.logs import RunLog, Totals
 from blipcalc.training.objectives import WITH_HEADS, losses
 from blipcalc.training.schedules import kl_weight, learning_rate
-from blipcalc.training.steps import step_function
+from blipcalc.training.steps import StepOutput, step_function
 from blipcalc.training.validation import residual_rms, validate
 
 #: parameters whose names contain this belong to the BLIP inference network and get their own learning rate
@@ -122,27 +122,69 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""
-        self.processes.weights_as_first(self.parameters.values())
-        self._resume()
-        bar = tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", disable=not self.processes.is_main)
-        while self.epoch < self.config.epochs and not self._out_of_patience():
+        self.begin()
+        bar = self.bar()
+        while not self.is_done:
             began = time.perf_counter()
             losses = self._run_epoch()
-            figures = self.processes.as_first(self._validate())
-            self.seconds += time.perf_counter() - began
-            self.epoch += 1
-            row = {"epoch": self.epoch, "step": self.step_count, "lr": self._rate(), **losses, **figures}
-            if figures["score"] < self.best["score"]:
-                self.best = {"score": figures["score"], "epoch": self.epoch}
-                self.best_weights = {name: value.clone() for name, value in self.ema.items()}
-            self.log.write(row)
-            if self.swag is not None and self.swag.config.is_snapshot(self.epoch, self.config.epochs):
-                self.swag.add(self.parameters)
-            if self.epoch % self.config.checkpoint_every == 0 or self.epoch == self.config.epochs:
-                self._save()
+            figures = self.end_epoch(losses, time.perf_counter() - began)
             bar.update()
             bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()})
         bar.close()
+        self.finish()
+
+    def begin(self) -> None:
+        """Go to where the folder's last whole checkpoint stands."""
+        self.processes.weights_as_first(self.parameters.values())
+        self._resume()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are, or nothing got better for too long."""
+        return self.epoch >= self.config.epochs or self._out_of_patience()
+
+    def bar(self) -> tqdm:
+        """A progress bar over the epochs, where the run stands."""
+        return tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", disable=not self.processes.is_main)
+
+    def batches(self, seed: int | None = None) -> Iterator[Labelled]:
+        """Those of this process in this epoch, on its device, in the order of a seed; its own without one."""
+        for batch in shuffled_batches(
+            self.train,
+            self.config.batch_size,
+            self.dtype,
+            seed=self.config.seed if seed is None else seed,
+            epoch=self.epoch,
+            rank=self.processes.rank,
+            world=self.processes.world,
+        ):
+            yield batch.to(self.device)
+
+    def _run_epoch(self) -> dict[str, float]:
+        totals = Totals()
+        for batch in self.batches():
+            totals.add(self._train_step(batch))
+        return totals.means()
+
+    def end_epoch(self, losses: dict[str, float], seconds: float) -> dict[str, float]:
+        """Validate, log and save after the steps of an epoch, which took so long; the figures of the validation."""
+        began = time.perf_counter()
+        figures = self.processes.as_first(self._validate())
+        self.seconds += seconds + time.perf_counter() - began
+        self.epoch += 1
+        row = {"epoch": self.epoch, "step": self.step_count, "lr": self._rate(), **losses, **figures}
+        if figures["score"] < self.best["score"]:
+            self.best = {"score": figures["score"], "epoch": self.epoch}
+            self.best_weights = {name: value.clone() for name, value in self.ema.items()}
+        self.log.write(row)
+        if self.swag is not None and self.swag.config.is_snapshot(self.epoch, self.config.epochs):
+            self.swag.add(self.parameters)
+        if self.epoch % self.config.checkpoint_every == 0 or self.epoch == self.config.epochs:
+            self._save()
+        return figures
+
+    def finish(self) -> None:
+        """Leave the weights that were looked for in the model."""
         self.log.close()
         if self.config.epochs and (self.swag or self.ivon):
             self._load_weights(self.gaussian.mean)
@@ -166,24 +208,6 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         return self.config.patience > 0 and self.epoch - max(self.best["epoch"], 0) >= self.config.patience
-
-    def _run_epoch(self) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        batches = shuffled_batches(
-            self.train,
-            self.config.batch_size,
-            self.dtype,
-            seed=self.config.seed,
-            epoch=self.epoch,
-            rank=self.processes.rank,
-            world=self.processes.world,
-        )
-        n = 0
-        for batch in batches:
-            for name, value in self._train_step(batch.to(self.device)).items():
-                totals[name] = totals.get(name, 0.0) + value
-            n += 1
-        return {name: value / n for name, value in totals.items()}
 
     def _turn_to_variances(self) -> None:
         """Let variances of heads start from the residuals on training frames.
@@ -215,11 +239,24 @@ class Trainer:
         return overrides
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
-        c = self.config
-        if c.objective in WITH_HEADS and self.noise_units is None and self.step_count >= self.variances_from:
-            self._turn_to_variances()
+        self.before_step()
         weights = self.ivon.sample(self.parameters, self.generator) if self.ivon else self.parameters
-        step = self._step(weights, self._overrides(), *batch.graph)
+        loss, figures = self.loss(self._step(weights, self._overrides(), *batch.graph), batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for name, parameter in self.parameters.items() if self.ivon else ():
+            parameter.grad = weights[name].grad
+        self.apply_gradients()
+        return figures
+
+    def before_step(self) -> None:
+        """Turn to variances where it is time."""
+        if self.config.objective in WITH_HEADS and self.noise_units is None and self.step_count >= self.variances_from:
+            self._turn_to_variances()
+
+    def loss(self, step: StepOutput, batch: Labelled) -> tuple[Tensor, dict[str, float]]:
+        """What the gradient is taken of, and its parts: energies (eV), forces (eV/Å), penalty."""
+        c = self.config
         penalty = self.processes.sum_of_means(step.penalty)
         name = "mse" if self.step_count < self.variances_from else c.objective
         energy_loss, forces_loss = losses(
@@ -227,10 +264,15 @@ class Trainer:
         )
         weight = kl_weight(self.step_count, self.total_steps, weight=c.kl_weight, warmup=c.kl_warmup)
         loss = c.energy_weight * energy_loss + c.forces_weight * forces_loss + weight * penalty.to(self.dtype)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for name, parameter in self.parameters.items() if self.ivon else ():
-            parameter.grad = weights[name].grad
+        return loss, {
+            "train_energy": float(energy_loss.detach()) * self.scale,
+            "train_forces": float(forces_loss.detach()) * self.scale,
+            "train_penalty": float(penalty.detach()),
+        }
+
+    def apply_gradients(self) -> None:
+        """One step of the optimiser with the gradients that the parameters hold, and of the average of the weights."""
+        c = self.config
         self.processes.average_gradients(self.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), c.clip_norm)
         if not torch.isfinite(norm):
@@ -245,11 +287,6 @@ class Trainer:
         # a short memory early on, so that the average does not carry the random start
         decay = min(c.ema_decay, (1 + self.step_count) / (10 + self.step_count))
         torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1.0 - decay)
-        return {
-            "train_energy": float(energy_loss.detach()) * self.scale,
-            "train_forces": float(forces_loss.detach()) * self.scale,
-            "train_penalty": float(penalty.detach()),
-        }
 
     def _validate(self) -> dict[str, float]:
         """Score of the EMA weights on the validation frames, by the sampled predictive where there is a spread."""

@@ -290,11 +290,11 @@ def test_without_settings_a_mixture_gets_the_recipe(small, no_events, monkeypatc
     """100 epochs without noise, then the noise; seen by what the stages are asked for."""
     asked = {}
 
-    def member(k, plan, prepared, folder):
+    def members(numbers, plan, prepared, folder):
         asked.update(vars(plan))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_train_member", member)
+    monkeypatch.setattr(run, "train_members", members)
     with pytest.raises(KeyboardInterrupt):
         train(small.ETHANOL, tmp_path / "x.blip", data={"energy_unit": "kcal/mol"})
     assert (asked["model"].posterior, asked["model"].blip.inputs) == ("mixture", "neighbourhood")

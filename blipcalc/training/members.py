@@ -1,0 +1,142 @@
+"""Training of the networks of a model: one after the other, or side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor, nn
+
+from blipcalc.bayes.blip import BlipPosterior, bayesianize
+from blipcalc.bayes.ensemble import EnsemblePosterior
+from blipcalc.bayes.gaussian import GaussianPosterior
+from blipcalc.bayes.point import PointPosterior
+from blipcalc.checkpoint import Model
+from blipcalc.core.contracts import NOISE_UNIT, Posterior
+from blipcalc.core.graph import Graph
+from blipcalc.errors import MixedElementsError
+from blipcalc.models.registry import build_model
+from blipcalc.training.batches import labelled_graphs
+from blipcalc.training.config import ModelConfig, TrainConfig
+from blipcalc.training.plan import Plan
+from blipcalc.training.prepare import Prepared
+from blipcalc.training.side_by_side import fit_side_by_side
+from blipcalc.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network.
+
+    figures : epoch and score of the weights that were kept, seconds; the same of a warm stage as ``warm``
+    gaussian : what SWAG or IVON ended in; None without them
+    """
+
+    network: nn.Module
+    figures: dict[str, Any]
+    gaussian: GaussianPosterior | None
+
+    def state(self) -> dict[str, Tensor]:
+        """All that members differ in, on the CPU: weights, and what variances of heads are multiples of."""
+        units = [(name, value) for name, value in self.network.named_buffers() if name.endswith(NOISE_UNIT)]
+        return {name: value.detach().cpu().clone() for name, value in (*self.network.named_parameters(), *units)}
+
+
+def train_members(numbers: Sequence[int], plan: Plan, prepared: Prepared, folder: Path) -> list[Member]:
+    """Networks of these numbers: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper.
+
+    Several go side by side, but where there is noise in their steps.
+    """
+    networks = [_network(k, plan, prepared) for k in numbers]
+    folders = [folder / f"member-{k}" if plan.model.n_members > 1 else folder for k in numbers]
+    graphs = [labelled_graphs(part, networks[0].cutoff) for part in (prepared.split.train, prepared.split.validation)]
+    if plan.start is None:
+        pairs = sum(graph.num_edges for graph in graphs[0]) / sum(graph.num_nodes for graph in graphs[0])
+        for network in networks:
+            network.set_statistics(prepared.references, prepared.scale, pairs)
+    warm: list[Trainer] = []
+    if plan.warm is not None:
+        seeds = [plan.warm.seed + k for k in numbers]
+        places = [place / "warm" for place in folders]
+        warm = _fitted(networks, PointPosterior(), graphs, plan.warm, seeds, places)
+    posterior: Posterior = PointPosterior()
+    seeds = [plan.training.seed + k for k in numbers]
+    if plan.model.is_blip:
+        networks = [_noisy(network, plan.model, seed) for network, seed in zip(networks, seeds, strict=True)]
+        posterior = BlipPosterior(networks[0].slot_shapes())
+    runs = _fitted(networks, posterior, graphs, plan.training, seeds, folders, plan.model.method)
+    found = []
+    for i, run in enumerate(runs):
+        before = {"warm": _selected(warm[i])} if warm else {}
+        seconds = run.seconds + (warm[i].seconds if warm else 0.0)
+        figures, gaussian = _selected(run) | {"seconds": round(seconds)} | before, run.gaussian
+        found.append(Member(networks[i].cpu(), figures, gaussian))
+    return found
+
+
+def _fitted(
+    networks: Sequence[nn.Module],
+    posterior: Posterior,
+    graphs: Sequence[Sequence[Graph]],
+    config: TrainConfig,
+    seeds: Sequence[int],
+    folders: Sequence[Path],
+    method: Any = None,
+) -> list[Trainer]:
+    """The finished runs of one stage."""
+    together = len(networks) > 1 and not posterior.is_random
+    # side by side the shared step is compiled, and none of their own
+    own = config.model_copy(update={"compile": config.compile and not together})
+    runs = []
+    for network, seed, folder in zip(networks, seeds, folders, strict=True):
+        runs.append(Trainer(network, posterior, *graphs, own.model_copy(update={"seed": seed}), folder, method))
+        if not together:
+            runs[-1].fit()
+    if together:
+        fit_side_by_side(runs, compiled=config.compile)
+    return runs
+
+
+def _selected(trainer: Trainer) -> dict[str, Any]:
+    """Epoch and score of the weights that were kept."""
+    return dict(trainer.best) if trainer.best["epoch"] >= 0 else {"score": None, "epoch": 0}
+
+
+def _network(k: int, plan: Plan, prepared: Prepared) -> nn.Module:
+    """Network number k as it starts."""
+    if plan.start is None:
+        return _fresh(prepared, plan.model, plan.training.seed + k)
+    return _started(prepared, plan.start, k)
+
+
+def _noisy(network: nn.Module, model_config: ModelConfig, seed: int) -> nn.Module:
+    """The network as a BLIP; what its inference network starts with depends on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return bayesianize(network.cpu(), model_config.blip)
+
+
+def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Module:
+    """A new network; its initial weights depend on the seed alone, and the process's own random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(model_config.architecture, model_config.sizes, prepared.species)
+
+
+def _started(prepared: Prepared, start: Model, k: int) -> nn.Module:
+    """The deterministic network of a model file, or number k of its ensemble."""
+    network = copy.deepcopy(start.network)
+    foreign = set(prepared.species) - set(network.species)
+    if foreign:
+        raise MixedElementsError(
+            f"the data hold {', '.join(chemical_symbols[z] for z in sorted(foreign))}, which the starting model does not know"
+        )
+    if isinstance(start.posterior, EnsemblePosterior):
+        own = {name: value[k] for name, value in start.posterior.members.items()}
+        network.load_state_dict({**network.state_dict(), **own})
+    return network

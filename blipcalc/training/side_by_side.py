@@ -1,0 +1,71 @@
+"""Members of an ensemble trained side by side: every step evaluates all of them at once on one batch.
+
+Each keeps a run of its own (optimiser, average, best weights, checkpoints, log), as if it were trained alone in the order of the
+first one's batches; the evaluation alone is shared, vmapped over the stacked weights.  That saves time where a network is too
+small to keep the machine busy: ``tests/benchmarks/ensemble_step.py`` measures it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from blipcalc.core.contracts import NOISE_UNIT
+from blipcalc.training.batches import Labelled
+from blipcalc.training.logs import Totals
+from blipcalc.training.steps import StepFunction, StepOutput, step_function
+from blipcalc.training.trainer import Trainer
+
+
+def fit_side_by_side(trainers: Sequence[Trainer], *, compiled: bool) -> None:
+    """Train all of them to the end, each from where its folder's last whole checkpoint stands.
+
+    trainers : runs of one architecture without noise in their steps, on the same frames
+    compiled : ``torch.compile`` the shared step
+    """
+    first = trainers[0]
+    for trainer in trainers:
+        trainer.begin()
+    step = step_function(first.model, stacked=True, compiled=compiled)
+    bar = min(trainers, key=lambda trainer: trainer.epoch).bar()
+    while running := [trainer for trainer in trainers if not trainer.is_done]:
+        # after a kill between their checkpoints some are an epoch behind; they catch up before all go on
+        epoch = min(trainer.epoch for trainer in running)
+        group = [trainer for trainer in running if trainer.epoch == epoch]
+        began, totals = time.perf_counter(), [Totals() for _ in group]
+        for batch in group[0].batches(seed=first.config.seed):
+            for total, figures in zip(totals, _step_together(group, step, batch), strict=True):
+                total.add(figures)
+        share = (time.perf_counter() - began) / len(group)
+        scores = [trainer.end_epoch(total.means(), share) for trainer, total in zip(group, totals, strict=True)]
+        bar.update()
+        bar.set_postfix({name: f"{sum(s[name] for s in scores) / len(scores):.4g}" for name in scores[0]})
+    bar.close()
+    for trainer in trainers:
+        trainer.finish()
+
+
+def _step_together(group: Sequence[Trainer], step: StepFunction, batch: Labelled) -> list[dict[str, float]]:
+    """One step of every member on one batch; the parts of their losses."""
+    for trainer in group:
+        trainer.before_step()
+        trainer.optimizer.zero_grad(set_to_none=True)
+    weights = {name: torch.stack([t.parameters[name] for t in group]) for name in group[0].parameters}
+    # what heads speak in belongs to each member; all other buffers are those of the data
+    units = [{n: b for n, b in t.model.named_buffers() if n.endswith(NOISE_UNIT)} for t in group]
+    weights |= {name: torch.stack([own[name] for own in units]) for name in units[0]}
+    out = step({}, weights, *batch.graph)
+    parts = [trainer.loss(_member(out, k), batch) for k, trainer in enumerate(group)]
+    # gradients of a sum are those of each, since no member depends on another
+    sum(loss for loss, _ in parts).backward()
+    for trainer in group:
+        trainer.apply_gradients()
+    return [figures for _, figures in parts]
+
+
+def _member(out: StepOutput, k: int) -> StepOutput:
+    """What one of the members says, as the one draw of a step of its own."""
+    noise = (None if value is None else value[k : k + 1] for value in (out.energy_var, out.forces_cov))
+    return StepOutput(out.energy[k : k + 1], out.forces[k : k + 1], out.penalty, *noise)
