@@ -45,6 +45,7 @@ class Compared:
     evaluation : under its calibration where it has one for these settings
     energy_ce, forces_ce : calibration errors of total energies and force components
     n_seen_in_training : frames of the set that the model was trained on
+    residuals, posterior_residuals : with the calibration where there is one, and with the posterior's own variances
     knows_foreign : False where foreign frames hold elements that it does not know, so that it has no figures of them
     """
 
@@ -59,6 +60,7 @@ class Compared:
     n_seen_in_training: int
     knows_foreign: bool
     residuals: Residuals
+    posterior_residuals: Residuals
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values for JSON; NaN becomes None."""
@@ -116,6 +118,7 @@ def compare_models(
                 knows_foreign=knows_foreign,
                 n_seen_in_training=len(seen_in_training(frames, model.frames.tolist())),
                 residuals=used,
+                posterior_residuals=raw,
             )
         )
     return compared

@@ -166,7 +166,8 @@ def compare(
     (output / "comparison.md").write_text(text + "\n")
     figures = {row.name: row.to_dict() for row in rows}
     (output / "comparison.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
-    comparison_plot({row.name: row.residuals for row in rows}, output / "reliability.png")
+    before = {row.name: row.posterior_residuals for row in rows}
+    comparison_plot({row.name: row.residuals for row in rows}, output / "reliability.png", before)
     typer.echo(text)
     for row in rows:
         if row.n_seen_in_training:

@@ -80,26 +80,38 @@ def error_against_sigma_plot(residuals: Residuals, path: str | Path, level: floa
     return _saved(figure, path)
 
 
-def comparison_plot(residuals: Mapping[str, Residuals], path: str | Path) -> Path:
+def comparison_plot(
+    residuals: Mapping[str, Residuals], path: str | Path, before: Mapping[str, Residuals] | None = None
+) -> Path:
     """Reliability of several models, energies and force components side by side; returns the path.
 
     Observed share of errors in the central Gaussian interval of each nominal level; below the diagonal is overconfident.
 
     residuals : {name: residuals on the same frames}; models without variances are left out
+    before : the same before any calibration; dashed, in the colour of the model
     """
     figure = _figure(9.0, 4.5)
     levels = np.arange(1, 100) / 100
     for axes, quantity in zip(figure.subplots(1, 2), ("energy", "forces"), strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-        for name, r in residuals.items():
-            parts = (r.energy_error, r.energy_var) if quantity == "energy" else (r.force_error, r.forces_var)
-            error, variance = (np.ravel(part) for part in parts)
-            known = np.isfinite(variance) & (variance > 0) & np.isfinite(error)
-            if known.any():
-                axes.plot(levels, coverage_of(np.abs(error[known]) / np.sqrt(variance[known]), levels), label=name)
+        for k, (name, r) in enumerate(residuals.items()):
+            styles = [("-", name, r)] + ([("--", None, before[name])] if before else [])
+            for line, label, part in styles:
+                observed = _central_coverage(part, quantity, levels)
+                if observed is not None:
+                    axes.plot(levels, observed, line, color=f"C{k % 10}", label=label)
         axes.set(title=quantity, xlabel="nominal coverage", ylabel="observed", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.legend(frameon=False, fontsize="small")
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False, fontsize="small")
     return _saved(figure, path)
+
+
+def _central_coverage(r: Residuals, quantity: str, levels: Array) -> Array | None:
+    """Observed coverage of central Gaussian intervals; None where there are no variances."""
+    parts = (r.energy_error, r.energy_var) if quantity == "energy" else (r.force_error, r.forces_var)
+    error, variance = (np.ravel(part) for part in parts)
+    known = np.isfinite(variance) & (variance > 0) & np.isfinite(error)
+    return coverage_of(np.abs(error[known]) / np.sqrt(variance[known]), levels) if known.any() else None
 
 
 def _figure(width: float, height: float) -> Figure:

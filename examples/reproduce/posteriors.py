@@ -30,6 +30,7 @@ from blipcalc.calibration.fit import calibrate
 from blipcalc.checkpoint import load_model, save_model
 from blipcalc.data.labels import read_labelled
 from blipcalc.models.race_config import RaceConfig
+from blipcalc.report.plots import comparison_plot
 from blipcalc.stats.bootstrap import frame_bootstrap
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc
@@ -194,29 +195,40 @@ def train_row(row, rows, data, source, folder, member=None):
     return output
 
 
-def tables(models, data, source):
-    """Markdown: all rows on all tests, with half of the 68 % bootstrap intervals over frames."""
-    loaded = {name: load_model(path) for name, path in models.items()}
-    columns = [
-        "| {} | K | train, min | ms per frame | E RMSE, meV | F RMSE, meV/Å | F MAE | NLL | CRPS | 95 % covers | "
-        "CE_E: raw, calibrated, isotonic | CE_F | Spearman / ceiling | mean z² | AUROC against {} |",
-        "|---" * 15 + "|",
-    ]
-    text, plain, known = [], {}, {}
-    first = next(iter(data.tests))
+def measured(row, path, data, source, folder):
+    """{test: cells and figures} of a row, and its reliability before and after calibration as a plot; kept once known."""
+    kept = folder / "figures" / f"{row}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())
+    model, found = {row: load_model(path)}, {}
     for test, frames in data.tests.items():
-        rows = compare_models(loaded, frames.read(source, data.unit), n_draws=DRAWS, dtype="float32", progress=print)
-        text += ["", columns[0].format(test, first), columns[1]]
-        for row in rows:
-            known.setdefault(row.name, row.residuals)
-            cells, figures = table_row(row, known[row.name])
-            text.append(f"| {row.name} | " + " | ".join(cells) + " |")
-            plain.setdefault(row.name, {})[test] = row.to_dict() | figures
-    return "\n".join(text[1:]) + "\n", plain
+        (found[test],) = compare_models(model, frames.read(source, data.unit), n_draws=DRAWS, dtype="float32")
+    inside = next(iter(found.values())).residuals
+    figures = {test: table_row(compared, inside) for test, compared in found.items()}
+    kept.parent.mkdir(exist_ok=True)
+    states = ({test: getattr(c, kind) for test, c in found.items()} for kind in ("residuals", "posterior_residuals"))
+    after, before = states
+    comparison_plot(after, kept.with_suffix(".png"), before)
+    kept.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def tables(rows, data):
+    """Markdown of :func:`measured`, one table for each test."""
+    text, first = [], next(iter(data.tests))
+    for test in data.tests:
+        text += [
+            f"| {test} | K | train, min | ms per frame | E RMSE, meV | F RMSE, meV/Å | F MAE | NLL | CRPS | 95 % covers | "
+            f"CE_E: raw, calibrated, isotonic | CE_F | Spearman / ceiling | mean z² | AUROC against {first} |",
+            "|---" * 15 + "|",
+            *(f"| {row} | " + " | ".join(figures[test]["cells"]) + " |" for row, figures in rows.items()),
+            "",
+        ]
+    return "\n".join(text)
 
 
 def table_row(row, inside):
-    """Cells of one model on one test, and what of them ``compare`` does not have."""
+    """Figures of one model on one test, those with ± with half of their 68 % bootstrap interval over frames, and as cells."""
     e, f, r = row.evaluation, row.evaluation.forces, row.residuals
     rng = np.random.default_rng(0)
 
@@ -231,10 +243,10 @@ def table_row(row, inside):
     cells = [str(e.n_draws), f"{row.minutes:.1f}", f"{row.ms_per_frame:.1f}"]
     cells += ["{:.1f} ± {:.1f}".format(*pair) for pair in (energy, forces)] + [f"{1e3 * f.mae:.1f}"]
     cells += [number(f.nll, ".2f"), number(1e3 * f.crps, ".1f"), number(covered, ".3f")]
-    cells += [", ".join(number(x, ".4f") for x in errors) for errors in (row.energy_ce, row.forces_ce)]
+    cells += [", ".join(number(x, ".4f") for x in errors).strip(", ") for errors in (row.energy_ce, row.forces_ce)]
     cells += [f"{f.spearman:.2f} / {f.spearman_ceiling:.2f}" if e.has_variances else "", number(f.zms, ".2f")]
     cells += ["{:.3f} ± {:.3f}".format(*found) if found else ""]
-    return cells, {"energy_rmse": energy, "forces_rmse": forces, "auroc": found}
+    return row.to_dict() | {"cells": cells, "energy_rmse": energy, "forces_rmse": forces, "auroc": found}
 
 
 def area_under_curve(outside, inside, rng):
@@ -261,8 +273,8 @@ def main():
     parser.add_argument("--preset", choices=("quick", "paper"), default="quick")
     parser.add_argument("--epochs", type=int, help="of each network; default: those of the preset")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", nargs="*", default=[], help="train these only, and stop")
-    parser.add_argument("--member", type=int, help="of the named rows train this network only")
+    parser.add_argument("--rows", nargs="*", default=[], help="these only")
+    parser.add_argument("--member", type=int, help="train this network only, of a row of several")
     parser.add_argument("--without", nargs="*", default=[], help="rows to leave out of the tables")
     arguments = parser.parse_args()
     data = SETS[arguments.set]
@@ -271,13 +283,14 @@ def main():
     rows = recipes(data, arguments.preset, epochs, arguments.device)
     (folder / "trained").mkdir(parents=True, exist_ok=True)
     wanted = arguments.rows or [row for row in rows if row not in arguments.without]
-    models = {row: train_row(row, rows, data, arguments.data, folder, arguments.member) for row in wanted}
-    if arguments.rows:
-        return
-    text, plain = tables(models, data, arguments.data)
-    (folder / "tables.md").write_text(text)
-    (folder / "tables.json").write_text(json.dumps(plain, indent=1))
-    print(text)
+    figures = {}
+    for row in wanted:
+        path = train_row(row, rows, data, arguments.data, folder, arguments.member)
+        if path is not None:
+            figures[row] = measured(row, path, data, arguments.data, folder)
+    if not arguments.rows:
+        (folder / "tables.md").write_text(tables(figures, data))
+    print(tables(figures, data))
 
 
 if __name__ == "__main__":
