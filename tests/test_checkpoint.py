@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
+from blipcalc.bayes.gaussian import GaussianPosterior
+from blipcalc.bayes.last_layer import LastLayerPosterior, flat, last_weights
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.checkpoint import Model, find_model, load_model, model_info, save_model
 from blipcalc.core.contracts import Draws
@@ -326,6 +328,32 @@ def test_a_changed_random_stream_is_noticed(good, monkeypatch):
     monkeypatch.setattr(BlipPosterior, "draw", other)
     with pytest.raises(ChangedRandomStreamError, match="seed 0"):
         load_model(good)
+
+
+@pytest.mark.parametrize("name", ["swag", "llpr"])
+def test_a_gaussian_is_witnessed_by_its_random_numbers_alone(tmp_path, monkeypatch, name):
+    """Matrix products have other last digits on another machine; a file made here must open there, if its stream is the same."""
+    network = build_model("painn", {"features": 8, "interactions": 1}, (1, 8))
+    mean = {key: value.detach() for key, value in network.named_parameters()}
+    if name == "swag":
+        deviations = {key: torch.randn(3, *value.shape) for key, value in mean.items()}
+        posterior = GaussianPosterior("swag", mean, {k: torch.ones_like(v) for k, v in mean.items()}, deviations)
+    else:
+        weights = last_weights(network)
+        posterior = LastLayerPosterior(weights, torch.eye(len(flat(weights)), dtype=torch.float64), "llpr")
+    save_model(Model(network, posterior), tmp_path / "a.blip")
+    kind, real = type(posterior), type(posterior).draw
+
+    def rounded_otherwise(self, n, *, generator):
+        drawn = real(self, n, generator=generator)
+        return replace(drawn, overrides={key: value * (1 + 1e-15) for key, value in drawn.overrides.items()})
+
+    monkeypatch.setattr(kind, "draw", rounded_otherwise)
+    load_model(tmp_path / "a.blip")
+    normals = kind.normals
+    monkeypatch.setattr(kind, "normals", lambda self, generator: {k: -v for k, v in normals(self, generator).items()})
+    with pytest.raises(ChangedRandomStreamError):
+        load_model(tmp_path / "a.blip")
 
 
 # -- poisoned files (F17) -----------------------------------------------------------------------------------------------

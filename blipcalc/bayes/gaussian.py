@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -56,9 +56,11 @@ class GaussianPosterior:
         """R."""
         return next((len(value) for value in self.deviations.values()), 0)
 
-    def unturned(self) -> Self:
-        """The same in the axes of the weights: as random, and without products whose last digits differ between machines."""
-        return replace(self, left={}, right={})
+    def normals(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The standard normal numbers behind one draw, float64: y (R,) under the empty name, and z of every parameter."""
+        shared = torch.randn(self.rank, generator=generator, dtype=torch.float64)
+        own = {k: torch.randn(v.shape, generator=generator, dtype=torch.float64) for k, v in self.mean.items()}
+        return {"": shared} | own
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K independent draws; draw k is the same whatever K is."""
@@ -69,17 +71,15 @@ class GaussianPosterior:
         return Draws(n, stacked, self.linear)
 
     def _one(self, generator: torch.Generator) -> dict[str, Tensor]:
-        shared = torch.randn(self.rank, generator=generator, dtype=torch.float64)
-        draw = {}
+        normals, draw = self.normals(generator), {}
         for name, mean in self.mean.items():
-            own = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
-            away = self.std[name].double() * own
+            away = self.std[name].double() * normals[name]
             if self.left:
                 away = away.reshape(stack_shape(mean.shape))
                 away = (self.left[name].double() @ away @ self.right[name].double().mT).reshape(mean.shape)
             draw[name] = mean.double() + away
             if self.rank:
-                draw[name] += torch.tensordot(shared, self.deviations[name].double(), dims=1)
+                draw[name] += torch.tensordot(normals[""], self.deviations[name].double(), dims=1)
         return draw
 
     def centre(self) -> Draws:

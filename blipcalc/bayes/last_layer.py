@@ -82,11 +82,15 @@ class LastLayerPosterior:
     name: str
     is_random: ClassVar[bool] = True
 
+    def normals(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The standard normal numbers (P,) behind one draw, float64."""
+        return {"weights": torch.randn(len(self.factor), generator=generator, dtype=torch.float64)}
+
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K independent draws; draw k is the same whatever K is."""
         if n < 1:
             raise DrawsError(f"expected at least one draw, got n={n}")
-        noise = torch.stack([torch.randn(len(self.factor), generator=generator, dtype=torch.float64) for _ in range(n)])
+        noise = torch.stack([self.normals(generator)["weights"] for _ in range(n)])
         return with_rows(self.weights, flat(self.weights) + noise @ self.factor.T)
 
     def centre(self) -> Draws:
