@@ -94,7 +94,8 @@ def _fitted(
     own = config.model_copy(update={"compile": config.compile and not together})
     runs = []
     for network, seed, folder in zip(networks, seeds, folders, strict=True):
-        runs.append(Trainer(network, posterior, *graphs, own.model_copy(update={"seed": seed}), folder, method))
+        seeded, order = own.model_copy(update={"seed": seed}), seeds[0] if together else seed
+        runs.append(Trainer(network, posterior, *graphs, seeded, folder, method, order))
         if not together:
             runs[-1].fit()
     if together:

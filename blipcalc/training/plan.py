@@ -77,8 +77,14 @@ class Plan:
             )
         if self.model.posterior == "swag":
             self._check_snapshots()
-        if self.model.together and self.model.n_members == 1:
-            raise ConfigurationError(f"model.together: posterior={self.model.posterior!r} has one network to train")
+        plain = [self.warm] + ([] if self.model.is_blip else [self.training])
+        plain = [stage for stage in plain if stage is not None and stage.epochs]
+        if self.model.together and (self.model.n_members == 1 or not plain):
+            raise ConfigurationError(
+                f"model.together: posterior={self.model.posterior!r} has no networks to train without noise, side by side"
+            )
+        if any(stage.train_draws > 1 for stage in plain):
+            raise ConfigurationError("train_draws > 1 in a stage without noise, where one draw is like another")
         if self.training.epochs or (self.warm is not None and self.warm.epochs):
             return
         if self.start is None:
@@ -105,6 +111,11 @@ class Plan:
     def _check_heads(self) -> None:
         """Refuse heads that no stage would train: they would report the variances that they start with."""
         objectives = self._objectives()
+        for name in objectives:
+            if name in WITH_HEADS and WITH_HEADS[name] != self._heads():
+                raise ConfigurationError(
+                    f"objective={name!r} takes a network with heads={WITH_HEADS[name]!r}, this one has {self._heads()!r}"
+                )
         if self._heads() != "none" and objectives and not set(objectives) & set(WITH_HEADS):
             raise ConfigurationError(
                 f"the network has heads={self._heads()!r}, which objective={objectives[-1]!r} does not train; take one of "
@@ -155,14 +166,18 @@ class Plan:
     def refuse_seen(self, prepared: Prepared) -> None:
         """Refuse frames that shall measure errors and that the starting network was trained on.
 
-        A network that was trained on the same split has seen its validation frames too, but its weights have not.
+        A network that was trained on the same split has seen its validation frames too, but its weights have not; one that
+        started from another one may have, for all that its file says.
         raises : TrainingDataReusedError
         """
         if self.start is None:
             return
         seen, before = set(self.start.frames.tolist()), self.start.training.get("data", {})
+        before_is_first = self.start.training.get("start") is None
         split = {key: getattr(self.data, key) for key in ("validation", "calibration", "split_seed")}
-        same = {**split, "files": prepared.files} == {key: before.get(key) for key in (*split, "files")}
+        same = before_is_first and {**split, "files": prepared.files} == {
+            key: before.get(key) for key in (*split, "files")
+        }
         uses = {"calibrate": prepared.split.calibration}
         if (self.noise or self.model.posterior == "llpr") and not same:
             uses["fit the noise"] = prepared.split.validation

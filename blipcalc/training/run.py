@@ -73,6 +73,10 @@ def train(
     DataError, ConfigurationError : and their kinds
     TrainingDataReusedError : held-out frames that ``start`` was trained on
     """
+    if start is not None and Path(start).resolve() == Path(output).resolve():
+        raise ConfigurationError(
+            f"{output} is what the training starts from and would be overwritten; name another output"
+        )
     plan = Plan.of(data, model, training, warm, noise, start)
     if only_member is not None and not 0 <= only_member < plan.model.n_members:
         raise ConfigurationError(f"only_member={only_member}, but there are {plan.model.n_members} networks, from 0 on")

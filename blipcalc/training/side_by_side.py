@@ -1,7 +1,7 @@
 """Members of an ensemble trained side by side: every step evaluates all of them at once on one batch.
 
-Each keeps a run of its own (optimiser, average, best weights, checkpoints, log), as if it were trained alone in the order of the
-first one's batches; the evaluation alone is shared, vmapped over the stacked weights.  That saves time where a network is too
+Each keeps a run of its own (optimiser, average, best weights, checkpoints, log), as if it were trained alone on
+these batches; the evaluation alone is shared, vmapped over the stacked weights.  That saves time where a network is too
 small to keep the machine busy: ``tests/benchmarks/ensemble_step.py`` measures it.
 """
 
@@ -22,20 +22,19 @@ from blipcalc.training.trainer import Trainer
 def fit_side_by_side(trainers: Sequence[Trainer], *, compiled: bool) -> None:
     """Train all of them to the end, each from where its folder's last whole checkpoint stands.
 
-    trainers : runs of one architecture without noise in their steps, on the same frames
+    trainers : runs of one architecture without noise in their steps, on the same frames in the same order
     compiled : ``torch.compile`` the shared step
     """
-    first = trainers[0]
     for trainer in trainers:
         trainer.begin()
-    step = step_function(first.model, stacked=True, compiled=compiled)
+    step = step_function(trainers[0].model, stacked=True, compiled=compiled)
     bar = min(trainers, key=lambda trainer: trainer.epoch).bar()
     while running := [trainer for trainer in trainers if not trainer.is_done]:
         # after a kill between their checkpoints some are an epoch behind; they catch up before all go on
         epoch = min(trainer.epoch for trainer in running)
         group = [trainer for trainer in running if trainer.epoch == epoch]
         began, totals = time.perf_counter(), [Totals() for _ in group]
-        for batch in group[0].batches(seed=first.config.seed):
+        for batch in group[0].batches():
             for total, figures in zip(totals, _step_together(group, step, batch), strict=True):
                 total.add(figures)
         share = (time.perf_counter() - began) / len(group)

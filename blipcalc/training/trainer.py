@@ -47,6 +47,7 @@ class Trainer:
     train, validation : labelled graphs
     config : settings
     folder : run folder; checkpoints, ``log.csv`` and TensorBoard events go there
+    order : seed of the order of the batches; that of the settings without it
     method : SWAG takes snapshots of the weights; IVON replaces the optimiser.  Both end in :attr:`gaussian`
     """
 
@@ -59,6 +60,7 @@ class Trainer:
         config: TrainConfig,
         folder: str | Path,
         method: SwagConfig | IvonConfig | None = None,
+        order: int | None = None,
     ) -> None:
         self.config, self.posterior, self.folder = config, posterior, Path(folder)
         self.processes = Processes.join(config.device)
@@ -77,7 +79,7 @@ class Trainer:
         self.checkpoints = Checkpoints(
             self.folder,
             run_identity(model, method, train, validation),
-            config.model_dump(),
+            config.model_dump() | {"order": config.seed if order is None else order},
             MAY_CHANGE if isinstance(method, SwagConfig) else MAY_CHANGE | {"epochs"},
         )
         self.model = model.to(self.device, self.dtype)
@@ -147,13 +149,13 @@ class Trainer:
         """A progress bar over the epochs, where the run stands."""
         return tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", disable=not self.processes.is_main)
 
-    def batches(self, seed: int | None = None) -> Iterator[Labelled]:
-        """Those of this process in this epoch, on its device, in the order of a seed; its own without one."""
+    def batches(self) -> Iterator[Labelled]:
+        """Those of this process in this epoch, on its device."""
         for batch in shuffled_batches(
             self.train,
             self.config.batch_size,
             self.dtype,
-            seed=self.config.seed if seed is None else seed,
+            seed=self.checkpoints.settings["order"],
             epoch=self.epoch,
             rank=self.processes.rank,
             world=self.processes.world,

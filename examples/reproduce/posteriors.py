@@ -8,13 +8,13 @@
 | set | training frames | calibrated on | tested on |
 |---|---|---|---|
 | 3bpa | 450 + 50 at 300 K | half of the other frames at 300 K | the other half; 600 K; 1200 K |
-| an rMD17 molecule | 950 + 50 | 100 of the test file | 500 others; acetylacetone, or another ring |
+| an rMD17 molecule | 950 + 50 | 100 of the test file | 500 others; acetylacetone |
 | ammonia | 64 + 14 near the minimum | half of the MD frames of ``ammonia.xyz`` | the other half; inverted; stretched; hot |
 
 Presets: ``quick``, a small RACE (2 layers, 32 channels of degrees 0 to 2), minutes of a CPU core for each network; ``paper``, the
 sizes, epochs and batches of the paper with its effective learning rate, days of a GPU.  On a CPU set OMP_NUM_THREADS=1 and share
-the rows among processes.  Stop it and call it again: it goes on.  All is in ``runs/SET-PRESET-EPOCHS``, the tables in its
-``tables.md``.
+the rows among processes, those that others start from (point, mve-jef, painn) first.  Stop it and call it again: it goes on.  All
+is in ``runs/SET-PRESET-EPOCHS``, the tables in its ``tables.md``.
 """
 
 import argparse
@@ -31,27 +31,29 @@ from blipcalc.checkpoint import load_model, save_model
 from blipcalc.data.labels import read_labelled
 from blipcalc.models.race_config import RaceConfig
 from blipcalc.report.plots import comparison_plot
+from blipcalc.sealed import write_atomically
 from blipcalc.stats.bootstrap import frame_bootstrap
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc
 
-HERE = Path(__file__).parent
+HERE, KCAL = Path(__file__).parent, "kcal/mol"
 #: K of all posteriors that have no fixed number of networks, and frames evaluated at once are those of ``compare``
 DRAWS = 16
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Labelled frames of one file: a slice, and of one kind where they carry kinds."""
+    """Labelled frames of one file, energies in ``unit``: a slice, and of one kind where they carry kinds."""
 
     file: str
     index: str = ":"
     kind: str | None = None
+    unit: str = "eV"
 
-    def read(self, folder, unit):
+    def read(self, folder):
         """The frames; ``folder`` is that of the data, but for files that lie beside this script."""
         path = HERE / self.file.removeprefix("./") if self.file.startswith("./") else folder / self.file
-        frames = read_labelled(path, energy_unit=unit)
+        frames = read_labelled(path, energy_unit=self.unit)
         frames = [atoms for atoms in frames if self.kind in (None, atoms.info.get("kind"))]
         return frames[slice(*(int(part) if part else None for part in self.index.split(":")))]
 
@@ -75,19 +77,19 @@ class DataSet:
     paper_batch: int = 5
 
 
-def molecule(name, outside, neighbors):
+def molecule(name, neighbors):
     test = f"rmd17/rmd17_{name}_test_01.npz"
     return DataSet(
         train=f"rmd17/rmd17_{name}_train_01.npz",
         validation=0.05,
-        calibration=Frames(test, "5::10"),
-        tests={"test": Frames(test, "::2"), outside.rpartition("/")[2].split(".")[0]: Frames(outside, "::20")},
+        calibration=Frames(test, "5::10", unit=KCAL),
+        tests={"test": Frames(test, "::2", unit=KCAL), "acetylacetone": Frames("acac/test_MD_300K.xyz", "::20")},
         paper=RaceConfig.rmd17().model_copy(update={"neighbors": neighbors}),
-        unit="kcal/mol",
+        unit=KCAL,
     )
 
 
-ACAC, UNSEEN = "acac/test_MD_300K.xyz", "3bpa/derived/mixedT_300K_not_in_train.xyz"
+UNSEEN = "3bpa/derived/mixedT_300K_not_in_train.xyz"
 #: mean numbers of pairs per atom of the paper
 NEIGHBORS = {"aspirin": 21, "ethanol": 9, "malonaldehyde": 9, "salicylic": 16, "uracil": 16}
 SETS = {
@@ -120,13 +122,13 @@ SETS = {
         epochs={"quick": 300, "paper": 10_000},
         members=(5, 10),
     ),
-} | {name: molecule(name, ACAC, n) for name, n in NEIGHBORS.items()}
+} | {name: molecule(name, n) for name, n in NEIGHBORS.items()}
 
 
 def recipes(data, preset, epochs, device):
     """{row: settings of ``blipcalc.train``}; ``start`` names another row."""
     small = preset == "quick"
-    race = {"architecture": "race", "sizes": {"layers": 2} if small else data.paper.model_dump()}
+    race = {"architecture": "race", "sizes": {"layers": 2} if small else data.paper.model_dump(exclude={"heads"})}
     painn = {"architecture": "painn", "sizes": {"features": 64, "interactions": 2} if small else {}}
     stage = {"epochs": epochs, "device": device, "compile": True, "batch_size": 5 if small else data.paper_batch}
     adam = stage | {"learning_rate": 2e-3 if small else 1e-4}
@@ -189,7 +191,7 @@ def train_row(row, rows, data, source, folder, member=None):
             return None
     model = load_model(trained)
     if model.posterior.name != "point" or model.network.heads == "joint":  # else there is nothing to calibrate
-        frames = data.calibration.read(source, data.unit)
+        frames = data.calibration.read(source)
         model = calibrate(model, frames, n_draws=[DRAWS], surfaces=[model.surface], dtype="float32")
     save_model(model, output)
     return output
@@ -198,18 +200,18 @@ def train_row(row, rows, data, source, folder, member=None):
 def measured(row, path, data, source, folder):
     """{test: cells and figures} of a row, and its reliability before and after calibration as a plot; kept once known."""
     kept = folder / "figures" / f"{row}.json"
-    if kept.exists():
+    if kept.exists() and kept.stat().st_mtime > path.stat().st_mtime:
         return json.loads(kept.read_text())
     model, found = {row: load_model(path)}, {}
     for test, frames in data.tests.items():
-        (found[test],) = compare_models(model, frames.read(source, data.unit), n_draws=DRAWS, dtype="float32")
+        (found[test],) = compare_models(model, frames.read(source), n_draws=DRAWS, dtype="float32")
     inside = next(iter(found.values())).residuals
     figures = {test: table_row(compared, inside) for test, compared in found.items()}
     kept.parent.mkdir(exist_ok=True)
     states = ({test: getattr(c, kind) for test, c in found.items()} for kind in ("residuals", "posterior_residuals"))
     after, before = states
     comparison_plot(after, kept.with_suffix(".png"), before)
-    kept.write_text(json.dumps(figures, indent=1))
+    write_atomically(kept, json.dumps(figures, indent=1).encode())
     return figures
 
 

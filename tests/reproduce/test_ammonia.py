@@ -36,9 +36,9 @@ def test_an_ensemble_is_better_than_its_members_and_knows_where_it_is_worse(scri
         training={"epochs": 120, "batch_size": 8, "learning_rate": 3e-3, "warmup_steps": 50},
         folder=tmp_path / "run",
     )
-    model = calibrate(made, source.calibration.read(None, "eV"), n_draws=[MEMBERS])
+    model = calibrate(made, source.calibration.read(None), n_draws=[MEMBERS])
     predictor = BayesianPredictor.load(model, n_draws=MEMBERS)
-    frames = {name: part.read(None, "eV") for name, part in source.tests.items()}
+    frames = {name: part.read(None) for name, part in source.tests.items()}
     found = {name: collect(predictor, part) for name, part in frames.items()}
     md = found["md"]
 

@@ -34,6 +34,9 @@ def test_every_row_is_a_plan(script, name, preset):
     # the control: Plan does refuse what cannot be
     with pytest.raises(ConfigurationError):
         Plan.of(None, {"posterior": "swag"}, {"epochs": 2}, None, None, None)
+    headless = rows["point"]["model"]["sizes"] | {"heads": {"predict": "none"}}
+    with pytest.raises(ConfigurationError, match="heads='joint', this one has 'none'"):
+        Plan.of(None, rows["mve-jef"]["model"] | {"sizes": headless}, rows["mve-jef"]["training"], None, None, None)
 
 
 def test_as_many_epochs_for_a_blip_as_for_an_ensemble(script):
@@ -42,6 +45,20 @@ def test_as_many_epochs_for_a_blip_as_for_an_ensemble(script):
     ensemble, single, mixture = (rows[name] for name in ("ensemble-jef", "blip-jef-long", "mixture-jef-long"))
     cost = ensemble["model"]["members"] * ensemble["training"]["epochs"]
     assert single["warm"]["epochs"] == 2 * mixture["warm"]["epochs"] == cost == 400
+
+
+@pytest.mark.data
+def test_every_set_is_in_ev(script):
+    """RMS forces of molecules at their temperatures, and no set of another size than the table says."""
+    posteriors, folder = script("posteriors"), Path(os.environ["BLIPCALC_DATA"])
+    sizes = {"300 K": 68, "600 K": 167, "1200 K": 166, "test": 500, "acetylacetone": 33,
+             "md": 30, "inverted": 30, "stretched": 30, "hot": 40}  # fmt: skip
+    for name, data in posteriors.SETS.items():
+        for test, frames in (*data.tests.items(), ("calibration", data.calibration)):
+            found = frames.read(folder)
+            assert len(found) == sizes.get(test, len(found)), (name, test)
+            rms = np.sqrt(np.mean([np.square(atoms.get_forces()).mean() for atoms in found]))
+            assert 0.4 < rms < 4.0, (name, test, rms)
 
 
 @pytest.mark.data
@@ -54,7 +71,7 @@ def test_chosen_frames_are_trained_on_and_never_tested_on(script, tmp_path):
     known = read_labelled(train)
     before = prepare([train], DataConfig(validation=data.validation, calibration=0.0)).split
     rng = np.random.default_rng(0)
-    split = {name: active.halves(data.tests[name].read(folder, "eV"), rng) for name in active.TEMPERATURES}
+    split = {name: active.halves(data.tests[name].read(folder), rng) for name in active.TEMPERATURES}
     pools, tests = ({name: halves[k] for name, halves in split.items()} for k in (0, 1))
     assert [len(pools["600 K"]) + len(tests["600 K"]), len(pools["1200 K"]) + len(tests["1200 K"])] == [167, 166]
     tested = {frame_hash(atoms) for part in tests.values() for atoms in part}

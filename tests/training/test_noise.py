@@ -244,6 +244,18 @@ def test_frames_that_the_start_was_trained_on_measure_no_error(small, no_events,
         small.ETHANOL, tmp_path / "y.blip", model={"posterior": "blip"}, data=data, folder=tmp_path / "y", **bars
     )
     assert set(start.frames.tolist()) <= set(model.frames.tolist())
+    # through one more network: its weights saw, from its own start, what is its validation now
+    other = data | {"split_seed": 1, "calibration": 0.0}
+    model = {"posterior": "point"}
+    train(small.ETHANOL, tmp_path / "q.blip", model=model, training=once, data=other, folder=tmp_path / "q",
+          start=tmp_path / "p.blip")  # fmt: skip
+    with pytest.raises(TrainingDataReusedError, match="would fit the noise"):
+        train(
+            small.ETHANOL, tmp_path / "z.blip", model={"posterior": "blip"}, data=other, folder=tmp_path / "z",
+            **bars | {"start": tmp_path / "q.blip"},
+        )  # fmt: skip
+    with pytest.raises(ConfigurationError, match="name another output"):
+        train(small.ETHANOL, tmp_path / "p.blip", model=model, training=once, data=data, start=tmp_path / "p.blip")
 
 
 def test_the_start_decides_the_architecture(small, no_events, tmp_path):

@@ -109,8 +109,30 @@ def test_from_files_to_a_model(small, no_events, tmp_path, posterior):
     assert other.training["model"]["together"]
 
 
+def test_a_run_side_by_side_does_not_go_on_alone(small, no_events, tmp_path):
+    """The order of the batches would change in the middle."""
+    data = {"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0}
+    settings = {"data": data, "training": {"epochs": 1, "batch_size": 4}, "folder": tmp_path / "run"}
+    model = {"posterior": "ensemble", "members": 2, "sizes": small.SIZES}
+    train(small.ETHANOL, tmp_path / "a.blip", model=model | {"together": True}, **settings)
+    settings["training"] = {"epochs": 2, "batch_size": 4}
+    with pytest.raises(ConfigurationError, match="order"):
+        train(small.ETHANOL, tmp_path / "a.blip", model=model, **settings)
+    train(small.ETHANOL, tmp_path / "a.blip", model=model | {"together": True}, **settings)
+
+
 def test_settings_that_could_not_act_are_refused(small, tmp_path):
-    with pytest.raises(ConfigurationError, match="one network to train"):
+    with pytest.raises(ConfigurationError, match="no networks to train"):
         train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "point", "together": True})
+    noisy = {"posterior": "mixture", "together": True}
+    with pytest.raises(ConfigurationError, match="no networks to train without noise"):
+        train(small.ETHANOL, tmp_path / "a.blip", model=noisy, training={"epochs": 2})
+    with pytest.raises(ConfigurationError, match="train_draws"):
+        train(
+            small.ETHANOL,
+            tmp_path / "a.blip",
+            model={"posterior": "ensemble"},
+            training={"epochs": 2, "train_draws": 2},
+        )
     with pytest.raises(ConfigurationError, match="choose one"):
         train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "ensemble", "together": True}, only_member=0)
