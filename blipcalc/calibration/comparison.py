@@ -102,6 +102,7 @@ def compare_models(
         knows_foreign = foreign is None or not _unknown(model, foreign)
         outside = collect(predictor, foreign, require_labels=False) if foreign and knows_foreign else None
         constants = model.calibration(raw.surface, k, seed)
+        seconds_trained = total_seconds(model)
         used = raw if constants is None else raw.apply(constants)
         if outside is not None and constants is not None:
             outside = outside.apply(constants)
@@ -110,7 +111,7 @@ def compare_models(
                 name=name,
                 posterior=model.posterior.name,
                 architecture=type(getattr(model.network, "backbone", model.network)).__name__,
-                minutes=(total_seconds(model) or NAN) / 60,
+                minutes=NAN if seconds_trained is None else seconds_trained / 60,
                 ms_per_frame=1e3 * seconds / len(frames),
                 evaluation=evaluate_residuals(used, foreign=outside),
                 energy_ce=_errors(raw, used, lambda r: (r.energy_error[:, None], r.energy_var[:, None]), by_frame=True),
