@@ -126,7 +126,7 @@ SETS = {
             "hot": Frames("./ammonia.xyz", kind="hot"),
         },
         paper=RaceConfig.rmd17(),
-        epochs={"quick": 300, "paper": 10_000},
+        epochs={"quick": 150, "paper": 10_000},
         members=(5, 10),
     ),
 } | {name: molecule(name, n) for name, n in NEIGHBORS.items()}
