@@ -177,7 +177,7 @@ def main():
     wanted = [
         ("baseline", 0),
         ("none", 0),
-        *((name, n) for n in arguments.budgets for name in ("random", *CRITERIA[:-1])),
+        *((name, n) for n in arguments.budgets for name in CRITERIA),
     ]
     results = {key: [experiment.result(*key) for experiment in experiments] for key in wanted}
     text = table(results)

@@ -37,7 +37,7 @@ from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc
 
 HERE, KCAL = Path(__file__).parent, "kcal/mol"
-#: K of all posteriors that have no fixed number of networks, and frames evaluated at once are those of ``compare``
+#: K, but for ensembles, which have as many draws as networks
 DRAWS = 16
 
 
