@@ -38,21 +38,21 @@ class IvonConfig(Settings):
     ess: float | None = Field(
         None,
         gt=0,
-        description="λ, weight of the mean loss against the prior; None: number of force components in training over "
-        f"{RESIDUAL}, the likelihood of labels that are off by so much of the label scale",
+        description="λ, weight of the mean loss against the prior; None: what makes the loss the log-likelihood of all force "
+        f"components in training, where labels are off by {RESIDUAL} of the label scale",
     )
     rate: float = Field(
-        1000.0,
+        50.0,
         gt=0,
         description="factor on the learning rate of the training: steps are not in units of weights, as Adam's are",
     )
-    hess_init: float = Field(0.05, gt=0, description="h₀")
+    hess_init: float = Field(0.5, gt=0, description="h₀")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(
         0.9995, ge=0, lt=1, description="its memory, 1/(1 - β₂) steps, must be short beside the training"
     )
-    weight_decay: float = Field(1e-4, ge=0, description="δ")
-    clip_radius: float = Field(0.1, gt=0, description="largest step of a weight before the learning rate")
+    weight_decay: float = Field(1e-5, ge=0, description="δ")
+    clip_radius: float = Field(0.05, gt=0, description="largest step of a weight before the learning rate")
 
 
 class Ivon(torch.optim.Optimizer):

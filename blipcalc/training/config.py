@@ -107,7 +107,7 @@ class TrainConfig(Settings):
     final_learning_rate: float = Field(1e-6, ge=0)
     inference_rate: float = Field(1.0, gt=0, description="factor on the learning rate of the BLIP inference network")
     warmup_steps: int = Field(500, ge=0, description="linear rise of the learning rate")
-    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
+    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm; IVON has its own: ivon.clip_radius")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="exponential moving average of the weights, per step")
     kl_weight: float = Field(
         0.003, ge=0, description="λ on the mean KL, relative to the normalised loss (λ = 0.1 of a loss in kcal/mol)"

@@ -74,7 +74,7 @@ def train_members(numbers: Sequence[int], plan: Plan, prepared: Prepared, folder
     for i, run in enumerate(runs):
         before = {"warm": _selected(warm[i])} if warm else {}
         seconds = run.seconds + (warm[i].seconds if warm else 0.0)
-        figures, gaussian = _selected(run) | {"seconds": round(seconds)} | before, run.gaussian
+        figures, gaussian = _selected(run) | {"seconds": round(seconds)} | before, run.descent.gaussian
         found.append(Member(networks[i].cpu(), figures, gaussian))
     return found
 

@@ -36,10 +36,10 @@ from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig
+from blipcalc.training.descent import INFERENCE_PREFIX
 from blipcalc.training.logs import RunLog
 from blipcalc.training.schedules import learning_rate
 from blipcalc.training.steps import step_function
-from blipcalc.training.trainer import INFERENCE_PREFIX
 
 #: δ, in units of the label scale: keeps the logarithm finite for atoms whose forces vanish by symmetry
 FLOOR = 1e-4

@@ -126,3 +126,15 @@ def losses(
     of_forces = covariance_nll(forces.double(), step.forces_cov / scale**2, mean, beta)
     factor = 2.0 * unit_forces ** (2 - 2 * beta)
     return factor * of_energy, factor * of_forces
+
+
+def likelihood_weight(name: str, residual: float) -> float:
+    """What makes the loss of forces, a mean over components, the negative log-likelihood of one of them, up to a constant.
+
+    The width of the distribution is not in the loss: ``residual``, in units of the label scale, stands for it.  A Laplace
+    distribution under mae, |r|/b; the crps, no likelihood, is taken for it.  A Gaussian under mse, r²/(2 σ²), and under
+    ``nll_e`` and ``nll_jef``, whose scaled gradients (:func:`losses`) are those of the mse.  ``gaussian_nll`` is one as it is.
+    """
+    if name == "gaussian_nll":
+        return 1.0
+    return 1.0 / residual if name in ("mae", "crps") else 0.5 / residual**2

@@ -50,8 +50,8 @@ def _step_together(group: Sequence[Trainer], step: StepFunction, batch: Labelled
     """One step of every member on one batch; the parts of their losses."""
     for trainer in group:
         trainer.before_step()
-        trainer.optimizer.zero_grad(set_to_none=True)
-    weights = {name: torch.stack([t.parameters[name] for t in group]) for name in group[0].parameters}
+    own = [trainer.descent.start(trainer.generator) for trainer in group]
+    weights = {name: torch.stack([part[name] for part in own]) for name in own[0]}
     # what heads speak in belongs to each member; all other buffers are those of the data
     units = [{n: b for n, b in t.model.named_buffers() if n.endswith(NOISE_UNIT)} for t in group]
     weights |= {name: torch.stack([own[name] for own in units]) for name in units[0]}

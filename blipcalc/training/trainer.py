@@ -11,24 +11,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blipcalc.bayes.gaussian import GaussianPosterior
-from blipcalc.bayes.ivon import RESIDUAL, Ivon, IvonConfig
-from blipcalc.bayes.swag import SwagConfig, SwagMoments
+from blipcalc.bayes.ivon import RESIDUAL, IvonConfig
+from blipcalc.bayes.swag import SwagConfig
 from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
 from blipcalc.training.checkpoints import Checkpoints, State, run_identity
 from blipcalc.training.config import TrainConfig
+from blipcalc.training.descent import Descent
 from blipcalc.training.distributed import Processes
 from blipcalc.training.logs import RunLog, Totals
-from blipcalc.training.objectives import WITH_HEADS, losses
-from blipcalc.training.schedules import kl_weight, learning_rate
+from blipcalc.training.objectives import WITH_HEADS, likelihood_weight, losses
+from blipcalc.training.schedules import kl_weight
 from blipcalc.training.steps import StepOutput, step_function
 from blipcalc.training.validation import residual_rms, validate
 
-#: parameters whose names contain this belong to the BLIP inference network and get their own learning rate
-INFERENCE_PREFIX = "inference."
 #: the seed of noise that is drawn row by row (local reparametrisation)
 ROW_SEED = "noise_seed"
 #: settings that a resumed run may have changed; more epochs too, but for SWAG, whose snapshots are counted from the end
@@ -48,7 +46,7 @@ class Trainer:
     config : settings
     folder : run folder; checkpoints, ``log.csv`` and TensorBoard events go there
     order : seed of the order of the batches; that of the settings without it
-    method : SWAG takes snapshots of the weights; IVON replaces the optimiser.  Both end in :attr:`gaussian`
+    method : SWAG or IVON (:class:`Descent`)
     """
 
     def __init__(
@@ -85,30 +83,17 @@ class Trainer:
         self.model = model.to(self.device, self.dtype)
         self.train, self.validation = train, validation
         self.scale = float(model.energy_scale)
-        self.parameters = dict(self.model.named_parameters())
-        self.ema = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.swag = SwagMoments(method) if isinstance(method, SwagConfig) else None
-        self.ivon: Ivon | None = None
-        if isinstance(method, IvonConfig):
-            components = 3 * sum(graph.num_nodes for graph in train)
-            self.ivon = Ivon(self._groups(method.rate), method, method.ess or components / RESIDUAL)
-        self.optimizer = self.ivon or torch.optim.Adam(self._groups(), lr=config.learning_rate, foreach=True)
+        components = 3 * sum(graph.num_nodes for graph in train)
+        ess = components * likelihood_weight(config.objective, RESIDUAL)
+        self.descent = Descent(dict(self.model.named_parameters()), config, method, ess)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.step_count, self.epoch = 0, 0
+        self.epoch = 0
         self.noise_units: tuple[float, float] | None = None  # known from the step on at which variances are learnt
         self.seconds = 0.0  # of training and validation, over all resumptions
         self.best: dict[str, Any] = {"score": float("inf"), "epoch": -1}
-        self.best_weights = self.ema
         self.steps_per_epoch = max(1, len(train) // config.batch_size)
         self._step = step_function(self.model, stacked=config.train_draws > 1, compiled=config.compile)
         self.log = RunLog(self.folder, active=self.processes.is_main)
-
-    def _groups(self, factor: float = 1.0) -> list[dict[str, Any]]:
-        """Parameters, with factors on the learning rate."""
-        inference = [p for name, p in self.parameters.items() if INFERENCE_PREFIX in name]
-        backbone = [p for name, p in self.parameters.items() if INFERENCE_PREFIX not in name]
-        groups = [{"params": backbone, "factor": factor}]
-        return groups + ([{"params": inference, "factor": factor * self.config.inference_rate}] if inference else [])
 
     @property
     def total_steps(self) -> int:
@@ -116,11 +101,10 @@ class Trainer:
         return self.config.epochs * self.steps_per_epoch
 
     @property
-    def variances_from(self) -> int:
-        """The step from which on variances are learnt, if they are."""
-        if self.config.objective not in WITH_HEADS:
-            return 0
-        return min(round(self.config.variance_warmup * self.total_steps), self.total_steps - 1)
+    def _is_too_early(self) -> bool:
+        """Whether variances of heads, if there are any, are not learnt yet."""
+        last = min(round(self.config.variance_warmup * self.total_steps), self.total_steps - 1)
+        return self.config.objective in WITH_HEADS and self.descent.step_count < last
 
     def fit(self) -> None:
         """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""
@@ -137,7 +121,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Go to where the folder's last whole checkpoint stands."""
-        self.processes.weights_as_first(self.parameters.values())
+        self.processes.weights_as_first(self.descent.parameters.values())
         self._resume()
 
     @property
@@ -174,13 +158,12 @@ class Trainer:
         figures = self.processes.as_first(self._validate())
         self.seconds += seconds + time.perf_counter() - began
         self.epoch += 1
-        row = {"epoch": self.epoch, "step": self.step_count, "lr": self._rate(), **losses, **figures}
+        row = {"epoch": self.epoch, "step": self.descent.step_count, "lr": self._rate(), **losses, **figures}
         if figures["score"] < self.best["score"]:
             self.best = {"score": figures["score"], "epoch": self.epoch}
-            self.best_weights = {name: value.clone() for name, value in self.ema.items()}
+            self.descent.keep_best()
         self.log.write(row)
-        if self.swag is not None and self.swag.config.is_snapshot(self.epoch, self.config.epochs):
-            self.swag.add(self.parameters)
+        self.descent.end_epoch(self.epoch)
         if self.epoch % self.config.checkpoint_every == 0 or self.epoch == self.config.epochs:
             self._save()
         return figures
@@ -188,25 +171,10 @@ class Trainer:
     def finish(self) -> None:
         """Leave the weights that were looked for in the model."""
         self.log.close()
-        if self.config.epochs and (self.swag or self.ivon):
-            self._load_weights(self.gaussian.mean)
-        else:
-            self._load_weights(self.best_weights)
-
-    @property
-    def gaussian(self) -> GaussianPosterior | None:
-        """What SWAG or IVON ended in; None without them."""
-        if self.swag is not None:
-            return self.swag.posterior(self.dtype, self.parameters)
-        return None if self.ivon is None else self.ivon.posterior(self.parameters)
+        self.descent.load(self.descent.result)
 
     def _rate(self) -> float:
-        c = self.config
-        if self.swag is not None and self.epoch >= self.swag.config.start * c.epochs:
-            return self.swag.config.rate * c.learning_rate
-        return learning_rate(
-            self.step_count, self.total_steps, peak=c.learning_rate, final=c.final_learning_rate, warmup=c.warmup_steps
-        )
+        return self.descent.rate(self.epoch, self.total_steps)
 
     def _out_of_patience(self) -> bool:
         return self.config.patience > 0 and self.epoch - max(self.best["epoch"], 0) >= self.config.patience
@@ -223,9 +191,9 @@ class Trainer:
             return
         frames = self.train[:: max(1, len(self.train) // RESIDUAL_FRAMES)]
         batches = (b.to(self.device) for b in ordered_batches(frames, self.config.batch_size, self.dtype))
-        overrides = self._overrides()
+        weights, overrides = self.descent.parameters, self._overrides()
         with torch.no_grad():
-            rms = residual_rms((self._step(self.parameters, overrides, *batch.graph), batch) for batch in batches)
+            rms = residual_rms((self._step(weights, overrides, *batch.graph), batch) for batch in batches)
         found = self.processes.as_first({name: value / self.scale for name, value in rms.items()})
         self.noise_units = found["energy"], found["forces"]
         self.model.set_noise_unit(*self.noise_units)
@@ -242,29 +210,27 @@ class Trainer:
 
     def _train_step(self, batch: Labelled) -> dict[str, float]:
         self.before_step()
-        weights = self.ivon.sample(self.parameters, self.generator) if self.ivon else self.parameters
+        weights = self.descent.start(self.generator)
         loss, figures = self.loss(self._step(weights, self._overrides(), *batch.graph), batch)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for name, parameter in self.parameters.items() if self.ivon else ():
-            parameter.grad = weights[name].grad
+        self.descent.collect(weights)
         self.apply_gradients()
         return figures
 
     def before_step(self) -> None:
         """Turn to variances where it is time."""
-        if self.config.objective in WITH_HEADS and self.noise_units is None and self.step_count >= self.variances_from:
+        if self.config.objective in WITH_HEADS and self.noise_units is None and not self._is_too_early:
             self._turn_to_variances()
 
     def loss(self, step: StepOutput, batch: Labelled) -> tuple[Tensor, dict[str, float]]:
         """What the gradient is taken of, and its parts: energies (eV), forces (eV/Å), penalty."""
         c = self.config
         penalty = self.processes.sum_of_means(step.penalty)
-        name = "mse" if self.step_count < self.variances_from else c.objective
+        name = "mse" if self._is_too_early else c.objective
         energy_loss, forces_loss = losses(
             name, step, batch, self.scale, mean=self.processes.mean, beta=c.beta, units=self.noise_units
         )
-        weight = kl_weight(self.step_count, self.total_steps, weight=c.kl_weight, warmup=c.kl_warmup)
+        weight = kl_weight(self.descent.step_count, self.total_steps, weight=c.kl_weight, warmup=c.kl_warmup)
         loss = c.energy_weight * energy_loss + c.forces_weight * forces_loss + weight * penalty.to(self.dtype)
         return loss, {
             "train_energy": float(energy_loss.detach()) * self.scale,
@@ -274,26 +240,18 @@ class Trainer:
 
     def apply_gradients(self) -> None:
         """One step of the optimiser with the gradients that the parameters hold, and of the average of the weights."""
-        c = self.config
-        self.processes.average_gradients(self.parameters.values())
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), c.clip_norm)
-        if not torch.isfinite(norm):
+        self.processes.average_gradients(self.descent.parameters.values())
+        if not torch.isfinite(self.descent.gradient_norm()):
             raise NonFiniteError(
-                f"the gradient is not finite at step {self.step_count}; the last whole checkpoint is in {self.folder}: "
-                "lower learning_rate or clip_norm, and train in another folder"
+                f"the gradient is not finite at step {self.descent.step_count}; the last whole checkpoint is in "
+                f"{self.folder}: lower learning_rate or clip_norm, and train in another folder"
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate() * group["factor"]
-        self.optimizer.step()
-        self.step_count += 1
-        # a short memory early on, so that the average does not carry the random start
-        decay = min(c.ema_decay, (1 + self.step_count) / (10 + self.step_count))
-        torch._foreach_lerp_(list(self.ema.values()), [p.detach() for p in self.parameters.values()], 1.0 - decay)
+        self.descent.apply(self._rate())
 
     def _validate(self) -> dict[str, float]:
         """Score of the EMA weights on the validation frames, by the sampled predictive where there is a spread."""
-        live = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._load_weights(self.ema)
+        live = {name: value.detach().clone() for name, value in self.descent.parameters.items()}
+        self.descent.load(self.descent.average)
         batches = ordered_batches(self.validation, 4 * self.config.batch_size, self.dtype)
         # the same draws at every epoch: epochs differ by their weights, not by their luck
         generator = torch.Generator().manual_seed(self.config.seed + 1)
@@ -305,29 +263,16 @@ class Trainer:
             generator=generator,
             weights=(self.config.energy_weight, self.config.forces_weight),
         )
-        self._load_weights(live)
+        self.descent.load(live)
         return figures
-
-    def _load_weights(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in weights.items():
-                self.parameters[name].copy_(value)
 
     def _save(self) -> None:
         if not self.processes.is_main:
             return
-        adam = {
-            f"{key}/{name}": value
-            for name, parameter in self.parameters.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        tensors = {"model": self.parameters, "ema": self.ema, "best": self.best_weights, "adam": adam}
-        if self.swag is not None and self.swag.count:
-            tensors["swag"] = self.swag.state()
-        tensors["generator"] = {"state": self.generator.get_state()}
+        tensors = self.descent.tensors() | {"generator": {"state": self.generator.get_state()}}
         figures = {
             "epoch": self.epoch,
-            "step": self.step_count,
+            "step": self.descent.step_count,
             "seconds": self.seconds,
             "noise_units": self.noise_units,
             "best": self.best if self.best["epoch"] >= 0 else None,
@@ -339,19 +284,10 @@ class Trainer:
         if state is None:
             self.log.keep(0)
             return
-        self._load_weights(state.of("model"))
-        # in the order of the parameters: a file keeps its tensors in another one
-        self.ema = {name: state.of("ema")[name].to(self.device) for name in self.parameters}
-        self.best_weights = {name: state.of("best")[name].to(self.device) for name in self.parameters}
-        for key_name, value in state.of("adam").items():
-            key, _, name = key_name.partition("/")
-            where = "cpu" if key == "step" else self.device
-            self.optimizer.state[self.parameters[name]][key] = value.to(where)
-        if self.swag is not None and state.of("swag"):
-            self.swag.load(state.of("swag"))
+        self.descent.restore(state, state.figures["step"])
         self.generator.set_state(state.of("generator")["state"])
         figures = state.figures
-        self.epoch, self.step_count, self.seconds = figures["epoch"], figures["step"], figures["seconds"]
+        self.epoch, self.seconds = figures["epoch"], figures["seconds"]
         self.best = figures["best"] or self.best
         if figures["noise_units"]:
             self.noise_units = tuple(figures["noise_units"])

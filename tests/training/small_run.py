@@ -189,7 +189,7 @@ def peer(name: str, folder: Path) -> dict[str, torch.Tensor]:
     made = build(folder / name, run.pop("frames"), pairs(2, seed=1), run.pop("blip"), epochs=2, dtype="float64", **run)
     made.processes = Staying(made.processes.rank, made.processes.world, made.processes.device)
     made.fit()
-    return {n: p.detach().clone() for n, p in made.parameters.items()}
+    return {n: p.detach().clone() for n, p in made.descent.parameters.items()}
 
 
 def undecided(folder: Path, rank: int) -> dict[str, torch.Tensor]:
@@ -202,7 +202,7 @@ def undecided(folder: Path, rank: int) -> dict[str, torch.Tensor]:
     calls = iter(range(100))
     made._validate = lambda: {"score": 1.0 + 1e-7 * (-1) ** (rank + 1) * next(calls)}
     made.fit()
-    return {n: p.detach().clone() for n, p in made.parameters.items()} | {"epoch": torch.tensor(made.epoch)}
+    return {n: p.detach().clone() for n, p in made.descent.parameters.items()} | {"epoch": torch.tensor(made.epoch)}
 
 
 def main() -> None:

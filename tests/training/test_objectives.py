@@ -22,6 +22,7 @@ from blipcalc.training.objectives import (
     covariance_nll,
     crps,
     gaussian_nll,
+    likelihood_weight,
     losses,
     mae,
     mse,
@@ -340,3 +341,22 @@ def test_blended_updates_are_a_hundredth_of_the_learning_rate():
 
     torch.testing.assert_close(path(0.01, 0.01), path(1e-4, 1.0), rtol=1e-10, atol=1e-12)
     assert float((path(0.01, 1.0) - path(1e-4, 1.0)).abs().max()) > 0.1
+
+
+def test_the_weight_makes_a_loss_the_likelihood_of_a_component():
+    """Differences between data sets are those of log densities; the factor alone is not in the loss."""
+    width, n = 0.3, 400
+    first, second = residuals(n), 0.5 * residuals(n, seed=1)
+    laplace = torch.distributions.Laplace(torch.zeros(1, dtype=torch.float64), width)
+    normal = torch.distributions.Normal(torch.zeros(1, dtype=torch.float64), width)
+    for name, density in (("mae", laplace), ("mse", normal)):
+        losses_of = [n * likelihood_weight(name, width) * OBJECTIVES[name](r) for r in (first, second)]
+        likelihoods = [-density.log_prob(r).sum() for r in (first, second)]
+        torch.testing.assert_close(losses_of[0] - losses_of[1], likelihoods[0] - likelihoods[1])
+    profiled = [n * likelihood_weight("gaussian_nll", width) * gaussian_nll(r) for r in (first, second)]
+    exact = [-torch.distributions.Normal(0.0, r.square().mean().sqrt()).log_prob(r).sum() for r in (first, second)]
+    torch.testing.assert_close(profiled[0] - profiled[1], exact[0] - exact[1], rtol=1e-9, atol=0.0)
+    # with heads the loss is 2 u² times the likelihood, u the residuals it starts from
+    for name in WITH_HEADS:
+        assert likelihood_weight(name, width) == pytest.approx(1 / (2 * width**2))
+    assert likelihood_weight("crps", width) == likelihood_weight("mae", width)

@@ -31,7 +31,7 @@ def runs(small, folder, n=3, **settings):
 
 
 def weights(trainers):
-    return [{name: value.detach().clone() for name, value in t.parameters.items()} for t in trainers]
+    return [{name: value.detach().clone() for name, value in t.descent.parameters.items()} for t in trainers]
 
 
 def assert_same(a, b, **tolerance):

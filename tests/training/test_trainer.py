@@ -35,7 +35,7 @@ def column(run, name: str) -> list[float]:
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in run.parameters.items()}
+    return {name: value.detach().clone() for name, value in run.descent.parameters.items()}
 
 
 def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -76,7 +76,7 @@ def test_the_best_weights_end_in_the_model(small, tmp_path):
     scores = column(run, "score")
     assert run.best["epoch"] == int(np.argmin(scores)) + 1
     np.testing.assert_allclose(run.best["score"], min(scores), rtol=1e-7)
-    assert equal(weights(run), run.best_weights)
+    assert equal(weights(run), run.descent.best)
 
 
 def test_the_log_has_one_row_per_epoch_with_all_figures(small, tmp_path):
@@ -103,11 +103,11 @@ def test_the_log_has_one_row_per_epoch_with_all_figures(small, tmp_path):
 def test_the_average_of_the_weights_is_not_the_last_weights(small, tmp_path):
     run = small.resumable(tmp_path)
     run._run_epoch()
-    assert not equal(weights(run), run.ema)
+    assert not equal(weights(run), run.descent.average)
     plain = small.resumable(tmp_path, ema_decay=0.0)
     plain._run_epoch()
     for name, value in weights(plain).items():
-        torch.testing.assert_close(value, plain.ema[name], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(value, plain.descent.average[name], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("objective", ["mae", "mse", "gaussian_nll"])
@@ -186,7 +186,7 @@ def test_a_noise_that_vanishes_in_float32_keeps_finite_gradients(small, tmp_path
         run = small.build(tmp_path / folder, small.pairs(8), small.pairs(2, seed=1), settings, kl_weight=1.0)
         assert torch.sigmoid(torch.tensor(-150.0)) == 0
         with torch.no_grad():
-            for name, parameter in run.parameters.items():
+            for name, parameter in run.descent.parameters.items():
                 if name.endswith(("inference.level", "inference.node.2.bias", "inference.edge.2.bias")):
                     parameter.fill_(-150.0)
         return run
@@ -196,7 +196,7 @@ def test_a_noise_that_vanishes_in_float32_keeps_finite_gradients(small, tmp_path
     figures = run._run_epoch()
     assert np.isfinite(list(figures.values())).all()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in run.model.inference.parameters())
-    assert all(torch.isfinite(p).all() for p in run.parameters.values())
+    assert all(torch.isfinite(p).all() for p in run.descent.parameters.values())
     # positive control: without the floor the first step fails
     monkeypatch.setattr(inference, "P_MIN", 0.0)
     with pytest.raises(NonFiniteError, match="gradient is not finite at step 0"):
@@ -278,7 +278,7 @@ def test_a_gradient_that_is_not_finite_is_refused_and_the_checkpoint_stays(small
         run.fit()
     after = last_checkpoint(tmp_path)[0]
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert all(torch.isfinite(p).all() for p in run.parameters.values())
+    assert all(torch.isfinite(p).all() for p in run.descent.parameters.values())
 
 
 def test_a_huge_learning_rate_ends_in_a_named_error(small, tmp_path):
@@ -401,7 +401,7 @@ def test_a_killed_run_resumes_to_the_same_bits(small, whole, killed, kill, epoch
     run = small.resumable(folder)
     run.fit()
     assert equal(weights(run), weights(whole))
-    assert equal(run.ema, whole.ema)
+    assert equal(run.descent.average, whole.descent.average)
     assert run.best == whole.best
     assert (folder / "log.csv").read_text() == (whole.folder / "log.csv").read_text()
     again, other = read_sealed(folder / "checkpoint.safetensors"), read_sealed(whole.folder / "checkpoint.safetensors")

@@ -39,13 +39,17 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not(small, no_events,
     broken.fit()
     again = run(small, tmp_path / "b", method)
     again.fit()
-    assert equal(whole.gaussian, again.gaussian)
+    once, twice = whole.descent.gaussian, again.descent.gaussian
+    assert equal(once, twice)
     # draws take their random numbers in the order of the parameters, whatever the order in a checkpoint
-    for a, b in ((whole.gaussian.mean, again.gaussian.mean), (whole.gaussian.std, again.gaussian.std)):
+    for a, b in (
+        (whole.descent.gaussian.mean, again.descent.gaussian.mean),
+        (whole.descent.gaussian.std, again.descent.gaussian.std),
+    ):
         assert list(a) == list(b) == [name for name, _ in whole.model.named_parameters()]
     for (name, p), q in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(p, q), name
-        torch.testing.assert_close(p, whole.gaussian.mean[name].to(p))
+        torch.testing.assert_close(p, once.mean[name].to(p))
 
 
 def test_a_run_belongs_to_its_method(small, no_events, tmp_path):
@@ -58,9 +62,9 @@ def test_swag_takes_its_snapshots_at_a_constant_rate(small, no_events, tmp_path)
     trainer = run(small, tmp_path, "swag")
     trainer.fit()
     rates = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)["lr"]
-    assert trainer.swag.count == 5  # epochs 2 to 6 of 6, after 0.3 of them
+    assert trainer.descent.swag.count == 5  # epochs 2 to 6 of 6, after 0.3 of them
     np.testing.assert_allclose(rates[2:], 0.2 * trainer.config.learning_rate)
-    assert trainer.gaussian.rank == 3
+    assert trainer.descent.gaussian.rank == 3
 
 
 @pytest.mark.parametrize("posterior", METHODS)
@@ -103,3 +107,25 @@ def test_too_few_snapshots_are_refused_before_training(small, tmp_path):
     for training in ({"epochs": 4}, {"epochs": 40, "patience": 3}):
         with pytest.raises(ConfigurationError, match="snapshots"):
             train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "swag"}, training=training)
+
+
+def test_ivon_sees_whole_gradients(small, no_events, tmp_path):
+    """Its estimate of curvature is made of them: a small clip_norm, under which Adam goes another way, changes nothing."""
+    rates = {"clip_norm": 1e-3}, {"clip_norm": 1e3}
+    ends = []
+    for method in ("ivon", "swag"):
+        pair = [run(small, tmp_path / f"{method}-{i}", method, **rate) for i, rate in enumerate(rates)]
+        for trainer in pair:
+            trainer.fit()
+        ends.append([t.descent.gaussian for t in pair])
+    assert equal(*ends[0])
+    assert not equal(*ends[1])
+
+
+def test_ivon_weighs_the_data_by_the_likelihood_of_the_objective(small, no_events, tmp_path):
+    method = IvonConfig()
+    for objective, per_component in (("mae", 1 / 0.02), ("mse", 0.5 / 0.02**2), ("gaussian_nll", 1.0)):
+        plain = small.build(tmp_path / objective, small.pairs(12), small.pairs(4, seed=1), objective=objective)
+        parts = plain.model, plain.posterior, plain.train, plain.validation, plain.config, plain.folder
+        components = 3 * sum(graph.num_nodes for graph in plain.train)
+        assert Trainer(*parts, method).descent.ivon.ess == pytest.approx(components * per_component)
