@@ -1,0 +1,152 @@
+"""Evidence that grows with a stream of values: p-values against a reference, bets, detectors, and a confidence sequence.
+
+A bet is a function of a p-value that is 1 on average where the p-value is uniform; products of bets are a martingale, and
+statements by it hold at every time, not at one chosen before.  All of it takes *independent* values: thin a correlated series
+by its statistical inefficiency first.  A detector may watch many streams at once: its state has the shape of what it is fed.
+
+| rule | update | alarm |
+|---|---|---|
+| conformal martingale | M ← M · bet(p) | M ≥ A; probability ≤ 1 / A for ever (Ville) |
+| Shiryaev-Roberts e-detector | M ← (M + 1) · bet(p) | M ≥ A; on average not before A values |
+| CUSUM | C ← max(0, C + z - k) | C > h |
+
+Source: Vovk, Gammerman, Shafer 2005, chapter 7 (conformal martingales); Shin, Ramdas, Rinaldo 2023, arXiv:2203.03532
+(e-detectors); Page 1954, doi:10.1093/biomet/41.1-2.100 (CUSUM).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+#: products of bets stay finite
+LARGEST_LOG = 700.0
+
+
+def conformal_p(values: ArrayLike, reference: ArrayLike, rng: np.random.Generator) -> Array:
+    """P-values (#{reference > x} + U) / (m + 1), U uniform: small where x is larger than most of the m references.
+
+    values : (n,); reference : (m,), sorted or not
+    returns : (n,) in (0, 1), uniform where a value is exchangeable with the references
+    """
+    ordered = np.sort(np.asarray(reference, dtype=np.float64))
+    x = np.asarray(values, dtype=np.float64)
+    larger = len(ordered) - np.searchsorted(ordered, x, side="right")
+    # U in (0, 1]: a p-value is never zero
+    return (larger + 1.0 - rng.random(x.shape)) / (len(ordered) + 1)
+
+
+def log_bet(p: ArrayLike) -> Array:
+    """Logarithm of ∫₀¹ ε p^(ε-1) dε = (1 - p + p ln p) / (p ln² p): bets on small p of unknown smallness.
+
+    p : in (0, 1]
+    source : Vovk, Gammerman, Shafer 2005, section 7.1 (the simple mixture)
+    """
+    values = np.asarray(p, dtype=np.float64)
+    if not ((values > 0) & (values <= 1)).all():
+        raise ValueError("expected p-values in (0, 1]")
+    log = np.log(values)
+    # near p = 1 both parts vanish: the bet is ½ - ln(p) / 6 + …
+    close = log > -1e-4
+    safe = np.where(close, -1.0, log)
+    exact = np.log((-np.expm1(safe) + np.exp(safe) * safe) / safe**2) - safe
+    return np.where(close, np.log(0.5 - log / 6.0), exact)
+
+
+@dataclass
+class ShiryaevRoberts:
+    """The e-detector: M ← (M + 1) · bet.
+
+    run_length : A, values that pass on average before a false alarm
+    """
+
+    run_length: float
+    log_evidence: float | Array = -math.inf
+
+    def update(self, log_e: float | Array) -> bool | NDArray[np.bool_]:
+        """Take the logarithm of a bet; whether M ≥ A."""
+        self.log_evidence = np.minimum(np.logaddexp(self.log_evidence, 0.0) + log_e, LARGEST_LOG)
+        return ~(self.log_evidence < math.log(self.run_length))
+
+
+@dataclass
+class Martingale:
+    """M ← M · bet; alarm where M ≥ A."""
+
+    threshold: float
+    log_evidence: float | Array = 0.0
+
+    def update(self, log_e: float | Array) -> bool | NDArray[np.bool_]:
+        """Take the logarithm of a bet; whether M ≥ A."""
+        self.log_evidence = np.minimum(self.log_evidence + log_e, LARGEST_LOG)
+        return ~(self.log_evidence < math.log(self.threshold))
+
+
+@dataclass
+class Cusum:
+    """C ← max(0, C + z - k), for values z in units of their standard deviation around their mean.
+
+    slack : k, half of the shift that is looked for; threshold : h
+    """
+
+    slack: float = 0.5
+    threshold: float = 8.0
+    sum: float | Array = 0.0
+
+    def update(self, z: float | Array) -> bool | NDArray[np.bool_]:
+        """Take a value; whether C > h."""
+        self.sum = np.maximum(0.0, self.sum + z - self.slack)
+        return ~(self.sum <= self.threshold)
+
+
+class BettingSequence:
+    """Confidence sequence for the mean of values in [0, 1]: an interval that holds at all times at once.
+
+    For each candidate mean m a gambler bets against it; his capital
+
+        K_t(m) = ½ Π (1 + λ_i (x_i - m)) + ½ Π (1 - λ_i (x_i - m))
+
+    is a martingale where m is the mean, so that {m : K_t(m) < 1 / (1 - confidence)} keeps it for ever.
+
+    source : Waudby-Smith, Ramdas 2024, doi:10.1093/jrsssb/qkad009, theorem 3 (hedged capital, predictable plug-in bets)
+    """
+
+    def __init__(self, confidence: float = 0.95, resolution: int = 1001) -> None:
+        if not 0 < confidence < 1:
+            raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+        self.confidence, self.count = confidence, 0
+        self._grid = np.linspace(0.0, 1.0, resolution)
+        self._up, self._down = np.zeros(resolution), np.zeros(resolution)
+        self._kept = np.ones(resolution, dtype=bool)
+        self._sum, self._squares = 0.5, 0.25
+
+    def update(self, x: float) -> None:
+        """Take a value."""
+        if not 0 <= x <= 1:
+            raise ValueError(f"expected a value between 0 and 1, got {x}")
+        alpha, t = 1 - self.confidence, self.count + 1
+        variance = self._squares / t
+        bet = math.sqrt(2 * math.log(2 / alpha) / (variance * t * math.log(t + 1)))
+        m = self._grid
+        with np.errstate(divide="ignore"):
+            largest_up, largest_down = 0.5 / m, 0.5 / (1 - m)
+        self._up += np.log1p(np.minimum(bet, largest_up) * (x - m))
+        self._down += np.log1p(-np.minimum(bet, largest_down) * (x - m))
+        self._kept &= np.logaddexp(self._up, self._down) - math.log(2) < math.log(1 / alpha)
+        self.count = t
+        self._sum += x
+        self._squares += (x - self._sum / (t + 1)) ** 2
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The means that were never ruled out; NaN where all were."""
+        if not self._kept.any():
+            return math.nan, math.nan
+        step = self._grid[1]
+        kept = self._grid[self._kept]
+        return max(0.0, float(kept[0] - step)), min(1.0, float(kept[-1] + step))

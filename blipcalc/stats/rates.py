@@ -1,0 +1,153 @@
+"""Rates of rare events: what a number of events in a time says, and which level is passed how often.
+
+| symbol | meaning |
+|---|---|
+| M_1 … M_n | maxima of n independent blocks of length b |
+| L_j | the j-th largest of them |
+| p(L) | probability that the maximum of a new block is beyond L |
+
+For a continuous law p(L_j) ~ Beta(j, n + 1 - j), whatever the law: its mean is j / (n + 1), and a level that no block passed
+(j = 1) is passed less often than 3.0 / n with confidence 0.95.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import beta, binomtest, chi2, genpareto
+
+#: share of the blocks, the largest ones, that a tail is fitted to, and the least number of them
+TAIL, LEAST_TAIL = 0.1, 30
+
+
+def poisson_interval(events: int, exposure: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided limits of a rate, in 1 / unit of the exposure.
+
+    source : Garwood 1936, doi:10.2307/2333958
+    """
+    _check_confidence(confidence)
+    if events < 0 or not exposure > 0:
+        raise ValueError(f"expected events >= 0 in an exposure > 0, got {events} in {exposure}")
+    tail = (1 - confidence) / 2
+    low = chi2.ppf(tail, 2 * events) / 2 if events else 0.0
+    return float(low / exposure), float(chi2.ppf(1 - tail, 2 * events + 2) / 2 / exposure)
+
+
+def rate_upper_limit(events: int, exposure: float, confidence: float = 0.95) -> float:
+    """The rate that is not exceeded, one-sided: 3.0 / exposure for no event, 4.74 / exposure for one."""
+    return poisson_interval(events, exposure, 2 * confidence - 1)[1]
+
+
+def same_rate(events: int, exposure: float, other_events: int, other_exposure: float) -> float:
+    """p-value of equal rates: given their sum, events are binomial with the share of their exposure.
+
+    source : Przyborowski, Wilenski 1940, doi:10.1093/biomet/31.3-4.313
+    """
+    if events + other_events == 0:
+        return 1.0
+    return float(binomtest(events, events + other_events, exposure / (exposure + other_exposure)).pvalue)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level on a statistic and how often it is passed.
+
+    value : in the unit of the maxima
+    rate : expected, per unit of the block's length; interval : of the rate, two-sided; bound : of the rate, one-sided
+    confidence : of interval and bound
+    n_blocks, exposure : how many blocks, and how long they are together
+    n_beyond : blocks of the reference at or beyond it
+    extrapolated : whether it comes from a fitted tail, where interval and bound are NaN
+    """
+
+    value: float
+    rate: float
+    interval: tuple[float, float]
+    bound: float
+    confidence: float
+    n_blocks: int
+    exposure: float
+    n_beyond: int
+    extrapolated: bool = False
+
+
+def level_for_rate(maxima: ArrayLike, block: float, rate: float, confidence: float = 0.95) -> Level | None:
+    """The lowest level that is passed less often than ``rate`` with the given confidence; None where no data carry that.
+
+    maxima : (n,) of independent blocks; block : their length; rate : per unit of that length
+    """
+    values, n = _checked(maxima, block, rate, confidence)
+    ranks = np.arange(1, n + 1)
+    bounds = beta.ppf(confidence, ranks, n + 1 - ranks) / block
+    carried = int(np.count_nonzero(bounds <= rate))
+    return None if carried == 0 else _at_rank(values, carried, block, confidence)
+
+
+def exposure_needed(rate: float, confidence: float = 0.95) -> float:
+    """How long a reference without a single event must be to bound a rate: -ln(1 - confidence) / rate."""
+    _check_confidence(confidence)
+    return -math.log1p(-confidence) / rate
+
+
+def rate_of_level(maxima: ArrayLike, block: float, level: float, confidence: float = 0.95) -> Level:
+    """How often a given level is passed: blocks beyond it, with their exact interval."""
+    values, n = _checked(maxima, block, 1.0, confidence)
+    beyond = int(np.count_nonzero(~(values <= level)))
+    total = n * block
+    interval = poisson_interval(beyond, total, confidence)
+    return Level(
+        level, beyond / total, interval, rate_upper_limit(beyond, total, confidence), confidence, n, total, beyond
+    )
+
+
+def extrapolated_level(maxima: ArrayLike, block: float, rate: float) -> Level:
+    """The level passed at a rate by a generalised Pareto tail through the largest tenth of the maxima: a guess, no bound.
+
+    raises : ValueError for fewer than 10 × :data:`LEAST_TAIL` blocks
+    source : Pickands 1975, doi:10.1214/aos/1176343003
+    """
+    values, n = _checked(maxima, block, rate, 0.95)
+    kept = round(TAIL * n)
+    if kept < LEAST_TAIL:
+        raise ValueError(f"a tail takes {round(LEAST_TAIL / TAIL)} blocks or more, got {n}")
+    threshold = values[kept]
+    shape, _, scale = genpareto.fit(values[:kept] - threshold, floc=0.0)
+    value = threshold + genpareto.isf(min(1.0, rate * block * n / kept), shape, scale=scale)
+    unknown = (math.nan, math.nan)
+    return Level(
+        float(value), rate, unknown, math.nan, math.nan, n, n * block, int(np.count_nonzero(values >= value)), True
+    )
+
+
+def _at_rank(values: np.ndarray, rank: int, block: float, confidence: float) -> Level:
+    """The rank-th largest of the maxima, falling."""
+    n, tail = len(values), (1 - confidence) / 2
+    low, high, bound = beta.ppf([tail, 1 - tail, confidence], rank, n + 1 - rank) / block
+    return Level(
+        float(values[rank - 1]),
+        rank / (n + 1) / block,
+        (float(low), float(high)),
+        float(bound),
+        confidence,
+        n,
+        n * block,
+        rank,
+    )
+
+
+def _checked(maxima: ArrayLike, block: float, rate: float, confidence: float) -> tuple[np.ndarray, int]:
+    values = np.asarray(maxima, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
+        raise ValueError(f"expected maxima of shape (n,) without NaN, got {values.shape}")
+    if not (block > 0 and rate > 0):
+        raise ValueError(f"expected a block and a rate > 0, got {block} and {rate}")
+    _check_confidence(confidence)
+    return np.sort(values)[::-1], values.size
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
