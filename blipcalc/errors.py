@@ -111,5 +111,9 @@ class MonitorError(BlipcalcError, ValueError):
     """A monitor that cannot watch what it is given."""
 
 
+class LimitsError(BlipcalcError, ValueError):
+    """Limits of a guard that the reference cannot carry, or that belong to something else."""
+
+
 class CompilationError(BlipcalcError, RuntimeError):
     """A model that cannot be compiled here, or whose compiled results differ from the plain ones."""

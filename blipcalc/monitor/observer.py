@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.calculator import Calculator
+from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics, Optimizer
 
 from blipcalc.calculator import BayesianCalculator
-from blipcalc.errors import ConfigurationError, MonitorError
+from blipcalc.errors import ConfigurationError, LimitsError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Record, flag, halt
 from blipcalc.monitor.history import History
+from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.plot import plot_history
 from blipcalc.monitor.readings import check_watchable, take_reading, temperature_K, time_fs, watched_atoms
 from blipcalc.monitor.triggers import (
@@ -55,10 +57,12 @@ class UncertaintyMonitor:
     dynamics : MD or optimiser, on ``Atoms`` or a filter around them; None to :meth:`attach` later
     tolerance, level : the calibrated rule
     threshold : instead of a tolerance, eV/Å on ``atom_std`` itself: a number, or {symbol: number}
+    limits : instead of either, limits with a stated rate of false halts, or their file (``blipcalc check``); MD only
     triggers : further rules of :mod:`blipcalc.monitor.triggers`; any of them is enough
-    every : k, steps between checks
+    every : k, steps between checks; None: each step, or what ``limits`` were made for
     on_breach : ``"flag"``, ``"record"``, ``"halt"`` or functions of (verdict, atoms, dynamics), in this order; None flags
-        and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches
+        and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches; a breach that is
+        only a warning does not halt, and is recorded once
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
     annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
     calculator : read uncertainties from this one instead of ``atoms.calc``, which may be a sum around it
@@ -68,6 +72,7 @@ class UncertaintyMonitor:
     ConfigurationError : contradictory or missing settings
     MonitorError : a calculator without ``atom_std``, a dynamics of something else than atoms
     CalibrationError : a tolerance for a calculator without calibration
+    LimitsError : limits that belong to another calculator, or to another interval between checks
 
     Examples
     --------
@@ -83,29 +88,36 @@ class UncertaintyMonitor:
         tolerance: float | None = None,
         level: float = 0.95,
         threshold: float | Mapping[str, float] | None = None,
+        limits: Limits | str | Path | None = None,
         triggers: Sequence[Trigger] = (),
-        every: int = 1,
+        every: int | None = None,
         on_breach: Sequence[str | Action] | str | Action | None = None,
         record_to: str | Path | None = None,
         annotate: bool = False,
         calculator: Calculator | None = None,
     ) -> None:
-        if tolerance is not None and threshold is not None:
+        given = [rule for rule in (tolerance, threshold, limits) if rule is not None]
+        if len(given) > 1:
             raise ConfigurationError(
-                "give tolerance= (the calibrated rule) or threshold= (a number on atom_std), not both"
+                "give one of tolerance= (the calibrated rule), threshold= (a number on atom_std) and limits= (with a rate of "
+                "false halts)"
             )
-        if tolerance is None and threshold is None and not triggers:
-            raise ConfigurationError("nothing to watch: give tolerance=, threshold= or triggers=")
-        if int(every) != every or every < 1:
+        if not given and not triggers:
+            raise ConfigurationError("nothing to watch: give tolerance=, threshold=, limits= or triggers=")
+        if every is not None and (int(every) != every or every < 1):
             raise ConfigurationError(f"every={every}; expected a whole number of steps ≥ 1")
-        self.tolerance, self.level, self.threshold, self.every = tolerance, level, threshold, int(every)
+        self.tolerance, self.level, self.threshold = tolerance, level, threshold
+        self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
+        self._every, self.every = every, 1 if every is None else int(every)
         self.annotate, self.actions = annotate, _actions(on_breach, record_to, calculator)
         self.dynamics: BaseDynamics | None = None
         self.history, self.verdict, self.halts = History(), None, []
         self.halted = False
         self._given, self._calculator = tuple(triggers), calculator
         self._triggers: tuple[Trigger, ...] = self._given
-        if tolerance is None:
+        if self.limits is not None:
+            self._triggers = (*self.limits.channels(), *self._given)
+        elif tolerance is None:
             self._triggers = (*self._plain(), *self._given)
         else:
             CalibratedTolerance(
@@ -126,6 +138,8 @@ class UncertaintyMonitor:
         for rule in self._triggers:
             if isinstance(rule, ElementThresholds):
                 rule.check_complete(symbols)
+        if self.limits is not None:
+            self.every = self._interval(dynamics, self.limits)
         self.dynamics = dynamics
         try:
             self._resolve()
@@ -216,12 +230,16 @@ class UncertaintyMonitor:
         self.halted, seen = False, self._seen_before()
         for action in self.actions:
             if action is halt:
+                if not verdict.halts:
+                    continue
                 if self._acknowledged and math.isfinite(verdict.value):
                     continue
                 self.halted, self._acknowledged = True, False
                 if self.dynamics.nsteps not in self.halts:
                     self.halts.append(self.dynamics.nsteps)
-            elif (action is flag and not onset) or (isinstance(action, Record) and seen):
+            elif (action is flag and not onset) or (
+                isinstance(action, Record) and (seen or not (onset or verdict.halts))
+            ):
                 continue
             action(verdict, self.atoms, self.dynamics)
 
@@ -245,6 +263,18 @@ class UncertaintyMonitor:
             breached=self.verdict.breached,
         )
 
+    def _interval(self, dynamics: BaseDynamics, limits: Limits) -> int:
+        """Steps between checks that the limits were made for."""
+        if not isinstance(dynamics, MolecularDynamics):
+            raise ConfigurationError("limits= are rates per ns of MD; for an optimiser give tolerance= or threshold=")
+        steps = limits.every(dynamics.dt / units.fs)
+        if self._every not in (None, steps):
+            raise LimitsError(
+                f"these limits are for a check every {limits.interval_fs:g} fs, every={steps} here, not {self._every}; leave "
+                "every= out"
+            )
+        return steps
+
     def _plain(self) -> tuple[Trigger, ...]:
         if self.threshold is None:
             return ()
@@ -260,8 +290,10 @@ class UncertaintyMonitor:
         if calc is self._resolved_for and calc is not None:
             return
         check_watchable(calc)
+        calibration = calc.calibration if isinstance(calc, BayesianCalculator) else None
+        if self.limits is not None:
+            self.limits.check_identity(calibration)
         if self.tolerance is not None:
-            calibration = calc.calibration if isinstance(calc, BayesianCalculator) else None
             rule = CalibratedTolerance.from_calibration(calibration, self.tolerance, self.level)
             self._triggers = (rule, *self._given)
         self._resolved_for = calc

@@ -68,6 +68,7 @@ class Verdict:
     value, threshold, unit : what was compared; the rule holds while value ≤ threshold
     reason : one sentence
     step : of the dynamics
+    halts : whether a breach asks for a halt; else it is a warning
     """
 
     breached: bool
@@ -77,6 +78,7 @@ class Verdict:
     unit: str
     reason: str
     step: int = 0
+    halts: bool = True
 
 
 Trigger = Callable[[Reading], Verdict]
@@ -91,9 +93,13 @@ def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
 
 
 def first_breach(triggers: Sequence[Trigger], reading: Reading) -> Verdict:
-    """The first verdict that is breached; where none is, that of the first trigger."""
+    """The first verdict that is breached, one that halts before one that warns; where none is, that of the first trigger.
+
+    Every trigger is asked, since some remember what they were asked.
+    """
     verdicts = [trigger(reading) for trigger in triggers]
-    return next((verdict for verdict in verdicts if verdict.breached), verdicts[0])
+    breached = sorted((verdict for verdict in verdicts if verdict.breached), key=lambda verdict: not verdict.halts)
+    return breached[0] if breached else verdicts[0]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Fits of posteriors over the last layers: one pass over data, no retraining.
 
-The energy is linear in the last weights w, so φ and J are differences of ordinary evaluations: of the networks whose last
-weights are unit vectors, and of the one whose are zero.
+The energy is linear in the last weights w: φ = ∂E/∂w takes no more than the network below them, and J = -∂φ/∂r one pass
+forward for each coordinate of a structure, however many weights there are.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,14 +23,12 @@ from blipcalc.bayes.last_layer import (
     last_weights,
     llpr,
     rescaled,
-    with_rows,
 )
-from blipcalc.core.contracts import place_draws
-from blipcalc.core.evaluate import Evaluator
-from blipcalc.core.graph import Graph
+from blipcalc.core.contracts import Draws
+from blipcalc.core.evaluate import PAIRS, Evaluator
+from blipcalc.core.graph import Graph, GraphTensors
 
-#: structures per evaluation
-BATCH = 8
+Features = Callable[[Tensor], Tensor]
 
 
 def fit_last_layer(
@@ -73,20 +71,47 @@ def accumulate(network: nn.Module, graphs: Sequence[Graph], device: str = "cpu")
 def jacobians(
     network: nn.Module, graphs: Sequence[Graph], device: str = "cpu"
 ) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor]]]:
-    """Of batches: errors of energies (S,) eV and forces (N, 3) eV/Å, and their derivatives (P, S) and (P, N, 3) by w."""
+    """Of structures: errors of energies (1,) eV and forces (n, 3) eV/Å, and their derivatives φ (P, 1) and J (P, n, 3) by w."""
     network = copy.deepcopy(network).to(device, torch.float64).eval().requires_grad_(False)
-    weights = last_weights(network)
-    mode = flat(weights)
-    rows = torch.cat(
-        [mode[None], torch.zeros(1, len(mode), dtype=torch.float64), torch.eye(len(mode), dtype=torch.float64)]
-    )
-    evaluator, draws = Evaluator(network), place_draws(network, with_rows(weights, rows))
-    for start in tqdm(range(0, len(graphs), BATCH), desc="last layer", unit="batch"):
-        batch = Graph.collate(graphs[start : start + BATCH])
-        samples = evaluator(draws, batch)
-        energy, forces = samples.energy.cpu(), samples.forces.cpu()
+    evaluator, one = Evaluator(network), Draws(1)
+    weights = {name: value.to(device) for name, value in last_weights(network).items()}
+    state = dict(evaluator.state)
+    for graph in tqdm(graphs, desc="last layer", unit="structure"):
+        placed = graph.clone().to(device)
+        vectors = placed.edge_vectors()
+        tensors = placed.tensors(torch.float64, vectors)
+
+        def features(at: Tensor, tensors: GraphTensors = tensors) -> Tensor:
+            def energy(last: dict[str, Tensor]) -> Tensor:
+                structure = tensors._replace(vectors=at)
+                return torch.func.functional_call(network, {**state, **last}, (structure,)).energy.sum()
+
+            return flat(torch.func.grad(energy)(weights))
+
+        def slope(direction: Tensor, vectors: Tensor = vectors, features: Features = features) -> Tensor:
+            return torch.func.jvp(features, (vectors,), (direction,))[1]
+
+        phi, directions = features(vectors), _directions(placed)
+        if network.supports_vmap:
+            rows = torch.func.vmap(slope, chunk_size=max(1, PAIRS // max(1, len(vectors))))(directions)
+        else:
+            rows = torch.stack([slope(direction) for direction in directions])
+        samples = evaluator(one, graph)
+        # F = -∂E/∂r
+        jacobian = -rows.T.reshape(len(phi), -1, 3)
         yield (
-            batch.energy - energy[0],
-            batch.forces - forces[0],
-            (energy[2:] - energy[1], forces[2:] - forces[1]),
+            graph.energy - samples.energy[0].cpu(),
+            graph.forces - samples.forces[0].cpu(),
+            (phi[:, None].cpu(), jacobian.cpu()),
         )
+
+
+def _directions(graph: Graph) -> Tensor:
+    """(3 n, E, 3) what every pair vector does where a coordinate of an atom grows."""
+    n, pairs = len(graph.positions), graph.edge_index.shape[1]
+    moves = graph.positions.new_zeros(n, 3, pairs, 3)
+    source, target = graph.edge_index
+    each, axes = torch.arange(pairs, device=moves.device), torch.arange(3, device=moves.device)
+    moves[source[:, None], axes, each[:, None], axes] += 1.0
+    moves[target[:, None], axes, each[:, None], axes] -= 1.0
+    return moves.reshape(3 * n, pairs, 3)

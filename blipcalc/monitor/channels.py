@@ -1,0 +1,188 @@
+"""Rules that remember: the ratio of error bound to tolerance at this check, over the last picosecond, and as evidence.
+
+    R_t = max_i q_el(i) σ_i(t) / ε_tol
+
+| symbol | variable |
+|---|---|
+| σ_i | ``atom_std`` of atom i, eV/Å |
+| q_el | ``quantiles``, of one atom of the element: q σ bounds the norm of its force error |
+| ε_tol | ``tolerance``, eV/Å |
+
+| channel | rule | says |
+|---|---|---|
+| :class:`Trip` | R_t ≤ limit | halt, at once |
+| :class:`Smoothed` | mean of ln R over a window ≤ limit | warning; halt where that lasts for two windows |
+| :class:`Evidence` | e-detector on p-values of thinned checks | halt; false alarms not more often than promised |
+
+A channel with memory takes every reading once, in order, and gives its memory as plain values for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from blipcalc.monitor.triggers import Reading, Verdict, worst_first
+from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
+
+#: of R where no atom can move, so that its logarithm exists
+SMALLEST = 1e-12
+
+
+class Channel(Protocol):
+    """A rule with a memory."""
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict on a reading, which becomes part of the memory."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """The memory, as plain values."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        ...
+
+
+@dataclass(frozen=True)
+class HaltRatio:
+    """The ratio q σ / ε_tol of every atom.
+
+    quantiles : {symbol: q}; an element that is not there has NaN
+    tolerance : ε_tol, eV/Å
+    """
+
+    quantiles: Mapping[str, float]
+    tolerance: float
+
+    def __call__(self, symbols: Sequence[str], atom_std: np.ndarray) -> np.ndarray:
+        """(n,) of elements and ``atom_std`` (n,) eV/Å."""
+        return np.array([self.quantiles.get(s, math.nan) for s in symbols]) * atom_std / self.tolerance
+
+    def largest(self, reading: Reading) -> float:
+        """R_t over the atoms that count; NaN where one of them is."""
+        counted = self(reading.symbols, reading.atom_std)[reading.mask]
+        return float(counted.max()) if counted.size else SMALLEST
+
+    def worst(self, reading: Reading) -> tuple[int, ...]:
+        """The atom that R_t is of, if any counts."""
+        return worst_first(self(reading.symbols, reading.atom_std), reading.mask)[:1]
+
+
+@dataclass(frozen=True)
+class Trip:
+    """R_t ≤ limit at every check.
+
+    limit : of R
+    """
+
+    ratio: HaltRatio
+    limit: float
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        values = self.ratio(reading.symbols, reading.atom_std)
+        beyond = reading.mask & ~(values <= self.limit)
+        atoms, value = worst_first(values, beyond), self.ratio.largest(reading)
+        reason = _reason(reading, self.ratio, f"bound on the force error is {value:.3g} of the tolerance", self.limit)
+        return Verdict(bool(atoms), atoms, value, self.limit, "of the tolerance", reason, reading.step)
+
+
+@dataclass
+class Smoothed:
+    """Mean of ln R over the last window ≤ ln limit, once a whole window is there.
+
+    window : checks; limit : of the geometric mean of R
+    """
+
+    ratio: HaltRatio
+    window: int
+    limit: float
+    _logs: deque[float] = field(default_factory=deque, init=False, repr=False)
+    _beyond: int = field(default=0, init=False, repr=False)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict: a warning from the first breach on, a halt where it lasts for two windows."""
+        self._logs.append(math.log(max(self.ratio.largest(reading), SMALLEST)))
+        while len(self._logs) > self.window:
+            self._logs.popleft()
+        # summed anew, so that a run that goes on from a checkpoint rounds alike
+        value = math.exp(math.fsum(self._logs) / self.window) if len(self._logs) == self.window else 0.0
+        breached = not (value <= self.limit)
+        self._beyond = self._beyond + 1 if breached else 0
+        atoms = self.ratio.worst(reading) if breached else ()
+        reason = f"bound on the force error is {value:.3g} of the tolerance, on average over {self.window} checks"
+        reason = _reason(reading, self.ratio, reason, self.limit)
+        halts = self._beyond > 2 * self.window
+        return Verdict(breached, atoms, value, self.limit, "of the tolerance", reason, reading.step, halts=halts)
+
+    def state(self) -> dict[str, Any]:
+        """The memory."""
+        return {"logs": list(self._logs), "beyond": self._beyond}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+        self._logs, self._beyond = deque(state["logs"]), state["beyond"]
+
+
+@dataclass
+class Evidence:
+    """The e-detector: p-values of every so many checks against those of the reference run, bet against.
+
+    reference : R of independent checks of the reference run
+    every : checks between two that are independent
+    run_length : independent checks that pass on average, or more, before a false alarm
+    seed : of the ties
+    """
+
+    ratio: HaltRatio
+    reference: np.ndarray
+    every: int
+    run_length: float
+    seed: int = 0
+    _count: int = field(default=0, init=False, repr=False)
+    _detector: ShiryaevRoberts = field(init=False, repr=False)
+    _rng: np.random.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.reference = np.sort(np.asarray(self.reference, dtype=np.float64))
+        self._detector, self._rng = ShiryaevRoberts(self.run_length), np.random.default_rng(self.seed)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict; after an alarm it begins anew."""
+        self._count += 1
+        alarm = False
+        if self._count % self.every == 0:
+            value = self.ratio.largest(reading)
+            p = conformal_p(np.array([value]), self.reference, self._rng)[0] if not math.isnan(value) else math.nan
+            alarm = bool(self._detector.update(math.nan if math.isnan(p) else float(log_bet(p))))
+        evidence = float(np.exp(self._detector.log_evidence))
+        if alarm:
+            self._detector = ShiryaevRoberts(self.run_length)
+        atoms = self.ratio.worst(reading) if alarm else ()
+        reason = f"evidence that the uncertainty is not that of the reference run: {evidence:.3g}, alarm at {self.run_length:.3g}"
+        return Verdict(alarm, atoms, evidence, self.run_length, "", reason, reading.step)
+
+    def state(self) -> dict[str, Any]:
+        """The memory."""
+        evidence = float(self._detector.log_evidence)
+        return {"count": self._count, "log_evidence": evidence, "rng": self._rng.bit_generator.state}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+        self._count = state["count"]
+        self._detector = replace(ShiryaevRoberts(self.run_length), log_evidence=state["log_evidence"])
+        self._rng.bit_generator.state = state["rng"]
+
+
+def _reason(reading: Reading, ratio: HaltRatio, what: str, limit: float) -> str:
+    """With the atom that is meant."""
+    worst = ratio.worst(reading)
+    whose = f" (atom {worst[0]}, {reading.symbols[worst[0]]})" if worst else ""
+    return f"{what}{whose}, limit {limit:.3g}"

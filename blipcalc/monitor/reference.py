@@ -1,0 +1,113 @@
+"""What a reference run says, check by check: R_t of every frame of unlabelled trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from blipcalc.calibration.residuals import BATCH_ATOMS, batches
+from blipcalc.core.contracts import Need
+from blipcalc.core.prediction import Calibration
+from blipcalc.errors import DataError, LimitsError
+from blipcalc.monitor.channels import SMALLEST, HaltRatio
+from blipcalc.monitor.limits import CHANNELS, ChannelName, Limits, fit_limits
+from blipcalc.monitor.readings import movable
+from blipcalc.predictor import BayesianPredictor
+
+
+def check_reference(
+    predictor: BayesianPredictor,
+    trajectories: Sequence[str | Path | Sequence[Atoms]],
+    *,
+    interval_fs: float,
+    tolerance: float,
+    rate_per_ns: float = 0.1,
+    level: float = 0.95,
+    confidence: float = 0.95,
+    channels: Sequence[ChannelName] = CHANNELS,
+    index: str = ":",
+    progress: Callable[[int], None] | None = None,
+) -> Limits:
+    """Limits on the uncertainty of a calibrated predictor, from unlabelled reference MD.
+
+    Parameters
+    ----------
+    predictor : calibrated
+    trajectories : one file or one sequence of frames for each replica, frames at equal intervals
+    interval_fs : between the frames that are used, which is that between checks of the runs to be guarded
+    tolerance : ε_tol, eV/Å, on the norm of a force error
+    rate_per_ns, confidence, channels : see :func:`~blipcalc.monitor.limits.fit_limits`
+    level : of the quantiles q_atom
+    index : ASE slice of the frames of each file
+    progress : called with the number of frames done
+
+    Raises
+    ------
+    LimitsError : no calibration, an element without a quantile, a run too short
+    CalibrationError : a level that was not calibrated
+    DataError : a file that cannot be read, or holds no frames
+    """
+    if predictor.calibration is None:
+        raise LimitsError("limits take a calibrated model: run 'blipcalc calibrate' for these draws and this surface")
+    quantiles = element_quantiles(predictor.calibration, level)
+    ratio, done, replicas = HaltRatio(quantiles, tolerance), 0, []
+    for trajectory in trajectories:
+        values = []
+        for batch in batches(_frames(trajectory, index), BATCH_ATOMS):
+            values += _ratios(predictor, ratio, batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+        replicas.append(np.array(values))
+    return fit_limits(
+        replicas,
+        interval_fs,
+        predictor.calibration,
+        quantiles,
+        tolerance=tolerance,
+        level=level,
+        rate_per_ns=rate_per_ns,
+        confidence=confidence,
+        channels=channels,
+    )
+
+
+def element_quantiles(calibration: Calibration, level: float) -> dict[str, float]:
+    """{symbol: q_atom} of the elements that have one at a level."""
+    known = np.array(sorted(calibration.q_atom))
+    values = calibration.atom_quantile(known, level)
+    return {chemical_symbols[z]: float(q) for z, q in zip(known, values, strict=True) if np.isfinite(q)}
+
+
+def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]:
+    """The frames of a replica."""
+    if not isinstance(trajectory, (str, Path)):
+        return list(trajectory)
+    try:
+        frames = ase.io.read(trajectory, index)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise DataError(f"{trajectory} cannot be read as a trajectory: {error}") from error
+    frames = frames if isinstance(frames, list) else [frames]
+    if not frames:
+        raise DataError(f"{trajectory} holds no frames for index {index!r}")
+    return frames
+
+
+def _ratios(predictor: BayesianPredictor, ratio: HaltRatio, batch: Iterable[Atoms]) -> list[float]:
+    """R of each structure of a batch."""
+    batch = list(batch)
+    found = []
+    for atoms, prediction in zip(batch, predictor(batch, Need(forces=True, variance=True)), strict=True):
+        counted = ratio(atoms.get_chemical_symbols(), prediction.atom_std)[movable(atoms)]
+        if np.isnan(counted).any():
+            missing = sorted(set(atoms.get_chemical_symbols()) - set(ratio.quantiles))
+            raise LimitsError(
+                f"{', '.join(missing) or 'an atom'} has no calibrated bound at this level; calibrate with more frames"
+            )
+        found.append(float(counted.max()) if counted.size else SMALLEST)
+    return found
