@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from blipcalc.cli.check import check
 from blipcalc.cli.labelled import calibrate, compare, evaluate
 from blipcalc.cli.options import ModelArgument
 from blipcalc.cli.train import train
@@ -46,7 +47,7 @@ def info(
     typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
-for command in (train, calibrate, evaluate, compare):
+for command in (train, calibrate, evaluate, compare, check):
     app.command()(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from blipcalc.calibration.comparison import Compared
 from blipcalc.calibration.evaluation import Evaluation, Foreign
 from blipcalc.core.prediction import Calibration
 from blipcalc.manifest import StoredCalibration
+from blipcalc.monitor.limits import Limits
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.stats.rates import Level
 
 
 def info_text(manifest: dict[str, Any], path: Path) -> str:
@@ -167,6 +170,39 @@ def comparison_text(rows: Sequence[Compared]) -> str:
 
 def _cell(value: float, form: str) -> str:
     return "" if value != value else format(value, form)
+
+
+def limits_text(limits: Limits) -> str:
+    """What a reference run says of false halts."""
+    now = limits.at_tolerance
+    lines = [
+        f"reference   {limits.reference_ns:.4g} ns in {limits.n_replicas} replicas, a check every {limits.interval_fs:g} fs; "
+        f"memory {limits.inefficiency_ps:.2g} ps, maxima over blocks of {limits.block_ps:.2g} ps",
+        f"at R = 1    halts where the bound on a force error reaches {limits.tolerance:g} eV/Å: {_rate(now)}; "
+        f"{now.n_beyond} of {now.n_blocks} blocks",
+    ]
+    if limits.trip is not None:
+        value = limits.trip.value
+        lines.append(
+            f"trip        R ≤ {value:.4g}, a tolerance of {value * limits.tolerance:.4g} eV/Å: {_rate(limits.trip)}"
+        )
+    if limits.smoothed is not None:
+        value = math.exp(limits.smoothed.value)
+        lines.append(f"smoothed    mean of R over 1 ps ≤ {value:.4g}: {_rate(limits.smoothed)}")
+    if limits.evidence:
+        lines.append(
+            f"evidence    e-detector on {len(limits.evidence)} independent checks: at most {limits.budget_per_ns:.3g} per ns"
+        )
+    lines.append(
+        f"together    {limits.expected_rate:.3g} false halts per ns expected, at most {limits.rate_per_ns:g} with "
+        f"{limits.confidence:.0%} confidence, in runs like the reference"
+    )
+    return "\n".join(lines + [f"note        {note}" for note in limits.notes])
+
+
+def _rate(level: Level) -> str:
+    low, high = level.interval
+    return f"{level.rate:.3g} per ns ({level.confidence:.3g}: {low:.2g} to {high:.2g})"
 
 
 def demo_text(summary: dict[str, Any], folder: Path) -> str:

@@ -7,7 +7,7 @@ is a false halt.  Many short replicas count as one long run.
 |---|---|
 | R_t of every check | :class:`~blipcalc.monitor.channels.HaltRatio` |
 | memory of ln R | statistical inefficiency g, not below 1 ps |
-| maxima over independent blocks of 2 g | limits of the channels that halt by level; never quantiles of single checks |
+| maxima over independent blocks of 2 g or more | limits of the channels that halt by level; never quantiles of single checks |
 | budget | the wanted rate is shared among channels, and the confidence too (Bonferroni) |
 
 The limit is the lowest that is passed less often than the budget with the wanted confidence; where the run is too short for
@@ -186,7 +186,8 @@ def fit_limits(
     if shortest < checks_ps:
         raise LimitsError(f"a replica of {shortest * interval_fs / PS:.2g} ps is shorter than 1 ps; give longer ones")
     g = max(FLOOR_PS, statistical_inefficiency(logs) * interval_fs / PS)
-    block = min(max(checks_ps, _checks(2 * g * PS, interval_fs)), shortest)
+    wanted = max(checks_ps, _checks(2 * g * PS, interval_fs))
+    block = shortest // max(1, shortest // wanted)  # whole blocks fill the shortest replica
     notes = [f"replicas are shorter than two memories of {g:.1f} ps"] if block * interval_fs < 2 * g * PS * 0.99 else []
     block_ns = block * interval_fs / NS
     thinned = np.concatenate([v[:: _checks(g * PS, interval_fs)] for v in series])

@@ -29,8 +29,7 @@ def poisson_interval(events: int, exposure: float, confidence: float = 0.95) -> 
     source : Garwood 1936, doi:10.2307/2333958
     """
     _check_confidence(confidence)
-    if events < 0 or not exposure > 0:
-        raise ValueError(f"expected events >= 0 in an exposure > 0, got {events} in {exposure}")
+    _check_events(events, exposure)
     tail = (1 - confidence) / 2
     low = chi2.ppf(tail, 2 * events) / 2 if events else 0.0
     return float(low / exposure), float(chi2.ppf(1 - tail, 2 * events + 2) / 2 / exposure)
@@ -38,7 +37,9 @@ def poisson_interval(events: int, exposure: float, confidence: float = 0.95) -> 
 
 def rate_upper_limit(events: int, exposure: float, confidence: float = 0.95) -> float:
     """The rate that is not exceeded, one-sided: 3.0 / exposure for no event, 4.74 / exposure for one."""
-    return poisson_interval(events, exposure, 2 * confidence - 1)[1]
+    _check_confidence(confidence)
+    _check_events(events, exposure)
+    return float(chi2.ppf(confidence, 2 * events + 2) / 2 / exposure)
 
 
 def same_rate(events: int, exposure: float, other_events: int, other_exposure: float) -> float:
@@ -151,3 +152,8 @@ def _checked(maxima: ArrayLike, block: float, rate: float, confidence: float) ->
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+
+
+def _check_events(events: int, exposure: float) -> None:
+    if events < 0 or not exposure > 0:
+        raise ValueError(f"expected events >= 0 in an exposure > 0, got {events} in {exposure}")

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from scipy.signal import lfilter
-from scipy.stats import genpareto  # noqa: F401
 
 from blipcalc.stats.evidence import Cusum, Martingale, ShiryaevRoberts, conformal_p, log_bet
 from blipcalc.stats.rates import poisson_interval
@@ -44,7 +42,7 @@ def signal(n: int, runs: int, rng: np.random.Generator) -> np.ndarray:
 
 
 Rule = Callable[[np.ndarray], np.ndarray]
-"""Signals (runs, n) -> alarms (runs, n), True wherever the rule would stop if it had not before; sequential rules are begun anew."""
+"""Signals (runs, n) -> alarms (runs, n), True wherever the rule would stop; sequential rules are begun anew after each."""
 
 
 def exceedance(level: float) -> Rule:
@@ -134,7 +132,10 @@ def rules(reference: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str
         yield f"CUSUM k = 0.5, h = 8, {name}", sequential(Cusum, lambda x: x, every)
         yield f"conformal martingale A = 100, {name}", sequential(lambda: Martingale(100.0), bets(references), every)
         length = 10 * NS / every
-        yield f"e-detector, 10 ns, {name}", sequential(lambda length=length: ShiryaevRoberts(length), bets(references), every)
+        yield (
+            f"e-detector, 10 ns, {name}",
+            sequential(lambda length=length: ShiryaevRoberts(length), bets(references), every),
+        )
 
 
 def main() -> None:
@@ -155,12 +156,10 @@ def main() -> None:
     print("| rule | false halts per ns, 95 % limits | delay, " + " | ".join(f"{name}, ps" for name in shifts) + " |")
     print("|---" * (2 + len(shifts)) + "|")
     for name, rule in rules(reference, rng):
-        began = time.perf_counter()
         n, total = sum(halts(rule(x)) for x in quiet), 20 * len(quiet)
         low, high = poisson_interval(n, total)
         cells = [f"{delays(rule, shift, changing):.2f}" for shift in shifts.values()]
         print(f"| {name} | {n / total:.3g} ({low:.2g} to {high:.2g}) | " + " | ".join(cells) + " |", flush=True)
-        del began
 
 
 if __name__ == "__main__":

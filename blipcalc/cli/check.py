@@ -1,0 +1,60 @@
+"""``check``: from reference MD to limits with a stated rate of false halts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blipcalc.cli.options import Device, Draws, Dtype, Index, ModelArgument, Seed
+
+
+def check(
+    model: ModelArgument,
+    reference: Annotated[
+        list[Path],
+        typer.Argument(help="trajectories of trusted MD without labels, one for each replica; many short ones count"),
+    ],
+    tolerance: Annotated[float, typer.Option(help="largest force error that is accepted, eV/Å, a norm")],
+    interval_fs: Annotated[
+        float, typer.Option(help="fs between the frames that are read, and between checks of the runs to be guarded")
+    ],
+    rate: Annotated[float, typer.Option(help="false halts per ns that may be, of all channels together")] = 0.1,
+    confidence: Annotated[float, typer.Option(help="that there are not more")] = 0.95,
+    level: Annotated[float, typer.Option(help="of the bounds on force errors")] = 0.95,
+    channels: Annotated[str, typer.Option(help="of trip, smoothed, evidence; fewer need less reference")] = (
+        "trip,smoothed,evidence"
+    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="the limits, for a monitor")] = Path("limits.json"),
+    n_draws: Draws = None,
+    seed: Seed = 0,
+    surface: Annotated[str | None, typer.Option(help="mean or centre; default: the model's own")] = None,
+    index: Index = ":",
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+) -> None:
+    """Say how often a limit would stop MD for nothing, and find the limit that does so as rarely as wanted."""
+    from blipcalc.calibration.fit import feasible_draws
+    from blipcalc.checkpoint import load_model
+    from blipcalc.cli.tables import limits_text
+    from blipcalc.monitor.reference import check_reference
+    from blipcalc.predictor import BayesianPredictor
+
+    stored = load_model(model)
+    n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
+    predictor = BayesianPredictor.load(stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype)
+    limits = check_reference(
+        predictor,
+        reference,
+        interval_fs=interval_fs,
+        tolerance=tolerance,
+        rate_per_ns=rate,
+        level=level,
+        confidence=confidence,
+        channels=[name.strip() for name in channels.split(",") if name.strip()],
+        index=index,
+    )
+    limits.save(output)
+    typer.echo(limits_text(limits))
+    typer.echo(f"wrote {output}; use it as UncertaintyMonitor(dynamics, limits={str(output)!r})")

@@ -1,0 +1,204 @@
+"""Limits from a reference run: what they promise is what happens."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase import units
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from scipy.signal import lfilter
+
+from blipcalc.errors import ConfigurationError, LimitsError
+from blipcalc.monitor.channels import Evidence, Smoothed, Trip
+from blipcalc.monitor.limits import Limits, fit_limits
+from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.monitor.triggers import Reading
+from blipcalc.stats.rates import same_rate
+from blipcalc.stats.series import block_maxima, moving_average
+
+INTERVAL = 50.0  # fs
+PS, NS = 20, 20_000  # checks
+Q = {"H": 2.0, "C": 2.0, "O": 2.0}
+
+
+def series(n, replicas, seed, shift=-1.0):
+    """R of a signal that remembers 0.1 and 5 ps (the bench of tests/benchmarks/monitor_rules.py, checked every 50 fs)."""
+    rng, total = np.random.default_rng(seed), 0.0
+    for share, tau in ((0.7, 0.1), (0.3, 5.0)):
+        phi = math.exp(-1 / (tau * PS))
+        noise = rng.normal(size=(replicas, n)) * math.sqrt(1 - phi**2)
+        noise[:, 0] = rng.normal(size=replicas)
+        total = total + math.sqrt(share) * lfilter([1.0], [1.0, -phi], noise, axis=1)
+    return list(np.exp(shift + 0.3 * total))
+
+
+def fitted(calibration, replicas, **settings):
+    settings = {"tolerance": 0.5, "rate_per_ns": 1.0, "interval_fs": INTERVAL} | settings
+    interval = settings.pop("interval_fs")
+    return fit_limits(replicas, interval, calibration(), Q, **settings)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return series(2 * NS, 10, seed=0)
+
+
+@pytest.fixture
+def limits(calibration, reference):
+    return fitted(calibration, reference)
+
+
+def clusters(beyond):
+    """Breaches that are not within 1 ps of the one before."""
+    found = 0
+    for row in beyond:
+        at = np.flatnonzero(row)
+        found += int((np.diff(at, prepend=-math.inf) > PS).sum())
+    return found
+
+
+def test_predicted_and_observed_rates_agree(limits):
+    """On 100 further ns: each channel by itself is as rare as was expected of it, and all together rarer than was wanted."""
+    fresh, total = series(2 * NS, 50, seed=1), 100.0
+    trips = clusters([r > limits.trip.value for r in fresh])
+    means = clusters([moving_average(np.log(r), PS) > limits.smoothed.value for r in fresh])
+    for found, level in ((trips, limits.trip), (means, limits.smoothed)):
+        assert same_rate(found, total, level.n_beyond, level.exposure) > 0.01
+        assert level.bound <= limits.budget_per_ns
+    assert (trips + means) / total <= limits.rate_per_ns
+    crossed = clusters([r > 1.0 for r in fresh])
+    assert same_rate(crossed, total, limits.at_tolerance.n_beyond, limits.at_tolerance.exposure) > 0.01
+    # the control: a quantile of single checks at the same rate per check stops far more often
+    naive = np.quantile(np.concatenate(series(2 * NS, 10, seed=0)), 1 - 20.0 / NS)
+    assert clusters([r > naive for r in fresh]) / total > 5 * limits.rate_per_ns
+
+
+def test_channels_are_those_of_the_series(limits):
+    """The rules, fed reading by reading, say what the arrays that they were calibrated on say."""
+    trip, smoothed, evidence = limits.channels()
+    assert (type(trip), type(smoothed), type(evidence)) == (Trip, Smoothed, Evidence)
+    (values,) = series(4000, 1, seed=3, shift=-0.2)
+    std = values * limits.tolerance / 2.0
+    readings = [Reading(i, ("H",), np.array([s]), 0.0, np.ones(1, dtype=bool)) for i, s in enumerate(std)]
+    assert [trip(r).breached for r in readings] == (values > limits.trip.value).tolist()
+    found = [smoothed(r).breached for r in readings][PS - 1 :]
+    assert found == (moving_average(np.log(values), PS) > limits.smoothed.value).tolist()
+    assert evidence.every == round(limits.inefficiency_ps * PS)
+    alarms = 1e6 / (evidence.run_length * evidence.every * INTERVAL)
+    assert alarms == pytest.approx(limits.rate_per_ns / 3)
+
+
+def test_blocks_are_longer_than_the_memory(limits, reference):
+    assert limits.inefficiency_ps == pytest.approx(3.14, rel=0.15)
+    assert 2 * limits.inefficiency_ps <= limits.block_ps + 0.05 <= 2.1 * limits.inefficiency_ps
+    assert limits.reference_ns == pytest.approx(20.0, rel=0.01)
+    maxima = block_maxima(reference, round(limits.block_ps * PS))
+    assert limits.at_tolerance.n_beyond == np.count_nonzero(maxima > 1.0)
+
+
+def test_a_claim_that_the_data_cannot_carry_is_refused(calibration, reference):
+    with pytest.raises(
+        LimitsError, match=r"20 ns of reference cannot carry 0\.1 false halts per ns: 1\d\d ns are needed"
+    ):
+        fitted(calibration, reference, rate_per_ns=0.1)
+    # one channel alone needs 3.0 / rate
+    alone = fitted(calibration, reference, rate_per_ns=0.155, channels=["trip"])
+    assert alone.trip.n_beyond == 1
+    with pytest.raises(LimitsError, match=r"ask for 0\.15 per ns"):
+        fitted(calibration, reference, rate_per_ns=0.14, channels=["trip"])
+
+
+def test_many_short_replicas_count(calibration):
+    short = fitted(calibration, series(200, 2000, seed=4), rate_per_ns=1.0)  # 10 ps each, 20 ns in all
+    assert short.reference_ns == pytest.approx(20.0)
+    assert short.block_ps == pytest.approx(10.0)
+    whole = fitted(calibration, series(2 * NS, 10, seed=5), rate_per_ns=1.0)
+    assert short.trip.value == pytest.approx(whole.trip.value, rel=0.15)
+    with pytest.raises(LimitsError, match="shorter than 1 ps"):
+        fitted(calibration, series(15, 2000, seed=4))
+
+
+def test_too_few_independent_checks_leave_evidence_out(calibration):
+    small = fitted(calibration, series(2000, 4, seed=6), rate_per_ns=100.0)
+    assert small.evidence == ()
+    assert "300 are needed" in small.notes[-1]
+    assert len(small.channels()) == 2
+
+
+@pytest.mark.parametrize("bad", [[np.array([0.1, math.nan] * 40)], [np.array([-1.0] * 80)], []])
+def test_r_that_is_no_ratio_is_refused(calibration, bad):
+    with pytest.raises(LimitsError):
+        fitted(calibration, bad)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rate_per_ns": 0.0}, {"confidence": 1.0}, {"interval_fs": -1.0}, {"channels": ["x"]}, {"channels": []}]
+)
+def test_senseless_settings_are_refused(calibration, reference, wrong):
+    with pytest.raises(ConfigurationError):
+        fitted(calibration, reference, **wrong)
+
+
+def test_a_file_gives_them_back(limits, tmp_path):
+    limits.save(tmp_path / "limits.json")
+    assert Limits.load(tmp_path / "limits.json") == limits
+    with pytest.raises(LimitsError, match="blipcalc check"):
+        Limits.load(tmp_path / "none.json")
+    text = json.loads((tmp_path / "limits.json").read_text())
+    for damage in ({"tolerance": "much"}, {"surprise": 1}):
+        (tmp_path / "bad.json").write_text(json.dumps(text | damage))
+        with pytest.raises(LimitsError, match="holds no limits"):
+            Limits.load(tmp_path / "bad.json")
+
+
+def verlet(atoms, timestep_fs=1.0):
+    return VelocityVerlet(atoms, timestep_fs * units.fs)
+
+
+def test_a_monitor_with_limits(scripted, calibration, limits, tmp_path):
+    """It checks at their interval, and halts where R passes the limit of the trip channel."""
+    beyond = limits.trip.value * limits.tolerance / 2.0
+    atoms = scripted(lambda step: 1.01 * beyond if step >= 120 else 0.5 * beyond, calibration=calibration())
+    limits.save(tmp_path / "limits.json")
+    dynamics = verlet(atoms)
+    monitor = UncertaintyMonitor(dynamics, limits=tmp_path / "limits.json")
+    assert monitor.every == 50
+    dynamics.run(400)
+    assert (monitor.status, dynamics.nsteps) == ("halted", 150)
+    assert monitor.verdict.unit == "of the tolerance"
+
+
+def test_a_warning_does_not_halt(scripted, calibration, limits, caplog):
+    only = limits.model_copy(update={"trip": None, "evidence": ()})
+    level = math.exp(limits.smoothed.value) * limits.tolerance / 2.0
+    atoms = scripted([1.1 * level], calibration=calibration())
+    dynamics = verlet(atoms, 25.0)
+    monitor = UncertaintyMonitor(dynamics, limits=only)
+    dynamics.run(2 * 50)
+    assert (monitor.status, monitor.verdict.breached, monitor.verdict.halts) == ("finished", True, False)
+    assert len(caplog.records) == 1
+    dynamics.run(2 * 20)
+    assert monitor.status == "halted"
+
+
+def test_limits_belong_to_their_calculator_and_interval(scripted, calibration, limits):
+    atoms = scripted([0.01], calibration=replace(calibration(), model_hash="other"))
+    with pytest.raises(LimitsError, match="model_hash is 'other', expected 'm'"):
+        UncertaintyMonitor(verlet(atoms), limits=limits)
+    with pytest.raises(LimitsError, match="no calibration"):
+        UncertaintyMonitor(verlet(scripted([0.01])), limits=limits)
+    good = scripted([0.01], calibration=calibration())
+    with pytest.raises(LimitsError, match="whole number of steps"):
+        UncertaintyMonitor(verlet(good, 0.7), limits=limits)
+    with pytest.raises(LimitsError, match="every=50 here, not 10"):
+        UncertaintyMonitor(verlet(good), limits=limits, every=10)
+    with pytest.raises(ConfigurationError, match="optimiser"):
+        UncertaintyMonitor(BFGS(good), limits=limits)
+    with pytest.raises(ConfigurationError, match="one of"):
+        UncertaintyMonitor(verlet(good), limits=limits, tolerance=0.5)
+    assert UncertaintyMonitor(verlet(good), limits=limits, every=50).every == 50
