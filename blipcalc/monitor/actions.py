@@ -1,4 +1,4 @@
-"""What to do when a rule is breached: flag, record the frame, halt, or call the user's function.
+"""What to do when a rule is breached: flag, record the frame, roll back, halt, or call the user's function.
 
 An action is any function of (verdict, atoms, dynamics).
 """
@@ -6,16 +6,19 @@ An action is any function of (verdict, atoms, dynamics).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.optimize.optimize import BaseDynamics
 from ase.optimize.sciopt import Converged, SciPyOptimizer
 
+from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.monitor.triggers import Verdict
@@ -59,13 +62,17 @@ class Record:
 
     path : as for :func:`blipcalc.io.write`
     calculator : where uncertainties come from, if not from ``atoms.calc``
+    ceiling : frames beyond so many times the limit, or not finite, are junk that nobody should label, and are not written
     """
 
     path: Path
     calculator: Calculator | None = None
+    ceiling: float = math.inf
 
     def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> None:
         """Write it."""
+        if math.isfinite(self.ceiling) and not (verdict.value <= self.ceiling * verdict.threshold):
+            return
         frame = snapshot(atoms, self.calculator)
         frame.info.update(
             breach_step=verdict.step,
@@ -76,3 +83,73 @@ class Record:
             breach_atom=verdict.atoms[0] if verdict.atoms else -1,
         )
         write(self.path, frame, append=True)
+
+
+@dataclass
+class RollBack:
+    """Put the structure back to the last check that passed, with new directions of its momenta, and go on.
+
+    Time and number of steps go on too.  After so many times from one and the same frame, or where no check has passed yet, the
+    run is halted there.
+
+    times : from one frame
+    seed : of the directions
+    """
+
+    times: int = 3
+    seed: int = 0
+    _safe: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False)
+    _count: int = field(default=0, init=False, repr=False)
+
+    def keep(self, atoms: Atoms, step: int) -> None:
+        """Remember a structure whose check passed."""
+        self._safe, self._count = (step, atoms.positions.copy(), atoms.get_momenta(), atoms.cell.array.copy()), 0
+
+    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> bool:
+        """Roll back where a halt is asked for; whether that was done."""
+        if not verdict.halts:
+            return False
+        if self._safe is not None:
+            step, positions, momenta, cell = self._safe
+            atoms.set_cell(cell)
+            atoms.positions[:] = positions
+            atoms.set_momenta(momenta)
+            redraw_momenta(atoms, np.random.default_rng([self.seed, step, self._count]))
+        if self._safe is None or self._count >= self.times:
+            return False
+        self._count += 1
+        return True
+
+
+def redraw_momenta(atoms: Atoms, rng: np.random.Generator) -> None:
+    """New momenta of a Maxwell-Boltzmann distribution with the kinetic energy and the total momentum of the old ones."""
+    old, energy = atoms.get_momenta(), atoms.get_kinetic_energy()
+    masses = atoms.get_masses()[:, None]
+    drift = masses * old.sum(axis=0) / masses.sum()
+    new = rng.normal(size=old.shape) * np.sqrt(masses)
+    new -= masses * new.sum(axis=0) / masses.sum()
+    thermal, wanted = float((new**2 / masses).sum() / 2), energy - float((drift**2 / masses).sum() / 2)
+    atoms.set_momenta(drift + (new * math.sqrt(max(wanted, 0.0) / thermal) if thermal > 0 else 0.0))
+
+
+def actions_of(
+    on_breach: Sequence[str | Action] | str | Action | None, record_to: str | Path | None, calculator: Calculator | None
+) -> tuple[Action, ...]:
+    """Names and functions -> functions; None flags and halts, and records where there is a file for it."""
+    if on_breach is None:
+        on_breach = ("flag", "record", "halt") if record_to else ("flag", "halt")
+    elif isinstance(on_breach, str) or callable(on_breach):
+        on_breach = (on_breach,)
+    if ("record" in on_breach) != (record_to is not None):
+        raise ConfigurationError("'record' in on_breach and record_to= belong together; give both or neither")
+    named: dict[str, Action] = {"flag": flag, "halt": halt, "rollback": RollBack()}
+    if record_to is not None:
+        named["record"] = Record(Path(record_to), calculator)
+    actions = []
+    for action in on_breach:
+        if isinstance(action, str) and action not in named:
+            raise ConfigurationError(f"unknown action {action!r}; known: flag, record, rollback, halt, or a function")
+        actions.append(named[action] if isinstance(action, str) else action)
+    if any(isinstance(action, RollBack) for action in actions) and halt not in actions:
+        actions.append(halt)  # where rolling back does not help
+    return tuple(actions)

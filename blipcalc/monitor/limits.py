@@ -108,13 +108,18 @@ class Limits(Settings):
             found.append(Evidence(ratio, np.array(self.evidence), every, length))
         return tuple(found)
 
-    def every(self, timestep_fs: float) -> int:
-        """Steps between checks; raises :class:`LimitsError` where whole steps do not make the interval of the limits."""
+    def every(self, timestep_fs: float, asked: int | None = None) -> int:
+        """Steps between checks; raises :class:`LimitsError` where whole steps, or those asked for, do not make the interval."""
         steps = self.interval_fs / timestep_fs
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6 * steps:
             raise LimitsError(
                 f"these limits are for a check every {self.interval_fs:g} fs, which is not a whole number of steps of "
                 f"{timestep_fs:g} fs; choose another timestep, or make limits from a reference run checked otherwise"
+            )
+        if asked not in (None, round(steps)):
+            raise LimitsError(
+                f"these limits are for a check every {self.interval_fs:g} fs, every={round(steps)} here, not {asked}; leave "
+                "every= out"
             )
         return round(steps)
 

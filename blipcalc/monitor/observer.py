@@ -14,9 +14,11 @@ from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics, Optimizer
 
 from blipcalc.calculator import BayesianCalculator
-from blipcalc.errors import ConfigurationError, LimitsError, MonitorError
+from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
-from blipcalc.monitor.actions import Action, Record, flag, halt
+from blipcalc.monitor.actions import Action, Record, RollBack, actions_of, flag, halt
+from blipcalc.monitor.events import EventLog
+from blipcalc.monitor.faults import Fault, KineticJump, Leap
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.plot import plot_history
@@ -30,6 +32,7 @@ from blipcalc.monitor.triggers import (
     Trigger,
     Verdict,
     first_breach,
+    gravest,
 )
 
 Status = Literal["ready", "running", "halted", "stopped", "finished"]
@@ -60,10 +63,14 @@ class UncertaintyMonitor:
     limits : instead of either, limits with a stated rate of false halts, or their file (``blipcalc check``); MD only
     triggers : further rules of :mod:`blipcalc.monitor.triggers`; any of them is enough
     every : k, steps between checks; None: each step, or what ``limits`` were made for
-    on_breach : ``"flag"``, ``"record"``, ``"halt"`` or functions of (verdict, atoms, dynamics), in this order; None flags
+    on_breach : ``"flag"``, ``"record"``, ``"rollback"``, ``"halt"`` or functions of (verdict, atoms, dynamics), in this order, or
+        :class:`~blipcalc.monitor.actions.Record` and :class:`~blipcalc.monitor.actions.RollBack` with settings; None flags
         and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches; a breach that is
         only a warning does not halt, and is recorded once
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
+    faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: a leap or a jump of the
+        kinetic energy in MD
+    events : file that warnings, halts and all that was done go to, one line of JSON each
     annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
     calculator : read uncertainties from this one instead of ``atoms.calc``, which may be a sum around it
 
@@ -93,6 +100,8 @@ class UncertaintyMonitor:
         every: int | None = None,
         on_breach: Sequence[str | Action] | str | Action | None = None,
         record_to: str | Path | None = None,
+        faults: Sequence[Fault] | None = None,
+        events: str | Path | None = None,
         annotate: bool = False,
         calculator: Calculator | None = None,
     ) -> None:
@@ -109,7 +118,7 @@ class UncertaintyMonitor:
         self.tolerance, self.level, self.threshold = tolerance, level, threshold
         self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
         self._every, self.every = every, 1 if every is None else int(every)
-        self.annotate, self.actions = annotate, _actions(on_breach, record_to, calculator)
+        self.annotate, self.actions = annotate, actions_of(on_breach, record_to, calculator)
         self.dynamics: BaseDynamics | None = None
         self.history, self.verdict, self.halts = History(), None, []
         self.halted = False
@@ -123,6 +132,9 @@ class UncertaintyMonitor:
             CalibratedTolerance(
                 tolerance, 1.0, level, frozenset()
             )  # refuses a bad tolerance here, not at the first check
+        self._faults = (Leap(), KineticJump()) if faults is None else tuple(faults)
+        self._faults_by_default = faults is None
+        self.events = None if events is None else EventLog(events)
         self._resolved_for: Calculator | None = None
         self._acknowledged = False
         self._planned = 0  # the last step of the run, as long as nobody halts it
@@ -139,7 +151,16 @@ class UncertaintyMonitor:
             if isinstance(rule, ElementThresholds):
                 rule.check_complete(symbols)
         if self.limits is not None:
-            self.every = self._interval(dynamics, self.limits)
+            if not isinstance(dynamics, MolecularDynamics):
+                raise ConfigurationError(
+                    "limits= are rates per ns of MD; for an optimiser give tolerance= or threshold="
+                )
+            self.every = self.limits.every(dynamics.dt / units.fs, self._every)
+        if not isinstance(dynamics, MolecularDynamics):
+            if any(isinstance(action, RollBack) for action in self.actions):
+                raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
+            if self._faults_by_default:  # optimisers may leap
+                self._faults = ()
         self.dynamics = dynamics
         try:
             self._resolve()
@@ -212,36 +233,56 @@ class UncertaintyMonitor:
             self._planned = self.dynamics.max_steps
         if self.annotate:
             clear_stale_annotations(self.atoms)
+        found = [fault(self.atoms, self.dynamics.nsteps) for fault in self._faults]
+        before = self.verdict
         if self.dynamics.nsteps % self.every:
+            if any(verdict.breached for verdict in found):
+                self.verdict = gravest(found)
+                self._act(self.verdict, onset=before is None or not before.breached)
             return
         self._resolve()
         reading, energy = take_reading(self.calculator, self.dynamics.atoms, self.dynamics.nsteps)
         failed = NonFinite()(reading)
-        before, self.verdict = self.verdict, failed if failed.breached else first_breach(self._triggers, reading)
+        self.verdict = failed if failed.breached else gravest([first_breach(self._triggers, reading), *found])
         if self.annotate:
             annotate(self.atoms, self.calculator)
         self._keep(reading, energy)
         if self.verdict.breached:
             self._act(self.verdict, onset=before is None or not before.breached)
-        else:
-            self.halted = self._acknowledged = False
+            return
+        if before is not None and before.breached:
+            self._log("passed", self.verdict)
+        self.halted = self._acknowledged = False
+        for action in self.actions:
+            if isinstance(action, RollBack):
+                action.keep(self.atoms, self.dynamics.nsteps)
 
     def _act(self, verdict: Verdict, onset: bool) -> None:
         self.halted, seen = False, self._seen_before()
+        if onset and not verdict.halts:
+            self._log("warning", verdict)
         for action in self.actions:
             if action is halt:
-                if not verdict.halts:
-                    continue
-                if self._acknowledged and math.isfinite(verdict.value):
+                if not verdict.halts or (self._acknowledged and math.isfinite(verdict.value)):
                     continue
                 self.halted, self._acknowledged = True, False
                 if self.dynamics.nsteps not in self.halts:
                     self.halts.append(self.dynamics.nsteps)
+                self._log("halt", verdict)
             elif (action is flag and not onset) or (
                 isinstance(action, Record) and (seen or not (onset or verdict.halts))
             ):
                 continue
-            action(verdict, self.atoms, self.dynamics)
+            done = action(verdict, self.atoms, self.dynamics)
+            if isinstance(action, RollBack) and done:
+                self._log("rollback", verdict)
+                for fault in self._faults:  # the leap back is none
+                    fault(self.atoms, self.dynamics.nsteps)
+                return
+
+    def _log(self, event: str, verdict: Verdict) -> None:
+        if self.events is not None:
+            self.events.write(event, verdict, self.atoms, self.dynamics)
 
     def _seen_before(self) -> bool:
         """Whether this very frame was acted on: a run that goes on at step 0 checks it again."""
@@ -262,18 +303,6 @@ class UncertaintyMonitor:
             energy_std=reading.energy_std,
             breached=self.verdict.breached,
         )
-
-    def _interval(self, dynamics: BaseDynamics, limits: Limits) -> int:
-        """Steps between checks that the limits were made for."""
-        if not isinstance(dynamics, MolecularDynamics):
-            raise ConfigurationError("limits= are rates per ns of MD; for an optimiser give tolerance= or threshold=")
-        steps = limits.every(dynamics.dt / units.fs)
-        if self._every not in (None, steps):
-            raise LimitsError(
-                f"these limits are for a check every {limits.interval_fs:g} fs, every={steps} here, not {self._every}; leave "
-                "every= out"
-            )
-        return steps
 
     def _plain(self) -> tuple[Trigger, ...]:
         if self.threshold is None:
@@ -303,24 +332,3 @@ class UncertaintyMonitor:
         if not isinstance(dynamics, Optimizer) or dynamics.fmax is None:
             return False
         return bool(dynamics.optimizable.converged(dynamics.optimizable.get_gradient(), dynamics.fmax))
-
-
-def _actions(
-    on_breach: Sequence[str | Action] | str | Action | None, record_to: str | Path | None, calculator: Calculator | None
-) -> tuple[Action, ...]:
-    """Names and functions -> functions."""
-    if on_breach is None:
-        on_breach = ("flag", "record", "halt") if record_to else ("flag", "halt")
-    elif isinstance(on_breach, str) or callable(on_breach):
-        on_breach = (on_breach,)
-    if ("record" in on_breach) != (record_to is not None):
-        raise ConfigurationError("'record' in on_breach and record_to= belong together; give both or neither")
-    named: dict[str, Action] = {"flag": flag, "halt": halt}
-    if record_to is not None:
-        named["record"] = Record(Path(record_to), calculator)
-    actions = []
-    for action in on_breach:
-        if isinstance(action, str) and action not in named:
-            raise ConfigurationError(f"unknown action {action!r}; known: flag, record, halt, or a function")
-        actions.append(named[action] if isinstance(action, str) else action)
-    return tuple(actions)

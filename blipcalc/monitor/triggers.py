@@ -92,14 +92,15 @@ def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in indices[order])
 
 
-def first_breach(triggers: Sequence[Trigger], reading: Reading) -> Verdict:
-    """The first verdict that is breached, one that halts before one that warns; where none is, that of the first trigger.
-
-    Every trigger is asked, since some remember what they were asked.
-    """
-    verdicts = [trigger(reading) for trigger in triggers]
+def gravest(verdicts: Sequence[Verdict]) -> Verdict:
+    """The first that is breached, one that halts before one that warns; where none is, the first."""
     breached = sorted((verdict for verdict in verdicts if verdict.breached), key=lambda verdict: not verdict.halts)
     return breached[0] if breached else verdicts[0]
+
+
+def first_breach(triggers: Sequence[Trigger], reading: Reading) -> Verdict:
+    """The gravest verdict.  Every trigger is asked, since some remember what they were asked."""
+    return gravest([trigger(reading) for trigger in triggers])
 
 
 @dataclass(frozen=True)

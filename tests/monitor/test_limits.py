@@ -178,7 +178,7 @@ def test_a_warning_does_not_halt(scripted, calibration, limits, caplog):
     level = math.exp(limits.smoothed.value) * limits.tolerance / 2.0
     atoms = scripted([1.1 * level], calibration=calibration())
     dynamics = verlet(atoms, 25.0)
-    monitor = UncertaintyMonitor(dynamics, limits=only)
+    monitor = UncertaintyMonitor(dynamics, limits=only, faults=())
     dynamics.run(2 * 50)
     assert (monitor.status, monitor.verdict.breached, monitor.verdict.halts) == ("finished", True, False)
     assert len(caplog.records) == 1

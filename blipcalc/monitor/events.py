@@ -1,0 +1,75 @@
+"""What happened to a run, one line of JSON for each event; a line is on disk before the run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.optimize.optimize import BaseDynamics
+
+from blipcalc.errors import DataError
+from blipcalc.monitor.readings import time_fs
+from blipcalc.monitor.triggers import Verdict
+
+
+class EventLog:
+    """Appends events to a file.
+
+    | key | unit | |
+    |---|---|---|
+    | ``event`` | | ``warning``, ``halt``, ``passed`` (after either), or the name of what was done |
+    | ``step``, ``time_fs`` | , fs | time is null for an optimiser |
+    | ``atoms``, ``symbols`` | | those beyond the limit, worst first |
+    | ``value``, ``threshold``, ``unit`` | as said | null where not finite |
+    | ``reason`` | | one sentence |
+
+    path : of the file, made where it is not there
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, event: str, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics, **more: Any) -> None:
+        """Append one."""
+        chosen = list(verdict.atoms)
+        line = {
+            "event": event,
+            "step": verdict.step,
+            "time_fs": _finite(time_fs(dynamics)),
+            "atoms": chosen,
+            "symbols": [atoms.symbols[i] for i in chosen],
+            "value": _finite(verdict.value),
+            "threshold": _finite(verdict.threshold),
+            "unit": verdict.unit,
+            "reason": verdict.reason,
+            **more,
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_events(path: str | Path) -> list[dict[str, Any]]:
+    """The events of a file; a last line that was cut short is left out, any other fault is a :class:`DataError`."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    events = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path}, line {number}, is no event: {error}") from error
+    return events
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
