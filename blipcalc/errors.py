@@ -107,6 +107,14 @@ class TrainingWarning(UserWarning):
     """A training ended otherwise than it should, or went on from something older than expected."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint was damaged, and the one before it is used; or a run that goes on is not the same to the last bit."""
+
+
+class RunFolderBusyError(BlipcalcError, RuntimeError):
+    """Another process runs in this folder."""
+
+
 class MonitorError(BlipcalcError, ValueError):
     """A monitor that cannot watch what it is given."""
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 FLOORS = [
     {"errors", "units"},
     {"settings", "sealed", "bundle"},
-    {"stats"},
+    {"stats", "run_folder"},
     {"core"},
     {"data", "nn"},
     {"models", "bayes", "adapters"},

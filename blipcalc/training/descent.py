@@ -17,7 +17,7 @@ from torch import Tensor
 from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.ivon import Ivon, IvonConfig
 from blipcalc.bayes.swag import SwagConfig, SwagMoments
-from blipcalc.training.checkpoints import State
+from blipcalc.run_folder import State
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.schedules import learning_rate
 

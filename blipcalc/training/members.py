@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from blipcalc.core.contracts import NOISE_UNIT, Posterior
 from blipcalc.core.graph import Graph
 from blipcalc.errors import MixedElementsError
 from blipcalc.models.registry import build_model
+from blipcalc.run_folder import alone
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import ModelConfig, TrainConfig
+from blipcalc.training.distributed import Processes
 from blipcalc.training.plan import Plan
 from blipcalc.training.prepare import Prepared
 from blipcalc.training.side_by_side import fit_side_by_side
@@ -51,9 +54,19 @@ def train_members(numbers: Sequence[int], plan: Plan, prepared: Prepared, folder
     """Networks of these numbers: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper.
 
     Several go side by side, but where there is noise in their steps.
+
+    raises : RunFolderBusyError where another process trains in one of their folders
     """
-    networks = [_network(k, plan, prepared) for k in numbers]
     folders = [folder / f"member-{k}" if plan.model.n_members > 1 else folder for k in numbers]
+    with ExitStack() as held:
+        if Processes.join(plan.training.device).is_main:
+            for place in folders:
+                held.enter_context(alone(place))
+        return _trained(numbers, plan, prepared, folders)
+
+
+def _trained(numbers: Sequence[int], plan: Plan, prepared: Prepared, folders: Sequence[Path]) -> list[Member]:
+    networks = [_network(k, plan, prepared) for k in numbers]
     graphs = [labelled_graphs(part, networks[0].cutoff) for part in (prepared.split.train, prepared.split.validation)]
     if plan.start is None:
         pairs = sum(graph.num_edges for graph in graphs[0]) / sum(graph.num_nodes for graph in graphs[0])

@@ -16,11 +16,12 @@ from blipcalc.bayes.swag import SwagConfig
 from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.run_folder import Checkpoints, State
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
-from blipcalc.training.checkpoints import Checkpoints, State, run_identity
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.descent import Descent
 from blipcalc.training.distributed import Processes
+from blipcalc.training.identity import run_identity
 from blipcalc.training.logs import RunLog, Totals
 from blipcalc.training.objectives import WITH_HEADS, likelihood_weight, losses
 from blipcalc.training.schedules import kl_weight

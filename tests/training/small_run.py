@@ -20,12 +20,13 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from torch import nn
 
+from blipcalc import run_folder
 from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.data.labels import read_labelled
 from blipcalc.data.references import fit_references, force_rms
 from blipcalc.models.registry import build_model
-from blipcalc.training import checkpoints, logs
+from blipcalc.training import logs
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
@@ -123,7 +124,7 @@ def _in_save(n: int) -> Callable:
     """Between the renaming of the last checkpoint and the writing of the new one."""
 
     def arm() -> None:
-        checkpoints.write_sealed = die_at_call(checkpoints.write_sealed, n)
+        run_folder.write_sealed = die_at_call(run_folder.write_sealed, n)
 
     return arm
 

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from blipcalc import run_folder
 from blipcalc.bayes import inference
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
+from blipcalc.errors import CheckpointWarning, ConfigurationError, NonFiniteError
+from blipcalc.run_folder import last_checkpoint
 from blipcalc.sealed import read_sealed
-from blipcalc.training import checkpoints, logs, trainer
+from blipcalc.training import logs, trainer
 from blipcalc.training.batches import collate
-from blipcalc.training.checkpoints import last_checkpoint
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.logs import RunLog
 
@@ -446,10 +447,10 @@ def test_two_damaged_checkpoints_start_anew(small, tmp_path):
     small.resumable(tmp_path, epochs=2).fit()
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(b"")
-    with pytest.warns(TrainingWarning, match="passed over"):
+    with pytest.warns(CheckpointWarning, match="passed over"):
         assert last_checkpoint(tmp_path) is None
     run = small.resumable(tmp_path, epochs=2)
-    with pytest.warns(TrainingWarning, match="passed over"):
+    with pytest.warns(CheckpointWarning, match="passed over"):
         run.fit()
     assert column(run, "epoch") == [1, 2]
 
@@ -466,7 +467,7 @@ def test_a_damaged_checkpoint_never_replaces_the_whole_one(small, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     run = small.resumable(tmp_path)
-    monkeypatch.setattr(checkpoints, "write_sealed", full)
+    monkeypatch.setattr(run_folder, "write_sealed", full)
     with pytest.raises(OSError, match="No space left"):
         run.fit()
     assert equal(last_checkpoint(tmp_path)[0], before)

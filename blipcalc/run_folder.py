@@ -1,22 +1,27 @@
-"""The checkpoints of a run folder: two generations, what run they belong to, and whether its settings are those of now."""
+"""The folder of a run that may be killed: checkpoints in two generations, what run they belong to, one process at a time."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, ModelFileError, TrainingWarning
+from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, RunFolderBusyError
 from blipcalc.sealed import read_sealed, write_sealed
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None
+
+LOCK = ".lock"
 #: the two generations of checkpoints in a run folder
 NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -42,22 +47,26 @@ class Checkpoints:
     """The checkpoints of one run.
 
     folder : of the run
-    identity : :func:`run_identity`
-    settings : of the training, as plain values
+    identity : hash of all that the run belongs to
+    settings : as plain values
     may_change : names of settings that may differ from those the run began with
+    what : kind of run, in words
+    belongs_to : what the identity is made of, in words
     """
 
     folder: Path
     identity: str
     settings: Mapping[str, Any]
     may_change: AbstractSet[str]
+    what: str = "training"
+    belongs_to: str = "network or other data"
     #: a damaged newest checkpoint is overwritten, never moved over the good one before it
     _newest_is_whole: bool = field(default=False, init=False)
 
     def save(self, state: State) -> None:
         """Write the newest checkpoint; the one before it stays as the previous."""
         tensors = {f"{kind}/{name}": value for kind, part in state.tensors.items() for name, value in part.items()}
-        manifest = {"kind": "training checkpoint", "config": dict(self.settings), "identity": self.identity}
+        manifest = {"kind": f"{self.what} checkpoint", "config": dict(self.settings), "identity": self.identity}
         path = self.folder / NEWEST
         if self._newest_is_whole and path.exists():
             path.replace(self.folder / PREVIOUS)
@@ -75,7 +84,7 @@ class Checkpoints:
         tensors, manifest, self._newest_is_whole = found
         if manifest.get("identity") != self.identity:
             raise ConfigurationError(
-                f"{self.folder} holds a run with another network or other data (identity "
+                f"{self.folder} holds a run with another {self.belongs_to} (identity "
                 f"{str(manifest.get('identity'))[:12]}…, now {self.identity[:12]}…); give another folder, or remove this one"
             )
         then = manifest["config"]
@@ -99,23 +108,25 @@ def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bo
             try:
                 return *read_sealed(path), name == NEWEST
             except ModelFileError as error:
-                warnings.warn(f"passed over: {error}", TrainingWarning, stacklevel=2)
+                warnings.warn(f"passed over: {error}", CheckpointWarning, stacklevel=2)
     return None
 
 
-def run_identity(model: nn.Module, method: object, *graphs: Sequence[Graph]) -> str:
-    """SHA-256 over the network as it starts, all settings of it and of the method, and the labelled graphs: what a checkpoint
-    belongs to.
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however that ends.
+
+    raises : RunFolderBusyError where another process holds it
     """
-    configs = {name: repr(m.config) for name, m in model.named_modules() if hasattr(m, "config")}
-    digest = hashlib.sha256(
-        repr([configs, model.cutoff, model.species, *([] if method is None else [method])]).encode()
-    )
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}\0".encode() + value.detach().cpu().numpy().tobytes())
-    for part in graphs:
-        digest.update(f"{len(part)} graphs\0".encode())
-        for graph in part:
-            for values in (graph.species, graph.positions, graph.cell, graph.pbc, graph.energy, graph.forces):
-                digest.update(f"{tuple(values.shape)}\0".encode() + values.numpy().tobytes())
-    return digest.hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderBusyError(
+                f"another process runs in {folder}; wait for its end, or give another folder"
+            ) from None
+        yield

@@ -1,0 +1,28 @@
+"""Which training a checkpoint belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from torch import nn
+
+from blipcalc.core.graph import Graph
+
+
+def run_identity(model: nn.Module, method: object, *graphs: Sequence[Graph]) -> str:
+    """SHA-256 over the network as it starts, all settings of it and of the method, and the labelled graphs: what a checkpoint
+    belongs to.
+    """
+    configs = {name: repr(m.config) for name, m in model.named_modules() if hasattr(m, "config")}
+    digest = hashlib.sha256(
+        repr([configs, model.cutoff, model.species, *([] if method is None else [method])]).encode()
+    )
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}\0".encode() + value.detach().cpu().numpy().tobytes())
+    for part in graphs:
+        digest.update(f"{len(part)} graphs\0".encode())
+        for graph in part:
+            for values in (graph.species, graph.positions, graph.cell, graph.pbc, graph.energy, graph.forces):
+                digest.update(f"{tuple(values.shape)}\0".encode() + values.numpy().tobytes())
+    return digest.hexdigest()
