@@ -1,33 +1,49 @@
-"""Langevin MD under an uncertainty monitor, with a progress bar and a summary."""
+"""MD under an uncertainty monitor: any of ASE's integrators, a progress bar, and a folder in which a killed run goes on."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
-from ase.md.langevin import Langevin
+from ase import Atoms
+from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from tqdm import tqdm
 
 from blipcalc.errors import ConfigurationError
+from blipcalc.frozen import snapshot
 from blipcalc.io import write
+from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
+from blipcalc.md.restart import STEP, cut_trajectory, identity, restore, state_of, sync
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
+from blipcalc.run_folder import Checkpoints, alone
+from blipcalc.sealed import write_atomically
+
+#: names in a run folder
+TRAJECTORY, HISTORY, EVENTS, SUMMARY = "trajectory.traj", "history.csv", "events.jsonl", "summary.json"
+#: settings that a run which goes on may have changed
+MAY_CHANGE = {"time_ps", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
 class MDSummary:
     """What became of a run.
 
-    status : ``finished``, ``halted`` by the monitor, or ``stopped`` by somebody else
-    time_ps : how far it came; wall_seconds : how long that took
+    status : ``finished``, ``halted`` by the monitor, or ``stopped`` by a signal or somebody else
+    time_ps : how far it came; wall_seconds : how long that took, over all resumptions
     temperature_K : mean over the checked steps
-    max_atom_std : largest per-atom force uncertainty of all checks, eV/Å; limit : the largest that passes
+    max_atom_std : largest per-atom force uncertainty of all checks, eV/Å
+    limit : the largest that passes, where one number says it
     reason : of the halt
+    is_finite : whether what halted it, if anything did, is a number: else something is not finite, or was never calibrated
     """
 
     status: Status
@@ -38,10 +54,11 @@ class MDSummary:
     max_atom_std: float
     limit: float | None
     reason: str | None
+    is_finite: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""
-        return asdict(self)
+        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
 
 
 def run_md(
@@ -49,31 +66,42 @@ def run_md(
     *,
     time_ps: float,
     temperature_K: float | Sequence[tuple[float, float]] = 300.0,
-    timestep_fs: float = 0.5,
-    friction_per_fs: float = 0.01,
     seed: int = 0,
+    folder: str | Path | None = None,
+    checkpoint_every: int = 1000,
+    go_on: bool = False,
     trajectory: str | Path | None = None,
     write_every: int = 20,
     progress: bool = True,
+    ensemble: str = "langevin",
+    timestep_fs: float = 0.5,
+    friction_per_fs: float = 0.01,
+    damping_fs: float = 100.0,
+    pressure_GPa: float = 0.0,
+    pressure_damping_fs: float = 1000.0,
     **monitor: Any,
 ) -> tuple[MDSummary, UncertaintyMonitor]:
-    """Run Langevin MD of a structure that carries a calculator, watched by a monitor.
+    """Run MD of a structure that carries a calculator, watched by a monitor.
 
-    Momenta are drawn at the (first) temperature where the structure has none.  ``fixcm=False``: ASE's default samples a
-    temperature that is too high by N/(N-1).
+    Momenta are drawn at the (first) temperature where the structure has none.  SIGTERM and Ctrl-C end the run after a whole
+    step.
 
     Parameters
     ----------
     atoms : moved in place
     time_ps : length of the run
-    temperature_K : of the thermostat, or its course as points (time in ps, K), linear in between
-    timestep_fs, friction_per_fs : of the integrator
+    temperature_K : of the thermostat, or its course as points (time in ps, K), linear in between (langevin and bussi)
     seed : of momenta and thermostat
+    folder : run folder with trajectory, history, events, summary and checkpoints.  The same call again goes on from the last
+        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept
+    checkpoint_every : steps between checkpoints; there is one at the end of the run in any case
+    go_on : past the halt that the run in this folder ended with; without it such a run stays halted, however often it is called
     trajectory : file that every ``write_every``-th frame goes to, see :func:`blipcalc.io.write`, with the uncertainties that
         the calculator holds for it: on the centre surface at checks only, so let it be a multiple of ``every``.  The frame
-        that halted the run is its last one
+        that halted the run is its last one.  ``info`` holds ``step`` and ``time_fs``
     progress : show a bar
-    monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``every=…``, …
+    ensemble, timestep_fs, friction_per_fs, damping_fs, pressure_GPa, pressure_damping_fs : see :mod:`blipcalc.md.integrators`
+    monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …
 
     Returns
     -------
@@ -81,81 +109,195 @@ def run_md(
 
     Raises
     ------
-    ConfigurationError : lengths or temperatures that are not positive
+    ConfigurationError : settings that cannot be, or a folder of another run
+    RunFolderBusyError : a folder in which another process runs
     """
+    config = IntegratorConfig.of(
+        {
+            "ensemble": ensemble,
+            "timestep_fs": timestep_fs,
+            "friction_per_fs": friction_per_fs,
+            "damping_fs": damping_fs,
+            "pressure_GPa": pressure_GPa,
+            "pressure_damping_fs": pressure_damping_fs,
+        }
+    )
+    course = _course(temperature_K, ensemble)
+    if not (time_ps > 0 and write_every >= 1 and checkpoint_every >= 1):
+        raise ConfigurationError("time_ps, write_every and checkpoint_every must be positive")
+    folder = None if folder is None else Path(folder)
+    if folder is not None:
+        trajectory = trajectory or folder / TRAJECTORY
+        monitor.setdefault("events", folder / EVENTS)
+    with contextlib.nullcontext() if folder is None else alone(folder):
+        run = _Run(atoms, config, course, seed, folder, trajectory, write_every, monitor)
+        run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every}
+        run.go(round(time_ps * 1000.0 / timestep_fs), checkpoint_every, go_on, progress)
+        return run.summary(), run.monitor
+
+
+def _course(temperature_K: float | Sequence[tuple[float, float]], ensemble: str) -> np.ndarray:
+    """(points, 2) time in ps, and K."""
     course = np.array([(0.0, temperature_K)] if np.isscalar(temperature_K) else temperature_K, dtype=float)
-    if course.ndim != 2 or course.shape[1] != 2:
-        raise ConfigurationError(f"temperature_K={temperature_K!r}; expected a number of K, or points (time in ps, K)")
-    start = course[0, 1]
-    if not (time_ps > 0 and timestep_fs > 0 and course[:, 1].min() > 0 and write_every >= 1):
-        raise ConfigurationError("time_ps, timestep_fs, temperature_K and write_every must be positive")
-    rng = np.random.default_rng(seed)
-    if not atoms.get_momenta().any():
-        thermalize_momenta(atoms, temperature_K=start, rng=rng)
-        Stationary(atoms)
-        if not atoms.pbc.any():
-            ZeroRotation(atoms)
-    steps = round(time_ps * 1000.0 / timestep_fs)
-    dynamics = Langevin(
-        atoms,
-        timestep_fs * units.fs,
-        temperature_K=start,
-        friction=friction_per_fs / units.fs,
-        fixcm=False,
-        rng=rng,
-    )
-    watch = UncertaintyMonitor(dynamics, **monitor)
-    if len(course) > 1:
-        dynamics.attach(
-            lambda: dynamics.set_temperature(temperature_K=_at(course, dynamics.nsteps * timestep_fs / 1000.0))
+    if course.ndim != 2 or course.shape[1] != 2 or not (course[:, 1] > 0).all():
+        raise ConfigurationError(
+            f"temperature_K={temperature_K!r}; expected a positive number of K, or points (time in ps, K)"
         )
-    if trajectory is not None:
-        writer = _Writer(atoms, Path(trajectory), watch, write_every)
-        dynamics.attach(writer)
-    began = time.perf_counter()
-    with tqdm(total=steps, unit="step", disable=not progress) as bar:
+    if len(course) > 1 and ensemble not in WITH_COURSE:
+        raise ConfigurationError(f"a course of temperatures is for {' and '.join(WITH_COURSE)}, not for {ensemble}")
+    return course
+
+
+class _Run:
+    """A run from its beginning, or from its last checkpoint, to its end."""
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        config: IntegratorConfig,
+        course: np.ndarray,
+        seed: int,
+        folder: Path | None,
+        trajectory: str | Path | None,
+        write_every: int,
+        monitor: dict[str, Any],
+    ) -> None:
+        self.atoms, self.config, self.course, self.folder = atoms, config, course, folder
+        self.trajectory, self.write_every = None if trajectory is None else Path(trajectory), write_every
+        self.seconds, self._signal = 0.0, 0
+        self.settings = config.model_dump() | {"course": course.tolist(), "seed": seed, "write_every": write_every}
+        self.identity = "" if folder is None else identity(atoms)
+        self.rng = np.random.default_rng(seed)
+        if not atoms.get_momenta().any():
+            thermalize_momenta(atoms, temperature_K=course[0, 1], rng=self.rng)
+            Stationary(atoms)
+            if not atoms.pbc.any():
+                ZeroRotation(atoms)
+        self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng)
+        self.monitor = UncertaintyMonitor(self.dynamics, **monitor)
+
+    def go(self, steps: int, checkpoint_every: int, go_on: bool, progress: bool) -> None:
+        """Run to a number of steps in all, unless something ends it before."""
+        dynamics = self.dynamics
+        checkpoints = None
+        if self.folder is not None:
+            checkpoints = Checkpoints(
+                self.folder, self.identity, self.settings, MAY_CHANGE, "MD", "structure or calculator"
+            )
+            self._resume(checkpoints)
+            if self.monitor.halted and go_on:
+                self.monitor.resume()
+            if self.monitor.halted:
+                return
+        elif self.trajectory is not None:
+            self.trajectory.unlink(missing_ok=True)
+        if self.trajectory is not None:
+            self.trajectory.parent.mkdir(parents=True, exist_ok=True)
+        if len(self.course) > 1:
+            dynamics.attach(self._follow)
+        if self.trajectory is not None:
+            dynamics.attach(self._write)
+        bar = tqdm(total=steps, initial=dynamics.nsteps, unit="step", disable=not progress)
         if progress:
-            dynamics.attach(lambda: _advance(bar, dynamics, watch), interval=watch.every)
-        dynamics.run(steps)
-        bar.update(dynamics.nsteps - bar.n)
-    return _summary(dynamics, watch, timestep_fs, time.perf_counter() - began), watch
+            dynamics.attach(self._advance, self.monitor.every, bar)
+        if checkpoints is not None:
+            dynamics.attach(lambda: dynamics.nsteps and self._save(checkpoints), checkpoint_every)
+        dynamics.attach(self._end_on_signal)
+        began, before = time.perf_counter(), self.seconds
+        self._clock = lambda: before + time.perf_counter() - began
+        with bar, _signals(self._received):
+            if dynamics.nsteps < steps:
+                dynamics.run(steps - dynamics.nsteps)
+            bar.update(dynamics.nsteps - bar.n)
+        self.seconds = self._clock()
+        if checkpoints is not None:
+            self._save(checkpoints)
+            write_atomically(self.folder / SUMMARY, json.dumps(self.summary().to_dict(), indent=1).encode())
+
+    def summary(self) -> MDSummary:
+        """What became of it."""
+        watch, history = self.monitor, self.monitor.history
+        halted = watch.halted and watch.verdict is not None
+        return MDSummary(
+            status="stopped" if self._signal and not watch.halted else watch.status,
+            steps=self.dynamics.nsteps,
+            time_ps=self.dynamics.nsteps * self.config.timestep_fs / 1000.0,
+            wall_seconds=self.seconds,
+            temperature_K=float(np.mean(history["temperature_K"])) if len(history) else float("nan"),
+            max_atom_std=float(np.max(history["max_atom_std"])) if len(history) else float("nan"),
+            limit=watch.limit,
+            reason=watch.verdict.reason if halted else None,
+            is_finite=bool(np.isfinite(watch.verdict.value)) if halted else True,
+        )
+
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        """Go to the last checkpoint; files are cut to its step, or begun anew where there is none."""
+        state = checkpoints.load()
+        step = -1 if state is None else state.figures["step"]
+        for path in (self.trajectory, self.folder / HISTORY, self.folder / EVENTS):
+            if state is None and path is not None:
+                path.unlink(missing_ok=True)
+        if state is None:
+            return
+        known = step if step else -1  # step 0 is checked and written anew
+        cut_trajectory(self.trajectory, known)
+        if self.monitor.events is not None:
+            self.monitor.events.cut(known)
+        self.monitor.history.load_csv(self.folder / HISTORY, last_step=known)
+        restore(state, self.dynamics, self.rng, self.monitor)
+        self.seconds = state.figures["seconds"]
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        """A checkpoint, unless the structure is not finite: then the last good one stays."""
+        if not np.isfinite(self.atoms.positions).all() or not np.isfinite(self.atoms.get_momenta()).all():
+            return
+        self.monitor.history.save_csv(self.folder / HISTORY)
+        sync(self.trajectory)
+        checkpoints.save(state_of(self.dynamics, self.rng, self.monitor, self._clock()))
+
+    def _follow(self) -> None:
+        """Give the thermostat the temperature of now."""
+        now = self.dynamics.nsteps * self.config.timestep_fs / 1000.0
+        set_temperature(self.dynamics, float(np.interp(now, self.course[:, 0], self.course[:, 1])))
+
+    def _write(self) -> None:
+        """Write every k-th frame, and the one that halted the run."""
+        step = self.dynamics.nsteps
+        if self.monitor.halted or step % self.write_every == 0:
+            frame = snapshot(self.atoms, self.monitor.calculator)
+            frame.info |= {STEP: step, "time_fs": step * self.config.timestep_fs}
+            write(self.trajectory, frame, append=self.trajectory.exists())
+
+    def _advance(self, bar: tqdm) -> None:
+        bar.update(self.dynamics.nsteps - bar.n)
+        history, limit = self.monitor.history, self.monitor.limit
+        if len(history):
+            last = history.last("max_atom_std")
+            shown = f"{last:.3f}" if limit is None else f"{last:.3f}/{limit:.3f}"
+            bar.set_postfix_str(f"{self.atoms.get_temperature():.0f} K, max atom_std {shown} eV/Å", refresh=False)
+
+    def _received(self, number: int) -> None:
+        self._signal = number
+
+    def _end_on_signal(self) -> None:
+        if self._signal:
+            self.dynamics.max_steps = self.dynamics.nsteps
 
 
-def _at(course: np.ndarray, time_ps: float) -> float:
-    """Temperature of the course at a time, K."""
-    return float(np.interp(time_ps, course[:, 0], course[:, 1]))
+@contextlib.contextmanager
+def _signals(received: Any) -> Iterator[None]:
+    """Tell of SIGTERM and of the first Ctrl-C instead of dying by them; the second Ctrl-C interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
+    def handler(number: int, frame: object) -> None:
+        received(number)
+        signal.signal(number, before[number])
 
-class _Writer:
-    """Writes every k-th frame, and the one that halted the run; the file is begun anew."""
-
-    def __init__(self, atoms: Atoms, path: Path, monitor: UncertaintyMonitor, every: int) -> None:
-        self.atoms, self.path, self.monitor, self.every = atoms, path, monitor, every
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-
-    def __call__(self) -> None:
-        if self.monitor.halted or self.monitor.dynamics.nsteps % self.every == 0:
-            write(self.path, self.atoms, append=self.path.exists())
-
-
-def _advance(bar: tqdm, dynamics: Langevin, watch: UncertaintyMonitor) -> None:
-    bar.update(dynamics.nsteps - bar.n)
-    if len(watch.history):
-        last, limit = watch.history.last("max_atom_std"), watch.limit
-        shown = f"{last:.3f}" if limit is None else f"{last:.3f}/{limit:.3f}"
-        bar.set_postfix_str(f"{dynamics.atoms.get_temperature():.0f} K, max atom_std {shown} eV/Å", refresh=False)
-
-
-def _summary(dynamics: Langevin, watch: UncertaintyMonitor, timestep_fs: float, wall: float) -> MDSummary:
-    history = watch.history
-    return MDSummary(
-        status=watch.status,
-        steps=dynamics.nsteps,
-        time_ps=dynamics.nsteps * timestep_fs / 1000.0,
-        wall_seconds=wall,
-        temperature_K=float(np.mean(history["temperature_K"])) if len(history) else float("nan"),
-        max_atom_std=float(np.max(history["max_atom_std"])) if len(history) else float("nan"),
-        limit=watch.limit,
-        reason=watch.verdict.reason if watch.halted and watch.verdict is not None else None,
-    )
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from blipcalc.io import write
 from blipcalc.monitor.triggers import Verdict
 
 logger = logging.getLogger(__name__)
+
+#: of a frame to go back to
+SAFE = ("positions", "momenta", "cell")
 
 Action = Callable[[Verdict, Atoms, BaseDynamics], Any]
 
@@ -104,6 +107,18 @@ class RollBack:
     def keep(self, atoms: Atoms, step: int) -> None:
         """Remember a structure whose check passed."""
         self._safe, self._count = (step, atoms.positions.copy(), atoms.get_momenta(), atoms.cell.array.copy()), 0
+
+    def state(self) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+        """What is remembered, as plain values and arrays."""
+        if self._safe is None:
+            return {"count": self._count}, {}
+        step, *arrays = self._safe
+        return {"count": self._count, "step": step}, dict(zip(SAFE, arrays, strict=True))
+
+    def restore(self, plain: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from :meth:`state`."""
+        self._count = plain["count"]
+        self._safe = (plain["step"], *(np.array(arrays[name]) for name in SAFE)) if arrays else None
 
     def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> bool:
         """Roll back where a halt is asked for; whether that was done."""

@@ -23,7 +23,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
 SMALLEST = 1e-12
 
 
+@runtime_checkable
 class Channel(Protocol):
     """A rule with a memory."""
 
@@ -171,13 +172,14 @@ class Evidence:
 
     def state(self) -> dict[str, Any]:
         """The memory."""
-        evidence = float(self._detector.log_evidence)
+        evidence = float(self._detector.log_evidence) if math.isfinite(self._detector.log_evidence) else None
         return {"count": self._count, "log_evidence": evidence, "rng": self._rng.bit_generator.state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from it."""
         self._count = state["count"]
-        self._detector = replace(ShiryaevRoberts(self.run_length), log_evidence=state["log_evidence"])
+        evidence = -math.inf if state["log_evidence"] is None else state["log_evidence"]
+        self._detector = replace(ShiryaevRoberts(self.run_length), log_evidence=evidence)
         self._rng.bit_generator.state = state["rng"]
 
 

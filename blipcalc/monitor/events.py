@@ -14,6 +14,7 @@ from ase.optimize.optimize import BaseDynamics
 from blipcalc.errors import DataError
 from blipcalc.monitor.readings import time_fs
 from blipcalc.monitor.triggers import Verdict
+from blipcalc.sealed import write_atomically
 
 
 class EventLog:
@@ -40,11 +41,11 @@ class EventLog:
         line = {
             "event": event,
             "step": verdict.step,
-            "time_fs": _finite(time_fs(dynamics)),
+            "time_fs": finite(time_fs(dynamics)),
             "atoms": chosen,
             "symbols": [atoms.symbols[i] for i in chosen],
-            "value": _finite(verdict.value),
-            "threshold": _finite(verdict.threshold),
+            "value": finite(verdict.value),
+            "threshold": finite(verdict.threshold),
             "unit": verdict.unit,
             "reason": verdict.reason,
             **more,
@@ -53,6 +54,12 @@ class EventLog:
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def cut(self, last_step: int) -> None:
+        """Leave out events behind a step, which the run will make again."""
+        if self.path.exists():
+            kept = [json.dumps(event) for event in read_events(self.path) if event["step"] <= last_step]
+            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
@@ -71,5 +78,6 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
     return events
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A number as JSON has it: None for what is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from blipcalc.errors import UnknownKeyError
+from blipcalc.errors import DataError, UnknownKeyError
 from blipcalc.sealed import write_atomically
 
 
@@ -71,6 +71,29 @@ class History:
     def to_dict(self) -> dict[str, np.ndarray]:
         """{column: values}, as ``pandas.DataFrame`` takes it."""
         return {column: self[column] for column in self.columns}
+
+    def load_csv(self, path: str | Path, last_step: int) -> None:
+        """Take the rows of a table that :meth:`save_csv` wrote, up to a step; none where there is no file.
+
+        raises : DataError for a file with other columns, or with something that is no number
+        """
+        self._rows = []
+        if not Path(path).exists():
+            return
+        with Path(path).open(newline="") as stream:
+            reader = csv.reader(stream)
+            if next(reader, None) != list(self.columns):
+                raise DataError(f"{path} is no history of a monitor: expected the columns {', '.join(self.columns)}")
+            for line in reader:
+                try:
+                    row = tuple(
+                        text == "True" if kind is bool else kind(text)
+                        for kind, text in zip(self.columns.values(), line, strict=True)
+                    )
+                except ValueError as error:
+                    raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+                if row[0] <= last_step:
+                    self._rows.append(row)
 
     def save_csv(self, path: str | Path) -> None:
         """Write the table; numbers keep all digits."""

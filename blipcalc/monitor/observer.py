@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms, units
@@ -17,7 +18,8 @@ from blipcalc.calculator import BayesianCalculator
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Record, RollBack, actions_of, flag, halt
-from blipcalc.monitor.events import EventLog
+from blipcalc.monitor.channels import Channel
+from blipcalc.monitor.events import EventLog, finite
 from blipcalc.monitor.faults import Fault, KineticJump, Leap
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits
@@ -119,6 +121,7 @@ class UncertaintyMonitor:
         self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
         self._every, self.every = every, 1 if every is None else int(every)
         self.annotate, self.actions = annotate, actions_of(on_breach, record_to, calculator)
+        self._rollbacks = [action for action in self.actions if isinstance(action, RollBack)]
         self.dynamics: BaseDynamics | None = None
         self.history, self.verdict, self.halts = History(), None, []
         self.halted = False
@@ -157,7 +160,7 @@ class UncertaintyMonitor:
                 )
             self.every = self.limits.every(dynamics.dt / units.fs, self._every)
         if not isinstance(dynamics, MolecularDynamics):
-            if any(isinstance(action, RollBack) for action in self.actions):
+            if self._rollbacks:
                 raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
             if self._faults_by_default:  # optimisers may leap
                 self._faults = ()
@@ -227,6 +230,42 @@ class UncertaintyMonitor:
         """Write a PNG: largest ``atom_std`` against time, threshold, halts."""
         plot_history(self.history, self.limit, path, halts=self.halts, title=title)
 
+    def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """All that a run which goes on must know but the history, as plain values and arrays."""
+        plain: dict[str, Any] = {
+            "halted": self.halted,
+            "halts": list(self.halts),
+            "acknowledged": self._acknowledged,
+            "verdict": None if self.verdict is None else asdict(self.verdict) | {"value": finite(self.verdict.value)},
+            "channels": [rule.state() for rule in self._triggers if isinstance(rule, Channel)],
+            "rollbacks": [],
+        }
+        arrays: dict[str, np.ndarray] = {}
+        for k, action in enumerate(self._rollbacks):
+            count, safe = action.state()
+            plain["rollbacks"].append(count)
+            arrays |= {f"{k}/{name}": value for name, value in safe.items()}
+        return plain, arrays
+
+    def restore(self, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
+        channels = [rule for rule in self._triggers if isinstance(rule, Channel)]
+        if len(channels) != len(plain["channels"]) or len(self._rollbacks) != len(plain["rollbacks"]):
+            raise MonitorError("the checkpoint is of a monitor with other rules or actions")
+        self.halts, self._acknowledged = list(plain["halts"]), plain["acknowledged"]
+        self.halted, self.verdict = plain["halted"], None
+        if plain["verdict"] is not None:
+            value = plain["verdict"]["value"]
+            known = plain["verdict"] | {"value": math.nan if value is None else value}
+            self.verdict = Verdict(**known | {"atoms": tuple(known["atoms"])})
+        for channel, state in zip(channels, plain["channels"], strict=True):
+            channel.restore(state)
+        for k, (action, count) in enumerate(zip(self._rollbacks, plain["rollbacks"], strict=True)):
+            safe = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{k}/")}
+            action.restore(count, safe)
+        for fault in self._faults:
+            fault(self.atoms, self.dynamics.nsteps)
+
     def __call__(self) -> None:
         """Check the present step; ASE calls this."""
         if self.dynamics.nsteps < self.dynamics.max_steps:
@@ -253,9 +292,8 @@ class UncertaintyMonitor:
         if before is not None and before.breached:
             self._log("passed", self.verdict)
         self.halted = self._acknowledged = False
-        for action in self.actions:
-            if isinstance(action, RollBack):
-                action.keep(self.atoms, self.dynamics.nsteps)
+        for action in self._rollbacks:
+            action.keep(self.atoms, self.dynamics.nsteps)
 
     def _act(self, verdict: Verdict, onset: bool) -> None:
         self.halted, seen = False, self._seen_before()

@@ -1,0 +1,141 @@
+"""What a run needs to go on bit for bit: structure, integrator, random numbers, monitor, and files cut to the same step.
+
+Order of a checkpoint: trajectory and history reach the disk, then the state does.  After a kill the files may hold more than the
+state, never less; what is more is cut off, since the run makes it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.md.md import MolecularDynamics
+
+from blipcalc.calculator import BayesianCalculator
+from blipcalc.errors import CheckpointWarning, ConfigurationError
+from blipcalc.io import read, write
+from blipcalc.md.integrators import restore_variables, variables
+from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.predictor import BayesianPredictor
+from blipcalc.run_folder import State
+from blipcalc.sealed import tensors_hash
+
+#: of the entry in ``info`` that says which step a frame is of
+STEP = "step"
+
+
+def identity(atoms: Atoms) -> str:
+    """SHA-256 over the structure as it starts and the calculator that drives it."""
+    digest = hashlib.sha256(repr([constraint.todict() for constraint in atoms.constraints]).encode())
+    for values in (atoms.numbers, atoms.get_masses(), atoms.positions, atoms.cell.array, atoms.pbc):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    digest.update(_calculator_identity(atoms.calc).encode())
+    return digest.hexdigest()
+
+
+def _calculator_identity(calc: Calculator | None) -> str:
+    if not isinstance(calc, BayesianCalculator):
+        return f"{type(calc).__name__} {getattr(calc, 'parameters', None)!r}"
+    predictor = calc.predictor
+    settings = {key: calc.parameters[key] for key in ("n_draws", "seed", "surface", "dtype", "raw")}
+    weights = ""
+    if isinstance(predictor, BayesianPredictor):
+        weights = tensors_hash({**predictor.model.state_dict(), **dict(predictor.draws.overrides)})
+    return f"{type(predictor).__name__} {settings!r} {weights} {predictor.calibration if weights else None!r}"
+
+
+def environment(calc: Calculator | None) -> dict[str, Any]:
+    """What decides whether the same run gives the same bits."""
+    predictor = calc.predictor if isinstance(calc, BayesianCalculator) else None
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "ase": ase.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": str(getattr(predictor, "device", "cpu")),
+    }
+
+
+def state_of(
+    dynamics: MolecularDynamics, rng: np.random.Generator, monitor: UncertaintyMonitor, seconds: float
+) -> State:
+    """The state after a whole step."""
+    atoms = dynamics.atoms
+    structure = {"positions": atoms.positions, "momenta": atoms.get_momenta(), "cell": atoms.cell.array}
+    watching, arrays = monitor.state()
+    parts = {"atoms": structure, "integrator": variables(dynamics), "monitor": arrays}
+    tensors = {
+        kind: {name: torch.from_numpy(np.array(v, dtype=np.float64)) for name, v in part.items()}
+        for kind, part in parts.items()
+    }
+    figures = {
+        "step": dynamics.nsteps,
+        "seconds": seconds,
+        "rng": rng.bit_generator.state,
+        "monitor": watching,
+        "environment": environment(atoms.calc),
+    }
+    return State(tensors, figures)
+
+
+def restore(state: State, dynamics: MolecularDynamics, rng: np.random.Generator, monitor: UncertaintyMonitor) -> bool:
+    """Put everything back; whether the run goes on bit for bit, which is warned of where it does not."""
+    atoms = dynamics.atoms
+    structure = {name: value.numpy() for name, value in state.of("atoms").items()}
+    if structure["positions"].shape != atoms.positions.shape:
+        raise ConfigurationError(
+            f"the checkpoint holds {len(structure['positions'])} atoms, the structure {len(atoms)}"
+        )
+    atoms.set_cell(structure["cell"])
+    atoms.positions[:] = structure["positions"]
+    # as they were: constraints were applied to them when they were made
+    atoms.set_momenta(structure["momenta"], apply_constraint=False)
+    restore_variables(dynamics, {name: value.numpy() for name, value in state.of("integrator").items()})
+    rng.bit_generator.state = state.figures["rng"]
+    dynamics.nsteps = state.figures["step"]
+    monitor.restore(state.figures["monitor"], {name: value.numpy() for name, value in state.of("monitor").items()})
+    then, now = state.figures["environment"], environment(atoms.calc)
+    changed = {key: (then.get(key), now[key]) for key in now if then.get(key) != now[key]}
+    exact = not changed and now["device"] == "cpu"
+    if not exact:
+        why = f"{changed} (then, now)" if changed else f"sums on {now['device']} have no fixed order"
+        warnings.warn(
+            f"the run goes on statistically equivalent, not bit for bit: {why}", CheckpointWarning, stacklevel=2
+        )
+    return exact
+
+
+def cut_trajectory(path: Path, step: int) -> None:
+    """Leave out frames behind a step; raises :class:`ConfigurationError` where the file is none of such a run."""
+    if not path.exists():
+        return
+    frames = read(path)
+    if any(STEP not in frame.info for frame in frames):
+        raise ConfigurationError(f"{path} holds frames that do not say their step; move it away")
+    kept = [frame for frame in frames if frame.info[STEP] <= step]
+    if not kept:
+        path.unlink()
+    elif len(kept) < len(frames):
+        write(path, kept)
+
+
+def sync(*paths: Path | None) -> None:
+    """Wait until files are on the disk."""
+    for path in paths:
+        if path is not None and path.exists():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
