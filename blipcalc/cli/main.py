@@ -14,6 +14,7 @@ import typer
 
 from blipcalc.cli.check import check
 from blipcalc.cli.labelled import calibrate, compare, evaluate
+from blipcalc.cli.md import md
 from blipcalc.cli.options import ModelArgument
 from blipcalc.cli.train import train
 from blipcalc.errors import BlipcalcError
@@ -47,7 +48,7 @@ def info(
     typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
-for command in (train, calibrate, evaluate, compare, check):
+for command in (train, calibrate, evaluate, compare, check, md):
     app.command()(command)
 
 
