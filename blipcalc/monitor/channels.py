@@ -11,7 +11,7 @@
 | channel | rule | says |
 |---|---|---|
 | :class:`Trip` | R_t ≤ limit | halt, at once |
-| :class:`Smoothed` | mean of ln R over a window ≤ limit | warning; halt where that lasts for two windows |
+| :class:`Smoothed` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
 | :class:`Evidence` | e-detector on p-values of thinned checks | halt; false alarms not more often than promised |
 
 A channel with memory takes every reading once, in order, and gives its memory as plain values for a checkpoint.
@@ -99,37 +99,38 @@ class Trip:
 class Smoothed:
     """Mean of ln R over the last window ≤ ln limit, once a whole window is there.
 
-    window : checks; limit : of the geometric mean of R
+    window : checks
+    limit, warning : of the geometric mean of R
     """
 
     ratio: HaltRatio
     window: int
     limit: float
+    warning: float = math.inf
     _logs: deque[float] = field(default_factory=deque, init=False, repr=False)
-    _beyond: int = field(default=0, init=False, repr=False)
 
     def __call__(self, reading: Reading) -> Verdict:
-        """The verdict: a warning from the first breach on, a halt where it lasts for two windows."""
+        """The verdict: a warning beyond the lower level, a halt beyond the limit."""
         self._logs.append(math.log(max(self.ratio.largest(reading), SMALLEST)))
         while len(self._logs) > self.window:
             self._logs.popleft()
         # summed anew, so that a run that goes on from a checkpoint rounds alike
         value = math.exp(math.fsum(self._logs) / self.window) if len(self._logs) == self.window else 0.0
-        breached = not (value <= self.limit)
-        self._beyond = self._beyond + 1 if breached else 0
+        level = min(self.limit, self.warning)
+        breached, halts = not (value <= level), not (value <= self.limit)
         atoms = self.ratio.worst(reading) if breached else ()
         reason = f"bound on the force error is {value:.3g} of the tolerance, on average over {self.window} checks"
-        reason = _reason(reading, self.ratio, reason, self.limit)
-        halts = self._beyond > 2 * self.window
-        return Verdict(breached, atoms, value, self.limit, "of the tolerance", reason, reading.step, halts=halts)
+        threshold = self.limit if halts else level
+        reason = _reason(reading, self.ratio, reason, threshold)
+        return Verdict(breached, atoms, value, threshold, "of the tolerance", reason, reading.step, halts=halts)
 
     def state(self) -> dict[str, Any]:
         """The memory."""
-        return {"logs": list(self._logs), "beyond": self._beyond}
+        return {"logs": list(self._logs)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from it."""
-        self._logs, self._beyond = deque(state["logs"]), state["beyond"]
+        self._logs = deque(state["logs"])
 
 
 @dataclass

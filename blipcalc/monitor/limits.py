@@ -37,6 +37,8 @@ ChannelName = Literal["trip", "smoothed", "evidence"]
 CHANNELS: tuple[ChannelName, ...] = ("trip", "smoothed", "evidence")
 #: ps: window of the smoothed channel, and the least that g is taken for
 WINDOW_PS = FLOOR_PS = 1.0
+#: warnings for each false halt that may be
+WARNINGS = 10
 #: independent checks that p-values take at least, and as many as are kept
 LEAST_REFERENCES, MOST_REFERENCES = 300, 3000
 PS, NS = 1e3, 1e6  # fs
@@ -75,7 +77,8 @@ class Limits(Settings):
     reference_ns: float = Field(description="in whole blocks")
     at_tolerance: Level = Field(description="how often R passes 1 in the reference run")
     trip: Level | None = Field(description="limit on R; None where the channel was not asked for")
-    smoothed: Level | None = Field(description="limit on the geometric mean of R over a window")
+    smoothed: Level | None = Field(description="limit on the logarithm of the geometric mean of R over a window")
+    warning: Level | None = Field(description="the same at ten times the rate, for warnings")
     evidence: tuple[float, ...] = Field(description="R of independent checks; empty without the channel")
     notes: tuple[str, ...] = Field((), description="what was left out, and why")
 
@@ -101,7 +104,8 @@ class Limits(Settings):
         if self.trip is not None:
             found.append(Trip(ratio, self.trip.value))
         if self.smoothed is not None:
-            found.append(Smoothed(ratio, _checks(WINDOW_PS * PS, self.interval_fs), math.exp(self.smoothed.value)))
+            window = _checks(WINDOW_PS * PS, self.interval_fs)
+            found.append(Smoothed(ratio, window, math.exp(self.smoothed.value), math.exp(self.warning.value)))
         if self.evidence:
             every = _checks(self.inefficiency_ps * PS, self.interval_fs)
             length = NS / (self.budget_per_ns * every * self.interval_fs)
@@ -213,6 +217,7 @@ def fit_limits(
             if found is None:
                 raise LimitsError(_too_short(len(maxima) * block_ns, rate_per_ns, budget, share, kept))
             levels[name] = found
+    means_budget = level_for_rate(by_level["smoothed"], block_ns, WARNINGS * budget, share)
     return Limits(
         identity=Identity.of_calibration(calibration),
         tolerance=tolerance,
@@ -228,6 +233,7 @@ def fit_limits(
         at_tolerance=rate_of_level(maxima, block_ns, 1.0, confidence),
         trip=levels.get("trip"),
         smoothed=levels.get("smoothed"),
+        warning=means_budget if "smoothed" in kept else None,
         evidence=_some(thinned) if "evidence" in kept else (),
         notes=tuple(notes),
     )

@@ -1,11 +1,20 @@
 """Rules that stop a run, on one synthetic signal: false halts per ns, and the delay after which a change is seen.
 
-    python tests/benchmarks/monitor_rules.py                 # 200 ns, about three minutes
+    python tests/benchmarks/monitor_rules.py                 # 200 ns, some minutes
+    python tests/benchmarks/monitor_rules.py --curves        # our guard against the rules of other codes, each at several rates
     python tests/benchmarks/monitor_rules.py --runs 40       # a look
 
 Signal: logarithm of the uncertainty of the worst atom, of unit variance, one check every 10 fs,
 
     √0.7 · OU(τ = 0.1 ps) + √0.3 · OU(τ = 5 ps)
+
+whose unit is 0.3 of ln σ where a rule needs σ itself.  Rules of other codes, as rules that stop a run:
+
+* single threshold: σ of the worst atom beyond a level at any check
+* FLARE: the largest Cartesian component of it beyond a level, so that turning the molecule moves it by up to √3; the axis of
+  the uncertainty turns with a memory of 1 ps
+* DP-GEN: σ beyond a level in a frame of the trajectory, one every 0.5 ps
+* VASP: σ beyond (1 + CX) times the mean of the last ten σ that were beyond it
 
 Every rule takes what it needs from 60 ns without labels.  Changes, in standard deviations of the signal: a step of 2, a step of
 4, a ramp to 4 in 10 ps.  A rule is begun anew after each halt; halts within 1 ps of each other are one.
@@ -20,12 +29,18 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.signal import lfilter
 
+from blipcalc.core.prediction import Calibration
+from blipcalc.monitor.limits import fit_limits
 from blipcalc.stats.evidence import Cusum, Martingale, ShiryaevRoberts, conformal_p, log_bet
 from blipcalc.stats.rates import poisson_interval
 from blipcalc.stats.series import block_maxima, moving_average, statistical_inefficiency
 
 #: checks per ps and ns; ns of reference; references of conformal p-values
 PS, NS, REFERENCE, REFERENCES = 100, 100_000, 60, 3000
+#: of the signal, in ln σ
+UNIT = 0.3
+#: that limits belong to; here to nothing
+CALIBRATION = Calibration("centre", 8, 0, "", {1: 1.0}, 1.0, {}, {}, 0, {}, "")
 #: ps of stationary signal before a change
 BEFORE = 50
 
@@ -138,10 +153,81 @@ def rules(reference: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str
         )
 
 
+def flare(level: float, rng: np.random.Generator) -> Rule:
+    def rule(x: np.ndarray) -> np.ndarray:
+        phi = math.exp(-1 / PS)
+        axis = lfilter([1.0], [1.0, -phi], rng.normal(size=(*x.shape, 3)), axis=1)
+        share = np.square(axis).max(axis=2) / np.square(axis).sum(axis=2)
+        return x + 0.5 * np.log(3 * share) / UNIT > level
+
+    return rule
+
+
+def dp_gen(level: float) -> Rule:
+    def rule(x: np.ndarray) -> np.ndarray:
+        return (x > level) & (np.arange(x.shape[1]) % (PS // 2) == 0)
+
+    return rule
+
+
+def vasp(factor: float, start: float) -> Rule:
+    def rule(x: np.ndarray) -> np.ndarray:
+        sigma, alarms = np.exp(UNIT * x), np.zeros(x.shape, dtype=bool)
+        for row, beyond in zip(sigma, alarms, strict=True):
+            history, limit, t = [], math.exp(UNIT * start), 0
+            while True:
+                later = np.flatnonzero(row[t:] > limit)
+                if not later.size:
+                    break
+                t += int(later[0])
+                beyond[t] = True
+                history = [*history, row[t]][-10:]
+                limit = factor * float(np.mean(history))
+                t += 1
+        return alarms
+
+    return rule
+
+
+def guard(reference: np.ndarray, rate: float) -> tuple[str, Rule]:
+    """The three channels with limits for a rate, fitted to the same reference as a user's are."""
+    limits = fit_limits(
+        [np.exp(UNIT * row) for row in reference], 1000.0 / PS, CALIBRATION, {"H": 1.0}, tolerance=1.0, rate_per_ns=rate
+    )
+    trip, level = math.log(limits.trip.value) / UNIT, limits.smoothed.value / UNIT
+    _, _, evidence = limits.channels()
+    values, rng = np.array(limits.evidence), np.random.default_rng(0)
+    detector = sequential(
+        lambda: ShiryaevRoberts(evidence.run_length),
+        lambda x: log_bet(conformal_p(np.exp(UNIT * x), values, rng)),
+        evidence.every,
+    )
+
+    def rule(x: np.ndarray) -> np.ndarray:
+        return exceedance(trip)(x) | smoothed(level, PS)(x) | detector(x)
+
+    return f"our guard, at most {rate:g} per ns wanted ({limits.expected_rate:.2g} expected)", rule
+
+
+def curves(reference: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[str, Rule]]:
+    """Our guard, and the rules of other codes, from strict to lax."""
+    flat = reference.ravel()
+    for rate in (0.3, 1.0, 3.0):
+        yield guard(reference, rate)
+    for name, make in (("single threshold", exceedance), ("DP-GEN", dp_gen)):
+        for share in (1e-3, 1e-4, 1e-5, 1e-6):
+            yield f"{name}, exceeded by {share:g} of the reference", make(float(np.quantile(flat, 1 - share)))
+    for extra in (2.5, 3.5, 4.5, 5.5):
+        yield f"FLARE, {extra} sd", flare(extra, rng)
+    for cx in (0.0, 0.1, 0.2):
+        yield f"VASP, CX = {cx:g}", vasp(1 + cx, float(np.quantile(flat, 0.99)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200, help="ns of test")
     parser.add_argument("--changes", type=int, default=400, help="runs with a change, of each kind")
+    parser.add_argument("--curves", action="store_true", help="our guard and the rules of other codes")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
@@ -155,7 +241,7 @@ def main() -> None:
     quiet = [signal(NS, 20, rng) for _ in range(arguments.runs // 20)]
     print("| rule | false halts per ns, 95 % limits | delay, " + " | ".join(f"{name}, ps" for name in shifts) + " |")
     print("|---" * (2 + len(shifts)) + "|")
-    for name, rule in rules(reference, rng):
+    for name, rule in (curves if arguments.curves else rules)(reference, rng):
         n, total = sum(halts(rule(x)) for x in quiet), 20 * len(quiet)
         low, high = poisson_interval(n, total)
         cells = [f"{delays(rule, shift, changing):.2f}" for shift in shifts.values()]

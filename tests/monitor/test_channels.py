@@ -54,11 +54,12 @@ def test_the_mean_is_that_of_the_series():
     np.testing.assert_allclose([v.value for v in verdicts[7:]], np.exp(moving_average(np.log(values), 8)), rtol=1e-12)
 
 
-def test_a_mean_that_stays_beyond_warns_first_and_halts_after_two_windows():
-    rule = Smoothed(RATIO, 5, 1.0)
-    verdicts = [rule(ratio_of(2.0)) for _ in range(16)]
-    assert [v.breached for v in verdicts] == [False] * 4 + [True] * 12
-    assert [v.halts for v in verdicts[4:]] == [False] * 10 + [True] * 2
+def test_a_mean_warns_at_a_lower_level_than_it_halts_at():
+    rule = Smoothed(RATIO, 5, 1.0, warning=0.5)
+    verdicts = [rule(ratio_of(0.7)) for _ in range(5)] + [rule(ratio_of(2.0)) for _ in range(5)]
+    assert [v.breached for v in verdicts] == [False] * 4 + [True] * 6
+    assert [v.halts for v in verdicts[4:]] == [False] * 2 + [True] * 4  # 0.7³ 2² is 1.37
+    assert [v.threshold for v in verdicts[5:7]] == [0.5, 1.0]
     for _ in range(10):
         rule(ratio_of(0.1))
     assert not rule(ratio_of(0.1)).breached

@@ -86,8 +86,9 @@ def test_channels_are_those_of_the_series(limits):
     std = values * limits.tolerance / 2.0
     readings = [Reading(i, ("H",), np.array([s]), 0.0, np.ones(1, dtype=bool)) for i, s in enumerate(std)]
     assert [trip(r).breached for r in readings] == (values > limits.trip.value).tolist()
-    found = [smoothed(r).breached for r in readings][PS - 1 :]
-    assert found == (moving_average(np.log(values), PS) > limits.smoothed.value).tolist()
+    found, means = [smoothed(r) for r in readings][PS - 1 :], moving_average(np.log(values), PS)
+    assert [v.breached for v in found] == (means > limits.warning.value).tolist()
+    assert [v.breached and v.halts for v in found] == (means > limits.smoothed.value).tolist()
     assert evidence.every == round(limits.inefficiency_ps * PS)
     alarms = 1e6 / (evidence.run_length * evidence.every * INTERVAL)
     assert alarms == pytest.approx(limits.rate_per_ns / 3)
@@ -175,8 +176,9 @@ def test_a_monitor_with_limits(scripted, calibration, limits, tmp_path):
 
 def test_a_warning_does_not_halt(scripted, calibration, limits, caplog):
     only = limits.model_copy(update={"trip": None, "evidence": ()})
-    level = math.exp(limits.smoothed.value) * limits.tolerance / 2.0
-    atoms = scripted([1.1 * level], calibration=calibration())
+    assert limits.warning.value < limits.smoothed.value
+    between = math.exp(0.5 * (limits.warning.value + limits.smoothed.value)) * limits.tolerance / 2.0
+    atoms = scripted(lambda step: between if step <= 100 else 2 * between, calibration=calibration())
     dynamics = verlet(atoms, 25.0)
     monitor = UncertaintyMonitor(dynamics, limits=only, faults=())
     dynamics.run(2 * 50)
