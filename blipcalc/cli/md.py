@@ -83,6 +83,7 @@ def md(
         pressure_GPa=pressure_gpa,
         pressure_damping_fs=pressure_damping_fs,
         every=every if every is not None or limits is not None else 10,
+        self_test=True,
         on_breach=["flag", "rollback", "halt"] if rollback else None,
         **rule,
     )

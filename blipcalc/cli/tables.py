@@ -188,7 +188,10 @@ def limits_text(limits: Limits) -> str:
         )
     if limits.smoothed is not None:
         value = math.exp(limits.smoothed.value)
-        lines.append(f"smoothed    mean of R over 1 ps ≤ {value:.4g}: {_rate(limits.smoothed)}")
+        warning = math.exp(limits.warning.value)
+        lines.append(
+            f"smoothed    mean of R over 1 ps ≤ {value:.4g}: {_rate(limits.smoothed)}; a warning beyond {warning:.4g}"
+        )
     if limits.evidence:
         lines.append(
             f"evidence    e-detector on {len(limits.evidence)} independent checks: at most {limits.budget_per_ns:.3g} per ns"

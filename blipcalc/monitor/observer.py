@@ -24,7 +24,7 @@ from blipcalc.monitor.faults import Fault, KineticJump, Leap
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.plot import plot_history
-from blipcalc.monitor.readings import check_watchable, take_reading, temperature_K, time_fs, watched_atoms
+from blipcalc.monitor.readings import check_sensor, check_watchable, take_reading, temperature_K, time_fs, watched_atoms
 from blipcalc.monitor.triggers import (
     CalibratedTolerance,
     ElementThresholds,
@@ -72,6 +72,7 @@ class UncertaintyMonitor:
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
     faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: a leap or a jump of the
         kinetic energy in MD
+    self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; two evaluations
     events : file that warnings, halts and all that was done go to, one line of JSON each
     annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
     calculator : read uncertainties from this one instead of ``atoms.calc``, which may be a sum around it
@@ -103,6 +104,7 @@ class UncertaintyMonitor:
         on_breach: Sequence[str | Action] | str | Action | None = None,
         record_to: str | Path | None = None,
         faults: Sequence[Fault] | None = None,
+        self_test: bool = False,
         events: str | Path | None = None,
         annotate: bool = False,
         calculator: Calculator | None = None,
@@ -135,6 +137,7 @@ class UncertaintyMonitor:
             CalibratedTolerance(
                 tolerance, 1.0, level, frozenset()
             )  # refuses a bad tolerance here, not at the first check
+        self.self_test = self_test
         self._faults = (Leap(), KineticJump()) if faults is None else tuple(faults)
         self._faults_by_default = faults is None
         self.events = None if events is None else EventLog(events)
@@ -167,6 +170,8 @@ class UncertaintyMonitor:
         self.dynamics = dynamics
         try:
             self._resolve()
+            if self.self_test:
+                check_sensor(self.calculator, self.atoms)
         except Exception:
             self.dynamics = None
             raise

@@ -41,6 +41,23 @@ def check_watchable(calc: Calculator | None) -> None:
         )
 
 
+def check_sensor(calc: Calculator, atoms: Atoms, *, displacement: float = 0.02, seed: int = 0) -> None:
+    """Move the atoms of a copy and demand that their uncertainty moves: one that stands still watches nothing.
+
+    displacement : standard deviation of each coordinate, Å
+    raises : MonitorError where ``atom_std`` is not finite, or changes by less than a millionth
+    """
+    moved = atoms.copy()
+    moved.positions += np.random.default_rng(seed).normal(0.0, displacement, moved.positions.shape)
+    before, after = (np.array(calc.get_property("atom_std", a)) for a in (atoms, moved))
+    change = np.abs(after - before).max(initial=0.0)
+    if not (change > 1e-6 * np.abs(before).max(initial=0.0)):
+        raise MonitorError(
+            f"the uncertainty does not answer: atoms moved by {displacement} Å change atom_std by {change:.3g} eV/Å (largest "
+            f"{before.max(initial=0.0):.3g}); is it constant, not finite, or of another structure?"
+        )
+
+
 def movable(driven: Any) -> np.ndarray:
     """(n,) False for atoms that a constraint fixes wholly, or that a subset filter hides."""
     atoms = watched_atoms(driven)

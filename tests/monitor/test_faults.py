@@ -17,7 +17,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from blipcalc.errors import ConfigurationError, DataError
+from blipcalc.errors import ConfigurationError, DataError, MonitorError
 from blipcalc.monitor.actions import Record, RollBack, redraw_momenta
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.faults import KineticJump, Leap, TooClose, closest_distances
@@ -243,3 +243,16 @@ def test_lennard_jones_that_explodes_is_stopped():
     dynamics.attach(lambda: alarms.append(leap(atoms, dynamics.nsteps).breached))
     dynamics.run(5)
     assert alarms.index(True) <= 2
+
+
+def test_a_dead_sensor_is_found_before_the_run(scripted):
+    """A constant σ, and one that is no number; a σ that answers to the structure passes, and nothing is left of the test."""
+    for dead in ([0.1], [math.nan]):
+        with pytest.raises(MonitorError, match="does not answer"):
+            UncertaintyMonitor(verlet(scripted(dead)), threshold=0.5, self_test=True)
+    alive = scripted(lambda step: 0.1 + 0.01 * step)
+    before = alive.positions.copy()
+    monitor = UncertaintyMonitor(verlet(alive), threshold=0.5, self_test=True)
+    assert np.array_equal(alive.positions, before)
+    assert monitor.status == "ready"
+    UncertaintyMonitor(verlet(scripted([0.1])), threshold=0.5)
