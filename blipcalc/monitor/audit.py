@@ -1,0 +1,120 @@
+"""Label audit: at random checks a reference method is asked, and the coverage of the error bars is known with confidence.
+
+    x_t = share of the atoms that move with ‖F_ref - F‖ ≤ q_el σ,      coverage = mean of x over the run
+
+Checks are chosen by a coin that does not look at the structure, so that their mean is that of the run.  The interval is a
+confidence sequence: it may be read at any time, and a run may be stopped by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.md.md import MolecularDynamics
+
+from blipcalc.calculator import BayesianCalculator
+from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError
+from blipcalc.monitor.actions import halt
+from blipcalc.monitor.events import EventLog
+from blipcalc.monitor.readings import movable
+from blipcalc.monitor.triggers import Verdict
+from blipcalc.stats.evidence import BettingSequence
+
+
+class LabelAudit:
+    """Attach it to a dynamics: ``dynamics.attach(audit, interval=100)``.
+
+    Parameters
+    ----------
+    dynamics : MD of a structure with a calibrated calculator
+    reference : gives the true forces; called about ``share`` of the checks
+    share : probability that a check is audited
+    level : of the bounds, and the coverage that they promise
+    confidence : of the interval, at all times at once
+    halts : end the run where the interval lies below the level
+    events : file for what was found, see :class:`~blipcalc.monitor.events.EventLog`
+    seed : of the coin, which at a step falls alike in every run
+
+    Raises
+    ------
+    CalibrationError : no calibration, or a level that it does not hold; ConfigurationError : a share that is none
+    """
+
+    def __init__(
+        self,
+        dynamics: MolecularDynamics,
+        reference: Calculator,
+        *,
+        share: float = 0.01,
+        level: float = 0.95,
+        confidence: float = 0.95,
+        halts: bool = False,
+        events: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        calc = dynamics.atoms.calc
+        if not isinstance(calc, BayesianCalculator) or calc.calibration is None:
+            raise CalibrationError("an audit of error bars takes a calibrated BayesianCalculator")
+        if not 0 < share <= 1:
+            raise ConfigurationError(f"share={share}; expected a probability above 0, at most 1")
+        calc.calibration.atom_quantile(dynamics.atoms.numbers, level)
+        self.dynamics, self.reference, self.share, self.level, self.seed = dynamics, reference, share, level, seed
+        self.halts, self.events = halts, None if events is None else EventLog(events)
+        self.steps: list[int] = []
+        self.values: list[float] = []
+        self.verdict: Verdict | None = None
+        self._sequence = BettingSequence(confidence)
+
+    @property
+    def coverage(self) -> tuple[float, float, float]:
+        """Mean coverage of the audited checks, NaN without one, and the limits that hold at any time."""
+        mean = float(np.mean(self.values)) if self.values else math.nan
+        return (mean, *self._sequence.interval)
+
+    def __call__(self) -> None:
+        """Toss the coin; where it falls so, ask the reference."""
+        step = self.dynamics.nsteps
+        if np.random.default_rng([self.seed, step]).random() >= self.share or step in self.steps[-1:]:
+            return
+        self._take(step, self._covered(self.dynamics.atoms))
+        mean, low, high = self.coverage
+        below = not (high >= self.level)
+        reason = f"{len(self.values)} audited checks: bounds hold for {mean:.3f} of the atoms, {low:.3f} to {high:.3f}"
+        self.verdict = Verdict(below, (), mean, self.level, "of the atoms", reason, step, halts=self.halts)
+        if self.events is not None:
+            self.events.write("audit", self.verdict, self.dynamics.atoms, self.dynamics, low=low, high=high)
+        if below and self.halts:
+            halt(self.verdict, self.dynamics.atoms, self.dynamics)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"steps": list(self.steps), "values": list(self.values)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.steps, self.values = [], []
+        self._sequence = BettingSequence(self._sequence.confidence)
+        for step, value in zip(state["steps"], state["values"], strict=True):
+            self._take(step, value)
+
+    def _take(self, step: int, value: float) -> None:
+        self._sequence.update(value)
+        self.steps.append(step)
+        self.values.append(value)
+
+    def _covered(self, atoms: Atoms) -> float:
+        """Share of the atoms that move whose bound holds; a bound that is not known does not."""
+        calc, mask = atoms.calc, movable(atoms)
+        if not mask.any():
+            raise MonitorError("no atom can move: there is nothing to audit")
+        bound = calc.calibration.atom_quantile(atoms.numbers, self.level) * calc.get_property("atom_std", atoms)
+        copy = atoms.copy()
+        copy.set_constraint()
+        copy.calc = self.reference
+        error = np.linalg.norm(copy.get_forces() - atoms.get_forces(apply_constraint=False), axis=1)
+        return float((error <= bound)[mask].mean())
