@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from blipcalc.core.prediction import Calibration, Prediction
     from blipcalc.io import read, write
     from blipcalc.md.run import run_md
+    from blipcalc.monitor.actions import Record, RollBack
+    from blipcalc.monitor.audit import LabelAudit
+    from blipcalc.monitor.faults import TooClose, closest_distances
+    from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
+    from blipcalc.monitor.reference import check_reference
     from blipcalc.training.run import train
 
 __version__ = "0.1.0"
@@ -26,10 +31,17 @@ _PUBLIC = {
     "BayesianCalculator": ("blipcalc.calculator", "BayesianCalculator"),
     "Calibration": ("blipcalc.core.prediction", "Calibration"),
     "Graph": ("blipcalc.core.graph", "Graph"),
+    "LabelAudit": ("blipcalc.monitor.audit", "LabelAudit"),
+    "Limits": ("blipcalc.monitor.limits", "Limits"),
     "Prediction": ("blipcalc.core.prediction", "Prediction"),
+    "Record": ("blipcalc.monitor.actions", "Record"),
+    "RollBack": ("blipcalc.monitor.actions", "RollBack"),
+    "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
     "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
+    "check_reference": ("blipcalc.monitor.reference", "check_reference"),
+    "closest_distances": ("blipcalc.monitor.faults", "closest_distances"),
     "committee": ("blipcalc.adapters.committee", "committee"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
     "load": ("blipcalc.checkpoint", "load_model"),
@@ -43,10 +55,17 @@ __all__ = [
     "BayesianCalculator",
     "Calibration",
     "Graph",
+    "LabelAudit",
+    "Limits",
     "Prediction",
+    "Record",
+    "RollBack",
+    "TooClose",
     "UncertaintyMonitor",
     "bayesianize",
     "calibrate",
+    "check_reference",
+    "closest_distances",
     "committee",
     "evaluate",
     "load",
