@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from ase.md.md import MolecularDynamics
 
 from blipcalc.calculator import BayesianCalculator
@@ -120,14 +122,38 @@ def cut_trajectory(path: Path, step: int) -> None:
     """Leave out frames behind a step; raises :class:`ConfigurationError` where the file is none of such a run."""
     if not path.exists():
         return
-    frames = read(path)
-    if any(STEP not in frame.info for frame in frames):
-        raise ConfigurationError(f"{path} holds frames that do not say their step; move it away")
-    kept = [frame for frame in frames if frame.info[STEP] <= step]
+    if path.suffix != ".traj":
+        frames = read(path)
+        kept = _kept(frames, path, step)
+        if 0 < kept < len(frames):
+            write(path, frames[:kept])
+    else:
+        with TrajectoryReader(path) as frames:
+            kept = _kept(frames, path, step)
+            if 0 < kept < len(frames):
+                # as ASE has them, one after the other: a long trajectory does not fit into memory
+                whole = path.with_name(f".{path.name}.cut")
+                with TrajectoryWriter(whole, "w") as writer:
+                    for k in range(kept):
+                        writer.write(frames[k])
+                sync(whole)
+                whole.replace(path)
     if not kept:
         path.unlink()
-    elif len(kept) < len(frames):
-        write(path, kept)
+
+
+def _kept(frames: Sequence[Atoms], path: Path, step: int) -> int:
+    """How many of the first frames are not behind a step."""
+    kept = len(frames)
+    while kept and _step(frames[kept - 1], path) > step:
+        kept -= 1
+    return kept
+
+
+def _step(frame: Atoms, path: Path) -> int:
+    if STEP not in frame.info:
+        raise ConfigurationError(f"{path} holds a frame that does not say its step; move it away")
+    return int(frame.info[STEP])
 
 
 def sync(*paths: Path | None) -> None:

@@ -251,7 +251,7 @@ class _Run:
         """A checkpoint, unless the structure is not finite: then the last good one stays."""
         if not np.isfinite(self.atoms.positions).all() or not np.isfinite(self.atoms.get_momenta()).all():
             return
-        self.monitor.history.save_csv(self.folder / HISTORY)
+        self.monitor.history.keep_csv(self.folder / HISTORY)
         sync(self.trajectory)
         checkpoints.save(state_of(self.dynamics, self.rng, self.monitor, self._clock()))
 

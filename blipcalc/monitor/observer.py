@@ -321,6 +321,11 @@ class UncertaintyMonitor:
                 self._log("rollback", verdict)
                 for fault in self._faults:  # the leap back is none
                     fault(self.atoms, self.dynamics.nsteps)
+                # writers behind this one shall find results of the structure that is there now
+                self.calculator.get_property("atom_std", self.atoms)
+                self.atoms.get_forces()
+                if self.annotate:
+                    annotate(self.atoms, self.calculator)
                 return
 
     def _log(self, event: str, verdict: Verdict) -> None:
