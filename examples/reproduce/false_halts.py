@@ -1,0 +1,165 @@
+"""Predicted against observed false halts, where hundreds of nanoseconds can be afforded: clusters of argon and a committee.
+
+    python examples/reproduce/false_halts.py                       # 2 × 160 ns, some minutes of one core
+    python examples/reproduce/false_halts.py --replicas 32         # a look
+
+Thirteen Lennard-Jones atoms at 20 K, many replicas at once, BAOAB at 5 fs; a committee of four that differ by 1 % in σ and 3 %
+in ε is asked every 50 fs.  Limits for several rates come from the first half of the time, as ``blipcalc check`` makes them, and are
+held against the second half, replica by replica, as a monitor holds them: after a halt a channel begins anew, and halts within
+10 ps are one.  The control: a quantile of single checks for the same number of checks per nanosecond.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from ase import units
+
+from blipcalc.core.prediction import Calibration
+from blipcalc.errors import LimitsError
+from blipcalc.monitor.channels import Evidence
+from blipcalc.monitor.limits import fit_limits
+from blipcalc.monitor.triggers import Reading
+from blipcalc.sealed import write_atomically
+from blipcalc.stats.rates import poisson_interval, same_rate
+from blipcalc.stats.series import moving_average
+
+SIGMA, EPSILON, MASS, KELVIN = 3.4, 0.0104, 39.95, 20.0
+#: fs: of a step, between checks, of one halt
+STEP, CHECK, ONE = 5.0, 50.0, 1e4
+#: σ and ε of the committee, relative
+MEMBERS = ((0.99, 1.03), (1.0, 0.97), (1.01, 1.0), (1.0, 1.03))
+CALIBRATION = Calibration("centre", 4, 0, "", {18: 1.0}, 1.0, {}, {}, 0, {}, "")
+#: eV/Å, the tolerance that R is measured in
+TOLERANCE = 0.01
+
+
+def forces(x: np.ndarray, sigma: float = SIGMA, epsilon: float = EPSILON) -> np.ndarray:
+    """(replicas, n, 3) eV/Å of Lennard-Jones clusters, all pairs."""
+    d = x[:, :, None] - x[:, None]
+    r2 = np.einsum("rijk,rijk->rij", d, d)
+    np.einsum("rii->ri", r2)[...] = np.inf
+    s6 = (sigma**2 / r2) ** 3
+    return np.einsum("rij,rijk->rik", 24 * epsilon * (2 * s6**2 - s6) / r2, d)
+
+
+def largest_std(x: np.ndarray) -> np.ndarray:
+    """(replicas,) the largest per-atom standard deviation of the committee, eV/Å."""
+    samples = np.stack([forces(x, SIGMA * s, EPSILON * e) for s, e in MEMBERS])
+    return np.sqrt(samples.var(axis=0, ddof=1).sum(axis=2) / 3).max(axis=1)
+
+
+def icosahedron() -> np.ndarray:
+    """(13, 3) Å, bonds of 2^(1/6) σ from the centre, a little shorter than that."""
+    golden = (1 + 5**0.5) / 2
+    shell = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+    points = np.array([np.roll(p, k) for p in shell for k in range(3)])
+    return np.vstack([np.zeros(3), points / np.linalg.norm(points[0]) * 2 ** (1 / 6) * SIGMA * 0.97])
+
+
+def simulate(replicas: int, checks: int, seed: int) -> np.ndarray:
+    """(replicas, checks) R of every check, after 20 ps that are not looked at."""
+    rng, dt = np.random.default_rng(seed), STEP * units.fs
+    kt, decay = KELVIN * units.kB, np.exp(-STEP / 500.0)
+    x = np.repeat(icosahedron()[None], replicas, axis=0)
+    v = rng.normal(size=x.shape) * np.sqrt(kt / MASS)
+    f, found = forces(x), np.empty((checks, replicas))
+    per, before = round(CHECK / STEP), round(2e4 / CHECK)
+    for k in range(-before, checks):
+        for _ in range(per):
+            v += 0.5 * dt * f / MASS
+            x += 0.5 * dt * v
+            v = decay * v + np.sqrt((1 - decay**2) * kt / MASS) * rng.normal(size=v.shape)
+            v -= v.mean(axis=1, keepdims=True)  # clusters stay where they are
+            x += 0.5 * dt * v
+            f = forces(x)
+            v += 0.5 * dt * f / MASS
+        if k >= 0:
+            found[k] = largest_std(x) / TOLERANCE
+    return found.T
+
+
+def halts(beyond: np.ndarray) -> int:
+    """Breaches (replicas, checks) that are not within 10 ps of the one before."""
+    return sum(int((np.diff(np.flatnonzero(row), prepend=-np.inf) > ONE / CHECK).sum()) for row in beyond)
+
+
+def evidence(detector: Evidence, values: np.ndarray, seed: int) -> np.ndarray:
+    """Alarms of the e-detector on a replica, which it is shown at independent checks alone."""
+    rule = Evidence(detector.ratio, detector.reference, 1, detector.run_length, seed)
+    found = np.zeros(len(values), dtype=bool)
+    for k in range(detector.every - 1, len(values), detector.every):
+        std = np.array([values[k] * TOLERANCE])
+        found[k] = rule(Reading(k, ("Ar",), std, 0.0, np.ones(1, dtype=bool))).breached
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicas", type=int, default=400)
+    parser.add_argument("--ns", type=float, default=0.4, help="of each replica, in each half")
+    parser.add_argument("--rates", type=float, nargs="*", default=[0.1, 0.3, 1.0, 3.0], help="false halts per ns")
+    arguments = parser.parse_args()
+    path = Path("runs") / f"false-halts-{arguments.replicas}-{arguments.ns:g}.npy"
+    began = time.perf_counter()
+    if not path.exists():
+        values = simulate(arguments.replicas, 2 * round(arguments.ns * 1e6 / CHECK), 0)
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, values)
+    values = np.load(path)
+    half = values.shape[1] // 2
+    reference, fresh = values[:, :half], values[:, half:]
+    total = fresh.size * CHECK / 1e6
+    lines = [
+        f"{reference.size * CHECK / 1e6:g} ns of reference, {total:g} ns of test, {time.perf_counter() - began:.0f} s",
+        "",
+        "| wanted at most, per ns | channel | limit on R | expected per ns (95 %) | observed per ns (95 %) | p of equal rates |",
+        "|---|---|---|---|---|---|",
+    ]
+    for rate in arguments.rates:
+        try:
+            limits = fit_limits(list(reference), CHECK, CALIBRATION, {"Ar": 1.0}, tolerance=TOLERANCE, rate_per_ns=rate)
+        except LimitsError as error:
+            lines.append(f"| {rate:g} | refused: {error} |  |  |  |  |")
+            continue
+        window = round(1e3 / CHECK)
+        means = np.array([moving_average(np.log(row), window) for row in fresh])
+        *_, detector = limits.channels()
+        channels = {
+            "trip": (fresh > limits.trip.value, limits.trip),
+            "smoothed": (np.pad(means > limits.smoothed.value, ((0, 0), (window - 1, 0))), limits.smoothed),
+            "evidence": (np.array([evidence(detector, row, k) for k, row in enumerate(fresh)]), None),
+        }
+        together = np.zeros_like(fresh, dtype=bool)
+        for name, (beyond, level) in channels.items():
+            together |= beyond
+            n = halts(beyond)
+            low, high = poisson_interval(n, total)
+            cells = [f"{rate:g}", name]
+            if level is None:
+                cells += ["", f"at most {limits.budget_per_ns:.3g}", f"{n / total:.3g} ({low:.2g} to {high:.2g})", ""]
+            else:
+                value = level.value if name == "trip" else np.exp(level.value)
+                p = same_rate(n, total, level.n_beyond, level.exposure)
+                cells += [f"{value:.4g}", f"{level.rate:.3g} ({level.interval[0]:.2g} to {level.interval[1]:.2g})"]
+                cells += [f"{n / total:.3g} ({low:.2g} to {high:.2g})", f"{p:.2f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+        n = halts(together)
+        low, high = poisson_interval(n, total)
+        lines.append(
+            f"| {rate:g} | **together** |  | {limits.expected_rate:.3g} | {n / total:.3g} ({low:.2g} to {high:.2g}) |  |"
+        )
+        naive = np.quantile(reference, 1 - rate * CHECK / 1e6)
+        n = halts(fresh > naive)
+        low, high = poisson_interval(n, total)
+        lines.append(
+            f"| {rate:g} | control, quantile of checks | {naive:.4g} | {rate:g} | {n / total:.3g} ({low:.2g} to {high:.2g}) |  |"
+        )
+    text = "\n".join(lines) + "\n"
+    write_atomically(path.with_suffix(".md"), text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
