@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.calculators.mixing import LinearCombinationCalculator
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from ase.md.md import MolecularDynamics
 
@@ -45,6 +46,8 @@ def identity(atoms: Atoms) -> str:
 
 
 def _calculator_identity(calc: Calculator | None) -> str:
+    if isinstance(calc, LinearCombinationCalculator):
+        return f"{calc.mixer.weights} {[_calculator_identity(part) for part in calc.mixer.calcs]}"
     if not isinstance(calc, BayesianCalculator):
         return f"{type(calc).__name__} {getattr(calc, 'parameters', None)!r}"
     predictor = calc.predictor
@@ -118,18 +121,21 @@ def restore(state: State, dynamics: MolecularDynamics, rng: np.random.Generator,
     return exact
 
 
-def cut_trajectory(path: Path, step: int) -> None:
-    """Leave out frames behind a step; raises :class:`ConfigurationError` where the file is none of such a run."""
-    if not path.exists():
+def cut_trajectory(path: Path | None, step: int, key: str = STEP) -> None:
+    """Leave out frames behind a step; raises :class:`ConfigurationError` where the file is none of such a run.
+
+    key : of the step in ``info``
+    """
+    if path is None or not path.exists():
         return
     if path.suffix != ".traj":
         frames = read(path)
-        kept = _kept(frames, path, step)
+        kept = _kept(frames, path, step, key)
         if 0 < kept < len(frames):
             write(path, frames[:kept])
     else:
         with TrajectoryReader(path) as frames:
-            kept = _kept(frames, path, step)
+            kept = _kept(frames, path, step, key)
             if 0 < kept < len(frames):
                 # as ASE has them, one after the other: a long trajectory does not fit into memory
                 whole = path.with_name(f".{path.name}.cut")
@@ -142,18 +148,17 @@ def cut_trajectory(path: Path, step: int) -> None:
         path.unlink()
 
 
-def _kept(frames: Sequence[Atoms], path: Path, step: int) -> int:
+def _kept(frames: Sequence[Atoms], path: Path, step: int, key: str) -> int:
     """How many of the first frames are not behind a step."""
     kept = len(frames)
-    while kept and _step(frames[kept - 1], path) > step:
+    while kept:
+        last = frames[kept - 1].info.get(key)
+        if last is None:
+            raise ConfigurationError(f"{path} holds a frame that does not say its step ({key}); move it away")
+        if last <= step:
+            break
         kept -= 1
     return kept
-
-
-def _step(frame: Atoms, path: Path) -> int:
-    if STEP not in frame.info:
-        raise ConfigurationError(f"{path} holds a frame that does not say its step; move it away")
-    return int(frame.info[STEP])
 
 
 def sync(*paths: Path | None) -> None:

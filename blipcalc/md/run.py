@@ -18,11 +18,12 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from tqdm import tqdm
 
-from blipcalc.errors import ConfigurationError
+from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
 from blipcalc.md.restart import STEP, cut_trajectory, identity, restore, state_of, sync
+from blipcalc.monitor.actions import Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.run_folder import Checkpoints, alone
 from blipcalc.sealed import write_atomically
@@ -95,7 +96,8 @@ def run_md(
     folder : run folder with trajectory, history, events, summary and checkpoints.  The same call again goes on from the last
         checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept
     checkpoint_every : steps between checkpoints; there is one at the end of the run in any case
-    go_on : past the halt that the run in this folder ended with; without it such a run stays halted, however often it is called
+    go_on : past the halt that the run in this folder ended with, under other limits too; without it such a run stays halted,
+        however often it is called
     trajectory : file that every ``write_every``-th frame goes to, see :func:`blipcalc.io.write`, with the uncertainties that
         the calculator holds for it: on the centre surface at checks only, so let it be a multiple of ``every``.  The frame
         that halted the run is its last one.  ``info`` holds ``step`` and ``time_fs``
@@ -164,8 +166,9 @@ class _Run:
     ) -> None:
         self.atoms, self.config, self.course, self.folder = atoms, config, course, folder
         self.trajectory, self.write_every = None if trajectory is None else Path(trajectory), write_every
-        self.seconds, self._signal = 0.0, 0
+        self.seconds, self._signal, self._steps = 0.0, 0, 0
         self.settings = config.model_dump() | {"course": course.tolist(), "seed": seed, "write_every": write_every}
+        self.settings |= {"trajectory": None if trajectory is None else Path(trajectory).name}
         self.identity = "" if folder is None else identity(atoms)
         self.rng = np.random.default_rng(seed)
         if not atoms.get_momenta().any():
@@ -175,16 +178,18 @@ class _Run:
                 ZeroRotation(atoms)
         self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng)
         self.monitor = UncertaintyMonitor(self.dynamics, **monitor)
+        self.settings["monitor"] = self.monitor.settings()
 
     def go(self, steps: int, checkpoint_every: int, go_on: bool, progress: bool) -> None:
         """Run to a number of steps in all, unless something ends it before."""
         dynamics = self.dynamics
         checkpoints = None
         if self.folder is not None:
+            may_change = MAY_CHANGE | ({"monitor"} if go_on else set())
             checkpoints = Checkpoints(
-                self.folder, self.identity, self.settings, MAY_CHANGE, "MD", "structure or calculator"
+                self.folder, self.identity, self.settings, may_change, "MD", "start (positions, cell) or calculator"
             )
-            self._resume(checkpoints)
+            self._resume(checkpoints, go_on)
             if self.monitor.halted and go_on:
                 self.monitor.resume()
             if self.monitor.halted:
@@ -206,20 +211,33 @@ class _Run:
         began, before = time.perf_counter(), self.seconds
         self._clock = lambda: before + time.perf_counter() - began
         with bar, _signals(self._received):
-            if dynamics.nsteps < steps:
-                dynamics.run(steps - dynamics.nsteps)
+            is_whole = self._run(steps)
             bar.update(dynamics.nsteps - bar.n)
         self.seconds = self._clock()
+        self._steps = steps
         if checkpoints is not None:
-            self._save(checkpoints)
+            if is_whole:
+                self._save(checkpoints)
             write_atomically(self.folder / SUMMARY, json.dumps(self.summary().to_dict(), indent=1).encode())
+
+    def _run(self, steps: int) -> bool:
+        """Run; whether it ended after a whole step, and not by something that is not finite within one."""
+        try:
+            if self.dynamics.nsteps < steps:
+                self.dynamics.run(steps - self.dynamics.nsteps)
+        except NonFiniteError as error:
+            self.monitor.abort(str(error))
+            return False
+        return True
 
     def summary(self) -> MDSummary:
         """What became of it."""
         watch, history = self.monitor, self.monitor.history
         halted = watch.halted and watch.verdict is not None
         return MDSummary(
-            status="stopped" if self._signal and not watch.halted else watch.status,
+            status="stopped"
+            if self._signal and not watch.halted and self.dynamics.nsteps < self._steps
+            else watch.status,
             steps=self.dynamics.nsteps,
             time_ps=self.dynamics.nsteps * self.config.timestep_fs / 1000.0,
             wall_seconds=self.seconds,
@@ -230,19 +248,22 @@ class _Run:
             is_finite=bool(np.isfinite(watch.verdict.value)) if halted else True,
         )
 
-    def _resume(self, checkpoints: Checkpoints) -> None:
+    def _resume(self, checkpoints: Checkpoints, go_on: bool) -> None:
         """Go to the last checkpoint; files are cut to its step, or begun anew where there is none."""
         state = checkpoints.load()
         step = -1 if state is None else state.figures["step"]
-        for path in (self.trajectory, self.folder / HISTORY, self.folder / EVENTS):
-            if state is None and path is not None:
-                path.unlink(missing_ok=True)
-        if state is None:
-            return
-        known = step if step else -1  # step 0 is checked and written anew
+        if state is not None and step == 0 and (go_on or not state.figures["monitor"]["halted"]):
+            step = -1  # step 0 is checked and written anew
+        known = step
         cut_trajectory(self.trajectory, known)
+        for action in self.monitor.actions:
+            if isinstance(action, Record):
+                cut_trajectory(action.path, known, key="breach_step")
         if self.monitor.events is not None:
             self.monitor.events.cut(known)
+        if state is None:
+            (self.folder / HISTORY).unlink(missing_ok=True)
+            return
         self.monitor.history.load_csv(self.folder / HISTORY, last_step=known)
         restore(state, self.dynamics, self.rng, self.monitor)
         self.seconds = state.figures["seconds"]

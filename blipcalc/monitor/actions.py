@@ -145,6 +145,9 @@ def redraw_momenta(atoms: Atoms, rng: np.random.Generator) -> None:
     new -= masses * new.sum(axis=0) / masses.sum()
     thermal, wanted = float((new**2 / masses).sum() / 2), energy - float((drift**2 / masses).sum() / 2)
     atoms.set_momenta(drift + (new * math.sqrt(max(wanted, 0.0) / thermal) if thermal > 0 else 0.0))
+    kept = atoms.get_kinetic_energy()  # constraints take a part of it
+    if kept > 0:
+        atoms.set_momenta(atoms.get_momenta() * math.sqrt(energy / kept))
 
 
 def actions_of(

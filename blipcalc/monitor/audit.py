@@ -3,7 +3,8 @@
     x_t = share of the atoms that move with ‖F_ref - F‖ ≤ q_el σ,      coverage = mean of x over the run
 
 Checks are chosen by a coin that does not look at the structure, so that their mean is that of the run.  The interval is a
-confidence sequence: it may be read at any time, and a run may be stopped by it.
+confidence sequence: it may be read at any time, and a run may be stopped by it, as long as audited checks do not remember
+each other: they are ``spacing_ps`` apart or more, which must be longer than the memory that ``blipcalc check`` prints.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 
@@ -34,6 +35,7 @@ class LabelAudit:
     dynamics : MD of a structure with a calibrated calculator
     reference : gives the true forces; called about ``share`` of the checks
     share : probability that a check is audited
+    spacing_ps : least simulated time between two audited checks
     level : of the bounds, and the coverage that they promise
     confidence : of the interval, at all times at once
     halts : end the run where the interval lies below the level
@@ -51,6 +53,7 @@ class LabelAudit:
         reference: Calculator,
         *,
         share: float = 0.01,
+        spacing_ps: float = 5.0,
         level: float = 0.95,
         confidence: float = 0.95,
         halts: bool = False,
@@ -64,6 +67,7 @@ class LabelAudit:
             raise ConfigurationError(f"share={share}; expected a probability above 0, at most 1")
         calc.calibration.atom_quantile(dynamics.atoms.numbers, level)
         self.dynamics, self.reference, self.share, self.level, self.seed = dynamics, reference, share, level, seed
+        self.spacing_ps = spacing_ps
         self.halts, self.events = halts, None if events is None else EventLog(events)
         self.steps: list[int] = []
         self.values: list[float] = []
@@ -79,7 +83,10 @@ class LabelAudit:
     def __call__(self) -> None:
         """Toss the coin; where it falls so, ask the reference."""
         step = self.dynamics.nsteps
-        if np.random.default_rng([self.seed, step]).random() >= self.share or step in self.steps[-1:]:
+        if np.random.default_rng([self.seed, step]).random() >= self.share:
+            return
+        least = max(1.0, self.spacing_ps * 1000.0 * units.fs / self.dynamics.dt)
+        if self.steps and step - self.steps[-1] < least:
             return
         self._take(step, self._covered(self.dynamics.atoms))
         mean, low, high = self.coverage

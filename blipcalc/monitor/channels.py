@@ -12,7 +12,7 @@
 |---|---|---|
 | :class:`Trip` | R_t ≤ limit | halt, at once |
 | :class:`Smoothed` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
-| :class:`Evidence` | e-detector on p-values of thinned checks | halt; false alarms not more often than promised |
+| :class:`Evidence` | e-detector on p-values of thinned checks | halt; time between false alarms long on average |
 
 A channel with memory takes every reading once, in order, and gives its memory as plain values for a checkpoint.
 """
@@ -126,11 +126,11 @@ class Smoothed:
 
     def state(self) -> dict[str, Any]:
         """The memory."""
-        return {"logs": list(self._logs)}
+        return {"logs": [None if math.isnan(value) else value for value in self._logs]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from it."""
-        self._logs = deque(state["logs"])
+        self._logs = deque(math.nan if value is None else value for value in state["logs"])
 
 
 @dataclass

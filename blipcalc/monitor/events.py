@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,14 @@ class EventLog:
 
     def write(self, event: str, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics, **more: Any) -> None:
         """Append one."""
-        chosen = list(verdict.atoms)
+        said = plain(verdict)
         line = {
             "event": event,
-            "step": verdict.step,
+            "step": said["step"],
             "time_fs": finite(time_fs(dynamics)),
-            "atoms": chosen,
-            "symbols": [atoms.symbols[i] for i in chosen],
-            "value": finite(verdict.value),
-            "threshold": finite(verdict.threshold),
-            "unit": verdict.unit,
-            "reason": verdict.reason,
+            "atoms": said["atoms"],
+            "symbols": [atoms.symbols[i] for i in said["atoms"]],
+            **{key: said[key] for key in ("value", "threshold", "unit", "reason")},
             **more,
         }
         with self.path.open("a", encoding="utf-8") as file:
@@ -76,6 +74,26 @@ def read_events(path: str | Path) -> list[dict[str, Any]]:
                 break
             raise DataError(f"{path}, line {number}, is no event: {error}") from error
     return events
+
+
+def plain(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON has it, whatever numbers a rule of the user's put into it."""
+    return {
+        "breached": bool(verdict.breached),
+        "atoms": [int(i) for i in verdict.atoms],
+        "value": finite(verdict.value),
+        "threshold": finite(verdict.threshold),
+        "unit": str(verdict.unit),
+        "reason": str(verdict.reason),
+        "step": int(verdict.step),
+        "halts": bool(verdict.halts),
+    }
+
+
+def verdict_of(said: Mapping[str, Any]) -> Verdict:
+    """The verdict of :func:`plain`; what was not finite is NaN."""
+    numbers = {key: math.nan if said[key] is None else said[key] for key in ("value", "threshold")}
+    return Verdict(**{**said, **numbers, "atoms": tuple(said["atoms"])})
 
 
 def finite(value: float) -> float | None:

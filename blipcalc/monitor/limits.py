@@ -26,7 +26,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, LimitsError
-from blipcalc.monitor.channels import Evidence, HaltRatio, Smoothed, Trip
+from blipcalc.monitor.channels import SMALLEST, Evidence, HaltRatio, Smoothed, Trip
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.sealed import write_atomically
 from blipcalc.settings import Settings
@@ -37,6 +37,8 @@ ChannelName = Literal["trip", "smoothed", "evidence"]
 CHANNELS: tuple[ChannelName, ...] = ("trip", "smoothed", "evidence")
 #: ps: window of the smoothed channel, and the least that g is taken for
 WINDOW_PS = FLOOR_PS = 1.0
+#: expected halts in a block, beyond which maxima of blocks count none of them
+MOST_PER_BLOCK = 0.5
 #: warnings for each false halt that may be
 WARNINGS = 10
 #: independent checks that p-values take at least, and as many as are kept
@@ -183,41 +185,56 @@ def fit_limits(
     Raises
     ------
     ConfigurationError : senseless settings
-    LimitsError : R that is not finite, replicas shorter than 1 ps, or a run too short for the claim
+    LimitsError : R that is not finite, replicas that are the same or shorter than twice their memory, a run too short for the
+        claim, or a rate so high that it means nothing
     """
     _check_settings(interval_fs, rate_per_ns, confidence, channels)
     series = [np.asarray(values, dtype=np.float64) for values in replicas]
     if not series or not all(np.isfinite(v).all() and (v >= 0).all() for v in series):
         raise LimitsError("R of the reference run is not finite: are all of its elements calibrated?")
-    logs = [np.log(np.maximum(values, 1e-12)) for values in series]
-    checks_ps = _checks(PS, interval_fs)
-    shortest = min(len(values) for values in series)
-    if shortest < checks_ps:
-        raise LimitsError(f"a replica of {shortest * interval_fs / PS:.2g} ps is shorter than 1 ps; give longer ones")
+    if len({values.tobytes() for values in series}) < len(series):
+        raise LimitsError("two replicas are the same, value by value; give each a seed of its own")
+    logs = [np.log(np.maximum(values, SMALLEST)) for values in series]
     g = max(FLOOR_PS, statistical_inefficiency(logs) * interval_fs / PS)
-    wanted = max(checks_ps, _checks(2 * g * PS, interval_fs))
-    block = shortest // max(1, shortest // wanted)  # whole blocks fill the shortest replica
-    notes = [f"replicas are shorter than two memories of {g:.1f} ps"] if block * interval_fs < 2 * g * PS * 0.99 else []
+    wanted = max(_checks(PS, interval_fs), _checks(2 * g * PS, interval_fs)) if math.isfinite(g) else 0
+    long = [values for values in series if wanted and len(values) >= wanted]
+    if not long:
+        raise LimitsError(
+            f"the longest of {len(series)} replicas has {max(map(len, series)) * interval_fs / PS:.3g} ps, and R remembers "
+            f"{g:.2g} ps: replicas take two memories and 1 ps at least; give longer ones"
+        )
+    notes = []
+    if len(long) < len(series):
+        notes.append(f"{len(series) - len(long)} replicas shorter than {wanted * interval_fs / PS:.2g} ps are left out")
+        series, logs = long, [np.log(np.maximum(values, SMALLEST)) for values in long]
+    block = min(len(values) // (len(values) // wanted) for values in series)  # whole blocks fill equal replicas
     block_ns = block * interval_fs / NS
     thinned = np.concatenate([v[:: _checks(g * PS, interval_fs)] for v in series])
     kept = list(channels)
     if "evidence" in kept and len(thinned) < LEAST_REFERENCES:
         kept.remove("evidence")
         notes.append(f"no evidence channel: {len(thinned)} independent checks, {LEAST_REFERENCES} are needed")
+    if not kept:
+        raise LimitsError(f"no channel is left: {notes[-1]}; give more reference, or other channels")
     maxima = block_maxima(series, block)
     window = _checks(WINDOW_PS * PS, interval_fs)
     means = [moving_average(values, window) for values in logs]
+    of_means = min(block, min(map(len, means)))  # a replica of one block has no mean for its first window
+    by_level = {"trip": (maxima, block_ns), "smoothed": (block_maxima(means, of_means), of_means * interval_fs / NS)}
+    budget, share = rate_per_ns / len(kept), 1 - (1 - confidence) / len(kept)
+    if budget * block_ns > MOST_PER_BLOCK:
+        raise LimitsError(
+            f"{rate_per_ns:g} false halts per ns is one in every few memories of {g:.2g} ps, which no limit can mean; ask for "
+            f"{MOST_PER_BLOCK / block_ns * len(kept):.2g} per ns or fewer"
+        )
     levels: dict[str, Level] = {}
-    by_level = {"trip": maxima, "smoothed": block_maxima(means, min(block, min(map(len, means))))}
-    n_levels = sum(name in kept for name in by_level)
-    budget, share = rate_per_ns / max(len(kept), 1), 1 - (1 - confidence) / max(n_levels, 1)
-    for name, values in by_level.items():
-        if name in kept:
-            found = level_for_rate(values, block_ns, budget, share)
-            if found is None:
-                raise LimitsError(_too_short(len(maxima) * block_ns, rate_per_ns, budget, share, kept))
-            levels[name] = found
-    means_budget = level_for_rate(by_level["smoothed"], block_ns, WARNINGS * budget, share)
+    for name in kept:
+        values, length = by_level.get(name, by_level["trip"])
+        found = level_for_rate(values, length, budget, share)
+        if found is None:  # nor does a reference without an alarm bound the rate of the e-detector on it
+            raise LimitsError(_too_short(len(values) * length, rate_per_ns, budget, share, kept))
+        levels[name] = found
+    warning = level_for_rate(*by_level["smoothed"], WARNINGS * budget, share) if "smoothed" in kept else None
     return Limits(
         identity=Identity.of_calibration(calibration),
         tolerance=tolerance,
@@ -233,7 +250,7 @@ def fit_limits(
         at_tolerance=rate_of_level(maxima, block_ns, 1.0, confidence),
         trip=levels.get("trip"),
         smoothed=levels.get("smoothed"),
-        warning=means_budget if "smoothed" in kept else None,
+        warning=warning,
         evidence=_some(thinned) if "evidence" in kept else (),
         notes=tuple(notes),
     )
@@ -253,7 +270,7 @@ def _checks(duration_fs: float, interval_fs: float) -> int:
 def _too_short(reference_ns: float, rate: float, budget: float, confidence: float, channels: Sequence[str]) -> str:
     needed = exposure_needed(budget, confidence)
     carried = rate * needed / reference_ns
-    alone = exposure_needed(rate, 1 - (1 - confidence) * sum(name != "evidence" for name in channels))
+    alone = exposure_needed(rate, 1 - (1 - confidence) * len(channels))
     return (
         f"{reference_ns:.3g} ns of reference cannot carry {rate:g} false halts per ns: {needed:.3g} ns are needed for channels "
         f"{', '.join(channels)} ({alone:.3g} ns for one of them alone). Run more replicas, or ask for {carried:.2g} per ns or "

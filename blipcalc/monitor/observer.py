@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Record, RollBack, actions_of, flag, halt
 from blipcalc.monitor.channels import Channel
-from blipcalc.monitor.events import EventLog, finite
+from blipcalc.monitor.events import EventLog, plain, verdict_of
 from blipcalc.monitor.faults import Fault, KineticJump, Leap
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits
@@ -33,10 +33,11 @@ from blipcalc.monitor.triggers import (
     Reading,
     Trigger,
     Verdict,
-    first_breach,
     gravest,
 )
 
+#: attributes of integrators that hold a structure of their own
+OWN_STATE = {"_q", "accel"}
 Status = Literal["ready", "running", "halted", "stopped", "finished"]
 
 
@@ -142,7 +143,9 @@ class UncertaintyMonitor:
         self._faults_by_default = faults is None
         self.events = None if events is None else EventLog(events)
         self._resolved_for: Calculator | None = None
-        self._acknowledged = False
+        self._halting: set[int] = set()  # rules that asked for a halt at the last check
+        self._excused: set[int] = set()  # those of them that were told to let the run go on
+        self._safe_channels: list[dict[str, Any]] = []
         self._planned = 0  # the last step of the run, as long as nobody halts it
         self._acted_on: tuple[int, np.ndarray] | None = None
         if dynamics is not None:
@@ -167,6 +170,11 @@ class UncertaintyMonitor:
                 raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
             if self._faults_by_default:  # optimisers may leap
                 self._faults = ()
+        elif self._rollbacks and OWN_STATE & vars(dynamics).keys():
+            raise ConfigurationError(
+                f"{type(dynamics).__name__} keeps positions or accelerations of its own, to which a structure cannot be rolled "
+                "back; take VelocityVerlet, Langevin or Bussi"
+            )
         self.dynamics = dynamics
         try:
             self._resolve()
@@ -225,47 +233,62 @@ class UncertaintyMonitor:
         return "finished" if self.dynamics.nsteps >= self._planned else "stopped"
 
     def resume(self) -> None:
-        """Go on knowingly: the breach at hand does not halt again until a check has passed in between.
+        """Go on knowingly: the rules that halted do not halt again until they have passed in between.
 
-        It is still flagged, recorded and kept in the history.  What is not finite halts even so.
+        Their breach is still flagged, recorded and kept in the history.  Other rules, faults, and what is not finite halt even
+        so.
         """
-        self.halted, self._acknowledged = False, True
+        self.halted, self._excused = False, set(self._halting)
 
     def plot(self, path: str | Path, *, title: str = "") -> None:
         """Write a PNG: largest ``atom_std`` against time, threshold, halts."""
         plot_history(self.history, self.limit, path, halts=self.halts, title=title)
 
+    def settings(self) -> dict[str, Any]:
+        """What it goes by, as plain values; functions of the user's by their names."""
+        thresholds = dict(self.threshold) if isinstance(self.threshold, Mapping) else {"": self.threshold}
+        limits = None if self.limits is None else self.limits.model_dump_json()
+        return {
+            "tolerance": self.tolerance,
+            "level": self.level,
+            "threshold": {k: None if v is None else repr(float(v)) for k, v in thresholds.items()},
+            "limits": None if limits is None else hashlib.sha256(limits.encode()).hexdigest(),
+            "every": self.every,
+            "rules": [getattr(rule, "__name__", type(rule).__name__) for rule in (*self._given, *self._faults)],
+            "actions": [getattr(action, "__name__", type(action).__name__) for action in self.actions],
+        }
+
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """All that a run which goes on must know but the history, as plain values and arrays."""
-        plain: dict[str, Any] = {
+        values: dict[str, Any] = {
             "halted": self.halted,
             "halts": list(self.halts),
-            "acknowledged": self._acknowledged,
-            "verdict": None if self.verdict is None else asdict(self.verdict) | {"value": finite(self.verdict.value)},
-            "channels": [rule.state() for rule in self._triggers if isinstance(rule, Channel)],
+            "halting": sorted(self._halting),
+            "excused": sorted(self._excused),
+            "verdict": None if self.verdict is None else plain(self.verdict),
+            "channels": [[type(channel).__name__, channel.state()] for channel in self._channels],
+            "safe_channels": list(self._safe_channels),
             "rollbacks": [],
         }
         arrays: dict[str, np.ndarray] = {}
         for k, action in enumerate(self._rollbacks):
             count, safe = action.state()
-            plain["rollbacks"].append(count)
+            values["rollbacks"].append(count)
             arrays |= {f"{k}/{name}": value for name, value in safe.items()}
-        return plain, arrays
+        return values, arrays
 
-    def restore(self, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def restore(self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
-        channels = [rule for rule in self._triggers if isinstance(rule, Channel)]
-        if len(channels) != len(plain["channels"]) or len(self._rollbacks) != len(plain["rollbacks"]):
+        kinds = [type(channel).__name__ for channel in self._channels]
+        if kinds != [kind for kind, _ in values["channels"]] or len(self._rollbacks) != len(values["rollbacks"]):
             raise MonitorError("the checkpoint is of a monitor with other rules or actions")
-        self.halts, self._acknowledged = list(plain["halts"]), plain["acknowledged"]
-        self.halted, self.verdict = plain["halted"], None
-        if plain["verdict"] is not None:
-            value = plain["verdict"]["value"]
-            known = plain["verdict"] | {"value": math.nan if value is None else value}
-            self.verdict = Verdict(**known | {"atoms": tuple(known["atoms"])})
-        for channel, state in zip(channels, plain["channels"], strict=True):
+        self.halted, self.halts = values["halted"], list(values["halts"])
+        self._halting, self._excused = set(values["halting"]), set(values["excused"])
+        self._safe_channels = list(values["safe_channels"])
+        self.verdict = None if values["verdict"] is None else verdict_of(values["verdict"])
+        for channel, (_, state) in zip(self._channels, values["channels"], strict=True):
             channel.restore(state)
-        for k, (action, count) in enumerate(zip(self._rollbacks, plain["rollbacks"], strict=True)):
+        for k, (action, count) in enumerate(zip(self._rollbacks, values["rollbacks"], strict=True)):
             safe = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{k}/")}
             action.restore(count, safe)
         for fault in self._faults:
@@ -282,33 +305,59 @@ class UncertaintyMonitor:
         if self.dynamics.nsteps % self.every:
             if any(verdict.breached for verdict in found):
                 self.verdict = gravest(found)
-                self._act(self.verdict, onset=before is None or not before.breached)
+                self._act(self.verdict, _is_onset(before, self.verdict))
             return
         self._resolve()
         reading, energy = take_reading(self.calculator, self.dynamics.atoms, self.dynamics.nsteps)
         failed = NonFinite()(reading)
-        self.verdict = failed if failed.breached else gravest([first_breach(self._triggers, reading), *found])
+        excused = False
+        if failed.breached:
+            self.verdict = failed
+        else:
+            self.verdict, excused = self._judge([trigger(reading) for trigger in self._triggers], found)
         if self.annotate:
             annotate(self.atoms, self.calculator)
         self._keep(reading, energy)
         if self.verdict.breached:
-            self._act(self.verdict, onset=before is None or not before.breached)
+            self._act(self.verdict, _is_onset(before, self.verdict), excused)
             return
         if before is not None and before.breached:
             self._log("passed", self.verdict)
-        self.halted = self._acknowledged = False
+        self.halted = False
         for action in self._rollbacks:
             action.keep(self.atoms, self.dynamics.nsteps)
+        if self._rollbacks:
+            self._safe_channels = [channel.state() for channel in self._channels]
 
-    def _act(self, verdict: Verdict, onset: bool) -> None:
+    def _judge(self, verdicts: Sequence[Verdict], found: Sequence[Verdict]) -> tuple[Verdict, bool]:
+        """The verdict to act on, and whether its rule was told to let the run go on; those of faults never are."""
+        self._halting = {k for k, verdict in enumerate(verdicts) if verdict.breached and verdict.halts}
+        self._excused &= self._halting
+        excused = [verdicts[k] for k in sorted(self._excused) if math.isfinite(verdicts[k].value)]
+        others = [*(verdict for verdict in verdicts if verdict not in excused), *found]
+        if excused and not any(verdict.breached and verdict.halts for verdict in others):
+            return excused[0], True
+        return gravest(others), False
+
+    def abort(self, reason: str) -> None:
+        """Halt for what is not finite and was met between two checks."""
+        self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.dynamics.nsteps)
+        self._act(self.verdict, onset=True)
+
+    @property
+    def _channels(self) -> list[Channel]:
+        """The rules that remember."""
+        return [rule for rule in self._triggers if isinstance(rule, Channel)]
+
+    def _act(self, verdict: Verdict, onset: bool, excused: bool = False) -> None:
         self.halted, seen = False, self._seen_before()
         if onset and not verdict.halts:
             self._log("warning", verdict)
         for action in self.actions:
             if action is halt:
-                if not verdict.halts or (self._acknowledged and math.isfinite(verdict.value)):
+                if not verdict.halts or excused:
                     continue
-                self.halted, self._acknowledged = True, False
+                self.halted = True
                 if self.dynamics.nsteps not in self.halts:
                     self.halts.append(self.dynamics.nsteps)
                 self._log("halt", verdict)
@@ -316,17 +365,26 @@ class UncertaintyMonitor:
                 isinstance(action, Record) and (seen or not (onset or verdict.halts))
             ):
                 continue
+            if isinstance(action, RollBack) and excused:
+                continue
             done = action(verdict, self.atoms, self.dynamics)
-            if isinstance(action, RollBack) and done:
-                self._log("rollback", verdict)
-                for fault in self._faults:  # the leap back is none
-                    fault(self.atoms, self.dynamics.nsteps)
-                # writers behind this one shall find results of the structure that is there now
-                self.calculator.get_property("atom_std", self.atoms)
-                self.atoms.get_forces()
-                if self.annotate:
-                    annotate(self.atoms, self.calculator)
-                return
+            if isinstance(action, RollBack) and verdict.halts:
+                self._refresh()
+                if done:
+                    self._log("rollback", verdict)
+                    return
+
+    def _refresh(self) -> None:
+        """Make everything fit a structure that was rolled back."""
+        for channel, state in zip(self._channels, self._safe_channels, strict=False):
+            channel.restore(state)
+        for fault in self._faults:  # the leap back is none
+            fault(self.atoms, self.dynamics.nsteps)
+        # writers behind this one shall find results of the structure that is there now
+        self.calculator.get_property("atom_std", self.atoms)
+        self.atoms.get_forces()
+        if self.annotate:
+            annotate(self.atoms, self.calculator)
 
     def _log(self, event: str, verdict: Verdict) -> None:
         if self.events is not None:
@@ -380,3 +438,8 @@ class UncertaintyMonitor:
         if not isinstance(dynamics, Optimizer) or dynamics.fmax is None:
             return False
         return bool(dynamics.optimizable.converged(dynamics.optimizable.get_gradient(), dynamics.fmax))
+
+
+def _is_onset(before: Verdict | None, now: Verdict) -> bool:
+    """Whether a run of breaches begins here, or turns from a warning into a halt."""
+    return before is None or not before.breached or (now.halts and not before.halts)

@@ -58,7 +58,9 @@ def check_reference(
     ratio, done, replicas = HaltRatio(quantiles, tolerance), 0, []
     for trajectory in trajectories:
         values = []
-        for batch in batches(_frames(trajectory, index), BATCH_ATOMS):
+        frames = _frames(trajectory, index)
+        _check_interval(frames, interval_fs)
+        for batch in batches(frames, BATCH_ATOMS):
             values += _ratios(predictor, ratio, batch)
             done += len(batch)
             if progress is not None:
@@ -96,6 +98,16 @@ def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]
     if not frames:
         raise DataError(f"{trajectory} holds no frames for index {index!r}")
     return frames
+
+
+def _check_interval(frames: Sequence[Atoms], interval_fs: float) -> None:
+    """Refuse an interval that is not that of the frames, where they say their time."""
+    times = [atoms.info["time_fs"] for atoms in frames if "time_fs" in atoms.info]
+    steps = np.diff(times) if len(times) == len(frames) else np.empty(0)
+    if steps.size and not np.allclose(steps[:-1], interval_fs, rtol=1e-6):
+        raise LimitsError(
+            f"the frames are {np.median(steps):g} fs apart by their own times, not interval_fs={interval_fs:g}"
+        )
 
 
 def _ratios(predictor: BayesianPredictor, ratio: HaltRatio, batch: Iterable[Atoms]) -> list[float]:

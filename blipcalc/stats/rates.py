@@ -17,10 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binomtest, chi2, genpareto
-
-#: share of the blocks, the largest ones, that a tail is fitted to, and the least number of them
-TAIL, LEAST_TAIL = 0.1, 30
+from scipy.stats import beta, binomtest, chi2
 
 
 def poisson_interval(events: int, exposure: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -61,7 +58,6 @@ class Level:
     confidence : of interval and bound
     n_blocks, exposure : how many blocks, and how long they are together
     n_beyond : blocks of the reference at or beyond it
-    extrapolated : whether it comes from a fitted tail, where interval and bound are NaN
     """
 
     value: float
@@ -72,7 +68,6 @@ class Level:
     n_blocks: int
     exposure: float
     n_beyond: int
-    extrapolated: bool = False
 
 
 def level_for_rate(maxima: ArrayLike, block: float, rate: float, confidence: float = 0.95) -> Level | None:
@@ -101,25 +96,6 @@ def rate_of_level(maxima: ArrayLike, block: float, level: float, confidence: flo
     interval = poisson_interval(beyond, total, confidence)
     return Level(
         level, beyond / total, interval, rate_upper_limit(beyond, total, confidence), confidence, n, total, beyond
-    )
-
-
-def extrapolated_level(maxima: ArrayLike, block: float, rate: float) -> Level:
-    """The level passed at a rate by a generalised Pareto tail through the largest tenth of the maxima: a guess, no bound.
-
-    raises : ValueError for fewer than 10 × :data:`LEAST_TAIL` blocks
-    source : Pickands 1975, doi:10.1214/aos/1176343003
-    """
-    values, n = _checked(maxima, block, rate, 0.95)
-    kept = round(TAIL * n)
-    if kept < LEAST_TAIL:
-        raise ValueError(f"a tail takes {round(LEAST_TAIL / TAIL)} blocks or more, got {n}")
-    threshold = values[kept]
-    shape, _, scale = genpareto.fit(values[:kept] - threshold, floc=0.0)
-    value = threshold + genpareto.isf(min(1.0, rate * block * n / kept), shape, scale=scale)
-    unknown = (math.nan, math.nan)
-    return Level(
-        float(value), rate, unknown, math.nan, math.nan, n, n * block, int(np.count_nonzero(values >= value)), True
     )
 
 

@@ -6,12 +6,16 @@ stop a run hundreds of times per nanosecond.  Either thin by the statistical ine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+#: sum of two autocorrelations, over the last tenth of the longest replica, below which the memory is taken to end with it
+ENDED = 0.15
 
 
 def _series(replicas: Sequence[ArrayLike]) -> list[Array]:
@@ -25,23 +29,23 @@ def _series(replicas: Sequence[ArrayLike]) -> list[Array]:
 
 
 def autocorrelation(replicas: Sequence[ArrayLike]) -> Array:
-    """ρ(k) of replicas of one process around their common mean, for k below the length of the shortest.
+    """ρ(k) of replicas of one process around their common mean, for k below the length of the longest.
 
-        ρ(k) = c(k) / c(0),   c(k) = Σ_r Σ_t δ_t δ_{t+k} / Σ_r (n_r - k)
+        ρ(k) = c(k) / c(0),   c(k) = Σ_r Σ_t δ_t δ_{t+k} / Σ_r (n_r - k),   over replicas that are longer than k
 
     replicas : series (n_r,)
-    returns : (min n_r,); ones where the series is constant
+    returns : (max n_r,); ones where the series is constant
     """
     series = _series(replicas)
-    mean, shortest = np.concatenate(series).mean(), min(len(values) for values in series)
-    total, counts = np.zeros(shortest), np.zeros(shortest)
+    mean, longest = np.concatenate(series).mean(), max(len(values) for values in series)
+    total, counts = np.zeros(longest), np.zeros(longest)
     for values in series:
         n = len(values)
         spectrum = np.fft.rfft(values - mean, 1 << (2 * n - 1).bit_length())
-        total += np.fft.irfft(np.abs(spectrum) ** 2)[:shortest]
-        counts += n - np.arange(shortest)
+        total[:n] += np.fft.irfft(np.abs(spectrum) ** 2)[:n]
+        counts[:n] += n - np.arange(n)
     covariance = total / counts
-    return covariance / covariance[0] if covariance[0] > 0 else np.ones(shortest)
+    return covariance / covariance[0] if covariance[0] > 0 else np.ones(longest)
 
 
 def statistical_inefficiency(replicas: Sequence[ArrayLike]) -> float:
@@ -51,12 +55,15 @@ def statistical_inefficiency(replicas: Sequence[ArrayLike]) -> float:
     sequence), since what lies behind it is noise.
 
     replicas : series (n_r,) of one process
-    returns : in values, >= 1
+    returns : in values, >= 1; infinite where the memory outlasts the longest replica
     source : Geyer 1992, doi:10.1214/ss/1177011137; g as in Chodera et al. 2007, doi:10.1021/ct0502864
     """
     rho = autocorrelation(replicas)
     pairs = rho[: len(rho) // 2 * 2].reshape(-1, 2).sum(axis=1)
-    end = int(np.argmax(pairs <= 0)) if (pairs <= 0).any() else len(pairs)
+    ended = pairs <= 0
+    if not ended.any() and not pairs[-max(1, len(pairs) // 10) :].mean() < ENDED:
+        return math.inf
+    end = int(np.argmax(ended)) if ended.any() else len(pairs)
     return max(1.0, float(2.0 * np.minimum.accumulate(pairs[:end]).sum() - 1.0))
 
 

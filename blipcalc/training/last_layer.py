@@ -91,14 +91,17 @@ def jacobians(
         def slope(direction: Tensor, vectors: Tensor = vectors, features: Features = features) -> Tensor:
             return torch.func.jvp(features, (vectors,), (direction,))[1]
 
-        phi, directions = features(vectors), _directions(placed)
-        if network.supports_vmap:
-            rows = torch.func.vmap(slope, chunk_size=max(1, PAIRS // max(1, len(vectors))))(directions)
-        else:
-            rows = torch.stack([slope(direction) for direction in directions])
+        phi, chunk, rows = features(vectors), max(1, PAIRS // max(1, len(vectors))), []
+        for start in range(0, 3 * placed.num_nodes, chunk):
+            directions = _directions(placed, range(start, min(start + chunk, 3 * placed.num_nodes)))
+            rows.append(
+                torch.func.vmap(slope)(directions)
+                if network.supports_vmap
+                else torch.stack([slope(direction) for direction in directions])
+            )
         samples = evaluator(one, graph)
         # F = -∂E/∂r
-        jacobian = -rows.T.reshape(len(phi), -1, 3)
+        jacobian = -torch.cat(rows).T.reshape(len(phi), -1, 3)
         yield (
             graph.energy - samples.energy[0].cpu(),
             graph.forces - samples.forces[0].cpu(),
@@ -106,12 +109,12 @@ def jacobians(
         )
 
 
-def _directions(graph: Graph) -> Tensor:
-    """(3 n, E, 3) what every pair vector does where a coordinate of an atom grows."""
-    n, pairs = len(graph.positions), graph.edge_index.shape[1]
-    moves = graph.positions.new_zeros(n, 3, pairs, 3)
+def _directions(graph: Graph, coordinates: range) -> Tensor:
+    """(coordinates, E, 3) what every pair vector does where a coordinate, 3 · atom + axis, grows."""
+    chosen = torch.arange(coordinates.start, coordinates.stop, device=graph.positions.device)
+    moves = graph.positions.new_zeros(len(chosen), graph.edge_index.shape[1], 3)
     source, target = graph.edge_index
-    each, axes = torch.arange(pairs, device=moves.device), torch.arange(3, device=moves.device)
-    moves[source[:, None], axes, each[:, None], axes] += 1.0
-    moves[target[:, None], axes, each[:, None], axes] -= 1.0
-    return moves.reshape(3 * n, pairs, 3)
+    atom = chosen[:, None] // 3
+    sign = (source == atom).to(moves) - (target == atom).to(moves)
+    moves.scatter_(2, (chosen % 3)[:, None, None].expand(-1, moves.shape[1], 1), sign[..., None])
+    return moves

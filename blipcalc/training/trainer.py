@@ -85,7 +85,7 @@ class Trainer:
         self.train, self.validation = train, validation
         self.scale = float(model.energy_scale)
         components = 3 * sum(graph.num_nodes for graph in train)
-        ess = components * likelihood_weight(config.objective, RESIDUAL)
+        ess = components * likelihood_weight(config.objective, RESIDUAL) / (config.forces_weight or 1.0)
         self.descent = Descent(dict(self.model.named_parameters()), config, method, ess)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.epoch = 0

@@ -17,21 +17,21 @@ from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.reference import check_reference, element_quantiles
 from blipcalc.predictor import BayesianPredictor
 
-INTERVAL = 25.0
+INTERVAL = 100.0
 
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory):
-    """Four replicas of 41 frames, ethanol shaken by 0.02 Å: not MD, but trajectories."""
+    """Twelve replicas of 21 frames, ethanol shaken by 0.02 Å: not MD, but trajectories."""
     folder = tmp_path_factory.mktemp("reference")
-    for k in range(4):
+    for k in range(12):
         rng, frames = np.random.default_rng(k), []
-        for _ in range(41):
+        for _ in range(21):
             atoms = starting_structure("ethanol")
             atoms.positions += rng.normal(0, 0.02, atoms.positions.shape)
             frames.append(atoms)
         write(folder / f"replica-{k}.traj", frames)
-    return [folder / f"replica-{k}.traj" for k in range(4)]
+    return [folder / f"replica-{k}.traj" for k in range(12)]
 
 
 def call(*arguments):
@@ -45,8 +45,8 @@ def call(*arguments):
 def made(replicas, tmp_path_factory):
     path = tmp_path_factory.mktemp("limits") / "limits.json"
     text = call(
-        "rmd17", *replicas, "--tolerance", 0.5, "--interval-fs", INTERVAL, "--rate", 5000, "--n-draws", 8, "-o", path,
-        "--surface", "centre",
+        "rmd17", *replicas, "--tolerance", 0.5, "--interval-fs", INTERVAL, "--rate", 400, "--n-draws", 8, "-o", path,
+        "--surface", "centre", "--confidence", 0.8,
     )  # fmt: skip
     return path, text
 
@@ -54,15 +54,15 @@ def made(replicas, tmp_path_factory):
 def test_it_prints_what_the_reference_carries(made):
     path, text = made
     limits = Limits.load(path)
-    assert (limits.n_replicas, limits.tolerance, limits.interval_fs) == (4, 0.5, INTERVAL)
-    assert limits.reference_ns == pytest.approx(4 * 41 * INTERVAL / 1e6)
+    assert (limits.n_replicas, limits.tolerance, limits.interval_fs) == (12, 0.5, INTERVAL)
+    assert limits.reference_ns == pytest.approx(12 * 21 * INTERVAL / 1e6)
     for said in (
-        "4 replicas",
+        "12 replicas",
         "at R = 1",
         "trip",
         "smoothed",
         "no evidence channel",
-        "at most 5000 with 95% confidence",
+        "at most 400 with 80% confidence",
     ):
         assert said in text
 
@@ -78,7 +78,7 @@ def test_r_is_what_the_calculator_says(made, replicas):
     ]
     predictor = BayesianPredictor.load("rmd17", n_draws=8, surface="centre")
     seen = check_reference(
-        predictor, [frames], interval_fs=INTERVAL, tolerance=0.5, rate_per_ns=5000, channels=["trip"], confidence=0.5
+        predictor, [frames], interval_fs=INTERVAL, tolerance=0.5, rate_per_ns=200, channels=["trip"], confidence=0.2
     )
     assert seen.trip.value == pytest.approx(max(largest), rel=1e-9)
 
@@ -91,7 +91,7 @@ def test_a_run_is_guarded_by_them(made):
     )
     monitor = UncertaintyMonitor(dynamics, limits=made[0])
     dynamics.run(3000)
-    assert (monitor.every, monitor.status) == (50, "halted")
+    assert (monitor.every, monitor.status) == (200, "halted")
     atoms.calc = BayesianCalculator("rmd17", n_draws=16, surface="centre")
     with pytest.raises(LimitsError, match="n_draws is 16, expected 8"):
         UncertaintyMonitor(dynamics, limits=made[0])

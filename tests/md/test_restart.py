@@ -293,8 +293,8 @@ def test_memories_of_the_rules_go_along(tmp_path):
         return {
             "threshold": None,
             "triggers": [
-                Smoothed(ratio, 4, 0.06),
-                Evidence(ratio, np.random.default_rng(0).uniform(0, 0.05, 400), 2, 500.0),
+                Smoothed(ratio, 4, 0.065),
+                Evidence(ratio, np.random.default_rng(0).uniform(0, 0.07, 400), 2, 500.0),
             ],
             "on_breach": ["flag", RollBack(times=50)],
             "temperature_K": 400.0,
@@ -338,11 +338,11 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     finished(tmp_path, time_ps=0.05)
     moved = cube()
     moved.positions[0] += 1e-9
-    with pytest.raises(ConfigurationError, match="another structure or calculator"):
+    with pytest.raises(ConfigurationError, match="another start"):
         finished(tmp_path, moved)
     fixed = cube()
     fixed.set_constraint(FixAtoms([0]))
-    with pytest.raises(ConfigurationError, match="another structure or calculator"):
+    with pytest.raises(ConfigurationError, match="another start"):
         finished(tmp_path, fixed)
     with pytest.raises(ConfigurationError, match="other settings"):
         finished(tmp_path, timestep_fs=0.5)
@@ -363,7 +363,7 @@ def test_a_network_is_known_by_its_weights(make_blip, molecule, tmp_path):
     settings = {"time_ps": 0.01, "timestep_fs": 0.5, "temperature_K": 50.0, "threshold": 1e6, "every": 1}
     finished(tmp_path, driven(0), **settings)
     finished(tmp_path, driven(0), **settings | {"time_ps": 0.02})
-    with pytest.raises(ConfigurationError, match="another structure or calculator"):
+    with pytest.raises(ConfigurationError, match="another start"):
         finished(tmp_path, driven(1), **settings)
     finished(tmp_path / "whole", driven(0), **settings | {"time_ps": 0.02})
     assert_same(trace(tmp_path), trace(tmp_path / "whole"))
@@ -398,3 +398,84 @@ def test_a_course_of_temperatures_goes_on(tmp_path, ensemble):
         atoms, _, _ = finished(tmp_path / "parts", time_ps=time_ps, **settings)
     assert_same(trace(tmp_path / "parts"), trace(tmp_path / "whole"))
     assert atoms.get_kinetic_energy() / (12 * units.kB) > 600
+
+
+def test_forces_that_are_not_finite_end_the_run_by_name(tmp_path):
+    """They are met within a step, before any check: a halt, a summary, the last whole checkpoint; and the same again."""
+    calls = []
+
+    def broken(d):
+        calls.append(1)
+        return 0.1 if len(calls) < 60 else np.nan
+
+    for _ in range(2):
+        _, summary, _ = finished(tmp_path, cube(broken))
+        assert (summary.status, summary.is_finite) == ("halted", False)
+        assert read_events(tmp_path / EVENTS)[-1]["event"] == "halt"
+        assert json.loads((tmp_path / SUMMARY).read_text())["is_finite"] is False
+
+
+def test_memories_and_thresholds_that_are_not_finite_are_kept(tmp_path):
+    ratio = HaltRatio({"H": 1.0}, 1.0)  # nitrogen was never calibrated
+    _, summary, _ = finished(tmp_path / "a", threshold=None, triggers=[Smoothed(ratio, 2, 1.0)])
+    assert (summary.status, summary.is_finite) == ("halted", False)
+    again = finished(tmp_path / "a", threshold=None, triggers=[Smoothed(ratio, 2, 1.0)])[1]
+    assert (again.status, again.steps) == (summary.status, summary.steps)
+    assert finished(tmp_path / "b", threshold={"N": np.inf})[1].status == "finished"
+
+
+def test_a_run_that_halted_at_its_first_check_keeps_what_it_left(tmp_path):
+    def displaced():
+        atoms = cube()
+        atoms.positions[0, 0] += 0.1
+        return atoms
+
+    for _ in range(3):
+        _, summary, _ = finished(tmp_path, displaced(), threshold=1e-9)
+        assert (summary.status, summary.steps) == ("halted", 0)
+        assert [frame.info["step"] for frame in read(tmp_path / TRAJECTORY)] == [0]
+        assert len(read_events(tmp_path / EVENTS)) == 1
+    _, summary, _ = finished(tmp_path, displaced(), threshold=1e-9, go_on=True)
+    assert summary.status == "finished"
+    assert [frame.info["step"] for frame in read(tmp_path / TRAJECTORY)] == list(range(0, 301, 10))
+
+
+def test_other_limits_are_another_run_unless_it_shall_go_on(tmp_path):
+    finished(tmp_path, cube(far), threshold=2.0, temperature_K=900.0)
+    with pytest.raises(ConfigurationError, match="other settings"):
+        finished(tmp_path, cube(far), threshold=99.0, temperature_K=900.0)
+    _, summary, _ = finished(tmp_path, cube(far), threshold=99.0, temperature_K=900.0, go_on=True)
+    assert summary.status == "finished"
+
+
+def test_recorded_frames_are_written_once(tmp_path, monkeypatch):
+    original, record = run_room._Run._end_on_signal, tmp_path / "record.traj"
+    settings = {"threshold": 0.08, "on_breach": ["record"], "record_to": record, "temperature_K": 600.0}
+
+    def breaks(self):
+        if self.dynamics.nsteps == 120:
+            raise Interrupted
+        original(self)
+
+    finished(tmp_path / "whole", **settings)
+    expected = [frame.info["breach_step"] for frame in read(record)]
+    record.unlink()
+    monkeypatch.setattr(run_room._Run, "_end_on_signal", breaks)
+    with pytest.raises(Interrupted):
+        finished(tmp_path / "run", **settings)
+    monkeypatch.undo()
+    finished(tmp_path / "run", **settings)
+    assert [frame.info["breach_step"] for frame in read(record)] == expected
+    assert len(expected) > 3
+
+
+def test_a_signal_at_the_end_stops_nothing(tmp_path, monkeypatch):
+    original = run_room._Run._end_on_signal
+
+    def late(self):
+        if self.dynamics.nsteps == 300:
+            self._received(signal.SIGTERM)
+        original(self)
+
+    monkeypatch.setattr(run_room._Run, "_end_on_signal", late)
+    assert finished(tmp_path)[1].status == "finished"

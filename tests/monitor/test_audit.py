@@ -41,7 +41,7 @@ def audited(scripted, calibration, size, **settings):
     atoms = scripted([0.1], calibration=constants)
     reference = Noisy(atoms.calc.predictor.home, size)
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
-    audit = LabelAudit(dynamics, reference, **{"share": 0.2} | settings)
+    audit = LabelAudit(dynamics, reference, **{"share": 0.2, "spacing_ps": 0.0} | settings)
     dynamics.attach(audit, interval=1)
     return dynamics, audit, reference
 

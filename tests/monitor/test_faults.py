@@ -11,14 +11,18 @@ from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
+from ase.constraints import FixAtoms
 from ase.io import read
 from ase.md.langevin import Langevin
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.nose_hoover_chain import NoseHooverChainNVT
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
 from blipcalc.errors import ConfigurationError, DataError, MonitorError
 from blipcalc.monitor.actions import Record, RollBack, redraw_momenta
+from blipcalc.monitor.channels import HaltRatio, Smoothed
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.faults import KineticJump, Leap, TooClose, closest_distances
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -256,3 +260,34 @@ def test_a_dead_sensor_is_found_before_the_run(scripted):
     assert np.array_equal(alive.positions, before)
     assert monitor.status == "ready"
     UncertaintyMonitor(verlet(scripted([0.1])), threshold=0.5)
+
+
+@pytest.mark.parametrize("kind", [NoseHooverChainNVT, LangevinBAOAB])
+def test_integrators_with_a_structure_of_their_own_are_not_rolled_back(scripted, kind):
+    atoms = scripted([0.1])
+    atoms.set_momenta(np.ones((len(atoms), 3)))
+    if kind is LangevinBAOAB:
+        dynamics = kind(atoms, 0.5 * units.fs, temperature_K=300, T_tau=50 * units.fs, rng=np.random.default_rng(0))
+    else:
+        dynamics = kind(atoms, 0.5 * units.fs, temperature_K=300, tdamp=50 * units.fs)
+    with pytest.raises(ConfigurationError, match="of its own"):
+        UncertaintyMonitor(dynamics, threshold=0.5, on_breach="rollback")
+
+
+def test_new_momenta_keep_the_energy_of_atoms_that_move():
+    atoms = molecule("CH3CH2OH")
+    atoms.set_constraint(FixAtoms(range(5)))
+    thermalize_momenta(atoms, temperature_K=500, rng=np.random.default_rng(0))
+    energy = atoms.get_kinetic_energy()
+    redraw_momenta(atoms, np.random.default_rng(1))
+    assert atoms.get_kinetic_energy() == pytest.approx(energy, rel=1e-12)
+
+
+def test_rolling_back_takes_the_memory_of_the_rules_along(scripted):
+    """One wild check: a mean over four that still held it would roll back again and again."""
+    ratio = HaltRatio({"C": 1.0, "H": 1.0, "O": 1.0}, 1.0)
+    atoms = scripted([0.1] * 8 + [50.0] + [0.1] * 50)
+    dynamics = verlet(atoms)
+    monitor = UncertaintyMonitor(dynamics, triggers=[Smoothed(ratio, 4, 0.3)], on_breach=RollBack(times=1))
+    dynamics.run(30)
+    assert monitor.status == "finished"

@@ -120,7 +120,7 @@ def test_many_short_replicas_count(calibration):
     assert short.block_ps == pytest.approx(10.0)
     whole = fitted(calibration, series(2 * NS, 10, seed=5), rate_per_ns=1.0)
     assert short.trip.value == pytest.approx(whole.trip.value, rel=0.15)
-    with pytest.raises(LimitsError, match="shorter than 1 ps"):
+    with pytest.raises(LimitsError, match="two memories and 1 ps at least"):
         fitted(calibration, series(15, 2000, seed=4))
 
 
@@ -204,3 +204,39 @@ def test_limits_belong_to_their_calculator_and_interval(scripted, calibration, l
     with pytest.raises(ConfigurationError, match="one of"):
         UncertaintyMonitor(verlet(good), limits=limits, tolerance=0.5)
     assert UncertaintyMonitor(verlet(good), limits=limits, every=50).every == 50
+
+
+def test_a_rate_that_means_nothing_is_refused(calibration, reference):
+    """More than one halt in two blocks: a maximum of a block does not count them."""
+    with pytest.raises(LimitsError, match="which no limit can mean; ask for"):
+        fitted(calibration, reference, rate_per_ns=5000.0)
+
+
+def test_no_channel_is_no_guard(calibration):
+    with pytest.raises(LimitsError, match="no channel is left"):
+        fitted(calibration, series(2000, 4, seed=6), rate_per_ns=30.0, channels=["evidence"])
+    with pytest.raises(LimitsError, match="cannot carry"):  # an e-detector takes as long a reference as the others
+        fitted(calibration, series(20_000, 4, seed=6), rate_per_ns=0.1, channels=["evidence"])
+
+
+def test_one_short_replica_spoils_nothing_and_only_short_ones_are_refused(calibration, reference):
+    whole, mixed = fitted(calibration, reference), fitted(calibration, [*reference, *series(30, 1, seed=9)])
+    assert mixed.inefficiency_ps == pytest.approx(whole.inefficiency_ps, rel=0.05)
+    assert mixed.trip.value == pytest.approx(whole.trip.value, rel=1e-3)
+    assert "1 replicas shorter" in mixed.notes[-1]
+    with pytest.raises(LimitsError, match="remembers"):
+        fitted(calibration, series(60, 2000, seed=4))  # 3 ps each
+
+
+def test_replicas_that_are_the_same_are_one(calibration, reference):
+    with pytest.raises(LimitsError, match="the same, value by value"):
+        fitted(calibration, [*reference, reference[0]])
+
+
+def test_single_block_replicas_book_the_time_that_their_means_cover(calibration):
+    """8 ps replicas are one block of 2 g each, and 7 ps of means; the bound of the smoothed channel holds on fresh data."""
+    short = fitted(calibration, series(160, 3000, seed=10), rate_per_ns=3.0, channels=["smoothed"])
+    assert short.smoothed.exposure == pytest.approx(3000 * 141 * INTERVAL / 1e6)
+    fresh = series(2 * NS, 40, seed=11)
+    found = clusters([moving_average(np.log(r), PS) > short.smoothed.value for r in fresh])
+    assert found / 80.0 <= 1.2 * short.smoothed.bound

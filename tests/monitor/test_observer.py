@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -27,7 +28,7 @@ from blipcalc.adapters.committee import committee
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError, NonFiniteError, UnknownKeyError
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.triggers import AtomFraction, EnergyStdPerAtom
+from blipcalc.monitor.triggers import AtomFraction, EnergyStdPerAtom, MaxAtomStd
 
 
 def verlet(atoms, **settings):
@@ -556,3 +557,36 @@ def test_ases_reader_reads_what_the_monitor_records(scripted, tmp_path):
     assert isinstance(frame, Atoms)
     assert frame.symbols.get_chemical_formula() == molecule("CH3CH2OH").symbols.get_chemical_formula()
     assert frame.arrays["blip_atom_std"].max() == pytest.approx(0.9)
+
+
+def test_going_on_excuses_only_the_rule_that_halted(scripted):
+    """A second rule, a fault, and a warning that lasts: none of them is excused with the first."""
+    atoms = scripted([0.1, 0.6, 0.6, 0.6, 0.6, 2.0, 2.0])
+    dynamics = verlet(atoms)
+    monitor = UncertaintyMonitor(dynamics, threshold=0.5, triggers=[AtomFraction(1.0, 0.5)])
+    dynamics.run(10)
+    assert dynamics.nsteps == 1
+    monitor.resume()
+    dynamics.run(10)
+    assert (dynamics.nsteps, monitor.status) == (5, "halted")
+    assert "of the atoms" in monitor.verdict.unit
+
+    kicked = scripted([0.1] + [0.6] * 50, forces=lambda step, forces: forces + 5000.0 * (step == 7))
+    dynamics = verlet(kicked)
+    monitor = UncertaintyMonitor(dynamics, threshold=0.5)
+    dynamics.run(20)
+    monitor.resume()
+    dynamics.run(20)
+    assert monitor.status == "halted"
+    assert dynamics.nsteps <= 9
+
+
+def test_a_halt_that_follows_a_warning_is_flagged(scripted, caplog):
+    def rule(reading):
+        found = MaxAtomStd(0.2)(reading)
+        return replace(found, halts=reading.max_atom_std > 0.5)
+
+    dynamics = verlet(scripted([0.1, 0.3, 0.3, 0.6]))
+    UncertaintyMonitor(dynamics, triggers=[rule])
+    dynamics.run(10)
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["step 1", "step 3"]

@@ -7,7 +7,6 @@ import pytest
 
 from blipcalc.stats.rates import (
     exposure_needed,
-    extrapolated_level,
     level_for_rate,
     poisson_interval,
     rate_of_level,
@@ -75,16 +74,6 @@ def test_the_rate_of_a_level():
     found = rate_of_level([1.0, 3.0, 2.0, 5.0], 0.5, 2.5)
     assert (found.n_beyond, found.rate, found.exposure) == (2, 1.0, 2.0)
     assert found.interval == pytest.approx(poisson_interval(2, 2.0))
-
-
-def test_a_tail_goes_on_as_the_law_does():
-    rng = np.random.default_rng(5)
-    exact = -np.log(1e-4)
-    found = [extrapolated_level(rng.exponential(size=3000), 1.0, 1e-4).value for _ in range(40)]
-    assert np.median(found) == pytest.approx(exact, rel=0.1)
-    assert extrapolated_level(rng.exponential(size=3000), 1.0, 1e-4).extrapolated
-    with pytest.raises(ValueError):
-        extrapolated_level(np.ones(100), 1.0, 1e-4)
 
 
 @pytest.mark.parametrize("arguments", [([], 1.0, 1.0), ([np.nan], 1.0, 1.0), ([1.0], 0.0, 1.0), ([1.0], 1.0, -1.0)])
