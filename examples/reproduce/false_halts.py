@@ -4,9 +4,9 @@
     python examples/reproduce/false_halts.py --replicas 32         # a look
 
 Thirteen Lennard-Jones atoms at 20 K, many replicas at once, BAOAB at 5 fs; a committee of four that differ by 1 % in σ and 3 %
-in ε is asked every 50 fs.  Limits for several rates come from the first half of the time, as ``blipcalc check`` makes them, and are
-held against the second half, replica by replica, as a monitor holds them: after a halt a channel begins anew, and halts within
-10 ps are one.  The control: a quantile of single checks for the same number of checks per nanosecond.
+in ε is asked every 50 fs.  Limits for several rates come from the first half of the time, as ``blipcalc check`` makes them, and
+are held against the second half, replica by replica, as a monitor holds them: after a halt a channel begins anew, and halts
+within 10 ps are one.  The control: a quantile of single checks for the same number of checks per nanosecond.
 """
 
 import argparse

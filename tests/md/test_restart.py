@@ -479,3 +479,23 @@ def test_a_signal_at_the_end_stops_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_room._Run, "_end_on_signal", late)
     assert finished(tmp_path)[1].status == "finished"
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES)
+def test_every_ensemble_goes_on_in_a_run(make_blip, molecule, tmp_path, ensemble):
+    """A network in a periodic cell, watched, in one part and in three."""
+    network = make_blip()
+    model = Model(network, BlipPosterior(network.slot_shapes()))
+
+    def driven():
+        atoms = molecule.copy()
+        atoms.set_cell([9.0, 8.0, 7.0])
+        atoms.pbc = True
+        atoms.calc = BayesianCalculator(model, n_draws=2, raw=True, device="cpu")
+        return atoms
+
+    settings = {"ensemble": ensemble, "timestep_fs": 0.25, "temperature_K": 100.0, "threshold": 1e6, "write_every": 4}
+    for time_ps in (0.0015, 0.003, 0.005):
+        finished(tmp_path / "parts", driven(), time_ps=time_ps, **settings)
+    finished(tmp_path / "whole", driven(), time_ps=0.005, **settings)
+    assert_same(trace(tmp_path / "parts"), trace(tmp_path / "whole"))
