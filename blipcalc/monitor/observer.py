@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,22 +13,17 @@ from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics, Optimizer
 
-from blipcalc.calculator import BayesianCalculator
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Record, RollBack, actions_of, flag, halt
-from blipcalc.monitor.channels import Channel
 from blipcalc.monitor.events import EventLog, plain, verdict_of
 from blipcalc.monitor.faults import Fault, KineticJump, Leap
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.plot import plot_history
-from blipcalc.monitor.readings import check_sensor, check_watchable, take_reading, temperature_K, time_fs, watched_atoms
+from blipcalc.monitor.readings import check_sensor, take_reading, temperature_K, time_fs, watched_atoms
+from blipcalc.monitor.rules import Rules, name_of
 from blipcalc.monitor.triggers import (
-    CalibratedTolerance,
-    ElementThresholds,
-    MaxAtomStd,
-    NonFinite,
     Reading,
     Trigger,
     Verdict,
@@ -110,42 +104,22 @@ class UncertaintyMonitor:
         annotate: bool = False,
         calculator: Calculator | None = None,
     ) -> None:
-        given = [rule for rule in (tolerance, threshold, limits) if rule is not None]
-        if len(given) > 1:
-            raise ConfigurationError(
-                "give one of tolerance= (the calibrated rule), threshold= (a number on atom_std) and limits= (with a rate of "
-                "false halts)"
-            )
-        if not given and not triggers:
-            raise ConfigurationError("nothing to watch: give tolerance=, threshold=, limits= or triggers=")
         if every is not None and (int(every) != every or every < 1):
             raise ConfigurationError(f"every={every}; expected a whole number of steps ≥ 1")
-        self.tolerance, self.level, self.threshold = tolerance, level, threshold
-        self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
+        # optimisers may leap
+        self._faults_by_default = faults is None
+        self.rules = Rules(
+            tolerance, level, threshold, limits, triggers, (Leap(), KineticJump()) if faults is None else faults
+        )
         self._every, self.every = every, 1 if every is None else int(every)
         self.annotate, self.actions = annotate, actions_of(on_breach, record_to, calculator)
         self._rollbacks = [action for action in self.actions if isinstance(action, RollBack)]
         self.dynamics: BaseDynamics | None = None
         self.history, self.verdict, self.halts = History(), None, []
         self.halted = False
-        self._given, self._calculator = tuple(triggers), calculator
-        self._triggers: tuple[Trigger, ...] = self._given
-        if self.limits is not None:
-            self._triggers = (*self.limits.channels(), *self._given)
-        elif tolerance is None:
-            self._triggers = (*self._plain(), *self._given)
-        else:
-            CalibratedTolerance(
-                tolerance, 1.0, level, frozenset()
-            )  # refuses a bad tolerance here, not at the first check
+        self._calculator = calculator
         self.self_test = self_test
-        self._faults = (Leap(), KineticJump()) if faults is None else tuple(faults)
-        self._faults_by_default = faults is None
         self.events = None if events is None else EventLog(events)
-        self._resolved_for: Calculator | None = None
-        self._halting: set[int] = set()  # rules that asked for a halt at the last check
-        self._excused: set[int] = set()  # those of them that were told to let the run go on
-        self._safe_channels: list[dict[str, Any]] = []
         self._planned = 0  # the last step of the run, as long as nobody halts it
         self._acted_on: tuple[int, np.ndarray] | None = None
         if dynamics is not None:
@@ -155,21 +129,18 @@ class UncertaintyMonitor:
         """Watch a dynamics, before all of its observers; gives the monitor back."""
         if self.dynamics is not None:
             raise MonitorError("this monitor watches a dynamics already; make another, or detach it")
-        symbols = watched_atoms(dynamics.atoms).get_chemical_symbols()
-        for rule in self._triggers:
-            if isinstance(rule, ElementThresholds):
-                rule.check_complete(symbols)
-        if self.limits is not None:
+        self.rules.check_symbols(watched_atoms(dynamics.atoms).get_chemical_symbols())
+        if self.rules.limits is not None:
             if not isinstance(dynamics, MolecularDynamics):
                 raise ConfigurationError(
                     "limits= are rates per ns of MD; for an optimiser give tolerance= or threshold="
                 )
-            self.every = self.limits.every(dynamics.dt / units.fs, self._every)
+            self.every = self.rules.limits.every(dynamics.dt / units.fs, self._every)
         if not isinstance(dynamics, MolecularDynamics):
             if self._rollbacks:
                 raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
-            if self._faults_by_default:  # optimisers may leap
-                self._faults = ()
+            if self._faults_by_default:
+                self.rules.faults = ()
         elif self._rollbacks and OWN_STATE & vars(dynamics).keys():
             raise ConfigurationError(
                 f"{type(dynamics).__name__} keeps positions or accelerations of its own, to which a structure cannot be rolled "
@@ -177,7 +148,7 @@ class UncertaintyMonitor:
             )
         self.dynamics = dynamics
         try:
-            self._resolve()
+            self.rules.fit(self.calculator)
             if self.self_test:
                 check_sensor(self.calculator, self.atoms)
         except Exception:
@@ -209,10 +180,7 @@ class UncertaintyMonitor:
     @property
     def limit(self) -> float | None:
         """Largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
-        rule = self._triggers[0] if self._triggers else None
-        if isinstance(rule, CalibratedTolerance):
-            return rule.limit
-        return rule.threshold if isinstance(rule, MaxAtomStd) else None
+        return self.rules.limit
 
     @property
     def status(self) -> Status:
@@ -238,7 +206,8 @@ class UncertaintyMonitor:
         Their breach is still flagged, recorded and kept in the history.  Other rules, faults, and what is not finite halt even
         so.
         """
-        self.halted, self._excused = False, set(self._halting)
+        self.halted = False
+        self.rules.excuse()
 
     def plot(self, path: str | Path, *, title: str = "") -> None:
         """Write a PNG: largest ``atom_std`` against time, threshold, halts."""
@@ -246,28 +215,16 @@ class UncertaintyMonitor:
 
     def settings(self) -> dict[str, Any]:
         """What it goes by, as plain values; functions of the user's by their names."""
-        thresholds = dict(self.threshold) if isinstance(self.threshold, Mapping) else {"": self.threshold}
-        limits = None if self.limits is None else self.limits.model_dump_json()
-        return {
-            "tolerance": self.tolerance,
-            "level": self.level,
-            "threshold": {k: None if v is None else repr(float(v)) for k, v in thresholds.items()},
-            "limits": None if limits is None else hashlib.sha256(limits.encode()).hexdigest(),
-            "every": self.every,
-            "rules": [getattr(rule, "__name__", type(rule).__name__) for rule in (*self._given, *self._faults)],
-            "actions": [getattr(action, "__name__", type(action).__name__) for action in self.actions],
-        }
+        own = {"every": self.every, "actions": [name_of(action) for action in self.actions]}
+        return self.rules.settings() | own
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """All that a run which goes on must know but the history, as plain values and arrays."""
         values: dict[str, Any] = {
             "halted": self.halted,
             "halts": list(self.halts),
-            "halting": sorted(self._halting),
-            "excused": sorted(self._excused),
             "verdict": None if self.verdict is None else plain(self.verdict),
-            "channels": [[type(channel).__name__, channel.state()] for channel in self._channels],
-            "safe_channels": list(self._safe_channels),
+            "rules": self.rules.state(),
             "rollbacks": [],
         }
         arrays: dict[str, np.ndarray] = {}
@@ -279,20 +236,14 @@ class UncertaintyMonitor:
 
     def restore(self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
-        kinds = [type(channel).__name__ for channel in self._channels]
-        if kinds != [kind for kind, _ in values["channels"]] or len(self._rollbacks) != len(values["rollbacks"]):
-            raise MonitorError("the checkpoint is of a monitor with other rules or actions")
+        if len(self._rollbacks) != len(values["rollbacks"]):
+            raise MonitorError("the checkpoint is of a monitor with other actions")
+        self.rules.restore(values["rules"], self.atoms, self.dynamics.nsteps)
         self.halted, self.halts = values["halted"], list(values["halts"])
-        self._halting, self._excused = set(values["halting"]), set(values["excused"])
-        self._safe_channels = list(values["safe_channels"])
         self.verdict = None if values["verdict"] is None else verdict_of(values["verdict"])
-        for channel, (_, state) in zip(self._channels, values["channels"], strict=True):
-            channel.restore(state)
         for k, (action, count) in enumerate(zip(self._rollbacks, values["rollbacks"], strict=True)):
             safe = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{k}/")}
             action.restore(count, safe)
-        for fault in self._faults:
-            fault(self.atoms, self.dynamics.nsteps)
 
     def __call__(self) -> None:
         """Check the present step; ASE calls this."""
@@ -300,21 +251,15 @@ class UncertaintyMonitor:
             self._planned = self.dynamics.max_steps
         if self.annotate:
             clear_stale_annotations(self.atoms)
-        found = [fault(self.atoms, self.dynamics.nsteps) for fault in self._faults]
-        before = self.verdict
+        found, before = self.rules.ask_faults(self.atoms, self.dynamics.nsteps), self.verdict
         if self.dynamics.nsteps % self.every:
             if any(verdict.breached for verdict in found):
                 self.verdict = gravest(found)
                 self._act(self.verdict, _is_onset(before, self.verdict))
             return
-        self._resolve()
+        self.rules.fit(self.calculator)
         reading, energy = take_reading(self.calculator, self.dynamics.atoms, self.dynamics.nsteps)
-        failed = NonFinite()(reading)
-        excused = False
-        if failed.breached:
-            self.verdict = failed
-        else:
-            self.verdict, excused = self._judge([trigger(reading) for trigger in self._triggers], found)
+        self.verdict, excused = self.rules.judge(reading, found)
         if self.annotate:
             annotate(self.atoms, self.calculator)
         self._keep(reading, energy)
@@ -327,27 +272,12 @@ class UncertaintyMonitor:
         for action in self._rollbacks:
             action.keep(self.atoms, self.dynamics.nsteps)
         if self._rollbacks:
-            self._safe_channels = [channel.state() for channel in self._channels]
-
-    def _judge(self, verdicts: Sequence[Verdict], found: Sequence[Verdict]) -> tuple[Verdict, bool]:
-        """The verdict to act on, and whether its rule was told to let the run go on; those of faults never are."""
-        self._halting = {k for k, verdict in enumerate(verdicts) if verdict.breached and verdict.halts}
-        self._excused &= self._halting
-        excused = [verdicts[k] for k in sorted(self._excused) if math.isfinite(verdicts[k].value)]
-        others = [*(verdict for verdict in verdicts if verdict not in excused), *found]
-        if excused and not any(verdict.breached and verdict.halts for verdict in others):
-            return excused[0], True
-        return gravest(others), False
+            self.rules.keep()
 
     def abort(self, reason: str) -> None:
         """Halt for what is not finite and was met between two checks."""
         self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.dynamics.nsteps)
         self._act(self.verdict, onset=True)
-
-    @property
-    def _channels(self) -> list[Channel]:
-        """The rules that remember."""
-        return [rule for rule in self._triggers if isinstance(rule, Channel)]
 
     def _act(self, verdict: Verdict, onset: bool, excused: bool = False) -> None:
         self.halted, seen = False, self._seen_before()
@@ -376,10 +306,7 @@ class UncertaintyMonitor:
 
     def _refresh(self) -> None:
         """Make everything fit a structure that was rolled back."""
-        for channel, state in zip(self._channels, self._safe_channels, strict=False):
-            channel.restore(state)
-        for fault in self._faults:  # the leap back is none
-            fault(self.atoms, self.dynamics.nsteps)
+        self.rules.roll_back(self.atoms, self.dynamics.nsteps)
         # writers behind this one shall find results of the structure that is there now
         self.calculator.get_property("atom_std", self.atoms)
         self.atoms.get_forces()
@@ -409,29 +336,6 @@ class UncertaintyMonitor:
             energy_std=reading.energy_std,
             breached=self.verdict.breached,
         )
-
-    def _plain(self) -> tuple[Trigger, ...]:
-        if self.threshold is None:
-            return ()
-        return (
-            ElementThresholds(dict(self.threshold))
-            if isinstance(self.threshold, Mapping)
-            else MaxAtomStd(self.threshold),
-        )
-
-    def _resolve(self) -> None:
-        """Make the rules fit the calculator, which may be replaced between runs."""
-        calc = self.calculator
-        if calc is self._resolved_for and calc is not None:
-            return
-        check_watchable(calc)
-        calibration = calc.calibration if isinstance(calc, BayesianCalculator) else None
-        if self.limits is not None:
-            self.limits.check_identity(calibration)
-        if self.tolerance is not None:
-            rule = CalibratedTolerance.from_calibration(calibration, self.tolerance, self.level)
-            self._triggers = (rule, *self._given)
-        self._resolved_for = calc
 
     def _converged(self) -> bool:
         dynamics = self.dynamics
