@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from blipcalc.checkpoint import load_model as load
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
+    from blipcalc.frozen import snapshot as freeze
     from blipcalc.io import read, write
     from blipcalc.md.run import run_md
     from blipcalc.monitor.actions import Record, RollBack
     from blipcalc.monitor.audit import LabelAudit
+    from blipcalc.monitor.channels import Patient
     from blipcalc.monitor.faults import TooClose, closest_distances
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
@@ -33,6 +35,7 @@ _PUBLIC = {
     "Graph": ("blipcalc.core.graph", "Graph"),
     "LabelAudit": ("blipcalc.monitor.audit", "LabelAudit"),
     "Limits": ("blipcalc.monitor.limits", "Limits"),
+    "Patient": ("blipcalc.monitor.channels", "Patient"),
     "Prediction": ("blipcalc.core.prediction", "Prediction"),
     "Record": ("blipcalc.monitor.actions", "Record"),
     "RollBack": ("blipcalc.monitor.actions", "RollBack"),
@@ -44,6 +47,7 @@ _PUBLIC = {
     "closest_distances": ("blipcalc.monitor.faults", "closest_distances"),
     "committee": ("blipcalc.adapters.committee", "committee"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
+    "freeze": ("blipcalc.frozen", "snapshot"),
     "load": ("blipcalc.checkpoint", "load_model"),
     "read": ("blipcalc.io", "read"),
     "run_md": ("blipcalc.md.run", "run_md"),
@@ -57,6 +61,7 @@ __all__ = [
     "Graph",
     "LabelAudit",
     "Limits",
+    "Patient",
     "Prediction",
     "Record",
     "RollBack",
@@ -68,6 +73,7 @@ __all__ = [
     "closest_distances",
     "committee",
     "evaluate",
+    "freeze",
     "load",
     "read",
     "run_md",

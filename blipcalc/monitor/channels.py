@@ -12,6 +12,7 @@
 |---|---|---|
 | :class:`Trip` | R_t ≤ limit | halt, at once |
 | :class:`Smoothed` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
+| :class:`Patient` | another rule, at so many checks in a row | a warning before |
 | :class:`Evidence` | e-detector on p-values of thinned checks | halt; time between false alarms long on average |
 
 A channel with memory takes every reading once, in order, and gives its memory as plain values for a checkpoint.
@@ -27,7 +28,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from blipcalc.monitor.triggers import Reading, Verdict, worst_first
+from blipcalc.errors import ConfigurationError
+from blipcalc.monitor.triggers import Reading, Trigger, Verdict, worst_first
 from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
 
 #: of R where no atom can move, so that its logarithm exists
@@ -182,6 +184,45 @@ class Evidence:
         evidence = -math.inf if state["log_evidence"] is None else state["log_evidence"]
         self._detector = replace(ShiryaevRoberts(self.run_length), log_evidence=evidence)
         self._rng.bit_generator.state = state["rng"]
+
+
+@dataclass
+class Patient:
+    """Another rule that halts only where it is breached at so many checks in a row; before, it warns.
+
+    A breach beyond ``ceiling`` times the limit, or one that is not finite, has no time to wait.
+
+    rule : any trigger; checks : of patience, the breach that halts among them
+    """
+
+    rule: Trigger
+    checks: int
+    ceiling: float = math.inf
+    _count: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.checks < 1 or not self.ceiling >= 1:
+            raise ConfigurationError(f"checks={self.checks}, ceiling={self.ceiling}; expected both to be 1 or more")
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        verdict = self.rule(reading)
+        self._count = self._count + 1 if verdict.breached else 0
+        waits = verdict.value <= self.ceiling * verdict.threshold and self._count < self.checks
+        if not (verdict.breached and verdict.halts and waits):
+            return verdict
+        reason = f"{verdict.reason}; {self._count} of {self.checks} checks in a row"
+        return replace(verdict, halts=False, reason=reason)
+
+    def state(self) -> dict[str, Any]:
+        """The memory, that of the rule among it."""
+        return {"count": self._count, "rule": self.rule.state() if isinstance(self.rule, Channel) else None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+        self._count = state["count"]
+        if isinstance(self.rule, Channel):
+            self.rule.restore(state["rule"])
 
 
 def _reason(reading: Reading, ratio: HaltRatio, what: str, limit: float) -> str:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from blipcalc.monitor.channels import Evidence, HaltRatio, Smoothed, Trip
+from blipcalc.errors import ConfigurationError
+from blipcalc.monitor.channels import Evidence, HaltRatio, Patient, Smoothed, Trip
 from blipcalc.monitor.triggers import Reading, Verdict, first_breach
 from blipcalc.stats.series import moving_average
 
@@ -116,3 +117,32 @@ def test_a_halt_goes_before_a_warning_and_everybody_is_asked():
         [rule("warning", True, False), rule("halt", True, True), rule("last", False, True)], ratio_of(1.0)
     )
     assert (found.reason, asked) == ("halt", ["warning", "halt", "last"])
+
+
+def test_patience_halts_at_the_last_of_so_many_checks_in_a_row():
+    rule = Patient(Trip(RATIO, 1.0), 3, ceiling=2.0)
+    values = [0.5, 1.5, 1.5, 0.5, 1.5, 1.5, 1.5, 1.5]
+    verdicts = [rule(ratio_of(v)) for v in values]
+    assert [v.breached for v in verdicts] == [v > 1 for v in values]
+    assert [v.breached and v.halts for v in verdicts] == [False] * 6 + [True] * 2
+    assert "2 of 3 checks" in verdicts[5].reason
+    for at_once in (2.5, math.nan):  # no time to wait
+        assert Patient(Trip(RATIO, 1.0), 3, ceiling=2.0)(ratio_of(at_once)).halts
+    assert Patient(Trip(RATIO, 1.0), 3)(ratio_of(2.5)).halts is False
+    for wrong in ({"checks": 0}, {"checks": 2, "ceiling": 0.5}):
+        with pytest.raises(ConfigurationError):
+            Patient(Trip(RATIO, 1.0), **wrong)
+
+
+def test_patience_goes_through_a_checkpoint_with_its_rule():
+    values = [1.5] * 6
+
+    def made():
+        return Patient(Smoothed(RATIO, 2, 1.0), 3)
+
+    whole, broken, again = made(), made(), made()
+    expected = [whole(ratio_of(v)) for v in values]
+    before = [broken(ratio_of(v)) for v in values[:2]]
+    again.restore(broken.state())
+    assert before + [again(ratio_of(v)) for v in values[2:]] == expected
+    assert [v.breached and v.halts for v in expected] == [False, False, False, True, True, True]
