@@ -10,9 +10,9 @@ import hashlib
 import os
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import ase
 import numpy as np
@@ -34,6 +34,19 @@ from blipcalc.sealed import tensors_hash
 
 #: of the entry in ``info`` that says which step a frame is of
 STEP = "step"
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An observer that remembers."""
+
+    def state(self) -> dict[str, Any]:
+        """Its memory, as plain values."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        ...
 
 
 def identity(atoms: Atoms) -> str:
@@ -73,7 +86,11 @@ def environment(calc: Calculator | None) -> dict[str, Any]:
 
 
 def state_of(
-    dynamics: MolecularDynamics, rng: np.random.Generator, monitor: UncertaintyMonitor, seconds: float
+    dynamics: MolecularDynamics,
+    rng: np.random.Generator,
+    monitor: UncertaintyMonitor,
+    observers: Sequence[object],
+    seconds: float,
 ) -> State:
     """The state after a whole step."""
     atoms = dynamics.atoms
@@ -89,12 +106,19 @@ def state_of(
         "seconds": seconds,
         "rng": rng.bit_generator.state,
         "monitor": watching,
+        "observers": [observer.state() if isinstance(observer, Stateful) else None for observer in observers],
         "environment": environment(atoms.calc),
     }
     return State(tensors, figures)
 
 
-def restore(state: State, dynamics: MolecularDynamics, rng: np.random.Generator, monitor: UncertaintyMonitor) -> bool:
+def restore(
+    state: State,
+    dynamics: MolecularDynamics,
+    rng: np.random.Generator,
+    monitor: UncertaintyMonitor,
+    observers: Sequence[object],
+) -> bool:
     """Put everything back; whether the run goes on bit for bit, which is warned of where it does not."""
     atoms = dynamics.atoms
     structure = {name: value.numpy() for name, value in state.of("atoms").items()}
@@ -110,6 +134,12 @@ def restore(state: State, dynamics: MolecularDynamics, rng: np.random.Generator,
     rng.bit_generator.state = state.figures["rng"]
     dynamics.nsteps = state.figures["step"]
     monitor.restore(state.figures["monitor"], {name: value.numpy() for name, value in state.of("monitor").items()})
+    kept = state.figures["observers"]
+    if [isinstance(observer, Stateful) for observer in observers] != [memory is not None for memory in kept]:
+        raise ConfigurationError(f"the run had {len(kept)} further observers, this one has other ones")
+    for observer, memory in zip(observers, kept, strict=True):
+        if memory is not None:
+            observer.restore(memory)
     then, now = state.figures["environment"], environment(atoms.calc)
     changed = {key: (then.get(key), now[key]) for key in now if then.get(key) != now[key]}
     exact = not changed and now["device"] == "cpu"

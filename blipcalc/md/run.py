@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def run_md(
     go_on: bool = False,
     trajectory: str | Path | None = None,
     write_every: int = 20,
+    observers: Sequence[Callable[[MolecularDynamics], Callable[[], Any]]] = (),
     progress: bool = True,
     ensemble: str = "langevin",
     timestep_fs: float = 0.5,
@@ -101,6 +102,9 @@ def run_md(
     trajectory : file that every ``write_every``-th frame goes to, see :func:`blipcalc.io.write`, with the uncertainties that
         the calculator holds for it: on the centre surface at checks only, so let it be a multiple of ``every``.  The frame
         that halted the run is its last one.  ``info`` holds ``step`` and ``time_fs``
+    observers : functions of the dynamics that make further observers, such as
+        ``lambda dynamics: LabelAudit(dynamics, reference)``; called at every check, after the monitor.  Those with ``state`` and
+        ``restore`` go on with the run
     progress : show a bar
     ensemble, timestep_fs, friction_per_fs, damping_fs, pressure_GPa, pressure_damping_fs : see :mod:`blipcalc.md.integrators`
     monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …
@@ -133,6 +137,7 @@ def run_md(
         monitor.setdefault("events", folder / EVENTS)
     with contextlib.nullcontext() if folder is None else alone(folder):
         run = _Run(atoms, config, course, seed, folder, trajectory, write_every, monitor)
+        run.observers = [make(run.dynamics) for make in observers]
         run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every}
         run.go(round(time_ps * 1000.0 / timestep_fs), checkpoint_every, go_on, progress)
         return run.summary(), run.monitor
@@ -177,6 +182,7 @@ class _Run:
             if not atoms.pbc.any():
                 ZeroRotation(atoms)
         self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng)
+        self.observers: list[Callable[[], Any]] = []
         self.monitor = UncertaintyMonitor(self.dynamics, **monitor)
         self.settings["monitor"] = self.monitor.settings()
 
@@ -198,6 +204,8 @@ class _Run:
             self.trajectory.unlink(missing_ok=True)
         if self.trajectory is not None:
             self.trajectory.parent.mkdir(parents=True, exist_ok=True)
+        for observer in self.observers:
+            dynamics.attach(observer, self.monitor.every)
         if len(self.course) > 1:
             dynamics.attach(self._follow)
         if self.trajectory is not None:
@@ -265,7 +273,7 @@ class _Run:
             (self.folder / HISTORY).unlink(missing_ok=True)
             return
         self.monitor.history.load_csv(self.folder / HISTORY, last_step=known)
-        restore(state, self.dynamics, self.rng, self.monitor)
+        restore(state, self.dynamics, self.rng, self.monitor, self.observers)
         self.seconds = state.figures["seconds"]
 
     def _save(self, checkpoints: Checkpoints) -> None:
@@ -274,7 +282,7 @@ class _Run:
             return
         self.monitor.history.keep_csv(self.folder / HISTORY)
         sync(self.trajectory)
-        checkpoints.save(state_of(self.dynamics, self.rng, self.monitor, self._clock()))
+        checkpoints.save(state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock()))
 
     def _follow(self) -> None:
         """Give the thermostat the temperature of now."""

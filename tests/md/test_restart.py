@@ -499,3 +499,33 @@ def test_every_ensemble_goes_on_in_a_run(make_blip, molecule, tmp_path, ensemble
         finished(tmp_path / "parts", driven(), time_ps=time_ps, **settings)
     finished(tmp_path / "whole", driven(), time_ps=0.005, **settings)
     assert_same(trace(tmp_path / "parts"), trace(tmp_path / "whole"))
+
+
+def test_further_observers_go_on_with_the_run(tmp_path):
+    """One that remembers and one that does not; a run with others is refused."""
+
+    class Counter:
+        def __init__(self, dynamics):
+            self.dynamics, self.seen = dynamics, []
+
+        def __call__(self):
+            self.seen.append(self.dynamics.nsteps)
+
+        def state(self):
+            return {"seen": list(self.seen)}
+
+        def restore(self, state):
+            self.seen = list(state["seen"])
+
+    made, plain = [], []
+
+    def counting(dynamics):
+        made.append(Counter(dynamics))
+        return made[-1]
+
+    observers = [counting, lambda dynamics: lambda: plain.append(dynamics.nsteps)]
+    for time_ps in (0.05, 0.1):
+        finished(tmp_path, time_ps=time_ps, observers=observers)
+    assert made[-1].seen == list(range(0, 101, 5)) == plain
+    with pytest.raises(ConfigurationError, match="other ones"):
+        finished(tmp_path, observers=observers[:1])
