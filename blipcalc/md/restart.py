@@ -118,8 +118,8 @@ def restore(
     rng: np.random.Generator,
     monitor: UncertaintyMonitor,
     observers: Sequence[object],
-) -> bool:
-    """Put everything back; whether the run goes on bit for bit, which is warned of where it does not."""
+) -> None:
+    """Put everything back; warns where the run does not go on bit for bit."""
     atoms = dynamics.atoms
     structure = {name: value.numpy() for name, value in state.of("atoms").items()}
     if structure["positions"].shape != atoms.positions.shape:
@@ -142,13 +142,11 @@ def restore(
             observer.restore(memory)
     then, now = state.figures["environment"], environment(atoms.calc)
     changed = {key: (then.get(key), now[key]) for key in now if then.get(key) != now[key]}
-    exact = not changed and now["device"] == "cpu"
-    if not exact:
+    if changed or now["device"] != "cpu":
         why = f"{changed} (then, now)" if changed else f"sums on {now['device']} have no fixed order"
         warnings.warn(
             f"the run goes on statistically equivalent, not bit for bit: {why}", CheckpointWarning, stacklevel=2
         )
-    return exact
 
 
 def cut_trajectory(path: Path | None, step: int, key: str = STEP) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
 from blipcalc.md.restart import STEP, cut_trajectory, identity, restore, state_of, sync
+from blipcalc.md.signals import told_of_signals
 from blipcalc.monitor.actions import Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.run_folder import Checkpoints, alone
@@ -218,7 +217,7 @@ class _Run:
         dynamics.attach(self._end_on_signal)
         began, before = time.perf_counter(), self.seconds
         self._clock = lambda: before + time.perf_counter() - began
-        with bar, _signals(self._received):
+        with bar, told_of_signals(self._received):
             is_whole = self._run(steps)
             bar.update(dynamics.nsteps - bar.n)
         self.seconds = self._clock()
@@ -230,12 +229,16 @@ class _Run:
 
     def _run(self, steps: int) -> bool:
         """Run; whether it ended after a whole step, and not by something that is not finite within one."""
-        try:
-            if self.dynamics.nsteps < steps:
+        while self.dynamics.nsteps < steps:
+            try:
                 self.dynamics.run(steps - self.dynamics.nsteps)
-        except NonFiniteError as error:
-            self.monitor.abort(str(error))
-            return False
+                return True
+            except NonFiniteError as error:
+                is_back = self.monitor.abort(str(error))
+                if self.monitor.halted:
+                    return False
+                if not is_back:  # nobody was asked to halt for it
+                    raise
         return True
 
     def summary(self) -> MDSummary:
@@ -262,17 +265,16 @@ class _Run:
         step = -1 if state is None else state.figures["step"]
         if state is not None and step == 0 and (go_on or not state.figures["monitor"]["halted"]):
             step = -1  # step 0 is checked and written anew
-        known = step
-        cut_trajectory(self.trajectory, known)
+        cut_trajectory(self.trajectory, step)
         for action in self.monitor.actions:
             if isinstance(action, Record):
-                cut_trajectory(action.path, known, key="breach_step")
+                cut_trajectory(action.path, step, key="breach_step")
         if self.monitor.events is not None:
-            self.monitor.events.cut(known)
+            self.monitor.events.cut(step)
         if state is None:
             (self.folder / HISTORY).unlink(missing_ok=True)
             return
-        self.monitor.history.load_csv(self.folder / HISTORY, last_step=known)
+        self.monitor.history.load_csv(self.folder / HISTORY, last_step=step)
         restore(state, self.dynamics, self.rng, self.monitor, self.observers)
         self.seconds = state.figures["seconds"]
 
@@ -311,22 +313,3 @@ class _Run:
     def _end_on_signal(self) -> None:
         if self._signal:
             self.dynamics.max_steps = self.dynamics.nsteps
-
-
-@contextlib.contextmanager
-def _signals(received: Any) -> Iterator[None]:
-    """Tell of SIGTERM and of the first Ctrl-C instead of dying by them; the second Ctrl-C interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, frame: object) -> None:
-        received(number)
-        signal.signal(number, before[number])
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

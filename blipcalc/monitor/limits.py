@@ -196,12 +196,12 @@ def fit_limits(
         raise LimitsError("two replicas are the same, value by value; give each a seed of its own")
     logs = [np.log(np.maximum(values, SMALLEST)) for values in series]
     g = max(FLOOR_PS, statistical_inefficiency(logs) * interval_fs / PS)
-    wanted = max(_checks(PS, interval_fs), _checks(2 * g * PS, interval_fs)) if math.isfinite(g) else 0
+    wanted = _checks(2 * g * PS, interval_fs) if math.isfinite(g) else 0
     long = [values for values in series if wanted and len(values) >= wanted]
     if not long:
         raise LimitsError(
             f"the longest of {len(series)} replicas has {max(map(len, series)) * interval_fs / PS:.3g} ps, and R remembers "
-            f"{g:.2g} ps: replicas take two memories and 1 ps at least; give longer ones"
+            f"{g:.2g} ps: replicas take two memories, of 1 ps at least; give longer ones"
         )
     notes = []
     if len(long) < len(series):

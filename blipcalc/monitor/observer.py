@@ -274,12 +274,13 @@ class UncertaintyMonitor:
         if self._rollbacks:
             self.rules.keep()
 
-    def abort(self, reason: str) -> None:
-        """Halt for what is not finite and was met between two checks."""
+    def abort(self, reason: str) -> bool:
+        """Act on what is not finite and was met between two checks; whether the structure was rolled back."""
         self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.dynamics.nsteps)
-        self._act(self.verdict, onset=True)
+        return self._act(self.verdict, onset=True)
 
-    def _act(self, verdict: Verdict, onset: bool, excused: bool = False) -> None:
+    def _act(self, verdict: Verdict, onset: bool, excused: bool = False) -> bool:
+        """Do what is to be done; whether the structure was rolled back, so that nothing more was."""
         self.halted, seen = False, self._seen_before()
         if onset and not verdict.halts:
             self._log("warning", verdict)
@@ -302,7 +303,8 @@ class UncertaintyMonitor:
                 self._refresh()
                 if done:
                     self._log("rollback", verdict)
-                    return
+                    return True
+        return False
 
     def _refresh(self) -> None:
         """Make everything fit a structure that was rolled back."""

@@ -21,7 +21,7 @@ from blipcalc.calculator import BayesianCalculator
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
-from blipcalc.errors import CheckpointWarning, ConfigurationError, RunFolderBusyError
+from blipcalc.errors import CheckpointWarning, ConfigurationError, NonFiniteError, RunFolderBusyError
 from blipcalc.io import read
 from blipcalc.md import run as run_room
 from blipcalc.md.integrators import IntegratorConfig, integrator, restore_variables, variables
@@ -529,3 +529,22 @@ def test_further_observers_go_on_with_the_run(tmp_path):
     assert made[-1].seen == list(range(0, 101, 5)) == plain
     with pytest.raises(ConfigurationError, match="other ones"):
         finished(tmp_path, observers=observers[:1])
+
+
+def test_what_is_not_finite_is_rolled_back_or_raised(tmp_path):
+    """Once NaN within a step: with leave to roll back the run goes on to its end; without anybody who halts it is an error."""
+
+    def once():
+        calls = []
+
+        def script(d):
+            calls.append(1)
+            return np.nan if len(calls) == 60 else 0.1
+
+        return script
+
+    _, summary, _ = finished(tmp_path / "back", cube(once()), on_breach=["rollback"])
+    assert (summary.status, summary.steps) == ("finished", 300)
+    assert [event["event"] for event in read_events(tmp_path / "back" / EVENTS)] == ["rollback", "passed"]
+    with pytest.raises(NonFiniteError):
+        finished(tmp_path / "flag", cube(once()), on_breach=["flag"])

@@ -120,7 +120,7 @@ def test_many_short_replicas_count(calibration):
     assert short.block_ps == pytest.approx(10.0)
     whole = fitted(calibration, series(2 * NS, 10, seed=5), rate_per_ns=1.0)
     assert short.trip.value == pytest.approx(whole.trip.value, rel=0.15)
-    with pytest.raises(LimitsError, match="two memories and 1 ps at least"):
+    with pytest.raises(LimitsError, match="two memories, of 1 ps at least"):
         fitted(calibration, series(15, 2000, seed=4))
 
 

@@ -1,0 +1,27 @@
+"""SIGTERM and Ctrl-C as a wish to end, which a run grants after a whole step."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def told_of_signals(received: Callable[[int], None]) -> Iterator[None]:
+    """Tell of SIGTERM and of the first Ctrl-C instead of dying by them; the second Ctrl-C interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: object) -> None:
+        received(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
