@@ -9,7 +9,8 @@ ASE's own writers drop every result that is not in its list, in silence.  Here t
 | ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; scalars, stress: all digits |
 | ``.db`` | every key, bit for bit | ``data`` of the row |
 
-With them go: calibrated or not, surface, K and seed.  Covariances and uncalibrated values stay behind.
+With them go: calibrated or not, surface, K and seed.  Covariances and uncalibrated values stay behind.  Files that grow
+frame by frame can have checksums beside them (:mod:`blipcalc.checksums`), which :func:`read` holds them against.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ase.db import connect
 from ase.io.trajectory import TrajectoryWriter
 
 from blipcalc.calculator import VARIANCES, BayesianCalculator
+from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import DataError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
@@ -44,7 +46,14 @@ SAMPLES = f"{PREFIX}samples"
 INFO = "info"
 
 
-def write(path: str | Path, frames: Atoms | Iterable[Atoms], *, append: bool = False, samples: bool = False) -> None:
+def write(
+    path: str | Path,
+    frames: Atoms | Iterable[Atoms],
+    *,
+    append: bool = False,
+    samples: bool = False,
+    checksums: bool = False,
+) -> None:
     """Write structures with all that their calculators hold for them; nothing is computed, but samples where asked for.
 
     All frames are made ready before the file is touched: where one fails, an older file stays as it was and a new one does
@@ -56,15 +65,20 @@ def write(path: str | Path, frames: Atoms | Iterable[Atoms], *, append: bool = F
     frames : one structure or many
     append : add to an existing file
     samples : keep the K draws too, beside the file in ``<path>.samples.npz``
+    checksums : keep a sum of every frame beside the file in ``<path>.sums``, as run folders do; a file that has them keeps them
+        when it is added to.  Not for ``.db``
 
     Raises
     ------
-    DataError : unknown suffix, no frames, an array of more than two axes for a text file, no samples to be had
+    DataError : unknown suffix, no frames, an array of more than two axes for a text file, no samples to be had, checksums of a
+        database
     """
     path, frames = Path(path), [frames] if isinstance(frames, Atoms) else list(frames)
     _check_suffix(path)
     if not frames:
         raise DataError(f"expected at least one frame to write to {path}, got none")
+    if checksums and path.suffix == ".db":
+        raise DataError(f"{path}: a database changes in place, so its frames have no checksums; leave checksums=False")
     append = append and path.exists()
     store = _stored_samples(path) if append else {}
     first = len({name.partition("/")[0] for name in store})
@@ -82,7 +96,11 @@ def write(path: str | Path, frames: Atoms | Iterable[Atoms], *, append: bool = F
         buffer = io.BytesIO()
         np.savez(buffer, **store)
         write_atomically(_samples_path(path), buffer.getvalue())
+    if not append:
+        forget_sums(path)
     commit()
+    if sums_of(path).exists() or (checksums and not append):
+        add_sums(path)
 
 
 def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
@@ -96,11 +114,13 @@ def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
     Raises
     ------
     DataError : no such file, or an unknown suffix
+    DamagedFileError : a file that is not as its checksums say, where it has any
     """
     path = Path(path)
     _check_suffix(path)
     if not path.is_file():
         raise DataError(f"no such file: {path}")
+    verify(path)
     if path.suffix == ".db":
         frames = [_from_row(row) for row in connect(path, use_lock_file=False).select()]
         chosen = frames[ase.io.formats.string2index(index) if isinstance(index, str) else index]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 FLOORS = [
     {"errors", "units"},
     {"settings", "sealed", "bundle"},
-    {"stats", "run_folder"},
+    {"stats", "run_folder", "checksums"},
     {"core"},
     {"data", "nn"},
     {"models", "bayes", "adapters"},

@@ -20,10 +20,11 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.mixing import LinearCombinationCalculator
-from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
+from ase.io.trajectory import TrajectoryReader
 from ase.md.md import MolecularDynamics
 
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.checksums import add_sums, cut, forget_sums, sums_of, verify
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.io import read, write
 from blipcalc.md.integrators import restore_variables, variables
@@ -150,30 +151,26 @@ def restore(
 
 
 def cut_trajectory(path: Path | None, step: int, key: str = STEP) -> None:
-    """Leave out frames behind a step; raises :class:`ConfigurationError` where the file is none of such a run.
+    """Leave out frames behind a step.
 
     key : of the step in ``info``
+    raises : ConfigurationError where the file is none of such a run, DamagedFileError where it is not as it was written
     """
     if path is None or not path.exists():
         return
-    if path.suffix != ".traj":
-        frames = read(path)
-        kept = _kept(frames, path, step, key)
-        if 0 < kept < len(frames):
-            write(path, frames[:kept])
-    else:
+    verify(path)
+    if path.suffix == ".traj":
         with TrajectoryReader(path) as frames:
             kept = _kept(frames, path, step, key)
-            if 0 < kept < len(frames):
-                # as ASE has them, one after the other: a long trajectory does not fit into memory
-                whole = path.with_name(f".{path.name}.cut")
-                with TrajectoryWriter(whole, "w") as writer:
-                    for k in range(kept):
-                        writer.write(frames[k])
-                sync(whole)
-                whole.replace(path)
-    if not kept:
-        path.unlink()
+        add_sums(path)  # of a frame that a kill left without
+        cut(path, kept)
+        return
+    frames = read(path)
+    kept = _kept(frames, path, step, key)
+    path.unlink()
+    forget_sums(path)
+    for frame in frames[:kept]:
+        write(path, frame, append=True, checksums=True)
 
 
 def _kept(frames: Sequence[Atoms], path: Path, step: int, key: str) -> int:
@@ -190,10 +187,11 @@ def _kept(frames: Sequence[Atoms], path: Path, step: int, key: str) -> int:
 
 
 def sync(*paths: Path | None) -> None:
-    """Wait until files are on the disk."""
-    for path in paths:
-        if path is not None and path.exists():
-            descriptor = os.open(path, os.O_RDONLY)
+    """Wait until files, and their sums, are on the disk."""
+    given = [path for path in paths if path is not None]
+    for file in (*given, *map(sums_of, given)):
+        if file.exists():
+            descriptor = os.open(file, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:

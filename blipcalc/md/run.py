@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from tqdm import tqdm
 
-from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.checksums import forget_sums, n_parts
+from blipcalc.errors import ConfigurationError, DamagedFileError, NonFiniteError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
@@ -201,6 +202,7 @@ class _Run:
                 return
         elif self.trajectory is not None:
             self.trajectory.unlink(missing_ok=True)
+            forget_sums(self.trajectory)
         if self.trajectory is not None:
             self.trajectory.parent.mkdir(parents=True, exist_ok=True)
         for observer in self.observers:
@@ -266,9 +268,10 @@ class _Run:
         if state is not None and step == 0 and (go_on or not state.figures["monitor"]["halted"]):
             step = -1  # step 0 is checked and written anew
         cut_trajectory(self.trajectory, step)
-        for action in self.monitor.actions:
-            if isinstance(action, Record):
-                cut_trajectory(action.path, step, key="breach_step")
+        for path in self._records:
+            cut_trajectory(path, step, key="breach_step")
+        if step >= 0 and not go_on:
+            self._check_complete(state.figures["frames"])
         if self.monitor.events is not None:
             self.monitor.events.cut(step)
         if state is None:
@@ -278,13 +281,32 @@ class _Run:
         restore(state, self.dynamics, self.rng, self.monitor, self.observers)
         self.seconds = state.figures["seconds"]
 
+    @property
+    def _records(self) -> list[Path]:
+        """Files of breached frames."""
+        return [action.path for action in self.monitor.actions if isinstance(action, Record)]
+
+    def _frames(self) -> dict[str, int]:
+        """{file: frames that it holds}."""
+        return {path.name: n_parts(path) for path in (self.trajectory, *self._records) if path is not None}
+
+    def _check_complete(self, then: dict[str, int]) -> None:
+        """Refuse to go on behind frames that were lost."""
+        lost = {name: (n, then[name]) for name, n in self._frames().items() if n < then.get(name, 0)}
+        if lost:
+            raise DamagedFileError(
+                f"{self.folder}: fewer frames than at the last checkpoint: {lost} (now, then); was a file repaired, or moved "
+                "away? With go_on=True (--go-on) the run goes on and the gap stays; else give another folder"
+            )
+
     def _save(self, checkpoints: Checkpoints) -> None:
         """A checkpoint, unless the structure is not finite: then the last good one stays."""
         if not np.isfinite(self.atoms.positions).all() or not np.isfinite(self.atoms.get_momenta()).all():
             return
         self.monitor.history.keep_csv(self.folder / HISTORY)
-        sync(self.trajectory)
-        checkpoints.save(state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock()))
+        sync(self.trajectory, *self._records)
+        state = state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock())
+        checkpoints.save(replace(state, figures={**state.figures, "frames": self._frames()}))
 
     def _follow(self) -> None:
         """Give the thermostat the temperature of now."""
@@ -297,7 +319,7 @@ class _Run:
         if self.monitor.halted or step % self.write_every == 0:
             frame = snapshot(self.atoms, self.monitor.calculator)
             frame.info |= {STEP: step, "time_fs": step * self.config.timestep_fs}
-            write(self.trajectory, frame, append=self.trajectory.exists())
+            write(self.trajectory, frame, append=True, checksums=True)
 
     def _advance(self, bar: tqdm) -> None:
         bar.update(self.dynamics.nsteps - bar.n)

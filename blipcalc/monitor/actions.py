@@ -85,7 +85,7 @@ class Record:
             breach_unit=verdict.unit,
             breach_atom=verdict.atoms[0] if verdict.atoms else -1,
         )
-        write(self.path, frame, append=True)
+        write(self.path, frame, append=True, checksums=True)
 
 
 @dataclass

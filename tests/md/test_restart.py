@@ -19,12 +19,20 @@ from blipcalc import run_folder
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.checkpoint import Model
+from blipcalc.checksums import inspect
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
-from blipcalc.errors import CheckpointWarning, ConfigurationError, NonFiniteError, RunFolderBusyError
+from blipcalc.errors import (
+    CheckpointWarning,
+    ConfigurationError,
+    DamagedFileError,
+    NonFiniteError,
+    RunFolderBusyError,
+)
 from blipcalc.io import read
 from blipcalc.md import run as run_room
 from blipcalc.md.integrators import IntegratorConfig, integrator, restore_variables, variables
+from blipcalc.md.repair import repair_run
 from blipcalc.md.run import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.monitor.actions import RollBack
 from blipcalc.monitor.channels import Evidence, HaltRatio, Smoothed
@@ -548,3 +556,37 @@ def test_what_is_not_finite_is_rolled_back_or_raised(tmp_path):
     assert [event["event"] for event in read_events(tmp_path / "back" / EVENTS)] == ["rollback", "passed"]
     with pytest.raises(NonFiniteError):
         finished(tmp_path / "flag", cube(once()), on_breach=["flag"])
+
+
+def test_a_damaged_trajectory_is_refused_repaired_and_its_gap_is_owned(tmp_path):
+    finished(tmp_path)
+    path = tmp_path / TRAJECTORY
+    n_frames = len(read(path))
+    middle = inspect(path).parts[n_frames // 2]
+    content = bytearray(path.read_bytes())
+    content[(middle.start + middle.stop) // 2] ^= 16
+    path.write_bytes(bytes(content))
+    longer = {"time_ps": 0.4}
+    with pytest.raises(DamagedFileError, match="blipcalc repair"):
+        finished(tmp_path, **longer)
+    assert [is_whole for is_whole, _ in repair_run(tmp_path, dry_run=True).values()].count(False) == 1
+    repair_run(tmp_path)
+    assert all(is_whole for is_whole, _ in repair_run(tmp_path).values())
+    assert len(read(path)) == n_frames // 2
+    with pytest.raises(DamagedFileError, match="fewer frames"):
+        finished(tmp_path, **longer)
+    finished(tmp_path, go_on=True, **longer)
+    steps = [frame.info["step"] for frame in read(path)]
+    assert steps == [*range(0, 10 * (n_frames // 2), 10), *range(310, 401, 10)]
+
+
+def test_a_damaged_checkpoint_is_set_aside(tmp_path):
+    finished(tmp_path)
+    whole = trace(tmp_path)
+    newest = tmp_path / NEWEST
+    newest.write_bytes(newest.read_bytes()[:-3])
+    assert [p.name for p, (is_whole, _) in repair_run(tmp_path).items() if not is_whole] == [NEWEST]
+    assert not newest.exists()
+    finished(tmp_path)
+    for name, value in trace(tmp_path).items():
+        assert np.array_equal(value, whole[name]) if isinstance(value, np.ndarray) else value == whole[name]

@@ -1,0 +1,26 @@
+"""``repair``: what is damaged in a run folder, and what of it is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+#: exit code where damage was found and left as it is
+DAMAGED = 1
+
+
+def repair(
+    path: Annotated[Path, typer.Argument(help="run folder, or one file with checksums beside it")],
+    dry_run: Annotated[bool, typer.Option(help="look only; exit code 1 where something is damaged")] = False,
+) -> None:
+    """Find damaged frames of a run by their checksums, and keep what comes before them."""
+    from blipcalc.md.repair import repair_run
+
+    findings = repair_run(path, dry_run=dry_run)
+    for file, (is_whole, text) in findings.items():
+        kept = "" if is_whole or dry_run else f" -> kept what comes before; the damaged file is {file.name}.damaged"
+        typer.echo(f"{'whole  ' if is_whole else 'DAMAGED'} {file.name}: {text}{kept}")
+    if dry_run and not all(is_whole for is_whole, _ in findings.values()):
+        raise typer.Exit(DAMAGED)

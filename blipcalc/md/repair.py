@@ -1,0 +1,61 @@
+"""What is damaged in a run folder, or in one file that has checksums, and what of it can be kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blipcalc.checksums import DAMAGED, SUFFIX, inspect, repair
+from blipcalc.errors import DataError, ModelFileError
+from blipcalc.run_folder import NEWEST, PREVIOUS
+from blipcalc.sealed import read_sealed
+
+
+def repair_run(path: str | Path, *, dry_run: bool = False) -> dict[Path, tuple[bool, str]]:
+    """Keep of every damaged file what comes before the damage; the damaged one stays beside it as ``….damaged``.
+
+    A damaged checkpoint is set aside, so that the run goes on from the one before it.
+
+    Parameters
+    ----------
+    path : a run folder, or one file with checksums
+    dry_run : look, and leave everything as it is
+
+    Returns
+    -------
+    {file: (whether it was whole, what was found)}
+
+    Raises
+    ------
+    DataError : nothing there that could be looked at; DamagedFileError : a single file without checksums
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"no such file or folder: {path}")
+    look = inspect if dry_run else repair
+    if not path.is_dir():
+        found = look(path)
+        return {path: (found.is_whole, str(found))}
+    findings = {}
+    for sums in sorted(path.glob(f"*{SUFFIX}")):
+        file = Path(str(sums).removesuffix(SUFFIX))
+        if not file.exists():
+            findings[file] = (False, "it is not there, its checksums are")
+            continue
+        found = look(file)
+        findings[file] = (found.is_whole, str(found))
+    for name in (NEWEST, PREVIOUS):
+        if (path / name).exists():
+            findings[path / name] = _checkpoint(path / name, dry_run)
+    if not findings:
+        raise DataError(f"{path} holds no file with checksums and no checkpoint: is it a run folder?")
+    return findings
+
+
+def _checkpoint(path: Path, dry_run: bool) -> tuple[bool, str]:
+    try:
+        _, manifest = read_sealed(path)
+    except ModelFileError as error:
+        if not dry_run:
+            path.replace(f"{path}{DAMAGED}")
+        return False, str(error)
+    return True, f"a checkpoint of step {manifest.get('step')}, whole"
