@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blipcalc.calibration.evaluation import evaluate_model as evaluate
     from blipcalc.calibration.fit import calibrate
     from blipcalc.checkpoint import load_model as load
+    from blipcalc.core.domain import closest_distances
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
     from blipcalc.frozen import snapshot as freeze
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from blipcalc.monitor.actions import Record, RollBack
     from blipcalc.monitor.audit import LabelAudit
     from blipcalc.monitor.channels import Patient
-    from blipcalc.monitor.faults import TooClose, closest_distances
+    from blipcalc.monitor.faults import TooClose
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
@@ -44,7 +45,7 @@ _PUBLIC = {
     "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
     "check_reference": ("blipcalc.monitor.reference", "check_reference"),
-    "closest_distances": ("blipcalc.monitor.faults", "closest_distances"),
+    "closest_distances": ("blipcalc.core.domain", "closest_distances"),
     "committee": ("blipcalc.adapters.committee", "committee"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
     "freeze": ("blipcalc.frozen", "snapshot"),

@@ -15,11 +15,16 @@ from ase.outputs import Properties, all_outputs
 
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
+from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, UncalibratedWarning
 from blipcalc.predictor import BayesianPredictor
 
 VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
+#: how far an atom is from the data, in the features of the network: no variance is looked at
+DISTANCE = "latent_distance"
+#: what ASE drops
+UNCERTAINTIES = (*VARIANCES, DISTANCE)
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std")
 #: variances that a single draw has from mean-variance heads
@@ -39,6 +44,7 @@ class BayesianCalculator(Calculator):
     | ``forces_var``, ``forces_std`` | (n, 3) (eV/Å)², eV/Å | of each component |
     | ``atom_var``, ``atom_std`` | (n,) (eV/Å)², eV/Å | tr Σ_i / 3 and its root: rotation-invariant, what monitors read |
     | ``stress_var``, ``stress_std`` | (6,) | posterior values: no stress labels, no calibration |
+    | ``latent_distance`` | (n,) | how far an atom is from the data (:mod:`blipcalc.core.domain`); where the model says |
 
     Draws are made once, here: the same seed gives the same numbers, bit for bit.  Everything else, covariances and the
     uncalibrated values among it, is in :attr:`prediction`.
@@ -74,7 +80,7 @@ class BayesianCalculator(Calculator):
         "energies",
         "forces",
         "stress",
-        *VARIANCES,
+        *UNCERTAINTIES,
     ]
 
     def __init__(
@@ -136,12 +142,19 @@ class BayesianCalculator(Calculator):
             left_out |= set(NEEDS_STRESS)
         if not self.predictor.has_energies:
             left_out.add("energies")
+        if self.domain is None:
+            left_out.add(DISTANCE)
         self.implemented_properties = [key for key in type(self).implemented_properties if key not in left_out]
 
     @property
     def calibration(self) -> Calibration | None:
         """The constants that are applied to variances, or None."""
         return getattr(self.predictor, "calibration", None)
+
+    @property
+    def domain(self) -> Domain | None:
+        """Where the data of the model were, or None where it does not say."""
+        return getattr(self.predictor, "domain", None)
 
     def set(self, **settings: object) -> dict[str, object]:
         """Refused: the draws are made once, at construction."""
@@ -170,6 +183,7 @@ class BayesianCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; pbc is {structure.pbc.tolist()}"
             )
+        prediction = self.prediction if known and set(properties) <= {DISTANCE} else None
         self.results, self.prediction = {}, None
         super().calculate(atoms, list(properties), list(system_changes))
         if len(self.atoms) == 0:
@@ -179,9 +193,14 @@ class BayesianCalculator(Calculator):
             stress=bool(asked & set(NEEDS_STRESS)),
             variance=bool(asked & set(VARIANCES)),
         )
-        (prediction,) = self.predictor([self.atoms], need)
-        self.prediction = prediction
-        self.results = results_of(prediction)
+        if prediction is None:
+            (prediction,) = self.predictor([self.atoms], need)
+        results = results_of(prediction)
+        if DISTANCE in asked:
+            results[DISTANCE] = (
+                known[DISTANCE] if DISTANCE in known else self.predictor.latent_distances([self.atoms])[0]
+            )
+        self.prediction, self.results = prediction, results
 
     def _structure(self, atoms: Atoms | None) -> Atoms:
         """The structure that is meant: the one given, or the one that the calculator saw last."""

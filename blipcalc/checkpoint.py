@@ -1,8 +1,9 @@
 """The model file: one sealed safetensors file, ``name.blip``, with everything that a trained model is.
 
 Tensors: ``model/<name>`` parameters and buffers of the network, ``members/<name>`` stacked (M, *shape) parameters of an
-ensemble or a mixture, ``posterior/<name>`` what a Gaussian around the network has beside it, ``frames`` the 64-bit fingerprints
-of the frames it was trained on.  The manifest holds the rest.
+ensemble or a mixture, ``posterior/<name>`` what a Gaussian around the network has beside it, ``domain/<Z>/centre`` and ``root``
+(lower triangle, row by row, float32) where the features of its data lie, ``frames`` the 64-bit fingerprints of the frames it was
+trained on.  The manifest holds the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ from blipcalc.bayes.last_layer import LAST_LAYER, LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bundle import bundle_path
 from blipcalc.core.contracts import Posterior, Surface
+from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import (
     CalibrationError,
@@ -34,9 +37,10 @@ from blipcalc.errors import (
     NonFiniteWeightsError,
     SchemaError,
 )
-from blipcalc.manifest import SCHEMA, Manifest, StoredCalibration, Units, validated
+from blipcalc.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
 from blipcalc.models.registry import build_model, model_name
 from blipcalc.sealed import DTYPES, read_manifest, read_sealed, tensors_hash, write_sealed
+from blipcalc.stats.ellipsoid import Ellipsoid
 
 #: the draws whose hash is kept: enough to notice a changed random stream
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
@@ -54,6 +58,7 @@ class Model:
     calibrations : for the (surface, K, seed) it was calibrated for
     training : command, settings, data hash, seed, wall time, machine, versions
     frames : (n,) int64 fingerprints of the frames it was trained on
+    domain : where those frames are, for a monitor that does not look at variances; no part of the hash
     """
 
     network: nn.Module
@@ -62,6 +67,7 @@ class Model:
     calibrations: tuple[Calibration, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    domain: Domain | None = None
 
     def __post_init__(self) -> None:
         if self.calibrations:
@@ -120,8 +126,9 @@ def save_model(model: Model, path: str | Path) -> None:
         draws_hash=_draws_hash(model.posterior),
         training=model.training,
         calibrations=[StoredCalibration(**_plain(c)) for c in model.calibrations],
+        domain=None if model.domain is None else StoredDomain(**_of_domain(model.domain)),
     )
-    tensors = _tensors(model) | {"frames": model.frames}
+    tensors = _tensors(model) | _domain_tensors(model.domain) | {"frames": model.frames}
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise NonFiniteWeightsError(f"{path} not written: {', '.join(bad[:4])} hold NaN or infinity")
@@ -182,6 +189,39 @@ def _plain(calibration: Calibration) -> dict[str, Any]:
     return {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
 
 
+def _of_domain(domain: Domain) -> dict[str, Any]:
+    return {name: getattr(domain, name) for name in StoredDomain.model_fields}
+
+
+def _domain_tensors(domain: Domain | None) -> dict[str, Tensor]:
+    found = {}
+    for z, ellipsoid in ({} if domain is None else domain.ellipsoids).items():
+        lower = ellipsoid.root[np.tril_indices(len(ellipsoid.centre))]
+        found[f"domain/{z}/centre"] = torch.from_numpy(ellipsoid.centre).double()
+        found[f"domain/{z}/root"] = torch.from_numpy(lower).float()
+    return found
+
+
+def _domain(path: Path, stored: StoredDomain | None, tensors: dict[str, Tensor]) -> Domain | None:
+    """The domain from its parts, its shapes checked."""
+    if (stored is None) != (not tensors):
+        raise SchemaError(f"{path}: the manifest and the tensors do not agree on whether there is a domain")
+    if stored is None:
+        return None
+    ellipsoids = {}
+    for z in sorted({name.split("/")[0] for name in tensors}):
+        centre, lower = tensors.pop(f"{z}/centre", None), tensors.pop(f"{z}/root", None)
+        size = -1 if centre is None or centre.ndim != 1 else len(centre)
+        if not z.isdigit() or int(z) not in stored.n_atoms or lower is None or lower.shape != (size * (size + 1) // 2,):
+            raise SchemaError(f"{path}: the domain of Z = {z} lacks a part, or its parts do not fit each other")
+        root = np.zeros((size, size))
+        root[np.tril_indices(size)] = lower.double().numpy()
+        ellipsoids[int(z)] = Ellipsoid(centre.double().numpy(), root)
+    if tensors or len({len(e.centre) for e in ellipsoids.values()}) > 1:
+        raise SchemaError(f"{path}: the domain holds more than a centre and a root for each element, or several sizes")
+    return Domain(ellipsoids, **stored.model_dump())
+
+
 def _backbone(network: nn.Module) -> nn.Module:
     return network.backbone if isinstance(network, BlipModel) else network
 
@@ -236,7 +276,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
     frames = tensors.pop("frames", None)
     if frames is None or frames.ndim != 1 or frames.dtype != torch.int64:
         raise SchemaError(f"{path}: expected the fingerprints of the training frames as one axis of int64")
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "members": {}, "posterior": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "members": {}, "posterior": {}, "domain": {}}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
         if kind not in parts:
@@ -252,6 +292,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
         surface=manifest.surface,
         training=manifest.training,
         frames=frames,
+        domain=_domain(path, manifest.domain, parts["domain"]),
     )
 
 

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_properties, compare_atoms
 from ase.outputs import Properties, all_outputs
 
-from blipcalc.calculator import VARIANCES, BayesianCalculator
+from blipcalc.calculator import UNCERTAINTIES, BayesianCalculator
 from blipcalc.core.prediction import SampleArrays
 
 #: of every name under which uncertainties travel
@@ -90,7 +90,7 @@ def snapshot(atoms: Atoms, source: Calculator | None = None) -> Atoms:
     source : where uncertainties come from, if not from ``atoms.calc`` (a sum of calculators drops those of its parts)
     """
     copy, source = atoms.copy(), source or atoms.calc
-    results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, VARIANCES)}
+    results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, UNCERTAINTIES)}
     if results:
         samples = source.samples if isinstance(source, FrozenCalculator) else None
         copy.calc = FrozenCalculator(copy, results, _provenance(source), samples)
@@ -100,7 +100,7 @@ def snapshot(atoms: Atoms, source: Calculator | None = None) -> Atoms:
 def annotations(atoms: Atoms, source: Calculator | None = None) -> dict[str, Any]:
     """What ASE would drop of the current results, under the names with the prefix; arrays keep their shape."""
     source = source or atoms.calc
-    kept = _current(atoms, source, VARIANCES)
+    kept = _current(atoms, source, UNCERTAINTIES)
     if not kept:
         return {}
     found = {PREFIX + key: value for key, value in {**kept, **_provenance(source)}.items() if value is not None}

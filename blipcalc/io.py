@@ -31,7 +31,7 @@ from ase.calculators.calculator import all_properties
 from ase.db import connect
 from ase.io.trajectory import TrajectoryWriter
 
-from blipcalc.calculator import VARIANCES, BayesianCalculator
+from blipcalc.calculator import UNCERTAINTIES, BayesianCalculator
 from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import DataError
@@ -39,7 +39,7 @@ from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_anno
 from blipcalc.sealed import write_atomically
 
 #: (n,) and (n, 3): columns in text files
-PER_ATOM = ("atom_std", "forces_std")
+PER_ATOM = ("atom_std", "forces_std", "latent_distance")
 #: entry of a frame in the file of samples
 SAMPLES = f"{PREFIX}samples"
 #: entry of a database row with ``atoms.info``, which ASE leaves out
@@ -164,8 +164,8 @@ def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
     if not found:
         return atoms
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    shapes = {"atom": (len(atoms),), "forces": (len(atoms), 3), "stress": (6,)}
-    for key in VARIANCES:
+    shapes = {"atom": (len(atoms),), "latent": (len(atoms),), "forces": (len(atoms), 3), "stress": (6,)}
+    for key in UNCERTAINTIES:
         quantity, _, kind = key.partition("_")
         if kind == "var" and key not in found and f"{quantity}_std" in found:
             found[key] = np.square(found[f"{quantity}_std"])

@@ -46,6 +46,14 @@ class StoredCalibration(Strict):
     frames_hash: str
 
 
+class StoredDomain(Strict):
+    """A :class:`~blipcalc.core.domain.Domain` but for its ellipsoids, which are tensors."""
+
+    closest: dict[str, Positive]
+    n_frames: int = Field(ge=1)
+    n_atoms: dict[AtomicNumber, Count]
+
+
 class Units(Strict):
     """The only units there are."""
 
@@ -70,6 +78,7 @@ class Manifest(Strict):
     draws_hash: str | None
     training: dict[str, Any]
     calibrations: list[StoredCalibration]
+    domain: StoredDomain | None = None
 
 
 def validated(path: Path, raw: dict[str, Any]) -> Manifest:

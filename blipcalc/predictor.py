@@ -14,6 +14,7 @@ from torch import nn
 
 from blipcalc.checkpoint import Model, load_model
 from blipcalc.core.contracts import Need, Posterior, Surface, place_draws
+from blipcalc.core.domain import Domain, latent_features
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
 from blipcalc.core.neighbors import NeighborList
@@ -38,6 +39,7 @@ class BayesianPredictor:
     surface : ``mean`` over the K draws, or ``centre``, the network(s) without noise, where draws are evaluated only when a
         variance is asked for
     calibration : constants to apply; None leaves posterior values as they are
+    domain : where the data were, for :meth:`latent_distances`
     device, dtype : of this predictor, ``float32`` or ``float64``; the given model is copied, never changed
     strategy, chunk : see :class:`~blipcalc.core.evaluate.Evaluator`
 
@@ -57,6 +59,7 @@ class BayesianPredictor:
         seed: int = 0,
         surface: Surface = "mean",
         calibration: Calibration | None = None,
+        domain: Domain | None = None,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = "float64",
         strategy: Strategy = "auto",
@@ -65,6 +68,7 @@ class BayesianPredictor:
         if surface not in ("mean", "centre"):
             raise ConfigurationError(f"surface={surface!r}; expected 'mean' or 'centre'")
         self.n_draws, self.seed, self.surface, self.calibration = n_draws, seed, surface, calibration
+        self.domain = domain
         if int(n_draws) != n_draws or n_draws < 1:
             raise DrawsError(f"n_draws={n_draws}; expected a whole number of draws ≥ 1")
         self.device, self.dtype = _device(device), _dtype(dtype)
@@ -119,6 +123,7 @@ class BayesianPredictor:
             seed=seed,
             surface=surface,
             calibration=calibration,
+            domain=stored.domain,
             **settings,
         )
 
@@ -145,6 +150,23 @@ class BayesianPredictor:
             for atoms, d, c in zip(structures, draws, centre, strict=True)
         ]
         return predictions if self.calibration is None else [self.calibration.apply(p) for p in predictions]
+
+    def latent_distances(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
+        """(n,) of each structure: how far every atom is from the data, as the network without noise describes it; about 1
+        where the data are.  No variance is looked at.
+
+        raises : ConfigurationError for a predictor without a domain; StructureError as for a call
+        """
+        if self.domain is None:
+            raise ConfigurationError(
+                "this model does not say where its data were; 'blipcalc domain' adds it to its file"
+            )
+        if not structures:
+            return []
+        with self._lock:
+            features = latent_features(self.model, self._graph(structures))
+        distance = self.domain.distance(np.concatenate([atoms.numbers for atoms in structures]), features)
+        return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
 
     def _centre_samples(self, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]) -> list[SampleArrays]:
         """Those of the centre; kept for a single structure, of which MD asks forces first and a variance afterwards."""

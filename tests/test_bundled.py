@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from ase.md.langevin import Langevin
@@ -77,3 +78,14 @@ def test_accuracy_and_coverage_on_the_test_sets(model):
     evaluation = evaluate_residuals(residuals)
     (pooled,) = [c for c in evaluation.forces.coverage if c.kind == "all" and c.level == 0.95]
     assert pooled.inside, pooled
+
+
+def test_the_bundled_model_knows_where_its_data_were():
+    """Own molecules are near, stretched and foreign ones are far; no variance is asked."""
+    predictor = BayesianPredictor.load("rmd17", n_draws=8)
+    near = max(d.max() for d in predictor.latent_distances([starting_structure(m) for m in ("ethanol", "benzene")]))
+    frames = ase.io.read(Path(__file__).parents[1] / "examples" / "reproduce" / "foreign.xyz", ":")
+    far = [d.max() for d in predictor.latent_distances([a for a in frames if a.info["kind"] == "stretched"])]
+    assert near < 2.5 < 3.0 < min(far)
+    assert predictor.domain.n_frames == 6300
+    assert 0.95 < predictor.domain.closest["C-H"] < 1.05

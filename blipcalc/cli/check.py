@@ -23,9 +23,10 @@ def check(
     rate: Annotated[float, typer.Option(help="false halts per ns that may be, of all channels together")] = 0.1,
     confidence: Annotated[float, typer.Option(help="that there are not more")] = 0.95,
     level: Annotated[float, typer.Option(help="of the bounds on force errors")] = 0.95,
-    channels: Annotated[str, typer.Option(help="of trip, smoothed, evidence; fewer need less reference")] = (
-        "trip,smoothed,evidence"
-    ),
+    channels: Annotated[
+        str | None,
+        typer.Option(help="of trip,smoothed,evidence,distance; fewer need less reference; default: all there can be"),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the limits, for a monitor")] = Path("limits.json"),
     n_draws: Draws = None,
     seed: Seed = 0,
@@ -52,7 +53,7 @@ def check(
         rate_per_ns=rate,
         level=level,
         confidence=confidence,
-        channels=[name.strip() for name in channels.split(",") if name.strip()],
+        channels=None if channels is None else [name.strip() for name in channels.split(",") if name.strip()],
         index=index,
     )
     limits.save(output)

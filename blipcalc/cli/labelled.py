@@ -47,7 +47,7 @@ def calibrate(
     from blipcalc.checkpoint import load_model, save_model
     from blipcalc.cli.tables import calibration_text
 
-    path = output or _own_file(model)
+    path = output or own_file(model)
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
     with Bar(len(frames), "calibration") as report:
         fitted = fit(
@@ -182,7 +182,7 @@ def compare(
     typer.echo(f"wrote {output}/comparison.md, comparison.json, reliability.png")
 
 
-def _own_file(model: str) -> Path:
+def own_file(model: str) -> Path:
     """The file of a model, to be written again; refused where it belongs to the installed package."""
     from blipcalc.bundle import bundle_path
     from blipcalc.checkpoint import find_model

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from blipcalc.cli.check import check
+from blipcalc.cli.domain import domain
 from blipcalc.cli.labelled import calibrate, compare, evaluate
 from blipcalc.cli.md import md
 from blipcalc.cli.options import ModelArgument
@@ -49,7 +50,7 @@ def info(
     typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
-for command in (train, calibrate, evaluate, compare, check, md, repair):
+for command in (train, calibrate, evaluate, compare, domain, check, md, repair):
     app.command()(command)
 
 

@@ -196,6 +196,10 @@ def limits_text(limits: Limits) -> str:
         lines.append(
             f"evidence    e-detector on {len(limits.evidence)} independent checks: at most {limits.budget_per_ns:.3g} per ns"
         )
+    if limits.distance is not None:
+        lines.append(
+            f"distance    latent distance from the data ≤ {limits.distance.value:.4g}: {_rate(limits.distance)}; asks no variance"
+        )
     lines.append(
         f"together    {limits.expected_rate:.3g} false halts per ns expected, at most {limits.rate_per_ns:g} with "
         f"{limits.confidence:.0%} confidence, in runs like the reference"

@@ -12,6 +12,7 @@
 |---|---|---|
 | :class:`Trip` | R_t ≤ limit | halt, at once |
 | :class:`Smoothed` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
+| :class:`Outside` | latent distance ≤ limit; does not look at σ | halt, at once |
 | :class:`Patient` | another rule, at so many checks in a row | a warning before |
 | :class:`Evidence` | e-detector on p-values of thinned checks | halt; time between false alarms long on average |
 
@@ -95,6 +96,28 @@ class Trip:
         atoms, value = worst_first(values, beyond), self.ratio.largest(reading)
         reason = _reason(reading, self.ratio, f"bound on the force error is {value:.3g} of the tolerance", self.limit)
         return Verdict(bool(atoms), atoms, value, self.limit, "of the tolerance", reason, reading.step)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Latent distance of every atom from the data ≤ limit at every check, whatever σ says.
+
+    limit : see :class:`~blipcalc.core.domain.Domain`
+    """
+
+    limit: float
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict; a model that does not say where its data were breaches."""
+        values, value = reading.latent_distance, reading.max_latent_distance
+        if values is None:
+            reason = "the model does not say where its data were"
+            return Verdict(True, (), math.nan, self.limit, "", reason, reading.step)
+        atoms = worst_first(values, reading.mask & ~(values <= self.limit))
+        worst = worst_first(values, reading.mask)[:1]
+        whose = f" (atom {worst[0]}, {reading.symbols[worst[0]]})" if worst else ""
+        reason = f"latent distance from the data is {value:.3g}{whose}, limit {self.limit:.3g}"
+        return Verdict(not (value <= self.limit), atoms, value, self.limit, "", reason, reading.step)
 
 
 @dataclass

@@ -12,25 +12,32 @@ A frame with a leap or a jump is one that an integrator has lost; the potential 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import find_mic
-from matscipy.neighbours import neighbour_list
 
+from blipcalc.calculator import BayesianCalculator
+from blipcalc.core.domain import close_pairs, pair_name
 from blipcalc.errors import ConfigurationError
 from blipcalc.monitor.triggers import Verdict
 
 #: of the limit on a distance: below it a run is halted
 HALF = 0.5
-#: quantile of the closest distances of the frames
-CLOSEST = 0.001
 
 #: what every fault is: a rule on a structure and the number of the step
 Fault = Callable[[Atoms, int], Verdict]
+
+
+def default_faults(calc: Calculator) -> tuple[Fault, ...]:
+    """What is asked of MD where nobody says otherwise; optimisers may leap."""
+    domain = calc.domain if isinstance(calc, BayesianCalculator) else None
+    close = () if domain is None else (TooClose(domain.closest, warns=False),)
+    return (Leap(), KineticJump(), *close)
 
 
 @dataclass(frozen=True)
@@ -38,32 +45,42 @@ class TooClose:
     """No pair of atoms closer than data of its elements ever were.
 
     closest : {"C-H": Å}, elements in alphabetical order; pairs that are not there are not watched
+    warns : say so of a pair below its limit; else only halt for one below half of it.  In MD of the state that the data are
+        of, one frame in some hundreds is below a limit
     """
 
     closest: Mapping[str, float]
+    warns: bool = True
 
     def __post_init__(self) -> None:
+        limits = np.zeros((len(chemical_symbols), len(chemical_symbols)))
         for pair, distance in self.closest.items():
             symbols = pair.split("-")
             if len(symbols) != 2 or symbols != sorted(symbols) or not all(s in atomic_numbers for s in symbols):
                 raise ConfigurationError(f"{pair!r}: expected two elements in alphabetical order, such as 'C-H'")
             if not (distance > 0 and math.isfinite(distance)):
                 raise ConfigurationError(f"{pair}: expected a distance > 0, got {distance} Å")
+            a, b = (atomic_numbers[symbol] for symbol in symbols)
+            limits[a, b] = limits[b, a] = distance if self.warns else HALF * distance
+        object.__setattr__(self, "_limits", limits)
 
     def __call__(self, atoms: Atoms, step: int) -> Verdict:
         """The verdict on the pair that is furthest below its limit."""
         if not np.isfinite(atoms.positions).all():
             return Verdict(True, (), math.nan, 0.0, "Å", "positions are not finite", step)
-        worst, found = 1.0, None
-        for i, j, pair, distance in _pairs(atoms, max(self.closest.values(), default=0.0)):
-            limit = self.closest.get(pair, 0.0)
-            if distance < worst * limit:
-                worst, found = distance / limit, (i, j, pair, distance, limit)
-        if found is None:
+        i, j, distances = close_pairs(atoms, float(self._limits.max()))
+        limits = self._limits[atoms.numbers[i], atoms.numbers[j]]
+        below = np.flatnonzero(distances < limits)
+        if not below.size:
             return Verdict(False, (), 0.0, 0.0, "Å", "no pair is closer than in the data", step)
-        i, j, pair, distance, limit = found
-        reason = f"atoms {i} and {j} ({pair}) are {distance:.3f} Å apart, in the data never less than {limit:.3f}"
-        return Verdict(True, (i, j), distance, limit, "Å", reason, step, halts=worst < HALF)
+        k = below[np.argmin(distances[below] / limits[below])]
+        first, second, distance = int(i[k]), int(j[k]), float(distances[k])
+        pair = pair_name(atoms.numbers[first], atoms.numbers[second])
+        limit = self.closest[pair]
+        reason = (
+            f"atoms {first} and {second} ({pair}) are {distance:.3f} Å apart, in the data never less than {limit:.3f}"
+        )
+        return Verdict(True, (first, second), distance, limit, "Å", reason, step, halts=distance < HALF * limit)
 
 
 @dataclass
@@ -111,29 +128,3 @@ class KineticJump:
         value = abs(energy - last[1]) / (kt * math.sqrt(freedom / 2.0))
         reason = f"the kinetic energy changed by {energy - last[1]:.3g} eV in one step, {value:.3g} of its deviations"
         return Verdict(not (value <= self.deviations), (), value, self.deviations, "σ", reason, step)
-
-
-def closest_distances(frames: Sequence[Atoms], cutoff: float = 3.0) -> dict[str, float]:
-    """{"C-H": Å} 0.1 % quantile over frames of the shortest distance of each pair of elements; none beyond the cutoff (Å)."""
-    shortest: dict[str, list[float]] = {}
-    for atoms in frames:
-        own: dict[str, float] = {}
-        for _, _, pair, distance in _pairs(atoms, cutoff):
-            own[pair] = min(distance, own.get(pair, math.inf))
-        for pair, distance in own.items():
-            shortest.setdefault(pair, []).append(distance)
-    return {pair: float(np.quantile(values, CLOSEST)) for pair, values in sorted(shortest.items())}
-
-
-def _pairs(atoms: Atoms, cutoff: float) -> list[tuple[int, int, str, float]]:
-    """(i, j, "C-H", Å) of all pairs within a cutoff, each once."""
-    if not cutoff > 0:
-        return []
-    cell = atoms.cell.complete().array
-    i, j, d = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=cutoff)
-    once = i <= j
-    names = [chemical_symbols[z] for z in atoms.numbers]
-    return [
-        (int(a), int(b), "-".join(sorted((names[a], names[b]))), float(x))
-        for a, b, x in zip(i[once], j[once], d[once], strict=True)
-    ]

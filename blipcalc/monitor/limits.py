@@ -18,23 +18,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field, ValidationError
 
+from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, LimitsError
-from blipcalc.monitor.channels import SMALLEST, Evidence, HaltRatio, Smoothed, Trip
+from blipcalc.monitor.channels import SMALLEST, Evidence, HaltRatio, Outside, Smoothed, Trip
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.sealed import write_atomically
 from blipcalc.settings import Settings
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
 from blipcalc.stats.series import block_maxima, moving_average, statistical_inefficiency
 
-ChannelName = Literal["trip", "smoothed", "evidence"]
-CHANNELS: tuple[ChannelName, ...] = ("trip", "smoothed", "evidence")
+ChannelName = Literal["trip", "smoothed", "evidence", "distance"]
+CHANNELS: tuple[ChannelName, ...] = ("trip", "smoothed", "evidence", "distance")
 #: ps: window of the smoothed channel, and the least that g is taken for
 WINDOW_PS = FLOOR_PS = 1.0
 #: expected halts in a block, beyond which maxima of blocks count none of them
@@ -81,6 +83,8 @@ class Limits(Settings):
     trip: Level | None = Field(description="limit on R; None where the channel was not asked for")
     smoothed: Level | None = Field(description="limit on the logarithm of the geometric mean of R over a window")
     warning: Level | None = Field(description="the same at ten times the rate, for warnings")
+    distance: Level | None = Field(None, description="limit on the largest latent distance from the data")
+    domain_hash: str | None = Field(None, description="of the domain that it is the distance from")
     evidence: tuple[float, ...] = Field(description="R of independent checks; empty without the channel")
     notes: tuple[str, ...] = Field((), description="what was left out, and why")
 
@@ -92,13 +96,17 @@ class Limits(Settings):
     @property
     def n_channels(self) -> int:
         """How many there are."""
-        return sum(1 for channel in (self.trip, self.smoothed, self.evidence or None) if channel is not None)
+        return sum(1 for channel in (*self._levels, *([self.evidence] if self.evidence else [])))
+
+    @property
+    def _levels(self) -> list[Level]:
+        """Those of the channels that halt by level."""
+        return [level for level in (self.trip, self.smoothed, self.distance) if level is not None]
 
     @property
     def expected_rate(self) -> float:
         """False halts per ns that are to be expected of all channels, at most."""
-        levels = sum(level.rate for level in (self.trip, self.smoothed) if level is not None)
-        return levels + (self.budget_per_ns if self.evidence else 0.0)
+        return sum(level.rate for level in self._levels) + (self.budget_per_ns if self.evidence else 0.0)
 
     def channels(self) -> tuple[Trigger, ...]:
         """The rules, their memories empty."""
@@ -112,6 +120,8 @@ class Limits(Settings):
             every = _checks(self.inefficiency_ps * PS, self.interval_fs)
             length = NS / (self.budget_per_ns * every * self.interval_fs)
             found.append(Evidence(ratio, np.array(self.evidence), every, length))
+        if self.distance is not None:
+            found.append(Outside(self.distance.value))
         return tuple(found)
 
     def every(self, timestep_fs: float, asked: int | None = None) -> int:
@@ -129,7 +139,7 @@ class Limits(Settings):
             )
         return round(steps)
 
-    def check_identity(self, calibration: Calibration | None) -> None:
+    def check_identity(self, calibration: Calibration | None, domain: Domain | None = None) -> None:
         """Refuse, with :class:`LimitsError`, a predictor that they were not made for."""
         if calibration is None:
             raise LimitsError("these limits are for a calibrated calculator, and this one has no calibration")
@@ -139,6 +149,8 @@ class Limits(Settings):
             for name in Identity.model_fields
             if getattr(now, name) != getattr(self.identity, name)
         ]
+        if self.distance is not None and (domain is None or domain.hash != self.domain_hash):
+            other.append("it says otherwise, or not at all, where its data were")
         if other:
             raise LimitsError(f"these limits belong to another calculator: {'; '.join(other)}; run 'blipcalc check'")
 
@@ -169,7 +181,9 @@ def fit_limits(
     level: float = 0.95,
     rate_per_ns: float = 0.1,
     confidence: float = 0.95,
-    channels: Sequence[ChannelName] = CHANNELS,
+    channels: Sequence[ChannelName] | None = None,
+    distances: Sequence[np.ndarray] | None = None,
+    domain_hash: str | None = None,
 ) -> Limits:
     """Limits from R_t of replicas of a reference run.
 
@@ -180,7 +194,8 @@ def fit_limits(
     calibration, quantiles, tolerance, level : what R was made with
     rate_per_ns : wanted rate of false halts, of all channels together
     confidence : that the true rate is not higher, as far as the reference run is like the runs to be guarded
-    channels : those to use; fewer of them need less reference
+    channels : those to use, None for all that there are values for; fewer of them need less reference
+    distances : the same of the largest latent distance, and the hash of the domain that they are from
 
     Raises
     ------
@@ -188,53 +203,30 @@ def fit_limits(
     LimitsError : R that is not finite, replicas that are the same or shorter than twice their memory, a run too short for the
         claim, or a rate so high that it means nothing
     """
-    _check_settings(interval_fs, rate_per_ns, confidence, channels)
-    series = [np.asarray(values, dtype=np.float64) for values in replicas]
-    if not series or not all(np.isfinite(v).all() and (v >= 0).all() for v in series):
-        raise LimitsError("R of the reference run is not finite: are all of its elements calibrated?")
-    if len({values.tobytes() for values in series}) < len(series):
-        raise LimitsError("two replicas are the same, value by value; give each a seed of its own")
-    logs = [np.log(np.maximum(values, SMALLEST)) for values in series]
-    g = max(FLOOR_PS, statistical_inefficiency(logs) * interval_fs / PS)
-    wanted = _checks(2 * g * PS, interval_fs) if math.isfinite(g) else 0
-    long = [values for values in series if wanted and len(values) >= wanted]
-    if not long:
-        raise LimitsError(
-            f"the longest of {len(series)} replicas has {max(map(len, series)) * interval_fs / PS:.3g} ps, and R remembers "
-            f"{g:.2g} ps: replicas take two memories, of 1 ps at least; give longer ones"
-        )
-    notes = []
-    if len(long) < len(series):
-        notes.append(f"{len(series) - len(long)} replicas shorter than {wanted * interval_fs / PS:.2g} ps are left out")
-        series, logs = long, [np.log(np.maximum(values, SMALLEST)) for values in long]
-    block = min(len(values) // (len(values) // wanted) for values in series)  # whole blocks fill equal replicas
-    block_ns = block * interval_fs / NS
-    thinned = np.concatenate([v[:: _checks(g * PS, interval_fs)] for v in series])
-    kept = list(channels)
-    if "evidence" in kept and len(thinned) < LEAST_REFERENCES:
+    if channels is None:
+        channels = [name for name in CHANNELS if name != "distance" or distances is not None]
+    _check_settings(interval_fs, rate_per_ns, confidence, channels, distances is not None)
+    reference = _Reference.of(replicas, distances if "distance" in channels else None, interval_fs)
+    kept, notes = list(channels), list(reference.notes)
+    if "evidence" in kept and len(reference.thinned) < LEAST_REFERENCES:
         kept.remove("evidence")
-        notes.append(f"no evidence channel: {len(thinned)} independent checks, {LEAST_REFERENCES} are needed")
+        notes.append(f"no evidence channel: {len(reference.thinned)} independent checks, {LEAST_REFERENCES} are needed")
     if not kept:
         raise LimitsError(f"no channel is left: {notes[-1]}; give more reference, or other channels")
-    maxima = block_maxima(series, block)
-    window = _checks(WINDOW_PS * PS, interval_fs)
-    means = [moving_average(values, window) for values in logs]
-    of_means = min(block, min(map(len, means)))  # a replica of one block has no mean for its first window
-    by_level = {"trip": (maxima, block_ns), "smoothed": (block_maxima(means, of_means), of_means * interval_fs / NS)}
     budget, share = rate_per_ns / len(kept), 1 - (1 - confidence) / len(kept)
-    if budget * block_ns > MOST_PER_BLOCK:
+    if budget * reference.block_ns > MOST_PER_BLOCK:
         raise LimitsError(
-            f"{rate_per_ns:g} false halts per ns is one in every few memories of {g:.2g} ps, which no limit can mean; ask for "
-            f"{MOST_PER_BLOCK / block_ns * len(kept):.2g} per ns or fewer"
+            f"{rate_per_ns:g} false halts per ns is one in every few memories of {reference.memory_ps:.2g} ps, which no limit "
+            f"can mean; ask for {MOST_PER_BLOCK / reference.block_ns * len(kept):.2g} per ns or fewer"
         )
     levels: dict[str, Level] = {}
     for name in kept:
-        values, length = by_level.get(name, by_level["trip"])
+        values, length = reference.maxima(name)
         found = level_for_rate(values, length, budget, share)
         if found is None:  # nor does a reference without an alarm bound the rate of the e-detector on it
             raise LimitsError(_too_short(len(values) * length, rate_per_ns, budget, share, kept))
         levels[name] = found
-    warning = level_for_rate(*by_level["smoothed"], WARNINGS * budget, share) if "smoothed" in kept else None
+    maxima, block_ns = reference.maxima("trip")
     return Limits(
         identity=Identity.of_calibration(calibration),
         tolerance=tolerance,
@@ -243,17 +235,93 @@ def fit_limits(
         rate_per_ns=rate_per_ns,
         confidence=confidence,
         interval_fs=interval_fs,
-        inefficiency_ps=g,
-        block_ps=block * interval_fs / PS,
-        n_replicas=len(series),
+        inefficiency_ps=reference.memory_ps,
+        block_ps=block_ns * NS / PS,
+        n_replicas=len(reference.series),
         reference_ns=len(maxima) * block_ns,
         at_tolerance=rate_of_level(maxima, block_ns, 1.0, confidence),
         trip=levels.get("trip"),
         smoothed=levels.get("smoothed"),
-        warning=warning,
-        evidence=_some(thinned) if "evidence" in kept else (),
+        warning=level_for_rate(*reference.maxima("smoothed"), WARNINGS * budget, share) if "smoothed" in kept else None,
+        distance=levels.get("distance"),
+        domain_hash=domain_hash if "distance" in kept else None,
+        evidence=_some(reference.thinned) if "evidence" in kept else (),
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """The replicas of a reference run that are long enough, and how long they remember.
+
+    series, distances : of R, and of the largest latent distance where it is watched
+    block : checks of an independent block; memory_ps : g, of whatever remembers longest
+    """
+
+    series: list[np.ndarray]
+    distances: list[np.ndarray]
+    interval_fs: float
+    block: int
+    memory_ps: float
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, replicas: Sequence[np.ndarray], distances: Sequence[np.ndarray] | None, interval_fs: float
+    ) -> _Reference:
+        """Checked, and the memory estimated."""
+        series = [np.asarray(values, dtype=np.float64) for values in replicas]
+        far = [np.asarray(values, dtype=np.float64) for values in distances or ()]
+        if not series or not all(np.isfinite(v).all() and (v >= 0).all() for v in (*series, *far)):
+            raise LimitsError(
+                "R or the latent distance of the reference run is not finite: are all its elements known?"
+            )
+        if far and [len(v) for v in far] != [len(v) for v in series]:
+            raise LimitsError("R and latent distances of the replicas differ in length")
+        if len({values.tobytes() for values in series}) < len(series):
+            raise LimitsError("two replicas are the same, value by value; give each a seed of its own")
+        kinds = [kind for kind in (series, far) if kind]
+        memory = max(statistical_inefficiency([_log(v) for v in kind]) for kind in kinds)
+        g = max(FLOOR_PS, memory * interval_fs / PS)
+        wanted = _checks(2 * g * PS, interval_fs) if math.isfinite(g) else 0
+        long = [k for k, values in enumerate(series) if wanted and len(values) >= wanted]
+        if not long:
+            raise LimitsError(
+                f"the longest of {len(series)} replicas has {max(map(len, series)) * interval_fs / PS:.3g} ps, and R remembers "
+                f"{g:.2g} ps: replicas take two memories, of 1 ps at least; give longer ones"
+            )
+        notes = ()
+        if len(long) < len(series):
+            short = wanted * interval_fs / PS
+            notes = (f"{len(series) - len(long)} replicas shorter than {short:.2g} ps are left out",)
+        # whole blocks fill equal replicas
+        block = min(len(series[k]) // (len(series[k]) // wanted) for k in long)
+        return cls([series[k] for k in long], [far[k] for k in long] if far else [], interval_fs, block, g, notes)
+
+    @property
+    def block_ns(self) -> float:
+        """Length of a block."""
+        return self.block * self.interval_fs / NS
+
+    @property
+    def thinned(self) -> np.ndarray:
+        """R of checks that do not remember each other."""
+        return np.concatenate([v[:: _checks(self.memory_ps * PS, self.interval_fs)] for v in self.series])
+
+    def maxima(self, channel: str) -> tuple[np.ndarray, float]:
+        """Maxima over blocks of what a channel watches, and the length of a block in ns."""
+        if channel == "distance":
+            return block_maxima(self.distances, self.block), self.block_ns
+        if channel != "smoothed":
+            return block_maxima(self.series, self.block), self.block_ns
+        window = _checks(WINDOW_PS * PS, self.interval_fs)
+        means = [moving_average(_log(values), window) for values in self.series]
+        block = min(self.block, min(map(len, means)))  # a replica of one block has no mean for its first window
+        return block_maxima(means, block), block * self.interval_fs / NS
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(values, SMALLEST))
 
 
 def _some(values: np.ndarray) -> tuple[float, ...]:
@@ -278,10 +346,16 @@ def _too_short(reference_ns: float, rate: float, budget: float, confidence: floa
     )
 
 
-def _check_settings(interval_fs: float, rate: float, confidence: float, channels: Sequence[Any]) -> None:
+def _check_settings(
+    interval_fs: float, rate: float, confidence: float, channels: Sequence[Any], has_distances: bool
+) -> None:
     if not (interval_fs > 0 and rate > 0 and 0 < confidence < 1):
         raise ConfigurationError(
             f"interval_fs={interval_fs}, rate_per_ns={rate}, confidence={confidence}; expected positive numbers, the last below 1"
         )
     if not channels or set(channels) - set(CHANNELS):
         raise ConfigurationError(f"channels={tuple(channels)}; expected some of {', '.join(CHANNELS)}")
+    if "distance" in channels and not has_distances:
+        raise ConfigurationError(
+            "a channel for the latent distance takes a model that says where its data were; 'blipcalc domain' adds it to its file"
+        )

@@ -17,7 +17,7 @@ from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Record, RollBack, actions_of, flag, halt
 from blipcalc.monitor.events import EventLog, plain, verdict_of
-from blipcalc.monitor.faults import Fault, KineticJump, Leap
+from blipcalc.monitor.faults import Fault, default_faults
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.plot import plot_history
@@ -65,8 +65,8 @@ class UncertaintyMonitor:
         and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches; a breach that is
         only a warning does not halt, and is recorded once
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
-    faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: a leap or a jump of the
-        kinetic energy in MD
+    faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: in MD a leap, a jump of
+        the kinetic energy, and atoms closer than half of the closest in the data, where the model says where those were
     self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; two evaluations
     events : file that warnings, halts and all that was done go to, one line of JSON each
     annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
@@ -106,11 +106,8 @@ class UncertaintyMonitor:
     ) -> None:
         if every is not None and (int(every) != every or every < 1):
             raise ConfigurationError(f"every={every}; expected a whole number of steps ≥ 1")
-        # optimisers may leap
         self._faults_by_default = faults is None
-        self.rules = Rules(
-            tolerance, level, threshold, limits, triggers, (Leap(), KineticJump()) if faults is None else faults
-        )
+        self.rules = Rules(tolerance, level, threshold, limits, triggers, () if faults is None else faults)
         self._every, self.every = every, 1 if every is None else int(every)
         self.annotate, self.actions = annotate, actions_of(on_breach, record_to, calculator)
         self._rollbacks = [action for action in self.actions if isinstance(action, RollBack)]
@@ -139,8 +136,6 @@ class UncertaintyMonitor:
         if not isinstance(dynamics, MolecularDynamics):
             if self._rollbacks:
                 raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
-            if self._faults_by_default:
-                self.rules.faults = ()
         elif self._rollbacks and OWN_STATE & vars(dynamics).keys():
             raise ConfigurationError(
                 f"{type(dynamics).__name__} keeps positions or accelerations of its own, to which a structure cannot be rolled "
@@ -149,6 +144,8 @@ class UncertaintyMonitor:
         self.dynamics = dynamics
         try:
             self.rules.fit(self.calculator)
+            if self._faults_by_default and isinstance(dynamics, MolecularDynamics):
+                self.rules.faults = default_faults(self.calculator)
             if self.self_test:
                 check_sensor(self.calculator, self.atoms)
         except Exception:

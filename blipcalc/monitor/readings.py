@@ -82,11 +82,13 @@ def take_reading(calc: Calculator, driven: Any, step: int) -> tuple[Reading, flo
     """
     atoms = watched_atoms(driven)
     n = len(atoms)
-    atom_std, energy_std, energy, failure = np.full(n, np.nan), math.nan, math.nan, ""
+    atom_std, energy_std, energy, failure, distance = np.full(n, np.nan), math.nan, math.nan, "", None
     try:
         atom_std = np.asarray(calc.get_property("atom_std", atoms), dtype=np.float64)
         if "energy_std" in calc.implemented_properties:
             energy_std = float(calc.get_property("energy_std", atoms))
+        if "latent_distance" in calc.implemented_properties:
+            distance = np.asarray(calc.get_property("latent_distance", atoms), dtype=np.float64)
     except NonFiniteError as error:
         failure = str(error)
     try:
@@ -98,7 +100,9 @@ def take_reading(calc: Calculator, driven: Any, step: int) -> tuple[Reading, flo
         failure = failure or str(error)
     if atom_std.shape != (n,):
         raise MonitorError(f"expected atom_std of shape ({n},), got {atom_std.shape}")
-    reading = Reading(step, tuple(atoms.get_chemical_symbols()), atom_std, energy_std, movable(driven), failure)
+    reading = Reading(
+        step, tuple(atoms.get_chemical_symbols()), atom_std, energy_std, movable(driven), failure, distance
+    )
     return reading, energy
 
 

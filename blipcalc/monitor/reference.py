@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ase.io
@@ -15,7 +15,7 @@ from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import DataError, LimitsError
 from blipcalc.monitor.channels import SMALLEST, HaltRatio
-from blipcalc.monitor.limits import CHANNELS, ChannelName, Limits, fit_limits
+from blipcalc.monitor.limits import ChannelName, Limits, fit_limits
 from blipcalc.monitor.readings import movable
 from blipcalc.predictor import BayesianPredictor
 
@@ -29,7 +29,7 @@ def check_reference(
     rate_per_ns: float = 0.1,
     level: float = 0.95,
     confidence: float = 0.95,
-    channels: Sequence[ChannelName] = CHANNELS,
+    channels: Sequence[ChannelName] | None = None,
     index: str = ":",
     progress: Callable[[int], None] | None = None,
 ) -> Limits:
@@ -55,17 +55,22 @@ def check_reference(
     if predictor.calibration is None:
         raise LimitsError("limits take a calibrated model: run 'blipcalc calibrate' for these draws and this surface")
     quantiles = element_quantiles(predictor.calibration, level)
-    ratio, done, replicas = HaltRatio(quantiles, tolerance), 0, []
+    ratio, done, replicas, distances = HaltRatio(quantiles, tolerance), 0, [], []
+    watches_distance = predictor.domain is not None and (channels is None or "distance" in channels)
     for trajectory in trajectories:
-        values = []
+        values, far = [], []
         frames = _frames(trajectory, index)
         _check_interval(frames, interval_fs)
         for batch in batches(frames, BATCH_ATOMS):
+            batch = list(batch)
             values += _ratios(predictor, ratio, batch)
+            if watches_distance:
+                far += [_largest(d, a) for d, a in zip(predictor.latent_distances(batch), batch, strict=True)]
             done += len(batch)
             if progress is not None:
                 progress(done)
         replicas.append(np.array(values))
+        distances.append(np.array(far))
     return fit_limits(
         replicas,
         interval_fs,
@@ -76,6 +81,8 @@ def check_reference(
         rate_per_ns=rate_per_ns,
         confidence=confidence,
         channels=channels,
+        distances=distances if watches_distance else None,
+        domain_hash=predictor.domain.hash if watches_distance else None,
     )
 
 
@@ -110,9 +117,13 @@ def _check_interval(frames: Sequence[Atoms], interval_fs: float) -> None:
         )
 
 
-def _ratios(predictor: BayesianPredictor, ratio: HaltRatio, batch: Iterable[Atoms]) -> list[float]:
+def _largest(values: np.ndarray, atoms: Atoms) -> float:
+    """Over the atoms that can move."""
+    return float(values[movable(atoms)].max(initial=0.0))
+
+
+def _ratios(predictor: BayesianPredictor, ratio: HaltRatio, batch: Sequence[Atoms]) -> list[float]:
     """R of each structure of a batch."""
-    batch = list(batch)
     found = []
     for atoms, prediction in zip(batch, predictor(batch, Need(forces=True, variance=True)), strict=True):
         counted = ratio(atoms.get_chemical_symbols(), prediction.atom_std)[movable(atoms)]

@@ -102,9 +102,9 @@ class Rules:
         if calc is self._fits and calc is not None:
             return
         check_watchable(calc)
-        calibration = calc.calibration if isinstance(calc, BayesianCalculator) else None
+        calibration, domain = (calc.calibration, calc.domain) if isinstance(calc, BayesianCalculator) else (None, None)
         if self.limits is not None:
-            self.limits.check_identity(calibration)
+            self.limits.check_identity(calibration, domain)
         if self.tolerance is not None:
             self._own = (CalibratedTolerance.from_calibration(calibration, self.tolerance, self.level),)
         self._fits = calc

@@ -32,6 +32,7 @@ class Reading:
     energy_std : eV
     mask : (n,) True for atoms that count
     failure : what is not finite, or why there is no prediction; empty where all is well
+    latent_distance : (n,) how far each atom is from the data; None where the model does not say
     """
 
     step: int
@@ -40,6 +41,7 @@ class Reading:
     energy_std: float
     mask: np.ndarray
     failure: str = ""
+    latent_distance: np.ndarray | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -50,6 +52,14 @@ class Reading:
     def max_atom_std(self) -> float:
         """Largest ``atom_std`` among the atoms that count, eV/Å; NaN where one of them is; 0 where none counts."""
         counted = self.atom_std[self.mask]
+        return float(counted.max()) if counted.size else 0.0
+
+    @property
+    def max_latent_distance(self) -> float:
+        """Largest latent distance among the atoms that count; NaN where one of them is, or the model does not say."""
+        if self.latent_distance is None:
+            return math.nan
+        counted = self.latent_distance[self.mask]
         return float(counted.max()) if counted.size else 0.0
 
     @property

@@ -18,6 +18,7 @@ from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.checkpoint import Model, load_model, save_model, total_seconds
 from blipcalc.core.contracts import Posterior
+from blipcalc.core.domain import fit_domain
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError
 from blipcalc.training.batches import labelled_graphs
@@ -153,6 +154,7 @@ def _assembled(
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         },
         frames=torch.tensor(sorted(frames)),
+        domain=fit_domain(network, prepared.split.train),
     )
 
 

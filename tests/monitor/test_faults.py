@@ -20,11 +20,12 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
+from blipcalc.core.domain import closest_distances
 from blipcalc.errors import ConfigurationError, DataError, MonitorError
 from blipcalc.monitor.actions import Record, RollBack, redraw_momenta
 from blipcalc.monitor.channels import HaltRatio, Smoothed
 from blipcalc.monitor.events import read_events
-from blipcalc.monitor.faults import KineticJump, Leap, TooClose, closest_distances
+from blipcalc.monitor.faults import KineticJump, Leap, TooClose
 from blipcalc.monitor.observer import UncertaintyMonitor
 
 

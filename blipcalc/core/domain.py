@@ -1,0 +1,129 @@
+"""Where the data of a model were: a second opinion on a structure that does not look at any variance.
+
+Variances can fall while errors rise (Kurniawan et al. 2025, arXiv 2508.06456).  Two questions need no variance: is the
+environment of an atom, as the network itself describes it, one of those that it was trained on; and are two atoms closer than
+any in the data?
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+from matscipy.neighbours import neighbour_list
+from torch import nn
+
+from blipcalc.core.graph import Graph
+from blipcalc.errors import DataError
+from blipcalc.stats.ellipsoid import Ellipsoid, fit_ellipsoid
+
+#: quantile of the closest distances of the frames
+CLOSEST = 0.001
+#: Å, pairs beyond it are not close; atoms in a batch
+NEAR, BATCH_ATOMS = 3.0, 200
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The frames that a model was trained on, as its features see them.
+
+    ellipsoids : {Z: of the features of atoms of that element}
+    closest : {"C-H": Å}, see :func:`closest_distances`
+    n_frames, n_atoms : how many frames, and {Z: atoms}, this stands on
+    """
+
+    ellipsoids: Mapping[int, Ellipsoid]
+    closest: Mapping[str, float]
+    n_frames: int
+    n_atoms: Mapping[int, int]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256, the same before and after a model file, which keeps roots in float32."""
+        digest = hashlib.sha256()
+        for z, ellipsoid in sorted(self.ellipsoids.items()):
+            digest.update(f"{z}".encode() + ellipsoid.centre.tobytes() + ellipsoid.root.astype(np.float32).tobytes())
+        return digest.hexdigest()
+
+    def distance(self, species: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """(N,) of atoms of elements (N,) with features (N, F): about 1 where the data are; NaN for other elements."""
+        found = np.full(len(species), np.nan)
+        for z, ellipsoid in self.ellipsoids.items():
+            chosen = species == z
+            if chosen.any():
+                found[chosen] = ellipsoid.distance(features[chosen])
+        return found
+
+
+def latent_features(network: nn.Module, graph: Graph) -> np.ndarray | None:
+    """(N, F) float64 invariant features of all atoms, of the network without noise; None where it has none."""
+    reference = next(network.parameters())
+    graph = graph if graph.positions.device == reference.device else graph.clone().to(str(reference.device))
+    with torch.no_grad():
+        features = network(graph.tensors(reference.dtype)).features
+    return None if features is None else features.double().cpu().numpy()
+
+
+def fit_domain(network: nn.Module, frames: Sequence[Atoms]) -> Domain | None:
+    """The domain of frames; None for a network that gives no features.
+
+    raises : DataError where no element has two atoms
+    """
+    network = copy.deepcopy(network).cpu().double().eval()
+    features, species = [], []
+    for batch in _batches(frames):
+        graph = Graph.collate([Graph.from_atoms(atoms, network.cutoff) for atoms in batch])
+        found = latent_features(network, graph)
+        if found is None:
+            return None
+        features.append(found)
+        species.append(np.concatenate([atoms.numbers for atoms in batch]))
+    points, z = np.concatenate(features), np.concatenate(species)
+    counts = {int(k): int((z == k).sum()) for k in np.unique(z)}
+    if max(counts.values()) < 2:
+        raise DataError(f"expected two atoms of an element or more, got {counts} (Z: atoms) in {len(frames)} frames")
+    ellipsoids = {k: fit_ellipsoid(points[z == k]) for k, n in counts.items() if n > 1}
+    return Domain(ellipsoids, closest_distances(frames), len(frames), counts)
+
+
+def _batches(frames: Sequence[Atoms]) -> list[list[Atoms]]:
+    """Frames in order, as many at once as make a batch."""
+    found: list[list[Atoms]] = [[]]
+    for atoms in frames:
+        if found[-1] and sum(map(len, found[-1])) + len(atoms) > BATCH_ATOMS:
+            found.append([])
+        found[-1].append(atoms)
+    return found
+
+
+def closest_distances(frames: Sequence[Atoms], cutoff: float = NEAR) -> dict[str, float]:
+    """{"C-H": Å} 0.1 % quantile over frames of the shortest distance of each pair of elements; none beyond the cutoff (Å)."""
+    shortest: dict[str, list[float]] = {}
+    for atoms in frames:
+        i, j, distance = close_pairs(atoms, cutoff)
+        kinds = np.sort(np.stack([atoms.numbers[i], atoms.numbers[j]]), axis=0)
+        for a, b in np.unique(kinds, axis=1).T:
+            least = distance[(kinds[0] == a) & (kinds[1] == b)].min()
+            shortest.setdefault(pair_name(a, b), []).append(float(least))
+    return {pair: float(np.quantile(values, CLOSEST)) for pair, values in sorted(shortest.items())}
+
+
+def close_pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices i ≤ j and distances (Å) of all pairs within a cutoff, each once."""
+    if not cutoff > 0:
+        return np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0)
+    cell = atoms.cell.complete().array
+    i, j, d = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=cutoff)
+    once = i <= j
+    return i[once], j[once], d[once]
+
+
+def pair_name(a: int, b: int) -> str:
+    """Two elements in alphabetical order."""
+    return "-".join(sorted((chemical_symbols[a], chemical_symbols[b])))
