@@ -19,8 +19,8 @@ import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import find_mic
-from matscipy.neighbours import neighbour_list
 
+from blipcalc.core.neighbors import search
 from blipcalc.errors import ConfigurationError
 from blipcalc.monitor.triggers import Verdict
 
@@ -129,9 +129,10 @@ def _pairs(atoms: Atoms, cutoff: float) -> list[tuple[int, int, str, float]]:
     """(i, j, "C-H", Å) of all pairs within a cutoff, each once."""
     if not cutoff > 0:
         return []
-    cell = atoms.cell.complete().array
-    i, j, d = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=cutoff)
-    once = i <= j
+    cell, positions = atoms.cell.array, atoms.positions
+    (i, j), shifts = search(positions, cell, atoms.pbc, cutoff)
+    d = np.linalg.norm(positions[i] - positions[j] + shifts @ cell, axis=1)
+    once = (i <= j) & (d < cutoff)
     names = [chemical_symbols[z] for z in atoms.numbers]
     return [
         (int(a), int(b), "-".join(sorted((names[a], names[b]))), float(x))

@@ -29,7 +29,7 @@ from blipcalc.errors import ConfigurationError, LimitsError
 from blipcalc.monitor.channels import SMALLEST, Evidence, HaltRatio, Smoothed, Trip
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.sealed import write_atomically
-from blipcalc.settings import Settings
+from blipcalc.settings import Settings, number
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
 from blipcalc.stats.series import block_maxima, moving_average, statistical_inefficiency
 
@@ -151,8 +151,8 @@ class Limits(Settings):
         """From :meth:`save`; raises :class:`LimitsError` for a file that holds something else."""
         try:
             return cls.model_validate_json(Path(path).read_bytes())
-        except FileNotFoundError:
-            raise LimitsError(f"no limits at {path}; make them with 'blipcalc check'") from None
+        except OSError as error:
+            raise LimitsError(f"no limits at {path} ({error.strerror}); make them with 'blipcalc check'") from None
         except ValidationError as error:
             raise LimitsError(
                 f"{path} holds no limits: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}"
@@ -188,9 +188,13 @@ def fit_limits(
     LimitsError : R that is not finite, replicas that are the same or shorter than twice their memory, a run too short for the
         claim, or a rate so high that it means nothing
     """
-    _check_settings(interval_fs, rate_per_ns, confidence, channels)
+    check_settings(interval_fs, rate_per_ns, confidence, channels, tolerance, level)
     series = [np.asarray(values, dtype=np.float64) for values in replicas]
-    if not series or not all(np.isfinite(v).all() and (v >= 0).all() for v in series):
+    if not series or not all(values.ndim == 1 and values.size for values in series):
+        raise LimitsError(
+            f"expected one or more replicas of (checks,) values of R, got {[values.shape for values in series]}"
+        )
+    if not all(np.isfinite(v).all() and (v >= 0).all() for v in series):
         raise LimitsError("R of the reference run is not finite: are all of its elements calibrated?")
     if len({values.tobytes() for values in series}) < len(series):
         raise LimitsError("two replicas are the same, value by value; give each a seed of its own")
@@ -278,10 +282,19 @@ def _too_short(reference_ns: float, rate: float, budget: float, confidence: floa
     )
 
 
-def _check_settings(interval_fs: float, rate: float, confidence: float, channels: Sequence[Any]) -> None:
-    if not (interval_fs > 0 and rate > 0 and 0 < confidence < 1):
-        raise ConfigurationError(
-            f"interval_fs={interval_fs}, rate_per_ns={rate}, confidence={confidence}; expected positive numbers, the last below 1"
-        )
-    if not channels or set(channels) - set(CHANNELS):
-        raise ConfigurationError(f"channels={tuple(channels)}; expected some of {', '.join(CHANNELS)}")
+def check_settings(
+    interval_fs: float, rate: float, confidence: float, channels: Sequence[Any], tolerance: float, level: float
+) -> None:
+    """Refuse senseless ones with :class:`ConfigurationError`."""
+    for name, value in (
+        ("interval_fs", interval_fs),
+        ("rate_per_ns", rate),
+        ("tolerance", tolerance),
+        ("level", level),
+    ):
+        number(name, value, above=0.0)
+    if not 1e-6 <= number("confidence", confidence) < 1:
+        raise ConfigurationError(f"confidence={confidence}; expected a number from 1e-6 to 1, below 1")
+    known = isinstance(channels, (list, tuple)) and all(isinstance(name, str) and name in CHANNELS for name in channels)
+    if not channels or not known:
+        raise ConfigurationError(f"channels={channels!r}; expected some of {', '.join(CHANNELS)}")
