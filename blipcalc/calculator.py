@@ -17,8 +17,10 @@ from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
-from blipcalc.errors import ConfigurationError, EmptyStructureError, UncalibratedWarning
+from blipcalc.core.validate import check_arrays
+from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.settings import switch
 
 VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
 #: how far an atom is from the data, in the features of the network: no variance is looked at
@@ -97,6 +99,7 @@ class BayesianCalculator(Calculator):
         chunk: int | None = None,
     ) -> None:
         super().__init__()
+        raw = switch("raw", raw)
         settings = {"n_draws": n_draws, "seed": seed, "surface": surface, "device": device, "dtype": dtype}
         settings |= {"strategy": strategy, "chunk": chunk}
         given = {name: value for name, value in settings.items() if value is not None}
@@ -177,6 +180,7 @@ class BayesianCalculator(Calculator):
     ) -> None:
         """Compute what was asked for, and keep what is known of an unchanged structure."""
         structure = self._structure(atoms)
+        self._check_arrays(structure)
         known = {} if system_changes or self.prediction is None else self.results
         asked = set(properties) | set(known)
         if asked & set(NEEDS_STRESS) and len(structure) and not structure.pbc.all():
@@ -201,6 +205,18 @@ class BayesianCalculator(Calculator):
                 known[DISTANCE] if DISTANCE in known else self.predictor.latent_distances([self.atoms])[0]
             )
         self.prediction, self.results = prediction, results
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure of the last results; ASE compares arrays without looking at their type."""
+        self._check_arrays(atoms)
+        return super().check_state(atoms, tol)
+
+    def _check_arrays(self, atoms: Atoms) -> None:
+        try:
+            check_arrays(atoms)
+        except StructureError:
+            self.results, self.prediction = {}, None
+            raise
 
     def _structure(self, atoms: Atoms | None) -> Atoms:
         """The structure that is meant: the one given, or the one that the calculator saw last."""

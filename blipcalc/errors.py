@@ -19,6 +19,10 @@ class NonFiniteError(StructureError):
     """NaN or infinity in what goes in or in what comes out."""
 
 
+class ExtentError(StructureError):
+    """Lengths beyond what numbers can resolve, or a cell so small that its images cannot be counted."""
+
+
 class CoincidentAtomsError(StructureError):
     """Two atoms at the same place."""
 

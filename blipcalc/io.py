@@ -15,11 +15,12 @@ frame by frame can have checksums beside them (:mod:`blipcalc.checksums`), which
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from ase.io.trajectory import TrajectoryWriter
 from blipcalc.calculator import UNCERTAINTIES, BayesianCalculator
 from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
-from blipcalc.errors import DataError
+from blipcalc.data.xyz import check_counts
+from blipcalc.errors import BlipcalcError, DataError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
 from blipcalc.sealed import write_atomically
 
@@ -83,15 +85,17 @@ def write(
     store = _stored_samples(path) if append else {}
     first = len({name.partition("/")[0] for name in store})
     prepared = []
-    for i, atoms in enumerate(frames):
-        frame = snapshot(atoms)
-        annotate(frame)
-        if samples:
-            frame.info[SAMPLES] = first + i
-            kept = {key: value for key, value in asdict(_samples_of(atoms)).items() if value is not None}
-            store.update({f"{first + i}/{key}": value for key, value in kept.items()})
-        prepared.append(frame)
-    commit = _FORMATS[path.suffix](path, prepared, append)
+    with _named(f"{path}: a frame holds what this format cannot; look at its arrays and info", (OSError,)):
+        for i, atoms in enumerate(frames):
+            _check_arrays(atoms)
+            frame = snapshot(atoms)
+            annotate(frame)
+            if samples:
+                frame.info[SAMPLES] = first + i
+                kept = {key: value for key, value in asdict(_samples_of(atoms)).items() if value is not None}
+                store.update({f"{first + i}/{key}": value for key, value in kept.items()})
+            prepared.append(frame)
+        commit = _FORMATS[path.suffix](path, prepared, append)
     if samples:
         buffer = io.BytesIO()
         np.savez(buffer, **store)
@@ -121,13 +125,38 @@ def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     verify(path)
-    if path.suffix == ".db":
-        frames = [_from_row(row) for row in connect(path, use_lock_file=False).select()]
-        chosen = frames[ase.io.formats.string2index(index) if isinstance(index, str) else index]
-    else:
-        chosen = ase.io.read(path, index=index)
-    stored = _stored_samples(path)
-    return [_restore(a, stored) for a in chosen] if isinstance(chosen, list) else _restore(chosen, stored)
+    with _named(f"{path} cannot be read with index {index!r}"):
+        check_counts(path)
+        if path.suffix == ".db":
+            frames = [_from_row(row) for row in connect(path, use_lock_file=False).select()]
+            chosen = frames[ase.io.formats.string2index(index) if isinstance(index, str) else index]
+        else:
+            chosen = ase.io.read(path, index=index)
+        stored = _stored_samples(path)
+        return [_restore(a, stored) for a in chosen] if isinstance(chosen, list) else _restore(chosen, stored)
+
+
+@contextlib.contextmanager
+def _named(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Give the errors of other people's readers and writers a name, but those that may pass."""
+    try:
+        yield
+    except (BlipcalcError, *passing):
+        raise
+    except Exception as error:
+        raise DataError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _check_arrays(atoms: Atoms) -> None:
+    """Refuse arrays that ASE writes into a ``.traj`` and then cannot read."""
+    shapes = {"positions": (len(atoms), 3), "momenta": (len(atoms), 3)}
+    one_each = ("numbers", "tags", "masses", "initial_charges")
+    for name, values in atoms.arrays.items():
+        wanted = shapes.get(name, (len(atoms),) if name in one_each else (len(atoms), *np.shape(values)[1:]))
+        if np.shape(values) != wanted or np.asarray(values).dtype.kind not in "biufcU":
+            raise DataError(
+                f"atoms.arrays[{name!r}] has shape {np.shape(values)} and type {values.dtype}; expected {wanted}, numbers"
+            )
 
 
 def _samples_of(atoms: Atoms) -> SampleArrays:

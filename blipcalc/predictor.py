@@ -21,7 +21,10 @@ from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.settings import whole
 
+#: draws at most: more would only fill the memory
+MOST_DRAWS = 100_000
 #: Å; a list of one structure is reused until an atom has moved by half of it
 SKIN = 1.0
 
@@ -65,13 +68,12 @@ class BayesianPredictor:
         strategy: Strategy = "auto",
         chunk: int | None = None,
     ) -> None:
-        if surface not in ("mean", "centre"):
+        if not isinstance(surface, str) or surface not in ("mean", "centre"):
             raise ConfigurationError(f"surface={surface!r}; expected 'mean' or 'centre'")
+        n_draws, seed = draws_of(n_draws), whole("seed", seed)
         self.n_draws, self.seed, self.surface, self.calibration = n_draws, seed, surface, calibration
         self.domain = domain
-        if int(n_draws) != n_draws or n_draws < 1:
-            raise DrawsError(f"n_draws={n_draws}; expected a whole number of draws ≥ 1")
-        self.device, self.dtype = _device(device), _dtype(dtype)
+        self.device, self.dtype = device_of(device), dtype_of(dtype)
         self.model = copy.deepcopy(model).to(self.device, self.dtype).eval().requires_grad_(False)
         self.species, self.cutoff, self.heads = tuple(model.species), float(model.cutoff), model.heads
         self.draws = place_draws(self.model, posterior.draw(n_draws, generator=torch.Generator().manual_seed(seed)))
@@ -112,7 +114,7 @@ class BayesianPredictor:
         settings : ``device``, ``dtype``, ``strategy``, ``chunk``
         """
         stored = source if isinstance(source, Model) else load_model(source)
-        surface = surface or stored.surface
+        surface = stored.surface if surface is None else surface
         if not stored.posterior.is_random:
             n_draws = 1
         calibration = stored.calibration(surface, n_draws, seed) if calibrated else None
@@ -193,19 +195,30 @@ class BayesianPredictor:
         return self._neighbors[1]
 
 
-def _device(name: str | torch.device) -> torch.device:
+def draws_of(n_draws: object) -> int:
+    """A number of draws; :class:`DrawsError` for anything else."""
+    found = whole("n_draws", n_draws, 1, what="number of draws", error=DrawsError)
+    if found > MOST_DRAWS:
+        raise DrawsError(f"n_draws={found}; expected at most {MOST_DRAWS}")
+    return found
+
+
+def device_of(name: str | torch.device) -> torch.device:
     """A device that is there."""
+    if not isinstance(name, (str, torch.device)):
+        raise ConfigurationError(f"device={name!r}; expected a name such as 'cpu' or 'cuda:0'")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigurationError(f"device={name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
 
 
-def _dtype(name: str | torch.dtype) -> torch.dtype:
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
+    """``float32`` or ``float64``, by name or as they are."""
     known = {"float32": torch.float32, "float64": torch.float64}
-    dtype = known.get(name, name)
-    if dtype not in known.values():
+    dtype = known.get(name) if isinstance(name, str) else name
+    if not isinstance(dtype, torch.dtype) or dtype not in known.values():
         raise ConfigurationError(f"dtype={name!r}; expected 'float32' or 'float64'")
     return dtype

@@ -118,7 +118,10 @@ def alone(folder: Path) -> Iterator[None]:
 
     raises : RunFolderBusyError where another process holds it
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigurationError(f"{folder} cannot be a run folder: {error.strerror}; give another") from None
     if fcntl is None:
         yield
         return

@@ -1,20 +1,27 @@
-"""Settings: frozen pydantic models whose faults are named errors of this package."""
+"""Settings: frozen pydantic models, and single numbers, whose faults are named errors of this package."""
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Mapping
 from difflib import get_close_matches
+from numbers import Real
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blipcalc.errors import ConfigurationError
+from blipcalc.errors import BlipcalcError, ConfigurationError
+
+#: what is counted or numbered is below it
+MOST = 2**63
 
 
 class Settings(BaseModel):
     """Base of all settings; an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def of(cls, value: Self | Mapping[str, Any] | None) -> Self:
@@ -24,6 +31,8 @@ class Settings(BaseModel):
         """
         if isinstance(value, cls):
             return value
+        if not (value is None or isinstance(value, Mapping)):
+            raise ConfigurationError(f"expected settings {{name: value}} of {cls.__name__}, got {reprlib.repr(value)}")
         try:
             return cls.model_validate(dict(value or {}))
         except ValidationError as error:
@@ -36,3 +45,60 @@ class Settings(BaseModel):
             near = get_close_matches(str(fault["loc"][-1]), cls.model_fields, n=1, cutoff=0.0)
             return f"unknown setting {where!r}; did you mean {near[0]!r}? Known: {', '.join(cls.model_fields)}"
         return f"{where}: {fault['msg']} (got {fault['input']!r})"
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    infinite: bool = False,
+    error: type[BlipcalcError] = ConfigurationError,
+) -> float:
+    """A real number that a user gave; anything else, NaN among it, is an error with its name.
+
+    above : what it must be greater than
+    infinite : whether infinity is a number here
+    """
+    found = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except OverflowError:  # a whole number of hundreds of digits
+            found = math.inf
+    if not (found > above and (infinite or math.isfinite(found))):
+        what = {-math.inf: "a number", 0.0: "a positive number"}.get(above, f"a number > {above:g}")
+        raise error(f"{name}={reprlib.repr(value)}; expected {what}")
+    return found
+
+
+def whole(
+    name: str,
+    value: object,
+    least: int = -MOST,
+    *,
+    what: str = "number",
+    error: type[BlipcalcError] = ConfigurationError,
+) -> int:
+    """A whole number that a user gave, as ``int``; anything else is an error with its name.
+
+    what : is counted, in words
+    """
+    found = number(name, value, infinite=True, error=error)
+    if not (least <= found < MOST and int(found) == found):
+        raise error(f"{name}={reprlib.repr(value)}; expected a whole {what}{'' if least == -MOST else f' ≥ {least}'}")
+    return int(value)
+
+
+def switch(name: str, value: object) -> bool:
+    """Yes or no."""
+    if not (type(value).__name__ in ("bool", "bool_") or (isinstance(value, int) and value in (0, 1))):
+        raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected True or False")
+    return bool(value)
+
+
+def path_of(name: str, value: object) -> Path:
+    """A path; anything but one or its text is an error."""
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected the path of a file")
+    return Path(value)

@@ -97,9 +97,12 @@ def _structure(path: Path) -> Any:
     """The last frame of a file, without its calculator."""
     import ase.io
 
+    from blipcalc.data.xyz import check_counts
+
+    check_counts(path)
     try:
         atoms = ase.io.read(path, -1)
-    except (OSError, ValueError, KeyError, IndexError, StopIteration, AttributeError) as error:
+    except Exception as error:  # each reader has errors of its own
         raise DataError(f"{path} cannot be read as a structure: {type(error).__name__} {error}") from error
     atoms.calc = None
     return atoms

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
-from matscipy.neighbours import neighbour_list
 from torch import nn
 
 from blipcalc.core.graph import Graph
+from blipcalc.core.neighbors import search
 from blipcalc.errors import DataError
 from blipcalc.stats.ellipsoid import Ellipsoid, fit_ellipsoid
 
@@ -118,9 +118,10 @@ def close_pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np
     """Indices i ≤ j and distances (Å) of all pairs within a cutoff, each once."""
     if not cutoff > 0:
         return np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0)
-    cell = atoms.cell.complete().array
-    i, j, d = neighbour_list("ijd", positions=atoms.positions, cell=cell, pbc=atoms.pbc, cutoff=cutoff)
-    once = i <= j
+    cell, positions = atoms.cell.array, atoms.positions
+    (i, j), shifts = search(positions, cell, atoms.pbc, cutoff)
+    d = np.linalg.norm(positions[i] - positions[j] + shifts @ cell, axis=1)
+    once = (i <= j) & (d < cutoff)
     return i[once], j[once], d[once]
 
 

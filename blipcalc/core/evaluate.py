@@ -21,6 +21,7 @@ from blipcalc.core.forces import forces_from_gradient, stress_from_gradient
 from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.core.kernels import Function, Kernels
 from blipcalc.errors import ConfigurationError
+from blipcalc.settings import whole
 
 #: pairs times draws per pass on a CPU; more fall out of its caches: 8 draws for 9,856 pairs, compiled, cost 4.8 deterministic
 #: calls one by one, 9.0 four by four, 11.5 all at once (tests/benchmarks/draw_cost.py --systems 192 --chunk 1, 4, 8)
@@ -59,14 +60,15 @@ class Evaluator:
     """
 
     def __init__(self, model: nn.Module, *, strategy: Strategy = "auto", chunk: int | None = None) -> None:
+        if not isinstance(strategy, str):
+            raise ConfigurationError(f"strategy={strategy!r}; known: auto, loop, vmap, traced, compiled")
         if strategy == "auto":
             strategy = "vmap" if model.supports_vmap else "loop"
         if strategy not in ("loop", "vmap", "traced", "compiled"):
             raise ConfigurationError(f"unknown strategy {strategy!r}; known: auto, loop, vmap, traced, compiled")
         if strategy != "loop" and not model.supports_vmap:
             raise ConfigurationError(f"{type(model).__name__} declares supports_vmap=False; use strategy='loop'")
-        if chunk is not None and chunk < 1:
-            raise ConfigurationError(f"chunk must be at least 1, got {chunk}")
+        chunk = None if chunk is None else whole("chunk", chunk, 1, what="number of draws")
         self.model, self.strategy, self.chunk = model, strategy, chunk
         self.state = {n: p.detach() for n, p in (*model.named_parameters(), *model.named_buffers())}
         reference = next(model.parameters())

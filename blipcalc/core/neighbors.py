@@ -12,11 +12,26 @@ from ase.geometry import complete_cell
 from matscipy.neighbours import neighbour_list
 
 from blipcalc.core.validate import check_distances
+from blipcalc.errors import ExtentError
+
+#: copies of the cell within the cutoff that are searched at most; a cube of 0.6 Å has as many for 6 Å
+MOST_IMAGES = 10_000
+#: boxes of the search: a cell with more, which is mostly empty, is divided more coarsely
+MOST_BOXES = 10_000_000
 
 
-def _search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs closer than ``cutoff`` in canonical order: (2, E) sources and targets, (E, 3) shifts."""
+def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs closer than ``cutoff``, or a few more, in canonical order: (2, E) sources and targets, (E, 3) shifts."""
     box, origin = _search_box(positions, cell, pbc, cutoff)
+    volume = abs(np.linalg.det(box))
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)  # between opposite faces
+    images = float(np.prod(1.0 + 2.0 * cutoff / heights[pbc]))
+    if images > MOST_IMAGES:
+        raise ExtentError(
+            f"{images:.2g} copies of the cell {cell.tolist()} lie within the cutoff of {cutoff:g} Å, expected at most "
+            f"{MOST_IMAGES}; is it in Å? A sheared cell becomes compact with ase.build.minkowski_reduce"
+        )
+    cutoff = max(cutoff, (volume / MOST_BOXES) ** (1 / 3))
     target, source, shifts = neighbour_list(
         "ijS", positions=positions, cell=box, cell_origin=origin, pbc=pbc, cutoff=float(cutoff)
     )
@@ -85,9 +100,10 @@ class NeighborList:
 
         Raises :class:`CoincidentAtomsError` for two atoms at one place.
         """
-        positions, cell, pbc = np.asarray(positions), np.asarray(cell), np.asarray(pbc, dtype=bool)
+        positions, cell = np.asarray(positions, dtype=np.float64), np.asarray(cell, dtype=np.float64)
+        pbc = np.asarray(pbc, dtype=bool)
         if self._stale(positions, cell, pbc):
-            self._pairs = _search(positions, cell, pbc, self.cutoff + max(self.skin, 1e-6))
+            self._pairs = search(positions, cell, pbc, self.cutoff + max(self.skin, 1e-6))
             self._reference = (positions.copy(), cell.copy(), pbc.copy())
             self.n_searches += 1
         edge_index, shifts = self._pairs

@@ -24,6 +24,7 @@ from blipcalc.core.contracts import Surface
 from blipcalc.core.evaluate import Samples
 from blipcalc.core.graph import Graph
 from blipcalc.errors import CalibrationError, NonFiniteError
+from blipcalc.settings import number
 from blipcalc.stats.spread import atom_variance, covariance, spread
 
 Array = np.ndarray
@@ -279,7 +280,7 @@ class Calibration:
 
     @staticmethod
     def _check_level(level: float, known: Iterable[float], of: str) -> None:
-        if level not in known:
+        if number("level", level, error=CalibrationError) not in known:
             levels = ", ".join(f"{value:g}" for value in sorted(known))
             raise CalibrationError(f"no {of} quantile for level {level:g}; calibrated levels: {levels or 'none'}")
 

@@ -11,17 +11,22 @@ from ase.data import chemical_symbols
 from blipcalc.errors import (
     CoincidentAtomsError,
     EmptyStructureError,
+    ExtentError,
     NonFiniteError,
     SingularCellError,
+    StructureError,
     UnknownElementError,
 )
 
 #: Å; closer pairs are the same atom twice. The shortest bond of any molecule is 0.74 Å.
 COINCIDENT_BELOW = 1e-3
+#: Å; beyond it float64 knows a distance to less than 1e-9 Å, and searches for pairs lose some
+LARGEST = 1e6
 
 
 def check_structure(atoms: Atoms) -> None:
     """Refuse a structure without atoms, with non-finite coordinates, or with a singular periodic cell."""
+    check_arrays(atoms)
     if len(atoms) == 0:
         raise EmptyStructureError("expected at least one atom, got an empty Atoms object")
     bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
@@ -33,6 +38,12 @@ def check_structure(atoms: Atoms) -> None:
     cell = atoms.cell.array
     if not np.isfinite(cell).all():
         raise NonFiniteError(f"the cell is not finite: {cell.tolist()}")
+    for name, values in (("positions", atoms.positions), ("the cell", cell)):
+        if np.abs(values).max() > LARGEST:
+            raise ExtentError(
+                f"{name} reach {np.abs(values).max():.3g} Å; expected at most {LARGEST:g}: have atoms flown away, or are the "
+                "units others than Å?"
+            )
     periodic = cell[np.asarray(atoms.pbc, dtype=bool)]
     if len(periodic):
         lengths = np.linalg.norm(periodic, axis=1)
@@ -41,6 +52,37 @@ def check_structure(atoms: Atoms) -> None:
                 f"pbc={atoms.pbc.tolist()} needs independent cell vectors in the periodic directions, got "
                 f"{cell.tolist()}; set the cell, or pbc=False where the structure is not periodic"
             )
+
+
+def check_arrays(atoms: Atoms) -> None:
+    """Refuse positions and atomic numbers of another shape or kind, as code that writes into ``atoms.arrays`` leaves them."""
+    n = np.size(atoms.arrays["numbers"])
+    for name, shape, kinds in (("positions", (n, 3), "fiu"), ("numbers", (n,), "iu")):
+        values = np.asarray(atoms.arrays[name])
+        if values.shape != shape or values.dtype.kind not in kinds:
+            raise StructureError(
+                f"atoms.arrays[{name!r}] has shape {values.shape} and type {values.dtype}; expected {shape} and "
+                f"{'real numbers' if 'f' in kinds else 'whole numbers'}"
+            )
+
+
+def check_motion(atoms: Atoms) -> None:
+    """Refuse momenta that are not finite, and masses that are not positive."""
+    n = len(atoms)
+    if atoms.numbers.min() < 0 or atoms.numbers.max() >= len(chemical_symbols):
+        raise StructureError(
+            f"atomic numbers from 0 to {len(chemical_symbols) - 1} have masses, got {atoms.numbers.tolist()}"
+        )
+    for name, values, shape in (("momenta", atoms.get_momenta(), (n, 3)), ("masses", atoms.get_masses(), (n,))):
+        values = np.asarray(values)
+        if values.shape != shape or values.dtype.kind not in "fiu":
+            raise StructureError(
+                f"{name} have shape {values.shape} and type {values.dtype}; expected {shape}, real numbers"
+            )
+        if not np.isfinite(values).all():
+            raise NonFiniteError(f"{name} are not finite; set them, or remove atoms.arrays[{name!r}]")
+    if not (atoms.get_masses() > 0).all():
+        raise StructureError("masses must be positive; set those of ghost atoms, or remove these")
 
 
 def check_distances(squared: np.ndarray, edge_index: np.ndarray) -> None:
@@ -58,9 +100,16 @@ def check_distances(squared: np.ndarray, edge_index: np.ndarray) -> None:
 
 def check_elements(numbers: np.ndarray, known: Sequence[int]) -> None:
     """Refuse atomic numbers that the model does not know, naming them and the supported set."""
-    unknown = sorted(set(np.asarray(numbers).tolist()) - set(known))
+    numbers = np.asarray(numbers)
+    if numbers.dtype.kind not in "iu":
+        raise UnknownElementError(f"expected whole atomic numbers, got {numbers.dtype}; set atoms.numbers")
+    unknown = sorted(set(numbers.ravel().tolist()) - set(known))
     if unknown:
         raise UnknownElementError(
             f"the model knows {', '.join(chemical_symbols[z] for z in sorted(known))}, but the structure holds "
-            f"{', '.join(chemical_symbols[z] for z in unknown)}; use a model trained on these elements"
+            f"{', '.join(map(_symbol, unknown))}; use a model trained on these elements"
         )
+
+
+def _symbol(number: int) -> str:
+    return chemical_symbols[number] if 0 <= number < len(chemical_symbols) else f"atomic number {number}"

@@ -73,6 +73,11 @@ def integrator(
         case "baoab":
             return LangevinBAOAB(atoms, dt, temperature_K=temperature_K, T_tau=free, rng=rng)
         case "bussi":
+            if not atoms.get_kinetic_energy() > 0:
+                raise ConfigurationError(
+                    "ensemble='bussi' rescales momenta, and these are zero: a single atom whose centre of mass rests, or atoms "
+                    "that are all fixed; take langevin, or set momenta"
+                )
             return Bussi(atoms, dt, temperature_K=temperature_K, taut=tdamp, rng=rng)
         case "nose-hoover":
             return NoseHooverChainNVT(atoms, dt, temperature_K=temperature_K, tdamp=tdamp)

@@ -17,6 +17,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_mom
 from tqdm import tqdm
 
 from blipcalc.checksums import forget_sums, n_parts
+from blipcalc.core.validate import check_motion, check_structure
 from blipcalc.errors import ConfigurationError, DamagedFileError, NonFiniteError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
@@ -27,11 +28,14 @@ from blipcalc.monitor.actions import Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.run_folder import Checkpoints, alone
 from blipcalc.sealed import write_atomically
+from blipcalc.settings import number, path_of, whole
 
 #: names in a run folder
 TRAJECTORY, HISTORY, EVENTS, SUMMARY = "trajectory.traj", "history.csv", "events.jsonl", "summary.json"
 #: settings that a run which goes on may have changed
 MAY_CHANGE = {"time_ps", "checkpoint_every"}
+#: beyond it no run comes to its end
+MOST_STEPS = 1e12
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,19 @@ def run_md(
         }
     )
     course = _course(temperature_K, ensemble)
-    if not (time_ps > 0 and write_every >= 1 and checkpoint_every >= 1):
-        raise ConfigurationError("time_ps, write_every and checkpoint_every must be positive")
-    folder = None if folder is None else Path(folder)
+    time_ps = number("time_ps", time_ps, above=0.0)
+    steps = time_ps * 1000.0 / config.timestep_fs
+    if not 1 <= round(min(steps, MOST_STEPS)) < MOST_STEPS:
+        raise ConfigurationError(
+            f"time_ps={time_ps} is {steps:.3g} steps of {config.timestep_fs} fs; expected 1 or more, fewer than {MOST_STEPS:g}"
+        )
+    write_every = whole("write_every", write_every, 1, what="number of steps")
+    checkpoint_every = whole("checkpoint_every", checkpoint_every, 1, what="number of steps")
+    seed = whole("seed", seed, 0)
+    check_structure(atoms)
+    check_motion(atoms)
+    folder = None if folder is None else path_of("folder", folder)
+    trajectory = None if trajectory is None else path_of("trajectory", trajectory)
     if folder is not None:
         trajectory = trajectory or folder / TRAJECTORY
         monitor.setdefault("events", folder / EVENTS)
@@ -139,14 +153,17 @@ def run_md(
         run = _Run(atoms, config, course, seed, folder, trajectory, write_every, monitor)
         run.observers = [make(run.dynamics) for make in observers]
         run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every}
-        run.go(round(time_ps * 1000.0 / timestep_fs), checkpoint_every, go_on, progress)
+        run.go(round(steps), checkpoint_every, go_on, progress)
         return run.summary(), run.monitor
 
 
 def _course(temperature_K: float | Sequence[tuple[float, float]], ensemble: str) -> np.ndarray:
     """(points, 2) time in ps, and K."""
-    course = np.array([(0.0, temperature_K)] if np.isscalar(temperature_K) else temperature_K, dtype=float)
-    if course.ndim != 2 or course.shape[1] != 2 or not (course[:, 1] > 0).all():
+    try:
+        course = np.array([(0.0, temperature_K)] if np.isscalar(temperature_K) else temperature_K, dtype=float)
+    except (TypeError, ValueError):
+        course = np.empty(0)
+    if course.ndim != 2 or course.shape[1] != 2 or not (np.isfinite(course).all() and (course[:, 1] > 0).all()):
         raise ConfigurationError(
             f"temperature_K={temperature_K!r}; expected a positive number of K, or points (time in ps, K)"
         )

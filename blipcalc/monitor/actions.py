@@ -22,11 +22,14 @@ from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.monitor.triggers import Verdict
+from blipcalc.settings import path_of
 
 logger = logging.getLogger(__name__)
 
 #: of a frame to go back to
 SAFE = ("positions", "momenta", "cell")
+#: actions that have a name
+NAMES = ("flag", "record", "rollback", "halt")
 
 Action = Callable[[Verdict, Atoms, BaseDynamics], Any]
 
@@ -155,18 +158,23 @@ def actions_of(
 ) -> tuple[Action, ...]:
     """Names and functions -> functions; None flags and halts, and records where there is a file for it."""
     if on_breach is None:
-        on_breach = ("flag", "record", "halt") if record_to else ("flag", "halt")
+        on_breach = ("flag", "halt") if record_to is None else ("flag", "record", "halt")
     elif isinstance(on_breach, str) or callable(on_breach):
         on_breach = (on_breach,)
+    elif not isinstance(on_breach, (list, tuple)):
+        raise ConfigurationError(f"on_breach={on_breach!r}; expected a name, a function, or a list of them")
+    unknown = [
+        action for action in on_breach if not (callable(action) or (isinstance(action, str) and action in NAMES))
+    ]
+    if unknown:
+        raise ConfigurationError(f"unknown action {unknown[0]!r}; known: {', '.join(NAMES)}, or a function")
     if ("record" in on_breach) != (record_to is not None):
         raise ConfigurationError("'record' in on_breach and record_to= belong together; give both or neither")
     named: dict[str, Action] = {"flag": flag, "halt": halt, "rollback": RollBack()}
     if record_to is not None:
-        named["record"] = Record(Path(record_to), calculator)
+        named["record"] = Record(path_of("record_to", record_to), calculator)
     actions = []
     for action in on_breach:
-        if isinstance(action, str) and action not in named:
-            raise ConfigurationError(f"unknown action {action!r}; known: flag, record, rollback, halt, or a function")
         actions.append(named[action] if isinstance(action, str) else action)
     if any(isinstance(action, RollBack) for action in actions) and halt not in actions:
         actions.append(halt)  # where rolling back does not help

@@ -31,6 +31,7 @@ import numpy as np
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.monitor.triggers import Reading, Trigger, Verdict, worst_first
+from blipcalc.settings import number, whole
 from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
 
 #: of R where no atom can move, so that its logarithm exists
@@ -224,7 +225,8 @@ class Patient:
     _count: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.checks < 1 or not self.ceiling >= 1:
+        self.checks = whole("checks", self.checks)
+        if self.checks < 1 or not number("ceiling", self.ceiling, infinite=True) >= 1:
             raise ConfigurationError(f"checks={self.checks}, ceiling={self.ceiling}; expected both to be 1 or more")
 
     def __call__(self, reading: Reading) -> Verdict:

@@ -56,20 +56,29 @@ class EventLog:
     def cut(self, last_step: int) -> None:
         """Leave out events behind a step, which the run will make again."""
         if self.path.exists():
-            kept = [json.dumps(event) for event in read_events(self.path) if event["step"] <= last_step]
+            events = read_events(self.path)
+            if not all(isinstance(event.get("step"), int) for event in events):
+                raise DataError(f"{self.path} holds events that do not say their step; move it away")
+            kept = [json.dumps(event) for event in events if event["step"] <= last_step]
             write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
     """The events of a file; a last line that was cut short is left out, any other fault is a :class:`DataError`."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} holds no events: {error}") from None
     events = []
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            event = json.loads(line)
+            if not isinstance(event, dict):
+                raise ValueError("expected an object")
+            events.append(event)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise DataError(f"{path}, line {number}, is no event: {error}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
+from array import array
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +14,9 @@ import numpy as np
 
 from blipcalc.errors import DataError, UnknownKeyError
 from blipcalc.sealed import write_atomically
+
+#: how a kind of number is kept, in at most eight bytes
+CODES = {int: "q", float: "d", bool: "b"}
 
 
 class History:
@@ -43,34 +48,39 @@ class History:
     }
 
     def __init__(self) -> None:
-        self._rows: list[tuple] = []
+        # typed, a row takes 65 bytes: a run of 10⁸ steps checked at every tenth keeps its history in memory
+        self._columns = {name: array(CODES[kind]) for name, kind in self.columns.items()}
         self._kept = 0  # rows that the file of :meth:`keep_csv` holds
 
     def append(self, **row: float) -> None:
         """Add a row; one of the same step as the last replaces it."""
-        values = tuple(kind(row[name]) for name, kind in self.columns.items())
-        if self._rows and self._rows[-1][0] == values[0]:
-            self._rows.pop()
-            if self._kept > len(self._rows):  # it holds the row that is replaced
+        values = [kind(row[name]) for name, kind in self.columns.items()]
+        if len(self) and self.last("step") == values[0]:
+            for column in self._columns.values():
+                column.pop()
+            if self._kept > len(self):  # it holds the row that is replaced
                 self._kept = 0
-        self._rows.append(values)
+        self._add(values)
+
+    def _add(self, values: Iterable[float]) -> None:
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column.append(value)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._columns["step"])
 
     def __getitem__(self, column: str) -> np.ndarray:
         """A column; raises :class:`UnknownKeyError` for an unknown one."""
-        where = self._where(column)
-        return np.array([row[where] for row in self._rows], dtype=self.columns[column])
+        return np.array(self._column(column), dtype=self.columns[column])
 
     def last(self, column: str) -> float:
         """The newest entry of a column; raises :class:`UnknownKeyError`, or ``IndexError`` before the first check."""
-        return self._rows[-1][self._where(column)]
+        return self.columns[column](self._column(column)[-1])
 
-    def _where(self, column: str) -> int:
-        if column not in self.columns:
-            raise UnknownKeyError(f"no column {column!r}; there is {', '.join(self.columns)}")
-        return list(self.columns).index(column)
+    def _column(self, name: str) -> array:
+        if name not in self.columns:
+            raise UnknownKeyError(f"no column {name!r}; there is {', '.join(self.columns)}")
+        return self._columns[name]
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """{column: values}, as ``pandas.DataFrame`` takes it."""
@@ -81,23 +91,23 @@ class History:
 
         raises : DataError for a file with other columns, or with something that is no number
         """
-        self._rows, self._kept = [], 0
-        if not Path(path).exists():
+        path = Path(path)
+        self.__init__()
+        if not path.exists():
             return
-        lines = Path(path).read_text().split("\n")[:-1]
-        reader = csv.reader(lines)
-        if next(reader, None) != list(self.columns):
-            raise DataError(f"{path} is no history of a monitor: expected the columns {', '.join(self.columns)}")
-        for line in reader:
-            try:
-                row = tuple(
-                    text == "True" if kind is bool else kind(text)
-                    for kind, text in zip(self.columns.values(), line, strict=True)
-                )
-            except ValueError as error:
-                raise DataError(f"{path}, line {reader.line_num}: {error}") from None
-            if row[0] <= last_step:
-                self._rows.append(row)
+        try:
+            with path.open(newline="", encoding="utf-8") as stream:
+                # a run of years is read line by line
+                reader = csv.reader(line for line in stream if line.endswith("\n"))
+                if next(reader, None) != list(self.columns):
+                    raise ValueError(f"expected the columns {', '.join(self.columns)}")
+                for line in reader:
+                    row = [_value(kind, text) for kind, text in zip(self.columns.values(), line, strict=True)]
+                    if row[0] <= last_step:
+                        self._add(row)
+        except (OSError, ValueError, OverflowError, csv.Error) as error:
+            self.__init__()
+            raise DataError(f"{path} is no history of a monitor: {error}") from None
 
     def keep_csv(self, path: str | Path) -> None:
         """Bring a file of this run up to date: whole at the first time, by the rows that are new from then on."""
@@ -105,17 +115,24 @@ class History:
             self.save_csv(path)
         else:
             with Path(path).open("a", newline="") as stream:
-                stream.write(self._text(self._rows[self._kept :]))
+                stream.write(self._text(self._kept))
                 stream.flush()
                 os.fsync(stream.fileno())
-        self._kept = len(self._rows)
+        self._kept = len(self)
 
     def save_csv(self, path: str | Path) -> None:
         """Write the table; numbers keep all digits."""
-        write_atomically(Path(path), self._text([tuple(self.columns), *self._rows]).encode())
+        write_atomically(Path(path), (",".join(self.columns) + "\n" + self._text(0)).encode())
 
-    @staticmethod
-    def _text(rows: list[tuple]) -> str:
+    def _text(self, first: int) -> str:
+        """Rows from the first on."""
+        columns = (map(kind, self._columns[name][first:]) for name, kind in self.columns.items())
         buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(rows)
+        csv.writer(buffer, lineterminator="\n").writerows(zip(*columns, strict=True))
         return buffer.getvalue()
+
+
+def _value(kind: type, text: str) -> float:
+    if kind is bool and text not in ("True", "False"):
+        raise ValueError(f"{text!r} is neither True nor False")
+    return text == "True" if kind is bool else kind(text)

@@ -31,7 +31,7 @@ from blipcalc.errors import ConfigurationError, LimitsError
 from blipcalc.monitor.channels import SMALLEST, Evidence, HaltRatio, Outside, Smoothed, Trip
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.sealed import write_atomically
-from blipcalc.settings import Settings
+from blipcalc.settings import Settings, number
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
 from blipcalc.stats.series import block_maxima, moving_average, statistical_inefficiency
 
@@ -163,8 +163,8 @@ class Limits(Settings):
         """From :meth:`save`; raises :class:`LimitsError` for a file that holds something else."""
         try:
             return cls.model_validate_json(Path(path).read_bytes())
-        except FileNotFoundError:
-            raise LimitsError(f"no limits at {path}; make them with 'blipcalc check'") from None
+        except OSError as error:
+            raise LimitsError(f"no limits at {path} ({error.strerror}); make them with 'blipcalc check'") from None
         except ValidationError as error:
             raise LimitsError(
                 f"{path} holds no limits: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}"
@@ -203,9 +203,11 @@ def fit_limits(
     LimitsError : R that is not finite, replicas that are the same or shorter than twice their memory, a run too short for the
         claim, or a rate so high that it means nothing
     """
+    check_settings(
+        interval_fs, rate_per_ns, confidence, channels, tolerance, level, has_distances=distances is not None
+    )
     if channels is None:
         channels = [name for name in CHANNELS if name != "distance" or distances is not None]
-    _check_settings(interval_fs, rate_per_ns, confidence, channels, distances is not None)
     reference = _Reference.of(replicas, distances if "distance" in channels else None, interval_fs)
     kept, notes = list(channels), list(reference.notes)
     if "evidence" in kept and len(reference.thinned) < LEAST_REFERENCES:
@@ -272,7 +274,11 @@ class _Reference:
         """Checked, and the memory estimated."""
         series = [np.asarray(values, dtype=np.float64) for values in replicas]
         far = [np.asarray(values, dtype=np.float64) for values in distances or ()]
-        if not series or not all(np.isfinite(v).all() and (v >= 0).all() for v in (*series, *far)):
+        if not series or not all(v.ndim == 1 and v.size for v in (*series, *far)):
+            raise LimitsError(
+                f"expected one or more replicas of (checks,) values of R, got {[v.shape for v in series]}"
+            )
+        if not all(np.isfinite(v).all() and (v >= 0).all() for v in (*series, *far)):
             raise LimitsError(
                 "R or the latent distance of the reference run is not finite: are all its elements known?"
             )
@@ -346,15 +352,31 @@ def _too_short(reference_ns: float, rate: float, budget: float, confidence: floa
     )
 
 
-def _check_settings(
-    interval_fs: float, rate: float, confidence: float, channels: Sequence[Any], has_distances: bool
+def check_settings(
+    interval_fs: float,
+    rate: float,
+    confidence: float,
+    channels: Sequence[Any] | None,
+    tolerance: float,
+    level: float,
+    *,
+    has_distances: bool,
 ) -> None:
-    if not (interval_fs > 0 and rate > 0 and 0 < confidence < 1):
-        raise ConfigurationError(
-            f"interval_fs={interval_fs}, rate_per_ns={rate}, confidence={confidence}; expected positive numbers, the last below 1"
-        )
-    if not channels or set(channels) - set(CHANNELS):
-        raise ConfigurationError(f"channels={tuple(channels)}; expected some of {', '.join(CHANNELS)}")
+    """Refuse senseless ones with :class:`ConfigurationError`."""
+    for name, value in (
+        ("interval_fs", interval_fs),
+        ("rate_per_ns", rate),
+        ("tolerance", tolerance),
+        ("level", level),
+    ):
+        number(name, value, above=0.0)
+    if not 1e-6 <= number("confidence", confidence) < 1:
+        raise ConfigurationError(f"confidence={confidence}; expected a number from 1e-6 to 1, below 1")
+    if channels is None:
+        return
+    known = isinstance(channels, (list, tuple)) and all(isinstance(name, str) and name in CHANNELS for name in channels)
+    if not channels or not known:
+        raise ConfigurationError(f"channels={channels!r}; expected some of {', '.join(CHANNELS)}")
     if "distance" in channels and not has_distances:
         raise ConfigurationError(
             "a channel for the latent distance takes a model that says where its data were; 'blipcalc domain' adds it to its file"

@@ -29,6 +29,7 @@ from blipcalc.monitor.triggers import (
     Verdict,
     gravest,
 )
+from blipcalc.settings import path_of, switch, whole
 
 #: attributes of integrators that hold a structure of their own
 OWN_STATE = {"_q", "accel"}
@@ -104,19 +105,18 @@ class UncertaintyMonitor:
         annotate: bool = False,
         calculator: Calculator | None = None,
     ) -> None:
-        if every is not None and (int(every) != every or every < 1):
-            raise ConfigurationError(f"every={every}; expected a whole number of steps ≥ 1")
+        every = None if every is None else whole("every", every, 1, what="number of steps")
         self._faults_by_default = faults is None
         self.rules = Rules(tolerance, level, threshold, limits, triggers, () if faults is None else faults)
-        self._every, self.every = every, 1 if every is None else int(every)
-        self.annotate, self.actions = annotate, actions_of(on_breach, record_to, calculator)
+        self._every, self.every = every, 1 if every is None else every
+        self.annotate, self.actions = switch("annotate", annotate), actions_of(on_breach, record_to, calculator)
         self._rollbacks = [action for action in self.actions if isinstance(action, RollBack)]
         self.dynamics: BaseDynamics | None = None
         self.history, self.verdict, self.halts = History(), None, []
         self.halted = False
         self._calculator = calculator
-        self.self_test = self_test
-        self.events = None if events is None else EventLog(events)
+        self.self_test = switch("self_test", self_test)
+        self.events = None if events is None else EventLog(path_of("events", events))
         self._planned = 0  # the last step of the run, as long as nobody halts it
         self._acted_on: tuple[int, np.ndarray] | None = None
         if dynamics is not None:

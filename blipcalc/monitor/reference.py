@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import reprlib
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import ase.io
@@ -13,9 +14,10 @@ from ase.data import chemical_symbols
 from blipcalc.calibration.residuals import BATCH_ATOMS, batches
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration
-from blipcalc.errors import DataError, LimitsError
+from blipcalc.data.xyz import check_counts
+from blipcalc.errors import ConfigurationError, DataError, LimitsError
 from blipcalc.monitor.channels import SMALLEST, HaltRatio
-from blipcalc.monitor.limits import ChannelName, Limits, fit_limits
+from blipcalc.monitor.limits import ChannelName, Limits, check_settings, fit_limits
 from blipcalc.monitor.readings import movable
 from blipcalc.predictor import BayesianPredictor
 
@@ -54,9 +56,14 @@ def check_reference(
     """
     if predictor.calibration is None:
         raise LimitsError("limits take a calibrated model: run 'blipcalc calibrate' for these draws and this surface")
+    # before the long part
+    has_domain = predictor.domain is not None
+    check_settings(interval_fs, rate_per_ns, confidence, channels, tolerance, level, has_distances=has_domain)
+    if isinstance(trajectories, (str, Path, Atoms)) or not isinstance(trajectories, Collection):
+        raise ConfigurationError("expected a list of replicas, each the path of a trajectory or a list of frames")
     quantiles = element_quantiles(predictor.calibration, level)
     ratio, done, replicas, distances = HaltRatio(quantiles, tolerance), 0, [], []
-    watches_distance = predictor.domain is not None and (channels is None or "distance" in channels)
+    watches_distance = has_domain and (channels is None or "distance" in channels)
     for trajectory in trajectories:
         values, far = [], []
         frames = _frames(trajectory, index)
@@ -96,10 +103,13 @@ def element_quantiles(calibration: Calibration, level: float) -> dict[str, float
 def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]:
     """The frames of a replica."""
     if not isinstance(trajectory, (str, Path)):
+        if not isinstance(trajectory, Collection) or not all(isinstance(atoms, Atoms) for atoms in trajectory):
+            raise DataError(f"expected a path or a list of Atoms for a replica, got {reprlib.repr(trajectory)}")
         return list(trajectory)
+    check_counts(trajectory)
     try:
         frames = ase.io.read(trajectory, index)
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # each reader has errors of its own
         raise DataError(f"{trajectory} cannot be read as a trajectory: {error}") from error
     frames = frames if isinstance(frames, list) else [frames]
     if not frames:

@@ -27,6 +27,7 @@ from blipcalc.monitor.triggers import (
     Verdict,
     gravest,
 )
+from blipcalc.settings import number
 
 
 class Rules:
@@ -56,9 +57,15 @@ class Rules:
                 "give one of tolerance= (the calibrated rule), threshold= (a number on atom_std) and limits= (with a rate of "
                 "false halts)"
             )
+        for name, rules in (("triggers", triggers), ("faults", faults)):
+            if not isinstance(rules, (list, tuple)) or not all(map(callable, rules)):
+                raise ConfigurationError(f"{name}={rules!r}; expected a list of rules, each a function")
+        if not (limits is None or isinstance(limits, (str, Path, Limits))):
+            raise ConfigurationError(f"limits={limits!r}; expected Limits or the path of their file")
         if not given and not triggers:
             raise ConfigurationError("nothing to watch: give tolerance=, threshold=, limits= or triggers=")
-        self.tolerance, self.level, self.threshold = tolerance, level, threshold
+        self.tolerance = None if tolerance is None else number("tolerance", tolerance, above=0.0)
+        self.level, self.threshold = number("level", level), threshold
         self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
         self.faults = tuple(faults)
         self._given, self._own = tuple(triggers), self._first()
@@ -72,7 +79,6 @@ class Rules:
         if self.limits is not None:
             return self.limits.channels()
         if self.tolerance is not None:
-            CalibratedTolerance(self.tolerance, 1.0, self.level, frozenset())  # refuses a bad one here
             return ()
         if isinstance(self.threshold, Mapping):
             return (ElementThresholds(dict(self.threshold)),)

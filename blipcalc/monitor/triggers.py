@@ -20,6 +20,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError, ConfigurationError
+from blipcalc.settings import number
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ class AtomFraction:
 
     def __post_init__(self) -> None:
         _check_limit("threshold", self.threshold)
-        if not 0 <= self.fraction < 1:
+        if not 0 <= number("fraction", self.fraction) < 1:
             raise ConfigurationError(f"fraction={self.fraction}; expected 0 ≤ fraction < 1")
 
     def __call__(self, reading: Reading) -> Verdict:
@@ -275,6 +276,7 @@ def _verdict_per_atom(reading: Reading, values: np.ndarray, limits: np.ndarray, 
     """Compare (n,) values with (n,) limits, both eV/Å, over the atoms that count; reported is the worst excess."""
     if not reading.mask.any():
         return Verdict(False, (), 0.0, float(limits.min()), "eV/Å", "no atom can move: nothing to watch", reading.step)
+    limits = np.asarray(limits, dtype=np.float64)
     beyond = reading.mask & ~(values <= limits)
     excess = np.where(np.isnan(values), np.nan, values / limits)
     atoms = worst_first(excess, beyond)
@@ -285,5 +287,4 @@ def _verdict_per_atom(reading: Reading, values: np.ndarray, limits: np.ndarray, 
 
 
 def _check_limit(name: str, value: float, *, infinite: bool = False) -> None:
-    if not (value > 0 and (infinite or math.isfinite(value))):
-        raise ConfigurationError(f"{name}={value}; expected a positive number")
+    number(name, value, above=0.0, infinite=infinite)

@@ -120,7 +120,7 @@ def test_strategies_that_are_refused(make_blip, blip):
     assert Evaluator(blip).strategy == "vmap"
     with pytest.raises(ConfigurationError, match="unknown strategy 'jit'"):
         Evaluator(blip, strategy="jit")
-    with pytest.raises(ConfigurationError, match="at least 1"):
+    with pytest.raises(ConfigurationError, match="≥ 1"):
         Evaluator(blip, chunk=0)
 
 
