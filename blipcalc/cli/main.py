@@ -16,6 +16,7 @@ from blipcalc.cli.check import check
 from blipcalc.cli.labelled import calibrate, compare, evaluate
 from blipcalc.cli.md import md
 from blipcalc.cli.options import ModelArgument
+from blipcalc.cli.report import report
 from blipcalc.cli.train import train
 from blipcalc.errors import BlipcalcError
 
@@ -48,7 +49,7 @@ def info(
     typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
-for command in (train, calibrate, evaluate, compare, check, md):
+for command in (train, calibrate, evaluate, compare, check, md, report):
     app.command()(command)
 
 
