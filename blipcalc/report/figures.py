@@ -27,7 +27,7 @@ INK = "#0a0b0c"
 BLUE, RED, ORANGE, GREEN, PURPLE, GREY = "#3a7ebf", "#d0463b", "#d08a1e", "#3a9a5b", "#9467bd", "#8a8f94"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, "#b5651d", "#d65fa8", "#2aa5a5", GREY)
 #: of kinds of events: marker, colour
-MARKS = {"warning": ("v", ORANGE), "halt": ("X", RED), "rollback": ("<", PURPLE), "passed": ("o", GREEN)}
+MARKS = {"warning": ("v", ORANGE), "halt": ("X", RED), "rollback": ("<", PURPLE)}
 #: inches of a figure that fills the page
 WIDTH = 7.6
 #: events of a kind that are marked, and elements beyond which none is told from another
@@ -48,7 +48,7 @@ def uncertainty_figure(record: RunRecord, limit: Limit) -> tuple[str, bool]:
     figure, (axes,) = _figure(1, 3.4)
     kept = thinned(value)
     axes.plot(time[kept], _finite(value[kept]), lw=1.1, color=BLUE, label="largest atom_std")
-    is_wide = _scale(axes, value)
+    is_wide = _scale(axes, value, limit)
     limits = {"": limit} if isinstance(limit, float) else dict(limit or {})
     for k, (symbol, height) in enumerate(sorted(limits.items(), key=lambda item: item[1])):
         if np.isfinite(height):
@@ -80,7 +80,7 @@ def elements_figure(record: RunRecord, traces: Traces, limit: Limit) -> tuple[st
         axes.plot(time[kept], _finite(value[kept]), lw=1.1, color=colour, label=symbol, marker="." if few else None)
         if isinstance(limit, Mapping) and np.isfinite(limit.get(symbol, np.nan)):
             axes.axhline(limit[symbol], ls="--", lw=1.0, color=colour)
-    is_wide = _scale(axes, np.concatenate([traces.largest[symbol] for symbol in order]))
+    is_wide = _scale(axes, np.concatenate([traces.largest[symbol] for symbol in order]), limit)
     if isinstance(limit, float):
         axes.axhline(limit, ls="--", lw=1.2, color=RED, label="limit")
     axes.set(xlabel=_time(record), ylabel="largest atom_std (eV/Å)")
@@ -109,8 +109,8 @@ def state_figure(record: RunRecord) -> str:
     kept = thinned(energy)
     shown, std = _finite(energy[kept]) - start, _finite(history["energy_std"][kept])
     lower.fill_between(time[kept], shown - std, shown + std, color=BLUE, alpha=0.3, lw=0, label="± energy_std")
-    lower.plot(time[kept], shown, lw=0.8, color=BLUE, label="potential energy")
-    lower.set(xlabel=_time(record), ylabel=f"E − ({start:.3f} eV), eV")
+    lower.plot(time[kept], shown, lw=0.8, color=BLUE, label=f"potential energy, E₀ = {start:.3f} eV")
+    lower.set(xlabel=_time(record), ylabel="E − E₀ (eV)")
     _legend(lower)
     return svg(figure, "temperature and potential energy against time")
 
@@ -200,14 +200,18 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _scale(axes: Axes, values: np.ndarray) -> bool:
-    """A logarithmic axis where a linear one would hide what is small; whether it is one."""
+def _scale(axes: Axes, values: np.ndarray, limit: Limit) -> bool:
+    """An axis that holds values and limits, logarithmic where a linear one would hide what is small; whether it is."""
     known = values[np.isfinite(values) & (values > 0)]
-    is_wide = bool(known.size) and float(known.max()) > WIDE * float(np.median(known))
+    limits = [
+        v for v in (limit.values() if isinstance(limit, Mapping) else [limit]) if v is not None and np.isfinite(v)
+    ]
+    top = max([float(known.max(initial=0.0)), *limits])
+    is_wide = bool(known.size) and top > WIDE * float(np.median(known))
     if is_wide:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * top or 1.0)
     return is_wide
 
 
@@ -223,7 +227,8 @@ def _mark_events(axes: Axes, record: RunRecord) -> None:
     """Events on the upper rim, halts with a line besides."""
     kinds: dict[str, list[Event]] = {}
     for event in record.events:
-        kinds.setdefault(event.event, []).append(event)
+        if event.event != "passed":  # the end of what is marked already
+            kinds.setdefault(event.event, []).append(event)
     for kind, events in kinds.items():
         marker, colour = MARKS.get(kind, ("d", GREY))
         chosen = [events[k] for k in evenly(len(events), MOST_MARKS)]

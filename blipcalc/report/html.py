@@ -69,7 +69,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[st
     kinds : of the columns: ``n`` numbers, ``code`` hashes, ``nowrap`` words, or nothing
     """
     lines = ['<div class="wide">', "<table>", "<thead><tr>"]
-    lines += [f"<th>{escape(name)}</th>" for name in head]
+    for name, kind in zip(head, kinds, strict=True):
+        lines.append(f'<th class="n">{escape(name)}</th>' if kind == "n" else f"<th>{escape(name)}</th>")
     lines.append("</tr></thead>\n<tbody>")
     for row in rows:
         cells = [f'<td class="{kind}">{escape(str(cell))}</td>' for cell, kind in zip(row, kinds, strict=True)]

@@ -19,6 +19,7 @@ from blipcalc.report.frames import Frame, Traces, read_traces
 from blipcalc.report.html import facts, figure, folded, heading, page, paragraph, table
 from blipcalc.report.record import RunRecord, file_hashes, read_run
 from blipcalc.report.reliability import Reliability, calibration_table, read_reliability
+from blipcalc.report.series import MOST
 from blipcalc.report.structure import MOST_ATOMS, structure_view
 from blipcalc.report.words import event_rows, head_facts, outcome, plain, rule_text, size
 from blipcalc.sealed import write_atomically
@@ -27,10 +28,8 @@ from blipcalc.sealed import write_atomically
 REPORT = "report.html"
 #: events in the table: as many from either end
 MOST_EVENTS = 1000
-#: checks from which lines are thinned
-THINNED = (
-    "Of long runs every bin of checks shows its largest and smallest value and its first gap, so that no peak is lost."
-)
+#: said of lines that are thinned
+THINNED = "Every bin of checks shows its largest and smallest value and its first gap, so that no peak is lost."
 LOGARITHMIC = "The upright axis is logarithmic."
 
 
@@ -136,15 +135,15 @@ def _uncertainty(record: RunRecord, limit: Limit) -> list[str]:
         ]
     drawing, is_wide = uncertainty_figure(record, limit)
     said = [
-        "Each point is the largest calibrated error bar of a force component among all atoms at one check; marks on the "
-        "upper rim are events.",
+        "Each point is the largest atom_std, the error bar of a force component, of all atoms at one check; marks on the upper "
+        "rim are events.",
         "A peak means that the model knows little like this structure; it does not say that the force is wrong, and a low "
         "line does not say that the trajectory is right.",
         "The line holds the structures that were rolled back as they were refused; the trajectory does not."
         if any(event.event == "rollback" for event in record.events)
         else "",
         LOGARITHMIC if is_wide else "",
-        THINNED,
+        THINNED if len(record.history) > MOST else "",
     ]
     return [head, figure(drawing, _joined(said))]
 
@@ -158,8 +157,8 @@ def _elements(record: RunRecord, traces: Traces, limit: Limit) -> list[str]:
         return [head, paragraph(f"Not shown: {why}.")]
     drawing, is_wide = elements_figure(record, traces, limit)
     said = [
-        f"From the {len(traces.step)} of {traces.n_frames} frames of the trajectory that hold uncertainties, which are fewer "
-        "than the checks: a short peak may be missing here.",
+        f"From the {len(traces.step)} of {traces.n_frames} frames of the trajectory that hold uncertainties, often fewer than "
+        "the checks: a short peak may be missing here.",
         "The element that rises first is where to look, in the structure below and in the training data.",
         LOGARITHMIC if is_wide else "",
     ]
@@ -206,7 +205,7 @@ def _state(record: RunRecord) -> list[str]:
     said = (
         "Temperature and potential energy at every check; the band is one energy_std to either side. "
         "Swings are those of a small system; a drift of the temperature away from the thermostat, or a step in the energy, is "
-        "a sign of a structure that reacts or breaks. " + THINNED
+        "a sign of a structure that reacts or breaks. " + THINNED * (len(record.history) > MOST)
     )
     return [heading("Temperature and energy"), figure(state_figure(record), said)]
 

@@ -52,7 +52,8 @@ def head_facts(record: RunRecord, traces: Traces, limit: float | Mapping[str, fl
     if "ensemble" in config:
         found.append(("ensemble", str(config["ensemble"])))
     if "monitor" in config:
-        found.append(("checks", f"{len(history)}, one every {config['monitor'].get('every', '?')} steps"))
+        every = config["monitor"].get("every", "?")
+        found.append(("checks", f"{len(history)}, {'one a step' if every == 1 else f'one every {every} steps'}"))
     return found
 
 
