@@ -172,7 +172,7 @@ def test_element_traces_and_the_worst_frame_are_those_of_the_trajectory(halted):
     assert (traces.worst.step, traces.worst.worst_atom) == (frames[worst].info["step"], int(std[worst].argmax()))
 
 
-def test_a_reason_is_escaped_and_what_is_not_finite_is_a_gap(tmp_path):
+def test_a_reason_is_escaped(tmp_path):
     summary, _ = run(tmp_path / "run", cube(breaks=40), every=1)
     assert (summary.status, summary.is_finite) == ("halted", False)
     page = Page(write_report(tmp_path / "run"))
@@ -181,6 +181,20 @@ def test_a_reason_is_escaped_and_what_is_not_finite_is_a_gap(tmp_path):
     assert "b" not in page.tags
     assert "forces are &lt;b&gt;" in page.source
     assert page.table("event")[-1][4] == "not finite"
+
+
+def test_checks_that_are_not_finite_are_gaps_and_are_counted(tmp_path):
+    run(tmp_path)
+    lines = (tmp_path / HISTORY).read_text().splitlines()
+    for k in (5, 6):
+        cells = lines[k].split(",")
+        cells[4] = "nan"
+        lines[k] = ",".join(cells)
+    (tmp_path / HISTORY).write_text("\n".join(lines) + "\n")
+    page = Page(write_report(tmp_path))
+    values = read_run(tmp_path).history["max_atom_std"]
+    assert f"{np.nanmax(values):.4g} eV/Å, atom" in page.text
+    assert "not finite in 2 checks" in page.text
 
 
 def test_history_is_whole_where_the_run_broke_before_its_first_checkpoint(tmp_path):
