@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
+    from blipcalc.report.page import write_report
     from blipcalc.training.run import train
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ _PUBLIC = {
     "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
     "write": ("blipcalc.io", "write"),
+    "write_report": ("blipcalc.report.page", "write_report"),
 }
 
 __all__ = [
@@ -80,6 +82,7 @@ __all__ = [
     "run_md",
     "train",
     "write",
+    "write_report",
 ]
 
 

@@ -18,6 +18,7 @@ from blipcalc.cli.labelled import calibrate, compare, evaluate
 from blipcalc.cli.md import md
 from blipcalc.cli.options import ModelArgument
 from blipcalc.cli.repair import repair
+from blipcalc.cli.report import report
 from blipcalc.cli.train import train
 from blipcalc.errors import BlipcalcError
 
@@ -50,7 +51,7 @@ def info(
     typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
-for command in (train, calibrate, evaluate, compare, domain, check, md, repair):
+for command in (train, calibrate, evaluate, compare, domain, check, md, report, repair):
     app.command()(command)
 
 

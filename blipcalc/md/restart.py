@@ -7,6 +7,7 @@ state, never less; what is more is cut off, since the run makes it again.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import os
 import platform
 import warnings
@@ -27,6 +28,7 @@ from blipcalc.calculator import BayesianCalculator
 from blipcalc.checksums import add_sums, cut, forget_sums, sums_of, verify
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.io import read, write
+from blipcalc.manifest import StoredCalibration
 from blipcalc.md.integrators import restore_variables, variables
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.predictor import BayesianPredictor
@@ -72,14 +74,39 @@ def _calculator_identity(calc: Calculator | None) -> str:
     return f"{type(predictor).__name__} {settings!r} {weights} {predictor.calibration if weights else None!r}"
 
 
-def environment(calc: Calculator | None) -> dict[str, Any]:
-    """What decides whether the same run gives the same bits."""
-    predictor = calc.predictor if isinstance(calc, BayesianCalculator) else None
+def versions() -> dict[str, str]:
+    """Of what numbers depend on, {package: version}."""
+    try:
+        own = importlib.metadata.version("blipcalc")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
     return {
+        "blipcalc": own,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "ase": ase.__version__,
+    }
+
+
+def provenance(calc: Calculator | None) -> dict[str, Any]:
+    """What made the numbers, for a reader: settings of the calculator, constants of its calibration, versions; plain values."""
+    settings: dict[str, Any] = {"calculator": type(calc).__name__}
+    calibration = None
+    if isinstance(calc, BayesianCalculator):
+        settings |= {key: calc.parameters[key] for key in ("n_draws", "seed", "surface", "dtype", "raw")}
+        calibration = calc.calibration
+    if calibration is not None:
+        fields = {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
+        calibration = StoredCalibration(**fields).model_dump(mode="json")
+    return {"settings": settings, "calibration": calibration, "versions": versions()}
+
+
+def environment(calc: Calculator | None) -> dict[str, Any]:
+    """What decides whether the same run gives the same bits."""
+    predictor = calc.predictor if isinstance(calc, BayesianCalculator) else None
+    return {
+        **{name: version for name, version in versions().items() if name != "blipcalc"},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "device": str(getattr(predictor, "device", "cpu")),
@@ -109,6 +136,7 @@ def state_of(
         "monitor": watching,
         "observers": [observer.state() if isinstance(observer, Stateful) else None for observer in observers],
         "environment": environment(atoms.calc),
+        "provenance": provenance(atoms.calc),
     }
     return State(tensors, figures)
 

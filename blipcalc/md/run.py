@@ -22,7 +22,7 @@ from blipcalc.errors import ConfigurationError, DamagedFileError, NonFiniteError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
-from blipcalc.md.restart import STEP, cut_trajectory, identity, restore, state_of, sync
+from blipcalc.md.restart import STEP, cut_trajectory, environment, identity, provenance, restore, state_of, sync
 from blipcalc.md.signals import told_of_signals
 from blipcalc.monitor.actions import Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
@@ -244,7 +244,10 @@ class _Run:
         if checkpoints is not None:
             if is_whole:
                 self._save(checkpoints)
-            write_atomically(self.folder / SUMMARY, json.dumps(self.summary().to_dict(), indent=1).encode())
+            # whole even where the last checkpoint is of an earlier step: what led to something not finite is worth reading
+            self.monitor.history.keep_csv(self.folder / HISTORY)
+            record = self.summary().to_dict() | {"run": self._record()}
+            write_atomically(self.folder / SUMMARY, json.dumps(record, indent=1).encode())
 
     def _run(self, steps: int) -> bool:
         """Run; whether it ended after a whole step, and not by something that is not finite within one."""
@@ -277,6 +280,15 @@ class _Run:
             reason=watch.verdict.reason if halted else None,
             is_finite=bool(np.isfinite(watch.verdict.value)) if halted else True,
         )
+
+    def _record(self) -> dict[str, Any]:
+        """Which run this was, under the names that its checkpoints have for it; nothing that leaves the run as it is."""
+        return {
+            "identity": self.identity,
+            "config": {key: value for key, value in self.settings.items() if key != "checkpoint_every"},
+            "environment": environment(self.atoms.calc),
+            "provenance": provenance(self.atoms.calc),
+        }
 
     def _resume(self, checkpoints: Checkpoints, go_on: bool) -> None:
         """Go to the last checkpoint; files are cut to its step, or begun anew where there is none."""

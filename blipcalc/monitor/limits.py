@@ -16,6 +16,7 @@ that, there is no limit but an error that says how long it must be.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ class Limits(Settings):
     def n_channels(self) -> int:
         """How many there are."""
         return sum(1 for channel in (*self._levels, *([self.evidence] if self.evidence else [])))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 by which a run knows its limits."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
     def _levels(self) -> list[Level]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -158,12 +157,11 @@ class Rules:
     def settings(self) -> dict[str, Any]:
         """What the rules are, as plain values; functions of the user's by their names."""
         thresholds = dict(self.threshold) if isinstance(self.threshold, Mapping) else {"": self.threshold}
-        limits = None if self.limits is None else self.limits.model_dump_json()
         return {
             "tolerance": self.tolerance,
             "level": self.level,
             "threshold": {key: None if value is None else repr(float(value)) for key, value in thresholds.items()},
-            "limits": None if limits is None else hashlib.sha256(limits.encode()).hexdigest(),
+            "limits": None if self.limits is None else self.limits.hash,
             "rules": [name_of(rule) for rule in (*self._given, *self.faults)],
         }
 

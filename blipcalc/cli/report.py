@@ -1,0 +1,28 @@
+"""``report``: one page about a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="run folder of 'blipcalc md'; the run may be on its way still")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the page; default: report.html in the folder")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="model file or bundled model of the run, for what it says of itself")
+    ] = None,
+    limits: Annotated[Path | None, typer.Option(help="limits that the run was guarded by")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="folder of 'blipcalc evaluate', for observed coverage")
+    ] = None,
+) -> None:
+    """Write one HTML page about a run: what became of it, its uncertainties, events, hashes.  It needs no network."""
+    from blipcalc.report.page import write_report
+
+    path = write_report(folder, output, model=model, limits=limits, evaluation=evaluation)
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")

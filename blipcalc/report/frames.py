@@ -1,0 +1,122 @@
+"""What the trajectory of a run says: the largest uncertainty of each element in every frame, and the frame to look at."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io.trajectory import TrajectoryReader
+
+from blipcalc.errors import BlipcalcError, DataError
+from blipcalc.io import read
+from blipcalc.md.restart import STEP
+from blipcalc.monitor.readings import movable
+from blipcalc.monitor.triggers import worst_first
+
+#: frames that are in memory at a time
+CHUNK = 100
+#: what ASE raises for a file that is damaged
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame that can be drawn: its positions are finite.
+
+    atom_std : (n,) eV/Å; NaN where none is stored
+    mask : (n,) True for atoms that can move
+    """
+
+    atoms: Atoms
+    step: int
+    atom_std: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def worst_atom(self) -> int:
+        """The index of the largest ``atom_std`` among the atoms that can move; 0 where nothing is known."""
+        known = self.mask & np.isfinite(self.atom_std)
+        return worst_first(self.atom_std, known)[0] if known.any() else 0
+
+
+@dataclass
+class Traces:
+    """Frames with stored uncertainties, in the order of the file.
+
+    step, time_fs : (f,)
+    largest : {symbol: (f,) largest ``atom_std`` of the atoms that can move, eV/Å; NaN where one is}
+    worst : the drawable frame with the largest; last : the last frame that can be drawn
+    n_frames : in the file, with uncertainties or without
+    formula : of the structure
+    provenance : n_draws, seed, surface of the uncertainties, where the frames say so
+    """
+
+    step: list[int] = field(default_factory=list)
+    time_fs: list[float] = field(default_factory=list)
+    largest: dict[str, list[float]] = field(default_factory=dict)
+    worst: Frame | None = None
+    last: Frame | None = None
+    n_frames: int = 0
+    formula: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    _record: float = -math.inf
+
+    def add(self, atoms: Atoms) -> None:
+        """Take the next frame."""
+        self.n_frames += 1
+        self.formula = self.formula or atoms.get_chemical_formula()
+        results = {} if atoms.calc is None else atoms.calc.results
+        stored = results.get("atom_std")
+        std = np.full(len(atoms), np.nan) if stored is None else np.asarray(stored, dtype=float)
+        step, mask = int(atoms.info.get(STEP, self.n_frames - 1)), movable(atoms)
+        frame = Frame(atoms, step, std, mask) if len(atoms) and np.isfinite(atoms.positions).all() else None
+        self.last = frame or self.last
+        if stored is None:
+            return
+        self.provenance = self.provenance or dict(atoms.calc.parameters)
+        symbols = np.array(atoms.get_chemical_symbols())
+        for symbol in np.unique(symbols[mask]):
+            row = self.largest.setdefault(str(symbol), [math.nan] * len(self.step))
+            row.append(float(std[mask & (symbols == symbol)].max()))
+        self.step.append(step)
+        self.time_fs.append(float(atoms.info.get("time_fs", math.nan)))
+        known = std[mask & np.isfinite(std)]
+        if frame is not None and known.size and known.max() > self._record:
+            self._record, self.worst = float(known.max()), frame
+
+
+def read_traces(path: Path | None) -> Traces:
+    """Go through a trajectory once, a part of it in memory at a time.
+
+    raises : DataError for a file that cannot be read
+    """
+    traces = Traces()
+    if path is None:
+        return traces
+    try:
+        for atoms in _frames(path):
+            traces.add(atoms)
+    except BlipcalcError:
+        raise
+    except DAMAGE as error:
+        raise DataError(
+            f"{path} cannot be read as a trajectory, after {traces.n_frames} frames: {type(error).__name__} {error}; move "
+            "it away for a page without it"
+        ) from error
+    return traces
+
+
+def _frames(path: Path) -> Iterator[Atoms]:
+    if path.suffix != ".traj":
+        yield from read(path)
+        return
+    with TrajectoryReader(path) as reader:
+        n = len(reader)
+    for start in range(0, n, CHUNK):
+        yield from read(path, f"{start}:{min(n, start + CHUNK)}")
