@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from blipcalc.calibration.evaluation import evaluate_model as evaluate
     from blipcalc.calibration.fit import calibrate
     from blipcalc.checkpoint import load_model as load
+    from blipcalc.combined import CombinedCalculator
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
     from blipcalc.frozen import snapshot as freeze
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BayesianCalculator": ("blipcalc.calculator", "BayesianCalculator"),
     "Calibration": ("blipcalc.core.prediction", "Calibration"),
+    "CombinedCalculator": ("blipcalc.combined", "CombinedCalculator"),
     "Graph": ("blipcalc.core.graph", "Graph"),
     "LabelAudit": ("blipcalc.monitor.audit", "LabelAudit"),
     "Limits": ("blipcalc.monitor.limits", "Limits"),
@@ -58,6 +60,7 @@ _PUBLIC = {
 __all__ = [
     "BayesianCalculator",
     "Calibration",
+    "CombinedCalculator",
     "Graph",
     "LabelAudit",
     "Limits",

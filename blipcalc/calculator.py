@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from blipcalc.errors import ConfigurationError, EmptyStructureError, Uncalibrate
 from blipcalc.predictor import BayesianPredictor
 
 VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
+#: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
+CARRIED = (*VARIANCES,)
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std")
 #: variances that a single draw has from mean-variance heads
@@ -139,6 +141,11 @@ class BayesianCalculator(Calculator):
         self.implemented_properties = [key for key in type(self).implemented_properties if key not in left_out]
 
     @property
+    def bayesian(self) -> BayesianCalculator:
+        """Itself: see :class:`WithBayesian`."""
+        return self
+
+    @property
     def calibration(self) -> Calibration | None:
         """The constants that are applied to variances, or None."""
         return getattr(self.predictor, "calibration", None)
@@ -204,7 +211,46 @@ class BayesianCalculator(Calculator):
 
     def export_properties(self) -> Properties:
         """Only what ASE knows: foreign callers (``Atoms.get_properties``, socket clients) raise on any other key."""
-        return Properties({key: value for key, value in self.results.items() if key in all_outputs})
+        return standard(self.results)
+
+
+@runtime_checkable
+class WithBayesian(Protocol):
+    """A calculator whose variances are those of one Bayesian part: of itself, or of what it is built around.
+
+    bayesian : that part, with its calibration
+    """
+
+    bayesian: BayesianCalculator
+
+
+@runtime_checkable
+class Composite(WithBayesian, Protocol):
+    """A calculator around a Bayesian one and others.
+
+    parts : all of them
+    """
+
+    parts: tuple[Calculator, ...]
+
+
+@runtime_checkable
+class Sampled(WithBayesian, Protocol):
+    """One that gives its energy and forces draw by draw."""
+
+    def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
+        """Of every draw."""
+        ...
+
+
+def bayesian_of(calc: Calculator | None) -> BayesianCalculator | None:
+    """The Bayesian part of a calculator, which may be itself; None where there is none."""
+    return calc.bayesian if isinstance(calc, WithBayesian) else None
+
+
+def standard(results: Mapping[str, Any]) -> Properties:
+    """Those results that ASE knows."""
+    return Properties({key: value for key, value in results.items() if key in all_outputs})
 
 
 def results_of(prediction: Prediction) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ase.calculators.calculator import all_properties
 from ase.db import connect
 from ase.io.trajectory import TrajectoryWriter
 
-from blipcalc.calculator import VARIANCES, BayesianCalculator
+from blipcalc.calculator import CARRIED, Sampled
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import DataError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
@@ -115,7 +115,7 @@ def _samples_of(atoms: Atoms) -> SampleArrays:
     calc, samples = atoms.calc, None
     if isinstance(calc, FrozenCalculator):
         samples = calc.samples
-    elif isinstance(calc, BayesianCalculator):
+    elif isinstance(calc, Sampled):
         samples = calc.get_samples(atoms)
     if samples is None:
         raise DataError(f"no samples to write: the calculator is {type(calc).__name__}; leave samples=False")
@@ -145,7 +145,7 @@ def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
         return atoms
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     shapes = {"atom": (len(atoms),), "forces": (len(atoms), 3), "stress": (6,)}
-    for key in VARIANCES:
+    for key in CARRIED:
         quantity, _, kind = key.partition("_")
         if kind == "var" and key not in found and f"{quantity}_std" in found:
             found[key] = np.square(found[f"{quantity}_std"])

@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "predictor", "testing"},
     {"calibration"},
     {"calculator"},
-    {"frozen"},
+    {"frozen", "combined"},
     {"io"},
     {"monitor"},
     {"md"},

@@ -23,7 +23,7 @@ from ase.calculators.mixing import LinearCombinationCalculator
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from ase.md.md import MolecularDynamics
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculator import BayesianCalculator, Composite, bayesian_of
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.io import read, write
 from blipcalc.md.integrators import restore_variables, variables
@@ -61,6 +61,8 @@ def identity(atoms: Atoms) -> str:
 def _calculator_identity(calc: Calculator | None) -> str:
     if isinstance(calc, LinearCombinationCalculator):
         return f"{calc.mixer.weights} {[_calculator_identity(part) for part in calc.mixer.calcs]}"
+    if isinstance(calc, Composite):
+        return f"{type(calc).__name__} {calc.parameters!r} {[_calculator_identity(part) for part in calc.parts]}"
     if not isinstance(calc, BayesianCalculator):
         return f"{type(calc).__name__} {getattr(calc, 'parameters', None)!r}"
     predictor = calc.predictor
@@ -73,7 +75,8 @@ def _calculator_identity(calc: Calculator | None) -> str:
 
 def environment(calc: Calculator | None) -> dict[str, Any]:
     """What decides whether the same run gives the same bits."""
-    predictor = calc.predictor if isinstance(calc, BayesianCalculator) else None
+    part = bayesian_of(calc)
+    predictor = None if part is None else part.predictor
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -11,7 +11,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculator import bayesian_of
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.monitor.channels import Channel
 from blipcalc.monitor.faults import Fault
@@ -102,7 +102,8 @@ class Rules:
         if calc is self._fits and calc is not None:
             return
         check_watchable(calc)
-        calibration = calc.calibration if isinstance(calc, BayesianCalculator) else None
+        part = bayesian_of(calc)
+        calibration = None if part is None else part.calibration
         if self.limits is not None:
             self.limits.check_identity(calibration)
         if self.tolerance is not None:
