@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blipcalc.combined import CombinedCalculator
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
+    from blipcalc.fallback import BaselineFallback
     from blipcalc.frozen import snapshot as freeze
     from blipcalc.io import read, write
     from blipcalc.md.run import run_md
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 #: public name -> (module, attribute); loaded at first use, so that importing the package is instant
 _PUBLIC = {
+    "BaselineFallback": ("blipcalc.fallback", "BaselineFallback"),
     "BayesianCalculator": ("blipcalc.calculator", "BayesianCalculator"),
     "Calibration": ("blipcalc.core.prediction", "Calibration"),
     "CombinedCalculator": ("blipcalc.combined", "CombinedCalculator"),
@@ -58,6 +60,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "BaselineFallback",
     "BayesianCalculator",
     "Calibration",
     "CombinedCalculator",

@@ -21,7 +21,7 @@ from blipcalc.predictor import BayesianPredictor
 
 VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
 #: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
-CARRIED = (*VARIANCES,)
+CARRIED = (*VARIANCES, "weight")
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std")
 #: variances that a single draw has from mean-variance heads

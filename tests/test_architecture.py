@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "predictor", "testing"},
     {"calibration"},
     {"calculator"},
-    {"frozen", "combined"},
+    {"frozen", "combined", "fallback"},
     {"io"},
     {"monitor"},
     {"md"},
