@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from blipcalc.frozen import snapshot as freeze
     from blipcalc.io import read, write
     from blipcalc.md.run import run_md
-    from blipcalc.monitor.actions import Record, RollBack
+    from blipcalc.monitor.actions import AskReference, Record, RollBack
     from blipcalc.monitor.audit import LabelAudit
     from blipcalc.monitor.channels import Patient
     from blipcalc.monitor.faults import TooClose, closest_distances
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
+    from blipcalc.on_demand import ReferenceOnDemand
     from blipcalc.training.run import train
 
 __version__ = "0.1.0"
 
 #: public name -> (module, attribute); loaded at first use, so that importing the package is instant
 _PUBLIC = {
+    "AskReference": ("blipcalc.monitor.actions", "AskReference"),
     "BaselineFallback": ("blipcalc.fallback", "BaselineFallback"),
     "BayesianCalculator": ("blipcalc.calculator", "BayesianCalculator"),
     "Calibration": ("blipcalc.core.prediction", "Calibration"),
@@ -42,6 +44,7 @@ _PUBLIC = {
     "Patient": ("blipcalc.monitor.channels", "Patient"),
     "Prediction": ("blipcalc.core.prediction", "Prediction"),
     "Record": ("blipcalc.monitor.actions", "Record"),
+    "ReferenceOnDemand": ("blipcalc.on_demand", "ReferenceOnDemand"),
     "RollBack": ("blipcalc.monitor.actions", "RollBack"),
     "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
@@ -60,6 +63,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AskReference",
     "BaselineFallback",
     "BayesianCalculator",
     "Calibration",
@@ -70,6 +74,7 @@ __all__ = [
     "Patient",
     "Prediction",
     "Record",
+    "ReferenceOnDemand",
     "RollBack",
     "TooClose",
     "UncertaintyMonitor",

@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
@@ -21,7 +22,7 @@ from blipcalc.predictor import BayesianPredictor
 
 VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
 #: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
-CARRIED = (*VARIANCES, "weight")
+CARRIED = (*VARIANCES, "weight", "from_reference")
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std")
 #: variances that a single draw has from mean-variance heads
@@ -246,6 +247,18 @@ class Sampled(WithBayesian, Protocol):
 def bayesian_of(calc: Calculator | None) -> BayesianCalculator | None:
     """The Bayesian part of a calculator, which may be itself; None where there is none."""
     return calc.bayesian if isinstance(calc, WithBayesian) else None
+
+
+def gives(part: Calculator, key: str) -> bool:
+    """Whether a calculator has a property; without electronic entropy the free energy is the energy."""
+    return key in part.implemented_properties or (key == "free_energy" and "energy" in part.implemented_properties)
+
+
+def ask(part: Calculator, key: str, atoms: Atoms, compute: bool = True) -> Any:
+    """A property that a calculator :func:`gives`, stress in Voigt order; None where it is not known and not to be computed."""
+    own = key if key in part.implemented_properties else "energy"
+    value = part.get_property(own, atoms, allow_calculation=compute)
+    return full_3x3_to_voigt_6_stress(value) if key == "stress" and np.shape(value) == (3, 3) else value
 
 
 def standard(results: Mapping[str, Any]) -> Properties:

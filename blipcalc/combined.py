@@ -35,9 +35,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
-from ase.stress import full_3x3_to_voigt_6_stress
 
-from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, bayesian_of, standard
+from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, ask, bayesian_of, gives, standard
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError
 
@@ -84,7 +83,7 @@ class CombinedCalculator(Calculator):
             missing = {"energy", "forces"} - set(part.implemented_properties)
             if missing:
                 raise ConfigurationError(f"{type(part).__name__} gives no {', '.join(sorted(missing))}")
-        sums = [key for key in SUMS if all(_source(part, key) for part in parts)]
+        sums = [key for key in SUMS if all(gives(part, key) for part in parts)]
         self._own = [key for key in CARRIED if key in self.model.implemented_properties]
         self.implemented_properties = [*sums, *self._own]
 
@@ -104,9 +103,9 @@ class CombinedCalculator(Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         if self.atoms is None:
             raise EmptyStructureError("expected an Atoms object, got None; give atoms")
-        for key in properties:
-            self._ask(key, compute=True)
-        self.results = {key: value for key in self.implemented_properties if (value := self._ask(key)) is not None}
+        asked = {key: self._ask(key, compute=True) for key in properties}
+        beside = {key: self._ask(key) for key in self.implemented_properties if key not in asked}
+        self.results = asked | {key: value for key, value in beside.items() if value is not None}
 
     def _ask(self, key: str, compute: bool = False) -> Any:
         """A variance, or a sum; None where a part does not know its share and is not to compute it."""
@@ -114,10 +113,9 @@ class CombinedCalculator(Calculator):
             return self.model.get_property(key, self.atoms, allow_calculation=compute)
         total: Any = None
         for part in self.parts:
-            share = part.get_property(_source(part, key), self.atoms, allow_calculation=compute)
+            share = ask(part, key, self.atoms, compute)
             if share is None:
                 return None
-            share = full_3x3_to_voigt_6_stress(share) if np.shape(share) == (3, 3) and key == "stress" else share
             total = share if total is None else total + share
         return total
 
@@ -141,17 +139,10 @@ class CombinedCalculator(Calculator):
                 continue
             for part in self.parts:
                 if part is not self.model:
-                    values = values + part.get_property(key, structure)
+                    values = values + ask(part, key, structure)
             shifted[key] = values
         return replace(samples, **shifted)
 
     def export_properties(self) -> Properties:
         """Only what ASE knows."""
         return standard(self.results)
-
-
-def _source(part: Calculator, key: str) -> str:
-    """What a part gives for a key, empty for nothing: without electronic entropy the free energy is the energy."""
-    if key in part.implemented_properties:
-        return key
-    return "energy" if key == "free_energy" else ""

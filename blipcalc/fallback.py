@@ -35,9 +35,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties
-from ase.stress import full_3x3_to_voigt_6_stress
 
-from blipcalc.calculator import NEEDS_FORCES, NEEDS_STRESS, VARIANCES, BayesianCalculator, results_of, standard
+from blipcalc.calculator import NEEDS_FORCES, NEEDS_STRESS, VARIANCES, BayesianCalculator, ask, results_of, standard
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Prediction
 from blipcalc.errors import ConfigurationError, EmptyStructureError, NonFiniteError
@@ -152,7 +151,7 @@ class BaselineFallback(Calculator):
         samples, rest = prediction.samples, var / (self._var_baseline + var)
         keys = [key for key in ("forces", "stress") if getattr(prediction, key) is not None]
         # forces first: some calculators compute the energy alone, and then all over again
-        of_baseline = {key: np.array(self.baseline.get_property(key, self.atoms)) for key in (*keys, "energy")}
+        of_baseline = {key: np.array(ask(self.baseline, key, self.atoms)) for key in (*keys, "energy")}
         for key, value in of_baseline.items():
             if not np.isfinite(value).all():
                 raise NonFiniteError(f"{key} of the baseline {type(self.baseline).__name__} is not finite")
@@ -162,9 +161,7 @@ class BaselineFallback(Calculator):
         blended["free_energy"] = blended["energy"]
         of_weight = 2.0 * _scale(prediction) * weight**2 / self._var_baseline * gap
         for key in keys:
-            value = of_baseline[key]
-            value = full_3x3_to_voigt_6_stress(value) if key == "stress" and value.shape == (3, 3) else value
-            mixed = weight * getattr(prediction, key) + rest * value
+            mixed = weight * getattr(prediction, key) + rest * of_baseline[key]
             blended[key] = mixed - of_weight * cross_covariance(samples.energy, getattr(samples, key))
         return blended
 

@@ -22,7 +22,7 @@ from blipcalc.io import write
 from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
 from blipcalc.md.restart import STEP, cut_trajectory, identity, restore, state_of, sync
 from blipcalc.md.signals import told_of_signals
-from blipcalc.monitor.actions import Record
+from blipcalc.monitor.actions import AskReference, Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.run_folder import Checkpoints, alone
 from blipcalc.sealed import write_atomically
@@ -267,7 +267,7 @@ class _Run:
             step = -1  # step 0 is checked and written anew
         cut_trajectory(self.trajectory, step)
         for action in self.monitor.actions:
-            if isinstance(action, Record):
+            if isinstance(action, Record | AskReference):
                 cut_trajectory(action.path, step, key="breach_step")
         if self.monitor.events is not None:
             self.monitor.events.cut(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ class Rules:
 
     def ask_faults(self, atoms: Atoms, step: int) -> list[Verdict]:
         """What the faults say of a structure."""
-        return [fault(atoms, step) for fault in self.faults]
+        return [replace(fault(atoms, step), is_hard=True) for fault in self.faults]
 
     def judge(self, reading: Reading, found: Sequence[Verdict]) -> tuple[Verdict, bool]:
         """The verdict to act on, and whether its rule is excused; faults, and what is not finite, never are.
@@ -121,7 +122,7 @@ class Rules:
         """
         failed = NonFinite()(reading)
         if failed.breached:
-            return failed, False
+            return replace(failed, is_hard=True), False
         verdicts = [trigger(reading) for trigger in self.triggers]
         self._halting = {k for k, verdict in enumerate(verdicts) if verdict.breached and verdict.halts}
         self._excused &= self._halting
