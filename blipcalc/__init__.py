@@ -12,19 +12,22 @@ if TYPE_CHECKING:
     from blipcalc.calibration.evaluation import evaluate_model as evaluate
     from blipcalc.calibration.fit import calibrate
     from blipcalc.checkpoint import load_model as load
+    from blipcalc.combined import CombinedCalculator
     from blipcalc.core.domain import closest_distances
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
+    from blipcalc.fallback import BaselineFallback
     from blipcalc.frozen import snapshot as freeze
     from blipcalc.io import read, write
     from blipcalc.md.run import run_md
-    from blipcalc.monitor.actions import Record, RollBack
+    from blipcalc.monitor.actions import AskReference, Record, RollBack
     from blipcalc.monitor.audit import LabelAudit
     from blipcalc.monitor.channels import Patient
     from blipcalc.monitor.faults import TooClose
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
+    from blipcalc.on_demand import ReferenceOnDemand
     from blipcalc.report.page import write_report
     from blipcalc.training.run import train
 
@@ -32,14 +35,18 @@ __version__ = "0.1.0"
 
 #: public name -> (module, attribute); loaded at first use, so that importing the package is instant
 _PUBLIC = {
+    "AskReference": ("blipcalc.monitor.actions", "AskReference"),
+    "BaselineFallback": ("blipcalc.fallback", "BaselineFallback"),
     "BayesianCalculator": ("blipcalc.calculator", "BayesianCalculator"),
     "Calibration": ("blipcalc.core.prediction", "Calibration"),
+    "CombinedCalculator": ("blipcalc.combined", "CombinedCalculator"),
     "Graph": ("blipcalc.core.graph", "Graph"),
     "LabelAudit": ("blipcalc.monitor.audit", "LabelAudit"),
     "Limits": ("blipcalc.monitor.limits", "Limits"),
     "Patient": ("blipcalc.monitor.channels", "Patient"),
     "Prediction": ("blipcalc.core.prediction", "Prediction"),
     "Record": ("blipcalc.monitor.actions", "Record"),
+    "ReferenceOnDemand": ("blipcalc.on_demand", "ReferenceOnDemand"),
     "RollBack": ("blipcalc.monitor.actions", "RollBack"),
     "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
@@ -59,14 +66,18 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AskReference",
+    "BaselineFallback",
     "BayesianCalculator",
     "Calibration",
+    "CombinedCalculator",
     "Graph",
     "LabelAudit",
     "Limits",
     "Patient",
     "Prediction",
     "Record",
+    "ReferenceOnDemand",
     "RollBack",
     "TooClose",
     "UncertaintyMonitor",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
@@ -25,8 +26,8 @@ from blipcalc.settings import switch
 VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
 #: how far an atom is from the data, in the features of the network: no variance is looked at
 DISTANCE = "latent_distance"
-#: what ASE drops
-UNCERTAINTIES = (*VARIANCES, DISTANCE)
+#: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
+CARRIED = (*VARIANCES, DISTANCE, "weight", "from_reference")
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std")
 #: variances that a single draw has from mean-variance heads
@@ -82,7 +83,8 @@ class BayesianCalculator(Calculator):
         "energies",
         "forces",
         "stress",
-        *UNCERTAINTIES,
+        *VARIANCES,
+        DISTANCE,
     ]
 
     def __init__(
@@ -148,6 +150,11 @@ class BayesianCalculator(Calculator):
         if self.domain is None:
             left_out.add(DISTANCE)
         self.implemented_properties = [key for key in type(self).implemented_properties if key not in left_out]
+
+    @property
+    def bayesian(self) -> BayesianCalculator:
+        """Itself: see :class:`WithBayesian`."""
+        return self
 
     @property
     def calibration(self) -> Calibration | None:
@@ -239,7 +246,58 @@ class BayesianCalculator(Calculator):
 
     def export_properties(self) -> Properties:
         """Only what ASE knows: foreign callers (``Atoms.get_properties``, socket clients) raise on any other key."""
-        return Properties({key: value for key, value in self.results.items() if key in all_outputs})
+        return standard(self.results)
+
+
+@runtime_checkable
+class WithBayesian(Protocol):
+    """A calculator whose variances are those of one Bayesian part: of itself, or of what it is built around.
+
+    bayesian : that part, with its calibration
+    """
+
+    bayesian: BayesianCalculator
+
+
+@runtime_checkable
+class Composite(WithBayesian, Protocol):
+    """A calculator around a Bayesian one and others.
+
+    parts : all of them
+    """
+
+    parts: tuple[Calculator, ...]
+
+
+@runtime_checkable
+class Sampled(WithBayesian, Protocol):
+    """One that gives its energy and forces draw by draw."""
+
+    def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
+        """Of every draw."""
+        ...
+
+
+def bayesian_of(calc: Calculator | None) -> BayesianCalculator | None:
+    """The Bayesian part of a calculator, which may be itself; None where there is none."""
+    return calc.bayesian if isinstance(calc, WithBayesian) else None
+
+
+def gives(part: Calculator, key: str) -> bool:
+    """Whether a calculator has a property; without electronic entropy the free energy is the energy."""
+    return key in part.implemented_properties or (key == "free_energy" and "energy" in part.implemented_properties)
+
+
+def ask(part: Calculator, key: str, atoms: Atoms, compute: bool = True) -> Any:
+    """A property that a calculator :func:`gives`, stress in Voigt order; None where it is not known and not to be computed."""
+    own = key if key in part.implemented_properties else "energy"
+    value = part.get_property(own, atoms, allow_calculation=compute)
+    return full_3x3_to_voigt_6_stress(value) if key == "stress" and np.shape(value) == (3, 3) else value
+
+
+def standard(results: Mapping[str, Any]) -> Properties:
+    """Those results that ASE knows."""
+    return Properties({key: value for key, value in results.items() if key in all_outputs})
 
 
 def results_of(prediction: Prediction) -> dict[str, Any]:

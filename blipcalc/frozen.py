@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_properties, compare_atoms
-from ase.outputs import Properties, all_outputs
+from ase.outputs import Properties
 
-from blipcalc.calculator import UNCERTAINTIES, BayesianCalculator
+from blipcalc.calculator import CARRIED, bayesian_of, standard
 from blipcalc.core.prediction import SampleArrays
 
 #: of every name under which uncertainties travel
@@ -79,18 +79,22 @@ class FrozenCalculator(Calculator):
 
     def export_properties(self) -> Properties:
         """Only what ASE knows."""
-        return Properties({key: value for key, value in self.results.items() if key in all_outputs})
+        return standard(self.results)
 
 
-def snapshot(atoms: Atoms, source: Calculator | None = None) -> Atoms:
-    """A copy of a structure with what its calculator holds for it, frozen; nothing is computed.
+def snapshot(atoms: Atoms, source: Calculator | None = None, *, compute: Sequence[str] = ()) -> Atoms:
+    """A copy of a structure with what its calculator holds for it, frozen; nothing is computed but what is named.
 
     Results of an earlier structure are left out.
 
-    source : where uncertainties come from, if not from ``atoms.calc`` (a sum of calculators drops those of its parts)
+    source : where uncertainties come from, if not from ``atoms.calc`` (ASE's sums of calculators drop those of their parts)
+    compute : keys to compute first where they are not known, ``("forces", "atom_std")``: a calculator that many images share
+        knows the last one only
     """
     copy, source = atoms.copy(), source or atoms.calc
-    results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, UNCERTAINTIES)}
+    for key in compute:
+        (source if key in CARRIED else atoms.calc).get_property(key, atoms)
+    results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, CARRIED)}
     if results:
         samples = source.samples if isinstance(source, FrozenCalculator) else None
         copy.calc = FrozenCalculator(copy, results, _provenance(source), samples)
@@ -100,7 +104,7 @@ def snapshot(atoms: Atoms, source: Calculator | None = None) -> Atoms:
 def annotations(atoms: Atoms, source: Calculator | None = None) -> dict[str, Any]:
     """What ASE would drop of the current results, under the names with the prefix; arrays keep their shape."""
     source = source or atoms.calc
-    kept = _current(atoms, source, UNCERTAINTIES)
+    kept = _current(atoms, source, CARRIED)
     if not kept:
         return {}
     found = {PREFIX + key: value for key, value in {**kept, **_provenance(source)}.items() if value is not None}
@@ -166,9 +170,9 @@ def _current(atoms: Atoms, calc: Calculator | None, keys: Sequence[str]) -> dict
 
 
 def _provenance(calc: Calculator) -> dict[str, Any]:
-    if isinstance(calc, BayesianCalculator):
-        prediction, predictor = calc.prediction, calc.predictor
-        calibrated = prediction is not None and prediction.calibration is not None
-        values = (calibrated, predictor.surface, predictor.n_draws, calc.parameters.get("seed"))
+    part = bayesian_of(calc)
+    if part is not None:
+        predictor = part.predictor
+        values = (part.calibration is not None, predictor.surface, predictor.n_draws, part.parameters.get("seed"))
         return dict(zip(PROVENANCE, values, strict=True))
     return dict(calc.parameters) if isinstance(calc, FrozenCalculator) else {}

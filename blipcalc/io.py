@@ -32,7 +32,7 @@ from ase.calculators.calculator import all_properties
 from ase.db import connect
 from ase.io.trajectory import TrajectoryWriter
 
-from blipcalc.calculator import UNCERTAINTIES, BayesianCalculator
+from blipcalc.calculator import CARRIED, Sampled
 from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.data.xyz import check_counts
@@ -164,7 +164,7 @@ def _samples_of(atoms: Atoms) -> SampleArrays:
     calc, samples = atoms.calc, None
     if isinstance(calc, FrozenCalculator):
         samples = calc.samples
-    elif isinstance(calc, BayesianCalculator):
+    elif isinstance(calc, Sampled):
         samples = calc.get_samples(atoms)
     if samples is None:
         raise DataError(f"no samples to write: the calculator is {type(calc).__name__}; leave samples=False")
@@ -194,7 +194,7 @@ def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
         return atoms
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
     shapes = {"atom": (len(atoms),), "latent": (len(atoms),), "forces": (len(atoms), 3), "stress": (6,)}
-    for key in UNCERTAINTIES:
+    for key in CARRIED:
         quantity, _, kind = key.partition("_")
         if kind == "var" and key not in found and f"{quantity}_std" in found:
             found[key] = np.square(found[f"{quantity}_std"])

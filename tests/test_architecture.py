@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "predictor", "testing"},
     {"calibration"},
     {"calculator"},
-    {"frozen"},
+    {"frozen", "combined", "fallback", "on_demand"},
     {"io"},
     {"monitor"},
     {"md"},

@@ -24,7 +24,7 @@ from ase.calculators.mixing import LinearCombinationCalculator
 from ase.io.trajectory import TrajectoryReader
 from ase.md.md import MolecularDynamics
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculator import BayesianCalculator, Composite, bayesian_of
 from blipcalc.checksums import add_sums, cut, forget_sums, sums_of, verify
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.io import read, write
@@ -64,6 +64,8 @@ def identity(atoms: Atoms) -> str:
 def _calculator_identity(calc: Calculator | None) -> str:
     if isinstance(calc, LinearCombinationCalculator):
         return f"{calc.mixer.weights} {[_calculator_identity(part) for part in calc.mixer.calcs]}"
+    if isinstance(calc, Composite):
+        return f"{type(calc).__name__} {calc.parameters!r} {[_calculator_identity(part) for part in calc.parts]}"
     if not isinstance(calc, BayesianCalculator):
         return f"{type(calc).__name__} {getattr(calc, 'parameters', None)!r}"
     predictor = calc.predictor
@@ -92,10 +94,10 @@ def versions() -> dict[str, str]:
 def provenance(calc: Calculator | None) -> dict[str, Any]:
     """What made the numbers, for a reader: settings of the calculator, constants of its calibration, versions; plain values."""
     settings: dict[str, Any] = {"calculator": type(calc).__name__}
-    calibration = None
-    if isinstance(calc, BayesianCalculator):
-        settings |= {key: calc.parameters[key] for key in ("n_draws", "seed", "surface", "dtype", "raw")}
-        calibration = calc.calibration
+    calibration, model = None, bayesian_of(calc)
+    if model is not None:
+        settings |= {key: model.parameters[key] for key in ("n_draws", "seed", "surface", "dtype", "raw")}
+        calibration = model.calibration
     if calibration is not None:
         fields = {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
         calibration = StoredCalibration(**fields).model_dump(mode="json")
@@ -104,7 +106,8 @@ def provenance(calc: Calculator | None) -> dict[str, Any]:
 
 def environment(calc: Calculator | None) -> dict[str, Any]:
     """What decides whether the same run gives the same bits."""
-    predictor = calc.predictor if isinstance(calc, BayesianCalculator) else None
+    model = bayesian_of(calc)
+    predictor = None if model is None else model.predictor
     return {
         **{name: version for name, version in versions().items() if name != "blipcalc"},
         "machine": platform.machine(),

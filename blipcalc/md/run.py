@@ -24,7 +24,7 @@ from blipcalc.io import write
 from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
 from blipcalc.md.restart import STEP, cut_trajectory, environment, identity, provenance, restore, state_of, sync
 from blipcalc.md.signals import told_of_signals
-from blipcalc.monitor.actions import Record
+from blipcalc.monitor.actions import AskReference, Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.run_folder import Checkpoints, alone
 from blipcalc.sealed import write_atomically
@@ -313,7 +313,9 @@ class _Run:
     @property
     def _records(self) -> list[Path]:
         """Files of breached frames."""
-        return [action.path for action in self.monitor.actions if isinstance(action, Record)]
+        return [
+            action.path for action in self.monitor.actions if isinstance(action, Record | AskReference) and action.path
+        ]
 
     def _frames(self) -> dict[str, int]:
         """{file: frames that it holds}."""

@@ -1,6 +1,6 @@
-"""What to do when a rule is breached: flag, record the frame, roll back, halt, or call the user's function.
+"""What to do when a rule is breached: flag, record the frame, roll back, ask a reference, halt, or call the user's function.
 
-An action is any function of (verdict, atoms, dynamics).
+An action is any function of (verdict, atoms, dynamics); what it returns counts only where it is :class:`Done`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics
 from ase.optimize.sciopt import Converged, SciPyOptimizer
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
+from blipcalc.monitor.readings import watched_atoms
 from blipcalc.monitor.triggers import Verdict
+from blipcalc.on_demand import ReferenceOnDemand
 from blipcalc.settings import path_of
 
 logger = logging.getLogger(__name__)
@@ -29,9 +32,51 @@ logger = logging.getLogger(__name__)
 #: of a frame to go back to
 SAFE = ("positions", "momenta", "cell")
 #: actions that have a name
-NAMES = ("flag", "record", "rollback", "halt")
+NAMES = ("flag", "record", "rollback", "reference", "halt")
+
+#: attributes of integrators that hold positions, or forces, of their own
+OWN_POSITIONS, OWN_FORCES = "_q", "accel"
 
 Action = Callable[[Verdict, Atoms, BaseDynamics], Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What an action did to the run.
+
+    event : its name in the file of events; empty for none
+    goes_on : the run goes on; actions behind this one, a halt among them, are left out
+    moved : the structure is another one now, that of the last check that passed
+    """
+
+    event: str = ""
+    goes_on: bool = True
+    moved: bool = False
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An action that remembers, and is told of checks that pass."""
+
+    def prepare(self, dynamics: BaseDynamics) -> None:
+        """Make ready for a dynamics; refuse one that it cannot act on with :class:`ConfigurationError`."""
+        ...
+
+    def passed(self, atoms: Atoms, step: int) -> Done | None:
+        """Hear of a check that passed."""
+        ...
+
+    def state(self, atoms: Atoms) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Its memory, as plain values and arrays."""
+        ...
+
+    def restore(self, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
+        """Go on from :meth:`state`."""
+        ...
+
+    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
+        """Act on a breach."""
+        ...
 
 
 def flag(verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> None:
@@ -107,36 +152,115 @@ class RollBack:
     _safe: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False)
     _count: int = field(default=0, init=False, repr=False)
 
-    def keep(self, atoms: Atoms, step: int) -> None:
+    def prepare(self, dynamics: BaseDynamics) -> None:
+        """Refuse what has no momenta to redraw, and integrators with a structure of their own."""
+        if not isinstance(dynamics, MolecularDynamics):
+            raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
+        if {OWN_POSITIONS, OWN_FORCES} & vars(dynamics).keys():
+            raise ConfigurationError(
+                f"{type(dynamics).__name__} keeps positions or accelerations of its own, to which a structure cannot be rolled "
+                "back; take VelocityVerlet, Langevin or Bussi"
+            )
+
+    def passed(self, atoms: Atoms, step: int) -> None:
         """Remember a structure whose check passed."""
         self._safe, self._count = (step, atoms.positions.copy(), atoms.get_momenta(), atoms.cell.array.copy()), 0
 
-    def state(self) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    def state(self, atoms: Atoms) -> tuple[dict[str, int], dict[str, np.ndarray]]:
         """What is remembered, as plain values and arrays."""
         if self._safe is None:
             return {"count": self._count}, {}
         step, *arrays = self._safe
         return {"count": self._count, "step": step}, dict(zip(SAFE, arrays, strict=True))
 
-    def restore(self, plain: Mapping[str, int], arrays: Mapping[str, np.ndarray]) -> None:
+    def restore(self, plain: Mapping[str, int], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
         """Go on from :meth:`state`."""
         self._count = plain["count"]
         self._safe = (plain["step"], *(np.array(arrays[name]) for name in SAFE)) if arrays else None
 
-    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> bool:
-        """Roll back where a halt is asked for; whether that was done."""
-        if not verdict.halts:
-            return False
-        if self._safe is not None:
-            step, positions, momenta, cell = self._safe
-            atoms.set_cell(cell)
-            atoms.positions[:] = positions
-            atoms.set_momenta(momenta)
-            redraw_momenta(atoms, np.random.default_rng([self.seed, step, self._count]))
-        if self._safe is None or self._count >= self.times:
-            return False
+    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
+        """Roll back where a halt is asked for."""
+        if not verdict.halts or self._safe is None:
+            return None
+        step, positions, momenta, cell = self._safe
+        atoms.set_cell(cell)
+        atoms.positions[:] = positions
+        atoms.set_momenta(momenta)
+        redraw_momenta(atoms, np.random.default_rng([self.seed, step, self._count]))
+        if self._count >= self.times:
+            return Done(goes_on=False, moved=True)
         self._count += 1
-        return True
+        return Done("rollback", moved=True)
+
+
+@dataclass(frozen=True)
+class AskReference:
+    """Let the reference of a :class:`~blipcalc.on_demand.ReferenceOnDemand` drive from a breach to the next check that passes.
+
+    A breach that asks for a halt switches to the reference; the first check without any breach or warning switches back.  Each
+    switch is an event, ``reference`` or ``model``.  The frame of a switch is written with results of the one that drives on;
+    forces of the step after it are its own.  Faults, and what is not finite, halt all the same.
+
+    record_to : file for the frames of breached checks with energy and forces of the reference, for training; ``info`` as in
+        :class:`Record`
+    """
+
+    record_to: str | Path | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Of the file."""
+        return None if self.record_to is None else Path(self.record_to)
+
+    def prepare(self, dynamics: BaseDynamics) -> None:
+        """Begin with the model; refuse optimisers, which take a jump of the energy amiss, and integrators with old forces."""
+        if not isinstance(dynamics, MolecularDynamics):
+            raise ConfigurationError(
+                "asking a reference is for MD; an optimiser cannot change its potential on the way"
+            )
+        if OWN_FORCES in vars(dynamics):
+            raise ConfigurationError(
+                f"{type(dynamics).__name__} keeps accelerations of its own, which would be those of the model for a step more; "
+                "take VelocityVerlet, Langevin, Bussi or NoseHooverChainNVT"
+            )
+        _switch_of(watched_atoms(dynamics.atoms)).switch("model")
+
+    def passed(self, atoms: Atoms, step: int) -> Done | None:
+        """Back to the model."""
+        if _switch_of(atoms).active == "model":
+            return None
+        atoms.calc.switch("model")
+        return Done("model")
+
+    def state(self, atoms: Atoms) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+        """Which of the two drives."""
+        return {"active": _switch_of(atoms).active}, {}
+
+    def restore(self, plain: Mapping[str, str], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
+        """Go on from :meth:`state`."""
+        _switch_of(atoms).switch(plain["active"])
+
+    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
+        """Switch to the reference, and record what it says."""
+        calc = _switch_of(atoms)
+        was = calc.active
+        if verdict.is_hard or not math.isfinite(verdict.value) or not (verdict.halts or was == "reference"):
+            return None
+        calc.switch("reference")
+        if self.path is not None:
+            for key in ("forces", "energy", "atom_std"):
+                calc.get_property(key, atoms)
+            Record(self.path)(verdict, atoms, dynamics)
+        return Done("" if was == "reference" else "reference")
+
+
+def _switch_of(atoms: Atoms) -> ReferenceOnDemand:
+    if not isinstance(atoms.calc, ReferenceOnDemand):
+        raise ConfigurationError(
+            f"asking a reference takes atoms with ReferenceOnDemand(model, reference), got {type(atoms.calc).__name__}; sums and "
+            "other wrappers go inside it"
+        )
+    return atoms.calc
 
 
 def redraw_momenta(atoms: Atoms, rng: np.random.Generator) -> None:
@@ -170,12 +294,10 @@ def actions_of(
         raise ConfigurationError(f"unknown action {unknown[0]!r}; known: {', '.join(NAMES)}, or a function")
     if ("record" in on_breach) != (record_to is not None):
         raise ConfigurationError("'record' in on_breach and record_to= belong together; give both or neither")
-    named: dict[str, Action] = {"flag": flag, "halt": halt, "rollback": RollBack()}
+    named: dict[str, Action] = {"flag": flag, "halt": halt, "rollback": RollBack(), "reference": AskReference()}
     if record_to is not None:
         named["record"] = Record(path_of("record_to", record_to), calculator)
-    actions = []
-    for action in on_breach:
-        actions.append(named[action] if isinstance(action, str) else action)
-    if any(isinstance(action, RollBack) for action in actions) and halt not in actions:
-        actions.append(halt)  # where rolling back does not help
+    actions = [named[action] if isinstance(action, str) else action for action in on_breach]
+    if any(isinstance(action, Remembering) for action in actions) and halt not in actions:
+        actions.append(halt)  # where the action does not help
     return tuple(actions)

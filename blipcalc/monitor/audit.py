@@ -19,6 +19,7 @@ from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.combined import CombinedCalculator
 from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError
 from blipcalc.monitor.actions import halt
 from blipcalc.monitor.events import EventLog
@@ -33,7 +34,7 @@ class LabelAudit:
     Parameters
     ----------
     dynamics : MD of a structure with a calibrated calculator
-    reference : gives the true forces; called about ``share`` of the checks
+    reference : gives the true forces (of a sum: of all of it); called about ``share`` of the checks
     share : probability that a check is audited
     spacing_ps : least simulated time between two audited checks
     level : of the bounds, and the coverage that they promise
@@ -61,11 +62,13 @@ class LabelAudit:
         seed: int = 0,
     ) -> None:
         calc = dynamics.atoms.calc
-        if not isinstance(calc, BayesianCalculator) or calc.calibration is None:
-            raise CalibrationError("an audit of error bars takes a calibrated BayesianCalculator")
+        if not _has_bounds(calc) or calc.bayesian.calibration is None:
+            raise CalibrationError(
+                f"an audit of error bars takes a calibrated BayesianCalculator, or a sum with one, got {type(calc).__name__}"
+            )
         if not 0 < share <= 1:
             raise ConfigurationError(f"share={share}; expected a probability above 0, at most 1")
-        calc.calibration.atom_quantile(dynamics.atoms.numbers, level)
+        calc.bayesian.calibration.atom_quantile(dynamics.atoms.numbers, level)
         self.dynamics, self.reference, self.share, self.level, self.seed = dynamics, reference, share, level, seed
         self.spacing_ps = spacing_ps
         self.halts, self.events = halts, None if events is None else EventLog(events)
@@ -119,9 +122,15 @@ class LabelAudit:
         calc, mask = atoms.calc, movable(atoms)
         if not mask.any():
             raise MonitorError("no atom can move: there is nothing to audit")
-        bound = calc.calibration.atom_quantile(atoms.numbers, self.level) * calc.get_property("atom_std", atoms)
+        bound = calc.bayesian.calibration.atom_quantile(atoms.numbers, self.level)
+        bound = bound * calc.get_property("atom_std", atoms)
         copy = atoms.copy()
         copy.set_constraint()
         copy.calc = self.reference
         error = np.linalg.norm(copy.get_forces() - atoms.get_forces(apply_constraint=False), axis=1)
         return float((error <= bound)[mask].mean())
+
+
+def _has_bounds(calc: Calculator | None) -> bool:
+    """Whether its error bars are those of the very forces that it gives."""
+    return isinstance(calc, BayesianCalculator) or (isinstance(calc, CombinedCalculator) and _has_bounds(calc.model))

@@ -96,6 +96,7 @@ def plain(verdict: Verdict) -> dict[str, Any]:
         "reason": str(verdict.reason),
         "step": int(verdict.step),
         "halts": bool(verdict.halts),
+        "is_hard": bool(verdict.is_hard),
     }
 
 

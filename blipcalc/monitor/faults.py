@@ -21,7 +21,7 @@ from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import find_mic
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculator import bayesian_of
 from blipcalc.core.domain import close_pairs, pair_name
 from blipcalc.errors import ConfigurationError
 from blipcalc.monitor.triggers import Verdict
@@ -35,7 +35,8 @@ Fault = Callable[[Atoms, int], Verdict]
 
 def default_faults(calc: Calculator) -> tuple[Fault, ...]:
     """What is asked of MD where nobody says otherwise; optimisers may leap."""
-    domain = calc.domain if isinstance(calc, BayesianCalculator) else None
+    model = bayesian_of(calc)
+    domain = None if model is None else model.domain
     close = () if domain is None else (TooClose(domain.closest, warns=False),)
     return (Leap(), KineticJump(), *close)
 

@@ -15,7 +15,7 @@ from ase.optimize.optimize import BaseDynamics, Optimizer
 
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
-from blipcalc.monitor.actions import Action, Record, RollBack, actions_of, flag, halt
+from blipcalc.monitor.actions import Action, Done, Record, Remembering, actions_of, flag, halt
 from blipcalc.monitor.events import EventLog, plain, verdict_of
 from blipcalc.monitor.faults import Fault, default_faults
 from blipcalc.monitor.history import History
@@ -31,8 +31,6 @@ from blipcalc.monitor.triggers import (
 )
 from blipcalc.settings import path_of, switch, whole
 
-#: attributes of integrators that hold a structure of their own
-OWN_STATE = {"_q", "accel"}
 Status = Literal["ready", "running", "halted", "stopped", "finished"]
 
 
@@ -61,9 +59,9 @@ class UncertaintyMonitor:
     limits : instead of either, limits with a stated rate of false halts, or their file (``blipcalc check``); MD only
     triggers : further rules of :mod:`blipcalc.monitor.triggers`; any of them is enough
     every : k, steps between checks; None: each step, or what ``limits`` were made for
-    on_breach : ``"flag"``, ``"record"``, ``"rollback"``, ``"halt"`` or functions of (verdict, atoms, dynamics), in this order, or
-        :class:`~blipcalc.monitor.actions.Record` and :class:`~blipcalc.monitor.actions.RollBack` with settings; None flags
-        and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches; a breach that is
+    on_breach : ``"flag"``, ``"record"``, ``"rollback"``, ``"reference"``, ``"halt"`` or functions of (verdict, atoms, dynamics),
+        in this order, or ``Record``, ``RollBack`` and ``AskReference`` of :mod:`blipcalc.monitor.actions` with settings; None
+        flags and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches; a breach that is
         only a warning does not halt, and is recorded once
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
     faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: in MD a leap, a jump of
@@ -110,7 +108,7 @@ class UncertaintyMonitor:
         self.rules = Rules(tolerance, level, threshold, limits, triggers, () if faults is None else faults)
         self._every, self.every = every, 1 if every is None else every
         self.annotate, self.actions = switch("annotate", annotate), actions_of(on_breach, record_to, calculator)
-        self._rollbacks = [action for action in self.actions if isinstance(action, RollBack)]
+        self._remembering = [action for action in self.actions if isinstance(action, Remembering)]
         self.dynamics: BaseDynamics | None = None
         self.history, self.verdict, self.halts = History(), None, []
         self.halted = False
@@ -133,14 +131,8 @@ class UncertaintyMonitor:
                     "limits= are rates per ns of MD; for an optimiser give tolerance= or threshold="
                 )
             self.every = self.rules.limits.every(dynamics.dt / units.fs, self._every)
-        if not isinstance(dynamics, MolecularDynamics):
-            if self._rollbacks:
-                raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
-        elif self._rollbacks and OWN_STATE & vars(dynamics).keys():
-            raise ConfigurationError(
-                f"{type(dynamics).__name__} keeps positions or accelerations of its own, to which a structure cannot be rolled "
-                "back; take VelocityVerlet, Langevin or Bussi"
-            )
+        for action in self._remembering:
+            action.prepare(dynamics)
         self.dynamics = dynamics
         try:
             self.rules.fit(self.calculator)
@@ -222,25 +214,25 @@ class UncertaintyMonitor:
             "halts": list(self.halts),
             "verdict": None if self.verdict is None else plain(self.verdict),
             "rules": self.rules.state(),
-            "rollbacks": [],
+            "actions": [],
         }
         arrays: dict[str, np.ndarray] = {}
-        for k, action in enumerate(self._rollbacks):
-            count, safe = action.state()
-            values["rollbacks"].append(count)
-            arrays |= {f"{k}/{name}": value for name, value in safe.items()}
+        for k, action in enumerate(self._remembering):
+            memory, more = action.state(self.atoms)
+            values["actions"].append([name_of(action), memory])
+            arrays |= {f"{k}/{name}": value for name, value in more.items()}
         return values, arrays
 
     def restore(self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
-        if len(self._rollbacks) != len(values["rollbacks"]):
+        if [name_of(action) for action in self._remembering] != [kind for kind, _ in values["actions"]]:
             raise MonitorError("the checkpoint is of a monitor with other actions")
         self.rules.restore(values["rules"], self.atoms, self.dynamics.nsteps)
         self.halted, self.halts = values["halted"], list(values["halts"])
         self.verdict = None if values["verdict"] is None else verdict_of(values["verdict"])
-        for k, (action, count) in enumerate(zip(self._rollbacks, values["rollbacks"], strict=True)):
-            safe = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{k}/")}
-            action.restore(count, safe)
+        for k, (action, (_, memory)) in enumerate(zip(self._remembering, values["actions"], strict=True)):
+            more = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{k}/")}
+            action.restore(memory, more, self.atoms)
 
     def __call__(self) -> None:
         """Check the present step; ASE calls this."""
@@ -266,18 +258,18 @@ class UncertaintyMonitor:
         if before is not None and before.breached:
             self._log("passed", self.verdict)
         self.halted = False
-        for action in self._rollbacks:
-            action.keep(self.atoms, self.dynamics.nsteps)
-        if self._rollbacks:
+        for action in self._remembering:
+            self._take(action.passed(self.atoms, self.dynamics.nsteps), self.verdict)
+        if self._remembering:
             self.rules.keep()
 
     def abort(self, reason: str) -> bool:
         """Act on what is not finite and was met between two checks; whether the structure was rolled back."""
-        self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.dynamics.nsteps)
+        self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.dynamics.nsteps, is_hard=True)
         return self._act(self.verdict, onset=True)
 
     def _act(self, verdict: Verdict, onset: bool, excused: bool = False) -> bool:
-        """Do what is to be done; whether the structure was rolled back, so that nothing more was."""
+        """Do what is to be done; whether an action made the run go on, so that nothing more was."""
         self.halted, seen = False, self._seen_before()
         if onset and not verdict.halts:
             self._log("warning", verdict)
@@ -293,24 +285,26 @@ class UncertaintyMonitor:
                 isinstance(action, Record) and (seen or not (onset or verdict.halts))
             ):
                 continue
-            if isinstance(action, RollBack) and excused:
+            if isinstance(action, Remembering) and excused:
                 continue
-            done = action(verdict, self.atoms, self.dynamics)
-            if isinstance(action, RollBack) and verdict.halts:
-                self._refresh()
-                if done:
-                    self._log("rollback", verdict)
-                    return True
+            if self._take(action(verdict, self.atoms, self.dynamics), verdict):
+                return True
         return False
 
-    def _refresh(self) -> None:
-        """Make everything fit a structure that was rolled back."""
-        self.rules.roll_back(self.atoms, self.dynamics.nsteps)
-        # writers behind this one shall find results of the structure that is there now
+    def _take(self, done: Any, verdict: Verdict) -> bool:
+        """Make everything fit what an action did, if it did something to the run; whether that goes on."""
+        if not isinstance(done, Done):
+            return False
+        if done.moved:
+            self.rules.roll_back(self.atoms, self.dynamics.nsteps)
+        # writers behind this one shall find results of the structure, and of the potential, that are there now
         self.calculator.get_property("atom_std", self.atoms)
         self.atoms.get_forces()
         if self.annotate:
             annotate(self.atoms, self.calculator)
+        if done.event:
+            self._log(done.event, verdict)
+        return done.goes_on
 
     def _log(self, event: str, verdict: Verdict) -> None:
         if self.events is not None:

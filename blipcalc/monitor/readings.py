@@ -37,7 +37,7 @@ def check_watchable(calc: Calculator | None) -> None:
     if "atom_std" not in calc.implemented_properties:
         raise MonitorError(
             f"{type(calc).__name__} gives no 'atom_std': expected a BayesianCalculator with n_draws ≥ 2, or with heads for "
-            "forces. Behind a sum (dispersion, bias) pass the inner one as calculator="
+            "forces. Add dispersion with CombinedCalculator; behind another wrapper (bias) pass the inner one as calculator="
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculator import bayesian_of
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.monitor.channels import Channel
 from blipcalc.monitor.faults import Fault
@@ -107,7 +108,8 @@ class Rules:
         if calc is self._fits and calc is not None:
             return
         check_watchable(calc)
-        calibration, domain = (calc.calibration, calc.domain) if isinstance(calc, BayesianCalculator) else (None, None)
+        part = bayesian_of(calc)
+        calibration, domain = (None, None) if part is None else (part.calibration, part.domain)
         if self.limits is not None:
             self.limits.check_identity(calibration, domain)
         if self.tolerance is not None:
@@ -116,7 +118,7 @@ class Rules:
 
     def ask_faults(self, atoms: Atoms, step: int) -> list[Verdict]:
         """What the faults say of a structure."""
-        return [fault(atoms, step) for fault in self.faults]
+        return [replace(fault(atoms, step), is_hard=True) for fault in self.faults]
 
     def judge(self, reading: Reading, found: Sequence[Verdict]) -> tuple[Verdict, bool]:
         """The verdict to act on, and whether its rule is excused; faults, and what is not finite, never are.
@@ -125,7 +127,7 @@ class Rules:
         """
         failed = NonFinite()(reading)
         if failed.breached:
-            return failed, False
+            return replace(failed, is_hard=True), False
         verdicts = [trigger(reading) for trigger in self.triggers]
         self._halting = {k for k, verdict in enumerate(verdicts) if verdict.breached and verdict.halts}
         self._excused &= self._halting

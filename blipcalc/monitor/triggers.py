@@ -80,6 +80,7 @@ class Verdict:
     reason : one sentence
     step : of the dynamics
     halts : whether a breach asks for a halt; else it is a warning
+    is_hard : whether it is of a fault or of what is not finite, which a better force does not mend
     """
 
     breached: bool
@@ -90,6 +91,7 @@ class Verdict:
     reason: str
     step: int = 0
     halts: bool = True
+    is_hard: bool = False
 
 
 Trigger = Callable[[Reading], Verdict]
@@ -104,8 +106,9 @@ def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
 
 
 def gravest(verdicts: Sequence[Verdict]) -> Verdict:
-    """The first that is breached, one that halts before one that warns; where none is, the first."""
-    breached = sorted((verdict for verdict in verdicts if verdict.breached), key=lambda verdict: not verdict.halts)
+    """The first that is breached, one that halts before one that warns, a fault before a rule; where none is, the first."""
+    order = sorted(verdicts, key=lambda verdict: (not verdict.halts, not verdict.is_hard))
+    breached = [verdict for verdict in order if verdict.breached]
     return breached[0] if breached else verdicts[0]
 
 

@@ -67,6 +67,22 @@ def covariance(samples: ArrayLike) -> Array:
     return (products + products.swapaxes(1, 2)) / (2 * (count - 1))
 
 
+def cross_covariance(scalars: ArrayLike, samples: ArrayLike) -> Array:
+    """Covariance of K numbers with K samples of any shape, divisor K-1.
+
+        C = sum_k e_k d_k / (K - 1),   e_k = scalar_k - mean,   d_k = x_k - mean
+
+    scalars : (K,) with K >= 2, in some unit u; samples : (K, ...) in some unit v
+    returns : the shape of one sample, in u v
+    raises : ValueError for K < 2 or another K
+    """
+    _, e = _centred(scalars, 0)
+    _, d = _centred(samples, 0)
+    if e.ndim != 1 or len(e) != len(d):
+        raise ValueError(f"expected (K,) numbers and (K, ...) samples, got {e.shape} and {d.shape}")
+    return (np.tensordot(e, d, axes=1) - e.sum() * d.sum(axis=0) / len(e)) / (len(e) - 1)
+
+
 def atom_variance(covariances: ArrayLike) -> Array:
     """Rotation-invariant variance of one component: the third of the trace.
 

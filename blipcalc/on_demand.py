@@ -1,0 +1,112 @@
+"""``ReferenceOnDemand``: a Bayesian potential and a reference method, one of which drives while the first is watched.
+
+Energy, forces and stress are those of the one that is ``active``; variances are always those of the model, computed when they are
+asked for.  :class:`~blipcalc.monitor.actions.AskReference` switches between them in MD.
+
+At a switch the potential is another one: energies jump by the offset between the methods, total energy is not conserved, and the
+run samples neither surface exactly.  With a thermostat, and where switches are rare, it goes on sensibly; averages of energies
+over both kinds of frames mean nothing (``from_reference`` in the results tells them apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.outputs import Properties
+
+from blipcalc.calculator import CARRIED, BayesianCalculator, ask, bayesian_of, gives, standard
+from blipcalc.errors import ConfigurationError, EmptyStructureError
+
+SURFACES = ("energy", "free_energy", "forces", "stress")
+Active = Literal["model", "reference"]
+
+
+class ReferenceOnDemand(Calculator):
+    """Energy, forces and stress of the model or of a reference; variances of the model; ``from_reference``, 1 or 0.
+
+    It must be the calculator of the structure itself: a sum around it would not hear of a switch.
+
+    Parameters
+    ----------
+    model : a BayesianCalculator, or a sum with one
+    reference : any calculator with energy and forces
+
+    Raises
+    ------
+    ConfigurationError : a model without a Bayesian part, a reference without energy or forces
+
+    Examples
+    --------
+    >>> atoms.calc = ReferenceOnDemand(BayesianCalculator("model.blip"), Vasp(...))
+    >>> run_md(atoms, time_ps=10, threshold=0.3, on_breach=AskReference("to_train_on.traj"))
+    """
+
+    name = "on_demand"
+    implemented_properties: ClassVar[list[str]] = [*SURFACES, *CARRIED]
+
+    def __init__(self, model: Calculator, reference: Calculator) -> None:
+        super().__init__()
+        if bayesian_of(model) is None:
+            raise ConfigurationError(
+                f"expected a BayesianCalculator, or a sum with one, as the model, got {type(model).__name__}; the reference is "
+                "the second argument"
+            )
+        missing = {"energy", "forces"} - set(reference.implemented_properties)
+        if missing:
+            raise ConfigurationError(f"the reference {type(reference).__name__} gives no {', '.join(sorted(missing))}")
+        self.model, self.reference = model, reference
+        self.parts = (model, reference)
+        self._active: Active = "model"
+        self._own = [key for key in CARRIED if key in model.implemented_properties]
+        surfaces = [key for key in SURFACES if all(gives(part, key) for part in self.parts)]
+        self.implemented_properties = [*surfaces, *self._own, "from_reference"]
+
+    @property
+    def bayesian(self) -> BayesianCalculator:
+        """The part whose variances these are."""
+        return self.model.bayesian
+
+    @property
+    def active(self) -> Active:
+        """Which of them drives."""
+        return self._active
+
+    def switch(self, active: Active) -> None:
+        """Let the other one drive; what is known of a structure is forgotten, and asked for anew."""
+        if active not in get_args(Active):
+            raise ConfigurationError(f"active={active!r}; expected one of {', '.join(get_args(Active))}")
+        if active != self._active:
+            self._active, self.results = active, {}
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Ask the active one, and the model for variances; take along what they know beside."""
+        self.results = {}
+        super().calculate(atoms, list(properties), list(system_changes))
+        if self.atoms is None:
+            raise EmptyStructureError("expected an Atoms object, got None; give atoms")
+        asked = {key: self._ask(key, compute=True) for key in properties}
+        beside = {key: self._ask(key) for key in self.implemented_properties if key not in asked}
+        self.results = asked | {key: value for key, value in beside.items() if value is not None}
+
+    def _ask(self, key: str, compute: bool = False) -> Any:
+        if key == "from_reference":
+            return float(self._active == "reference")
+        drives = self.reference if self._active == "reference" else self.model
+        return ask(self.model if key in self._own else drives, key, self.atoms, compute)
+
+    def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
+        """(n,) ``atom_std`` of the model, eV/Å."""
+        return self.get_property("atom_std", atoms)
+
+    def export_properties(self) -> Properties:
+        """Only what ASE knows."""
+        return standard(self.results)
