@@ -23,13 +23,16 @@ from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureEr
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.settings import switch
 
-VARIANCES = ("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std", "stress_var", "stress_std")
+VARIANCES = (
+    *("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std"),
+    *("stress_var", "stress_std", "pressure_var", "pressure_std"),
+)
 #: how far an atom is from the data, in the features of the network: no variance is looked at
 DISTANCE = "latent_distance"
 #: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
 CARRIED = (*VARIANCES, DISTANCE, "weight", "from_reference")
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
-NEEDS_STRESS = ("stress", "stress_var", "stress_std")
+NEEDS_STRESS = ("stress", "stress_var", "stress_std", "pressure_var", "pressure_std")
 #: variances that a single draw has from mean-variance heads
 OF_HEADS = {"none": (), "energy": VARIANCES[:2], "joint": VARIANCES[:6]}
 
@@ -47,6 +50,7 @@ class BayesianCalculator(Calculator):
     | ``forces_var``, ``forces_std`` | (n, 3) (eV/Å)², eV/Å | of each component |
     | ``atom_var``, ``atom_std`` | (n,) (eV/Å)², eV/Å | tr Σ_i / 3 and its root: rotation-invariant, what monitors read |
     | ``stress_var``, ``stress_std`` | (6,) | posterior values: no stress labels, no calibration |
+    | ``pressure_var``, ``pressure_std`` | (eV/Å³)², eV/Å³ | of -tr σ / 3, likewise |
     | ``latent_distance`` | (n,) | how far an atom is from the data (:mod:`blipcalc.core.domain`); where the model says |
 
     Draws are made once, here: the same seed gives the same numbers, bit for bit.  Everything else, covariances and the
@@ -306,7 +310,7 @@ def results_of(prediction: Prediction) -> dict[str, Any]:
     for key in ("energies", "forces", "stress"):
         if getattr(prediction, key) is not None:
             results[key] = np.array(getattr(prediction, key))
-    for key in ("energy", "forces", "atom", "stress"):
+    for key in ("energy", "forces", "atom", "stress", "pressure"):
         variance = getattr(prediction, f"{key}_var")
         if variance is not None:
             results[f"{key}_var"] = variance

@@ -57,6 +57,7 @@ class Prediction:
     species : (n,) atomic numbers
     energy, energies : eV, () and (n,); forces : (n, 3) eV/Å; stress : (6,) eV/Å³, ASE's Voigt order
     energy_var : eV², forces_cov : (n, 3, 3) (eV/Å)², stress_var : (6,) (eV/Å³)²; total; None for a single draw without heads
+    pressure_var : (eV/Å³)² of -tr σ / 3; the diagonal of a stress covariance does not give it
     energy_var_epistemic, forces_cov_epistemic : the part that the draws' spread makes up
     energy_var_aleatoric, forces_cov_aleatoric : the part that noise heads make up; None without heads
     n_draws : K
@@ -75,6 +76,7 @@ class Prediction:
     energy_var: float | None = None
     forces_cov: Array | None = None
     stress_var: Array | None = None
+    pressure_var: float | None = None
     surface: Surface = "mean"
     energy_var_aleatoric: float | None = None
     forces_cov_aleatoric: Array | None = None
@@ -186,13 +188,15 @@ def _variances(draws: SampleArrays) -> dict[str, Any]:
     noise = {"energy_var": _mean(draws.energy_var), "forces_cov": None}
     if draws.forces is not None:
         noise["forces_cov"] = _mean(draws.forces_cov)
-    total: dict[str, Any] = {**noise, "stress_var": None}
+    total: dict[str, Any] = {**noise, "stress_var": None, "pressure_var": None}
     if len(draws.energy) > 1:
         total["energy_var"] = spread(draws.energy)[1] + (0.0 if noise["energy_var"] is None else noise["energy_var"])
         if draws.forces is not None:
             between = covariance(draws.forces)
             total["forces_cov"] = between if noise["forces_cov"] is None else between + noise["forces_cov"]
-        total["stress_var"] = None if draws.stress is None else spread(draws.stress)[1]
+        if draws.stress is not None:
+            total["stress_var"] = spread(draws.stress)[1]
+            total["pressure_var"] = float(spread(draws.stress[:, :3].mean(axis=1))[1])
     for values in (total, noise):
         values["energy_var"] = None if values["energy_var"] is None else float(values["energy_var"])
     return total | {f"{name}_aleatoric": value for name, value in noise.items()}

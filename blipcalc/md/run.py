@@ -21,11 +21,12 @@ from blipcalc.core.validate import check_motion, check_structure
 from blipcalc.errors import ConfigurationError, DamagedFileError, NonFiniteError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
-from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
+from blipcalc.md.integrators import NPT, WITH_COURSE, IntegratorConfig, integrator, set_temperature
 from blipcalc.md.restart import STEP, cut_trajectory, environment, identity, provenance, restore, state_of, sync
 from blipcalc.md.signals import told_of_signals
 from blipcalc.monitor.actions import AskReference, Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
+from blipcalc.monitor.triggers import PressureTolerance
 from blipcalc.run_folder import Checkpoints, alone
 from blipcalc.sealed import write_atomically
 from blipcalc.settings import number, path_of, whole
@@ -85,6 +86,7 @@ def run_md(
     damping_fs: float = 100.0,
     pressure_GPa: float = 0.0,
     pressure_damping_fs: float = 1000.0,
+    pressure_tolerance_GPa: float | None = 0.1,
     **monitor: Any,
 ) -> tuple[MDSummary, UncertaintyMonitor]:
     """Run MD of a structure that carries a calculator, watched by a monitor.
@@ -111,6 +113,7 @@ def run_md(
         ``restore`` go on with the run
     progress : show a bar
     ensemble, timestep_fs, friction_per_fs, damping_fs, pressure_GPa, pressure_damping_fs : see :mod:`blipcalc.md.integrators`
+    pressure_tolerance_GPa : warn in NPT where the error bar of the pressure is larger; None: do not evaluate it
     monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …
 
     Returns
@@ -149,6 +152,9 @@ def run_md(
     if folder is not None:
         trajectory = trajectory or folder / TRAJECTORY
         monitor.setdefault("events", folder / EVENTS)
+    has_bar = atoms.calc is not None and "pressure_std" in atoms.calc.implemented_properties
+    if ensemble in NPT and has_bar and pressure_tolerance_GPa is not None:
+        monitor["triggers"] = [*monitor.get("triggers", ()), PressureTolerance(pressure_tolerance_GPa)]
     with contextlib.nullcontext() if folder is None else alone(folder):
         run = _Run(atoms, config, course, seed, folder, trajectory, write_every, monitor)
         run.observers = [make(run.dynamics) for make in observers]

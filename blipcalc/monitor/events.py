@@ -12,6 +12,7 @@ from typing import Any
 from ase import Atoms
 from ase.optimize.optimize import BaseDynamics
 
+from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError
 from blipcalc.monitor.readings import time_fs
 from blipcalc.monitor.triggers import Verdict
@@ -52,6 +53,7 @@ class EventLog:
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        add_sums(self.path)
 
     def cut(self, last_step: int) -> None:
         """Leave out events behind a step, which the run will make again."""
@@ -60,12 +62,17 @@ class EventLog:
             if not all(isinstance(event.get("step"), int) for event in events):
                 raise DataError(f"{self.path} holds events that do not say their step; move it away")
             kept = [json.dumps(event) for event in events if event["step"] <= last_step]
+            forget_sums(self.path)
             write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
+            add_sums(self.path)
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
-    """The events of a file; a last line that was cut short is left out, any other fault is a :class:`DataError`."""
+    """The events of a file; a last line that was cut short is left out, any other fault is a :class:`DataError`, or a
+    :class:`DamagedFileError` where checksums tell it.
+    """
     try:
+        verify(path)
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} holds no events: {error}") from None

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError, UnknownKeyError
 from blipcalc.sealed import write_atomically
 
@@ -32,6 +33,9 @@ class History:
     | ``worst_atom`` | | its index |
     | ``mean_atom_std`` | eV/Å | over the atoms that count |
     | ``energy_std`` | eV | |
+    | ``max_latent_distance`` | | over the atoms that count; NaN where the model does not say where its data were |
+    | ``pressure_GPa`` | GPa | with the motion of the atoms; NaN but under a pressure tolerance |
+    | ``pressure_std_GPa`` | GPa | of the model's part of it; NaN likewise |
     | ``breached`` | | whether a rule was |
     """
 
@@ -44,11 +48,14 @@ class History:
         "worst_atom": int,
         "mean_atom_std": float,
         "energy_std": float,
+        "max_latent_distance": float,
+        "pressure_GPa": float,
+        "pressure_std_GPa": float,
         "breached": bool,
     }
 
     def __init__(self) -> None:
-        # typed, a row takes 65 bytes: a run of 10⁸ steps checked at every tenth keeps its history in memory
+        # typed, a row takes 89 bytes: a run of 10⁸ steps checked at every tenth keeps its history in memory
         self._columns = {name: array(CODES[kind]) for name, kind in self.columns.items()}
         self._kept = 0  # rows that the file of :meth:`keep_csv` holds
 
@@ -89,12 +96,14 @@ class History:
     def load_csv(self, path: str | Path, last_step: int) -> None:
         """Take the rows of a table, up to a step; none where there is no file.  A last line that was cut short is left out.
 
-        raises : DataError for a file with other columns, or with something that is no number
+        raises : DataError for a file with other columns, or with something that is no number; DamagedFileError for one that is
+            not as it was written
         """
         path = Path(path)
         self.__init__()
         if not path.exists():
             return
+        verify(path)
         try:
             with path.open(newline="", encoding="utf-8") as stream:
                 # a run of years is read line by line
@@ -110,14 +119,16 @@ class History:
             raise DataError(f"{path} is no history of a monitor: {error}") from None
 
     def keep_csv(self, path: str | Path) -> None:
-        """Bring a file of this run up to date: whole at the first time, by the rows that are new from then on."""
+        """Bring a file of this run up to date, and its sums: whole at the first time, by the rows that are new from then on."""
         if not self._kept:
+            forget_sums(path)
             self.save_csv(path)
         else:
             with Path(path).open("a", newline="") as stream:
                 stream.write(self._text(self._kept))
                 stream.flush()
                 os.fsync(stream.fileno())
+        add_sums(path)
         self._kept = len(self)
 
     def save_csv(self, path: str | Path) -> None:

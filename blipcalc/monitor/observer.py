@@ -247,7 +247,9 @@ class UncertaintyMonitor:
                 self._act(self.verdict, _is_onset(before, self.verdict))
             return
         self.rules.fit(self.calculator)
-        reading, energy = take_reading(self.calculator, self.dynamics.atoms, self.dynamics.nsteps)
+        reading, energy = take_reading(
+            self.calculator, self.dynamics.atoms, self.dynamics.nsteps, with_pressure=self.rules.ask_pressure
+        )
         self.verdict, excused = self.rules.judge(reading, found)
         if self.annotate:
             annotate(self.atoms, self.calculator)
@@ -327,6 +329,9 @@ class UncertaintyMonitor:
             worst_atom=reading.worst_atom,
             mean_atom_std=float(counted.mean()) if counted.size else 0.0,
             energy_std=reading.energy_std,
+            max_latent_distance=reading.max_latent_distance,
+            pressure_GPa=reading.pressure_GPa,
+            pressure_std_GPa=reading.pressure_std_GPa,
             breached=self.verdict.breached,
         )
 

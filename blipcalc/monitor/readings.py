@@ -75,15 +75,20 @@ def movable(driven: Any) -> np.ndarray:
     return mask
 
 
-def take_reading(calc: Calculator, driven: Any, step: int) -> tuple[Reading, float]:
+def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: bool = False) -> tuple[Reading, float]:
     """A reading and the energy (eV); variances are computed here where they are not known yet.
+
+    with_pressure : pressure and its error bar too
 
     A non-finite prediction does not raise: it is a reading with NaN and the reason.
     """
     atoms = watched_atoms(driven)
     n = len(atoms)
     atom_std, energy_std, energy, failure, distance = np.full(n, np.nan), math.nan, math.nan, "", None
+    pressure = pressure_std = math.nan
     try:
+        if with_pressure:  # first: what is asked after it is known then
+            pressure_std = float(calc.get_property("pressure_std", atoms)) / units.GPa
         atom_std = np.asarray(calc.get_property("atom_std", atoms), dtype=np.float64)
         if "energy_std" in calc.implemented_properties:
             energy_std = float(calc.get_property("energy_std", atoms))
@@ -93,6 +98,8 @@ def take_reading(calc: Calculator, driven: Any, step: int) -> tuple[Reading, flo
         failure = str(error)
     try:
         energy = float(atoms.get_potential_energy())
+        if with_pressure:
+            pressure = -float(atoms.get_stress(include_ideal_gas=True)[:3].mean()) / units.GPa
         finite = {"positions": atoms.positions, "energy": energy, "forces": atoms.get_forces(apply_constraint=False)}
         bad = [name for name, value in finite.items() if not np.isfinite(value).all()]
         failure = failure or (f"{' and '.join(bad)} not finite" if bad else "")
@@ -101,7 +108,15 @@ def take_reading(calc: Calculator, driven: Any, step: int) -> tuple[Reading, flo
     if atom_std.shape != (n,):
         raise MonitorError(f"expected atom_std of shape ({n},), got {atom_std.shape}")
     reading = Reading(
-        step, tuple(atoms.get_chemical_symbols()), atom_std, energy_std, movable(driven), failure, distance
+        step,
+        tuple(atoms.get_chemical_symbols()),
+        atom_std,
+        energy_std,
+        movable(driven),
+        failure,
+        distance,
+        pressure,
+        pressure_std,
     )
     return reading, energy
 

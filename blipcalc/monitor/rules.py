@@ -22,6 +22,7 @@ from blipcalc.monitor.triggers import (
     ElementThresholds,
     MaxAtomStd,
     NonFinite,
+    PressureTolerance,
     Reading,
     Trigger,
     Verdict,
@@ -88,6 +89,11 @@ class Rules:
     def triggers(self) -> tuple[Trigger, ...]:
         """All rules on readings."""
         return (*self._own, *self._given)
+
+    @property
+    def ask_pressure(self) -> bool:
+        """Whether a rule is on the pressure."""
+        return any(isinstance(rule, PressureTolerance) for rule in self.triggers)
 
     @property
     def limit(self) -> float | None:

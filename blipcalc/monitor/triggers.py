@@ -34,6 +34,7 @@ class Reading:
     mask : (n,) True for atoms that count
     failure : what is not finite, or why there is no prediction; empty where all is well
     latent_distance : (n,) how far each atom is from the data; None where the model does not say
+    pressure_GPa, pressure_std_GPa : NaN where nobody asked for them
     """
 
     step: int
@@ -43,6 +44,8 @@ class Reading:
     mask: np.ndarray
     failure: str = ""
     latent_distance: np.ndarray | None = None
+    pressure_GPa: float = math.nan
+    pressure_std_GPa: float = math.nan
 
     @property
     def n_atoms(self) -> int:
@@ -254,6 +257,28 @@ class AtomFraction:
         reason = f"{int(beyond.sum())} of {counted} atoms have atom_std beyond {self.threshold:g} eV/Å"
         atoms = worst_first(reading.atom_std, beyond)
         return Verdict(not (share <= self.fraction), atoms, share, self.fraction, "of the atoms", reason, reading.step)
+
+
+@dataclass(frozen=True)
+class PressureTolerance:
+    """The error bar of the pressure ≤ what the barostat may be off by; a warning, never a halt.
+
+    tolerance_GPa : > 0
+    """
+
+    tolerance_GPa: float
+
+    def __post_init__(self) -> None:
+        _check_limit("pressure_tolerance_GPa", self.tolerance_GPa)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict; it is not calibrated where no stresses are labelled."""
+        value = reading.pressure_std_GPa
+        reason = (
+            f"pressure {reading.pressure_GPa:.3g} ± {value:.3g} GPa (not calibrated), tolerance {self.tolerance_GPa:g}"
+        )
+        breached = not (value <= self.tolerance_GPa)
+        return Verdict(breached, (), value, self.tolerance_GPa, "GPa", reason, reading.step, halts=False)
 
 
 @dataclass(frozen=True)

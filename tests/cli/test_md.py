@@ -48,8 +48,8 @@ def test_a_halt_has_a_code_of_its_own_and_lasts(ethanol, tmp_path):
 
 
 def test_what_is_not_finite_has_another(ethanol, tmp_path, monkeypatch):
-    def broken(calc, driven, step):
-        reading, energy = take_reading(calc, driven, step)
+    def broken(calc, driven, step, **asked):
+        reading, energy = take_reading(calc, driven, step, **asked)
         return type(reading)(**{**vars(reading), "failure": "forces not finite" if step else ""}), energy
 
     monkeypatch.setattr("blipcalc.monitor.observer.take_reading", broken)
