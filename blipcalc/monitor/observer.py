@@ -225,12 +225,13 @@ class UncertaintyMonitor:
 
     def restore(self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
-        if [name_of(action) for action in self._remembering] != [kind for kind, _ in values["actions"]]:
+        memories = values.get("actions", [])
+        if [name_of(action) for action in self._remembering] != [kind for kind, _ in memories]:
             raise MonitorError("the checkpoint is of a monitor with other actions")
         self.rules.restore(values["rules"], self.atoms, self.dynamics.nsteps)
         self.halted, self.halts = values["halted"], list(values["halts"])
         self.verdict = None if values["verdict"] is None else verdict_of(values["verdict"])
-        for k, (action, (_, memory)) in enumerate(zip(self._remembering, values["actions"], strict=True)):
+        for k, (action, (_, memory)) in enumerate(zip(self._remembering, memories, strict=True)):
             more = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{k}/")}
             action.restore(memory, more, self.atoms)
 
