@@ -17,7 +17,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_mom
 from tqdm import tqdm
 
 from blipcalc.core.validate import check_motion, check_structure
-from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.errors import ConfigurationError, ExtentError, NonFiniteError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.md.integrators import WITH_COURSE, IntegratorConfig, integrator, set_temperature
@@ -250,7 +250,7 @@ class _Run:
             try:
                 self.dynamics.run(steps - self.dynamics.nsteps)
                 return True
-            except NonFiniteError as error:
+            except (NonFiniteError, ExtentError) as error:
                 is_back = self.monitor.abort(str(error))
                 if self.monitor.halted:
                     return False
