@@ -23,7 +23,6 @@ MOST_BOXES = 10_000_000
 def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
     """All pairs closer than ``cutoff``, or a few more, in canonical order: (2, E) sources and targets, (E, 3) shifts."""
     box, origin = _search_box(positions, cell, pbc, cutoff)
-    volume = abs(np.linalg.det(box))
     heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)  # between opposite faces
     images = float(np.prod(1.0 + 2.0 * cutoff / heights[pbc]))
     if images > MOST_IMAGES:
@@ -31,7 +30,8 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
             f"{images:.2g} copies of the cell {cell.tolist()} lie within the cutoff of {cutoff:g} Å, expected at most "
             f"{MOST_IMAGES}; is it in Å? A sheared cell becomes compact with ase.build.minkowski_reduce"
         )
-    cutoff = max(cutoff, (volume / MOST_BOXES) ** (1 / 3))
+    while np.prod(np.maximum(heights / cutoff, 1.0)) > MOST_BOXES:
+        cutoff *= 2.0
     target, source, shifts = neighbour_list(
         "ijS", positions=positions, cell=box, cell_origin=origin, pbc=pbc, cutoff=float(cutoff)
     )

@@ -39,9 +39,12 @@ def check_structure(atoms: Atoms) -> None:
     if not np.isfinite(cell).all():
         raise NonFiniteError(f"the cell is not finite: {cell.tolist()}")
     for name, values in (("positions", atoms.positions), ("the cell", cell)):
-        if np.abs(values).max() > LARGEST:
+        reach = np.abs(
+            np.asarray(values, dtype=np.float64)
+        ).max()  # the most negative integer has no positive counterpart
+        if reach > LARGEST:
             raise ExtentError(
-                f"{name} reach {np.abs(values).max():.3g} Å; expected at most {LARGEST:g}: have atoms flown away, or are the "
+                f"{name} reach {reach:.3g} Å; expected at most {LARGEST:g}: have atoms flown away, or are the "
                 "units others than Å?"
             )
     periodic = cell[np.asarray(atoms.pbc, dtype=bool)]

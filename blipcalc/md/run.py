@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from blipcalc.checksums import forget_sums, n_parts
 from blipcalc.core.validate import check_motion, check_structure
-from blipcalc.errors import ConfigurationError, DamagedFileError, NonFiniteError
+from blipcalc.errors import ConfigurationError, DamagedFileError, ExtentError, NonFiniteError
 from blipcalc.frozen import snapshot
 from blipcalc.io import write
 from blipcalc.md.integrators import NPT, WITH_COURSE, IntegratorConfig, integrator, set_temperature
@@ -261,7 +261,7 @@ class _Run:
             try:
                 self.dynamics.run(steps - self.dynamics.nsteps)
                 return True
-            except NonFiniteError as error:
+            except (NonFiniteError, ExtentError) as error:
                 is_back = self.monitor.abort(str(error))
                 if self.monitor.halted:
                     return False

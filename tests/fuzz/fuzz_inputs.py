@@ -142,7 +142,8 @@ def _deform(source: Source, atoms: Atoms) -> None:
     name = one(source, ("positions", "numbers", "momenta", "masses", "tags", "x"))
     shape = one(source, ((n,), (n, 2), (n + 1, 3), (max(n - 1, 0), 3), (n, 3, 3), (0, 3), ()))
     if name in atoms.arrays and often(source, 50):
-        atoms.arrays[name] = atoms.arrays[name].astype(kind)
+        with np.errstate(all="ignore"):
+            atoms.arrays[name] = atoms.arrays[name].astype(kind)
     else:
         atoms.arrays[name] = np.ones(shape, dtype=kind if kind != "U8" else "float64")
 
