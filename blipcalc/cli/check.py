@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from blipcalc.cli.options import Device, Draws, Dtype, Index, ModelArgument, Seed
+from blipcalc.cli.options import (
+    Device,
+    Draws,
+    Dtype,
+    EnergyKey,
+    EnergyUnit,
+    ForcesKey,
+    Index,
+    ModelArgument,
+    Seed,
+    frames_of,
+)
 
 
 def check(
@@ -27,6 +38,13 @@ def check(
         str | None,
         typer.Option(help="of trip,smoothed,evidence,distance; fewer need less reference; default: all there can be"),
     ] = None,
+    labelled: Annotated[
+        list[Path] | None,
+        typer.Option(help="frames with labels, to weight errors of whole frames to those of the reference run"),
+    ] = None,
+    energy_unit: EnergyUnit = "eV",
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
     output: Annotated[Path, typer.Option("--output", "-o", help="the limits, for a monitor")] = Path("limits.json"),
     n_draws: Draws = None,
     seed: Seed = 0,
@@ -55,6 +73,7 @@ def check(
         confidence=confidence,
         channels=None if channels is None else [name.strip() for name in channels.split(",") if name.strip()],
         index=index,
+        labelled=frames_of(labelled, energy_unit, "Angstrom", energy_key, forces_key, ":") if labelled else None,
     )
     limits.save(output)
     typer.echo(limits_text(limits))

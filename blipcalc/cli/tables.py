@@ -16,6 +16,7 @@ from blipcalc.manifest import StoredCalibration
 from blipcalc.monitor.limits import Limits
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.rates import Level
+from blipcalc.stats.shift import LEAST, Shifted
 
 
 def info_text(manifest: dict[str, Any], path: Path) -> str:
@@ -200,11 +201,23 @@ def limits_text(limits: Limits) -> str:
         lines.append(
             f"distance    latent distance from the data ≤ {limits.distance.value:.4g}: {_rate(limits.distance)}; asks no variance"
         )
+    if limits.frames is not None:
+        lines.append(_frames_text(limits.frames, limits.level))
     lines.append(
         f"together    {limits.expected_rate:.3g} false halts per ns expected, at most {limits.rate_per_ns:g} with "
         f"{limits.confidence:.0%} confidence, in runs like the reference"
     )
     return "\n".join(lines + [f"note        {note}" for note in limits.notes])
+
+
+def _frames_text(frames: Shifted, level: float) -> str:
+    worth = f"{frames.effective:.0f} of {frames.n} labelled frames are like the reference run"
+    if frames.quantile is None:
+        return f"frames      no statement on errors of whole frames: {worth}, {LEAST} are needed"
+    return (
+        f"frames      {level:.0%} of the frames of the reference run have no error beyond {frames.quantile:.3g} σ (unweighted "
+        f"{frames.plain:.3g}): {worth}"
+    )
 
 
 def _rate(level: Level) -> str:

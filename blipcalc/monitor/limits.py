@@ -35,6 +35,7 @@ from blipcalc.sealed import write_atomically
 from blipcalc.settings import Settings, number
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
 from blipcalc.stats.series import block_maxima, moving_average, statistical_inefficiency
+from blipcalc.stats.shift import Shifted
 
 ChannelName = Literal["trip", "smoothed", "evidence", "distance"]
 CHANNELS: tuple[ChannelName, ...] = ("trip", "smoothed", "evidence", "distance")
@@ -87,6 +88,9 @@ class Limits(Settings):
     distance: Level | None = Field(None, description="limit on the largest latent distance from the data")
     domain_hash: str | None = Field(None, description="of the domain that it is the distance from")
     evidence: tuple[float, ...] = Field(description="R of independent checks; empty without the channel")
+    frames: Shifted | None = Field(
+        None, description="quantile of the largest score of a frame, as in the reference run"
+    )
     notes: tuple[str, ...] = Field((), description="what was left out, and why")
 
     @property
@@ -190,6 +194,7 @@ def fit_limits(
     channels: Sequence[ChannelName] | None = None,
     distances: Sequence[np.ndarray] | None = None,
     domain_hash: str | None = None,
+    frames: Shifted | None = None,
 ) -> Limits:
     """Limits from R_t of replicas of a reference run.
 
@@ -202,6 +207,7 @@ def fit_limits(
     confidence : that the true rate is not higher, as far as the reference run is like the runs to be guarded
     channels : those to use, None for all that there are values for; fewer of them need less reference
     distances : the same of the largest latent distance, and the hash of the domain that they are from
+    frames : what labelled frames say of frames of the reference run, to be kept with the limits
 
     Raises
     ------
@@ -253,6 +259,7 @@ def fit_limits(
         warning=level_for_rate(*reference.maxima("smoothed"), WARNINGS * budget, share) if "smoothed" in kept else None,
         distance=levels.get("distance"),
         domain_hash=domain_hash if "distance" in kept else None,
+        frames=frames,
         evidence=_some(reference.thinned) if "evidence" in kept else (),
         notes=tuple(notes),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from blipcalc.calibration.residuals import BATCH_ATOMS, batches
+from blipcalc.calibration.residuals import BATCH_ATOMS, batches, collect
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration
 from blipcalc.data.xyz import check_counts
@@ -20,6 +20,8 @@ from blipcalc.monitor.channels import SMALLEST, HaltRatio
 from blipcalc.monitor.limits import ChannelName, Limits, check_settings, fit_limits
 from blipcalc.monitor.readings import movable
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.stats.conformal import frame_maximum
+from blipcalc.stats.shift import Shifted, shifted_quantile
 
 
 def check_reference(
@@ -33,6 +35,7 @@ def check_reference(
     confidence: float = 0.95,
     channels: Sequence[ChannelName] | None = None,
     index: str = ":",
+    labelled: Sequence[Atoms] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Limits:
     """Limits on the uncertainty of a calibrated predictor, from unlabelled reference MD.
@@ -46,6 +49,8 @@ def check_reference(
     rate_per_ns, confidence, channels : see :func:`~blipcalc.monitor.limits.fit_limits`
     level : of the quantiles q_atom
     index : ASE slice of the frames of each file
+    labelled : frames with labels that the model has not seen, hundreds of them: what their conformal quantile of whole frames
+        becomes for frames like those of the reference run, see :mod:`blipcalc.stats.shift`
     progress : called with the number of frames done
 
     Raises
@@ -71,8 +76,7 @@ def check_reference(
         for batch in batches(frames, BATCH_ATOMS):
             batch = list(batch)
             values += _ratios(predictor, ratio, batch)
-            if watches_distance:
-                far += [_largest(d, a) for d, a in zip(predictor.latent_distances(batch), batch, strict=True)]
+            far += _distances(predictor, batch) if watches_distance else []
             done += len(batch)
             if progress is not None:
                 progress(done)
@@ -90,7 +94,35 @@ def check_reference(
         channels=channels,
         distances=distances if watches_distance else None,
         domain_hash=predictor.domain.hash if watches_distance else None,
+        frames=None
+        if labelled is None
+        else _frames_there(predictor, ratio, labelled, level, replicas, distances if watches_distance else None),
     )
+
+
+def _frames_there(
+    predictor: BayesianPredictor,
+    ratio: HaltRatio,
+    labelled: Sequence[Atoms],
+    level: float,
+    replicas: Sequence[np.ndarray],
+    distances: Sequence[np.ndarray] | None,
+) -> Shifted:
+    """The quantile of a frame's largest score, weighted from labelled frames to those of the reference run.
+
+    Frames are told apart by ln R and, where there is one, the latent distance.
+    """
+    residuals = collect(predictor, labelled)
+    here, there = [], []
+    for batch in batches(labelled, BATCH_ATOMS):
+        batch = list(batch)
+        far = _distances(predictor, batch) if distances is not None else [0.0] * len(batch)
+        here += zip(np.log(np.maximum(_ratios(predictor, ratio, batch), SMALLEST)), far, strict=True)
+    for k, values in enumerate(replicas):
+        far = np.zeros(len(values)) if distances is None else distances[k]
+        there += zip(np.log(np.maximum(values, SMALLEST)), far, strict=True)
+    scores = frame_maximum(residuals.ratio, residuals.frame)
+    return shifted_quantile(scores, np.array(here), np.array(there), level)
 
 
 def element_quantiles(calibration: Calibration, level: float) -> dict[str, float]:
@@ -127,9 +159,10 @@ def _check_interval(frames: Sequence[Atoms], interval_fs: float) -> None:
         )
 
 
-def _largest(values: np.ndarray, atoms: Atoms) -> float:
-    """Over the atoms that can move."""
-    return float(values[movable(atoms)].max(initial=0.0))
+def _distances(predictor: BayesianPredictor, batch: Sequence[Atoms]) -> list[float]:
+    """Largest latent distance of each structure, over the atoms that can move."""
+    found = zip(predictor.latent_distances(batch), batch, strict=True)
+    return [float(values[movable(atoms)].max(initial=0.0)) for values, atoms in found]
 
 
 def _ratios(predictor: BayesianPredictor, ratio: HaltRatio, batch: Sequence[Atoms]) -> list[float]:

@@ -1,0 +1,106 @@
+"""Conformal quantiles under covariate shift: calibration points weighted as they would be drawn where the quantile is used.
+
+    w(x) = p_there(x) / p_here(x),      q = inf { s : Σ_i w_i 1[s_i ≤ s] ≥ level · (Σ_i w_i + w_new) }
+
+| symbol | variable |
+|---|---|
+| s_i | ``scores`` of the calibration points |
+| w_i | ``weights``, here from a logistic regression that tells the two samples apart |
+| w_new | the largest weight among the points of there, so that q holds for most of them |
+| ESS | (Σ w)² / Σ w², how many points the weighted ones are worth |
+
+Weights restore the coverage until a few points carry all of it: below :data:`LEAST` effective points there is no statement.
+
+Source: Tibshirani, Barber, Candès, Ramdas 2019, arXiv 1904.06019; ESS: Kish 1965.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blipcalc.stats.conformal import ROUNDING
+
+#: effective points that a statement takes
+LEAST = 300
+#: ridge on the standardised coefficients of the regression, relative to a point; most steps, and when they end
+RIDGE, STEPS, CLOSE = 1e-3, 100, 1e-10
+#: quantile of the weights of there that stands for a new one
+NEW = 0.95
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """What can be said of scores somewhere else.
+
+    quantile : in the unit of the scores; None where nothing can be said
+    plain : the quantile without weights; None for too few points
+    effective : points that the weighted ones are worth; n : how many there are
+    """
+
+    quantile: float | None
+    plain: float | None
+    effective: float
+    n: int
+
+
+def effective_size(weights: np.ndarray) -> float:
+    """(Σ w)² / Σ w²; 0 where all weights are."""
+    total = float(weights.sum())
+    return total**2 / float((weights**2).sum()) if total > 0 else 0.0
+
+
+def weighted_quantile(scores: np.ndarray, weights: np.ndarray, level: float, new: float) -> float:
+    """The weighted conformal quantile of scores (n,) with weights (n,), for a new point of weight ``new``; infinite where the
+    points do not carry the level.
+    """
+    order = np.argsort(scores)
+    mass = np.cumsum(weights[order])
+    k = int(np.searchsorted(mass, level * (mass[-1] + new) * (1 - ROUNDING)))
+    return float(scores[order][k]) if k < len(scores) else float("inf")
+
+
+def density_ratio(here: np.ndarray, there: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(m,) p_there / p_here at points (m, p), from samples (n, p) and (k, p): logistic regression, linear in the coordinates,
+    which is exact for Gaussians of one covariance.
+    """
+    both = np.concatenate([here, there])
+    centre, scale = both.mean(axis=0), both.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+
+    def design(x: np.ndarray) -> np.ndarray:
+        return np.column_stack([np.ones(len(x)), (x - centre) / scale])
+
+    x, y = design(both), np.repeat([0.0, 1.0], [len(here), len(there)])
+    ridge = RIDGE * len(both) * np.diag([0.0, *np.ones(here.shape[1])]) / max(1, here.shape[1])
+    beta = np.zeros(x.shape[1])
+    for _ in range(STEPS):  # Newton's method
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ beta, -30, 30)))
+        gradient = x.T @ (y - p) - ridge @ beta
+        step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + ridge, gradient)
+        beta = beta + step
+        if np.abs(step).max() < CLOSE:
+            break
+    return np.exp(np.clip(design(at) @ beta, -30, 30)) * len(here) / len(there)
+
+
+def shifted_quantile(
+    scores: np.ndarray, here: np.ndarray, there: np.ndarray, level: float, *, least: float = LEAST
+) -> Shifted:
+    """The conformal quantile of scores (n,) at coordinates (n, p), for points at coordinates (k, p).
+
+    returns : its ``quantile`` is None below ``least`` effective points
+    """
+    weights, ones = density_ratio(here, there, here), np.ones(len(scores))
+    effective = effective_size(weights)
+    plain = _finite(weighted_quantile(scores, ones, level, 1.0))
+    if effective < least:
+        return Shifted(None, plain, effective, len(scores))
+    new = float(np.quantile(density_ratio(here, there, there), NEW))
+    found = weighted_quantile(scores, weights, level, new)
+    return Shifted(_finite(found), plain, effective, len(scores))
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
