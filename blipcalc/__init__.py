@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from blipcalc.core.domain import closest_distances
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
+    from blipcalc.exchange import ipi_extras, mace_results
     from blipcalc.fallback import BaselineFallback
     from blipcalc.frozen import snapshot as freeze
     from blipcalc.io import read, write
@@ -57,7 +58,9 @@ _PUBLIC = {
     "committee": ("blipcalc.adapters.committee", "committee"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
     "freeze": ("blipcalc.frozen", "snapshot"),
+    "ipi_extras": ("blipcalc.exchange", "ipi_extras"),
     "load": ("blipcalc.checkpoint", "load_model"),
+    "mace_results": ("blipcalc.exchange", "mace_results"),
     "read": ("blipcalc.io", "read"),
     "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
@@ -88,7 +91,9 @@ __all__ = [
     "committee",
     "evaluate",
     "freeze",
+    "ipi_extras",
     "load",
+    "mace_results",
     "read",
     "run_md",
     "train",

@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "predictor", "testing"},
     {"calibration"},
     {"calculator"},
-    {"frozen", "combined", "fallback", "on_demand"},
+    {"frozen", "combined", "exchange", "fallback", "on_demand"},
     {"io"},
     {"monitor"},
     {"md"},
