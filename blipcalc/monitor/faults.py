@@ -22,12 +22,15 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import find_mic
 
 from blipcalc.calculator import bayesian_of
-from blipcalc.core.domain import close_pairs, pair_name
-from blipcalc.errors import ConfigurationError
+from blipcalc.core.domain import pair_name
+from blipcalc.core.neighbors import NeighborList
+from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.monitor.triggers import Verdict
 
 #: of the limit on a distance: below it a run is halted
 HALF = 0.5
+#: Å, of the list of pairs: it lasts until an atom has moved by half of it
+SKIN = 0.5
 
 #: what every fault is: a rule on a structure and the number of the step
 Fault = Callable[[Atoms, int], Verdict]
@@ -64,14 +67,19 @@ class TooClose:
             a, b = (atomic_numbers[symbol] for symbol in symbols)
             limits[a, b] = limits[b, a] = distance if self.warns else HALF * distance
         object.__setattr__(self, "_limits", limits)
+        object.__setattr__(self, "_list", NeighborList(max(float(limits.max()), SKIN), SKIN))
 
     def __call__(self, atoms: Atoms, step: int) -> Verdict:
         """The verdict on the pair that is furthest below its limit."""
         if not np.isfinite(atoms.positions).all():
             return Verdict(True, (), math.nan, 0.0, "Å", "positions are not finite", step)
-        i, j, distances = close_pairs(atoms, float(self._limits.max()))
+        try:
+            (i, j), shifts = self._list.update(atoms.positions, atoms.cell.array, atoms.pbc)
+        except StructureError as error:
+            return Verdict(True, (), math.nan, 0.0, "Å", str(error), step)
+        distances = np.linalg.norm(atoms.positions[i] - atoms.positions[j] + shifts @ atoms.cell.array, axis=1)
         limits = self._limits[atoms.numbers[i], atoms.numbers[j]]
-        below = np.flatnonzero(distances < limits)
+        below = np.flatnonzero((distances < limits) & (i <= j))
         if not below.size:
             return Verdict(False, (), 0.0, 0.0, "Å", "no pair is closer than in the data", step)
         k = below[np.argmin(distances[below] / limits[below])]
