@@ -16,7 +16,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 
 from blipcalc.errors import BlipcalcError
 
-#: seconds that one input may take
+#: seconds of the processor that one input may take, however busy the machine is
 LONGEST = 10.0
 NAMED = (BlipcalcError, PropertyNotImplementedError)
 
@@ -32,7 +32,7 @@ class Outcome:
 
 def outcome(target: Callable[[], Any], folder: Path) -> Outcome:
     """Try one input."""
-    began, defect, kind = time.perf_counter(), "", "result"
+    began, defect, kind = time.process_time(), "", "result"
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
@@ -46,7 +46,7 @@ def outcome(target: Callable[[], Any], folder: Path) -> Outcome:
             ours = [line for line in lines if "/blipcalc/" in line.filename] or lines
             where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
             defect = f"{type(error).__name__} at {where}: {str(error)[:120]}"
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     left = [path.name for path in folder.rglob(".*") if path.name.endswith((".tmp", ".cut")) or path.is_dir()]
     if not defect and left:
         defect = f"left behind: {left}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def runs(source: Source, tools: Tools, folder: Path) -> Any:
         source, RUN | {"ensemble": one(source, ("nve", "langevin", "baoab", "bussi", "nose-hoover", "npt"))}
     )
     steps = [chosen["time_ps"], chosen["timestep_fs"]]
-    if all(isinstance(v, (int, float)) and v > 0 for v in steps) and 50 < 1000 * steps[0] / steps[1] < 1e12:
+    if all(isinstance(v, Real) and v > 0 for v in steps) and 50 < 1000 * steps[0] / steps[1] < 1e12:
         chosen["time_ps"] = 0.002  # a run as long as it was asked for is no fault
         chosen["timestep_fs"] = 1.0
     atoms = structure(source) if often(source, 40) else tools.frames[0].copy()

@@ -13,14 +13,15 @@ import faulthandler
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from fuzz_inputs import Drawn, Seeded
-from fuzz_property import LONGEST, Outcome, outcome
+from fuzz_property import Outcome, outcome
 from fuzz_targets import TARGETS, Tools
 
 __all__ = ["BY_NAME", "Drawn", "Seeded", "outcome", "sweep", "tidy", "try_one", "workshop"]
@@ -50,11 +51,13 @@ def tidy(folder: Path) -> None:
 
 
 def sweep(
-    n: int, first: int = 0, only: str | None = None, seconds: float = float("inf")
+    n: int, first: int = 0, only: str | None = None, done: Callable[[str, collections.Counter], None] | None = None
 ) -> dict[str, collections.Counter]:
-    """{target: {outcome: inputs}} of about so many inputs; defects under their own words, with the seed of the first."""
+    """{target: {outcome: inputs}} of about so many inputs; defects under their own words, with the seed of the first.
+
+    done : told of each target as it is finished
+    """
     counts: dict[str, collections.Counter] = {}
-    began = time.perf_counter()
     with workshop() as (tools, folder):
         for target, share in TARGETS.items():
             name, seen = target.__name__, {}
@@ -62,17 +65,22 @@ def sweep(
                 continue
             counts[name] = collections.Counter()
             for seed in range(first, first + (n if only else max(1, n * share // 1000))):
-                faulthandler.dump_traceback_later(3 * LONGEST, exit=True)
                 found = try_one(name, seed, tools, folder)
                 kind = found.kind
                 if found.defect:
                     key = "".join(c for c in found.defect if not c.isdigit())[:80]
                     kind = seen.setdefault(key, f"DEFECT (seed {seed}): {found.defect}")
                 counts[name][kind] += 1
-                if time.perf_counter() - began > seconds:
-                    break
-    faulthandler.cancel_dump_traceback_later()
+            if done is not None:
+                done(name, counts[name])
     return counts
+
+
+def say(name: str, found: collections.Counter) -> None:
+    """Print what became of the inputs of a target."""
+    print(f"{name}: {found.total()} inputs")
+    for kind, n in found.most_common():
+        print(f"    {n:7d}  {kind}", flush=True)
 
 
 def main() -> None:
@@ -89,11 +97,8 @@ def main() -> None:
             BY_NAME[arguments.target](Seeded(list(BY_NAME).index(arguments.target), arguments.seed), tools, folder)
         return
     began = time.perf_counter()
-    counts = sweep(arguments.inputs, arguments.first, arguments.target)
-    for name, found in counts.items():
-        print(f"{name}: {found.total()} inputs")
-        for kind, n in found.most_common():
-            print(f"    {n:7d}  {kind}")
+    faulthandler.register(signal.SIGUSR1)  # where is it?
+    counts = sweep(arguments.inputs, arguments.first, arguments.target, say)
     total = sum(found.total() for found in counts.values())
     print(f"{total} inputs in {time.perf_counter() - began:.0f} s")
 

@@ -63,6 +63,7 @@ def test_columns_are_copies_and_rows_of_one_step_replace_each_other(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_memory_stays_flat(soak, tmp_path):
     found = soak.soak(100_000, tmp_path / "run")
     assert (found.steps, found.checks, found.channels) == (100_000, 10_001, 3)
@@ -71,6 +72,7 @@ def test_memory_stays_flat(soak, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_control_what_leaks_is_seen(soak, tmp_path):
     """A kilobyte a check is ten megabytes in the end."""
     kept = []

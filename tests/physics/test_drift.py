@@ -58,8 +58,9 @@ def test_control_a_drift_of_ten_gates_is_outside():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_mean_surface_does_not_drift():
-    """Ethanol from 300 K with the bundled model, mean of four draws, float64, 0.5 fs, 5 ps after the first."""
+    """Ethanol from 300 K with the bundled model, mean of four draws, float64, 0.5 fs, 2 ps after the first half."""
     atoms, rng, step = starting_structure("ethanol"), np.random.default_rng(0), 0.5
     atoms.calc = BayesianCalculator("rmd17", n_draws=4, surface="mean", strategy="traced", raw=True)
     thermalize_momenta(atoms, temperature_K=300, rng=rng)
@@ -67,8 +68,8 @@ def test_the_mean_surface_does_not_drift():
     ZeroRotation(atoms)
     dynamics, rows = VelocityVerlet(atoms, step * units.fs), []
     dynamics.attach(lambda: rows.append((atoms.get_potential_energy(), atoms.get_kinetic_energy())), 4)
-    dynamics.run(12_000)
-    potential, kinetic = 1000 * np.array(rows[500:]).T / len(atoms)
+    dynamics.run(5_000)
+    potential, kinetic = 1000 * np.array(rows[250:]).T / len(atoms)
     time = np.arange(len(kinetic)) * 4 * step / 1000
     found, low, high = slope(potential + kinetic, time, rng)
     assert abs(found) <= GATE, (found, low, high)

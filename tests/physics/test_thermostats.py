@@ -123,6 +123,7 @@ def test_a_thermostat_samples_the_canonical_ensemble(ensemble, timestep):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("timestep", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("ensemble", [*LOCAL, *GLOBAL])
 def test_a_thermostat_samples_it_over_a_long_time(ensemble, timestep):
@@ -172,6 +173,7 @@ def test_control_bussi_that_counts_the_centre_of_mass_is_too_hot():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("timestep", [2.0, 4.0])
 @pytest.mark.parametrize("ensemble", ["npt", "npt-baoab"])
 def test_a_barostat_holds_temperature_and_pressure(ensemble, timestep):
