@@ -25,7 +25,7 @@ from ase.io.trajectory import TrajectoryReader
 from ase.md.md import MolecularDynamics
 
 from blipcalc.calculator import BayesianCalculator, Composite, bayesian_of
-from blipcalc.checksums import add_sums, cut, forget_sums, sums_of, verify
+from blipcalc.checksums import add_sums, cut, n_parts, sums_of, verify
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.io import read, write
 from blipcalc.manifest import StoredCalibration
@@ -196,10 +196,13 @@ def cut_trajectory(path: Path | None, step: int, key: str = STEP) -> None:
         add_sums(path)  # of a frame that a kill left without
         cut(path, kept)
         return
+    if known := n_parts(path):  # each a frame
+        cut(path, known)  # what a kill tore, which text does not tell
+        cut(path, _kept(read(path), path, step, key))
+        return
     frames = read(path)
     kept = _kept(frames, path, step, key)
     path.unlink()
-    forget_sums(path)
     for frame in frames[:kept]:
         write(path, frame, append=True, checksums=True)
 

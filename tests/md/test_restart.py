@@ -590,3 +590,20 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path):
     finished(tmp_path)
     for name, value in trace(tmp_path).items():
         assert np.array_equal(value, whole[name]) if isinstance(value, np.ndarray) else value == whole[name]
+
+
+def test_a_torn_text_trajectory_goes_on(tmp_path):
+    """A kill within the last line of a frame: its numbers still read, with fewer digits."""
+    path = tmp_path / "run.xyz"
+    finished(tmp_path, trajectory=path)
+    whole = path.read_bytes()
+    finished(tmp_path, trajectory=path, time_ps=0.5)
+    longer = path.read_bytes()
+    for name in (TRAJECTORY, HISTORY, EVENTS):
+        assert not (tmp_path / name).exists() or name == HISTORY
+    torn = longer[: len(whole) + 400]
+    other = tmp_path / "other"
+    finished(other, trajectory=other / "run.xyz")
+    (other / "run.xyz").write_bytes(torn)  # behind what its sums know
+    finished(other, trajectory=other / "run.xyz", time_ps=0.5)
+    assert (other / "run.xyz").read_bytes() == longer
