@@ -170,6 +170,19 @@ def test_skin_list_searches_when_it_must_and_only_then():
     assert searches(moved[:4], cell=CELL * 1.0001, pbc=(True, True, False)) == 0
 
 
+def test_skin_list_follows_atoms_that_are_wrapped_into_the_cell():
+    """Pairs stay, but not their cell shifts: with those of before a wrapped atom would be a cell away from its neighbours."""
+    scaled = np.random.default_rng(13).random((5, 3))
+    scaled[0, 0] = 1.01
+    neighbors = NeighborList(3.0, skin=0.8)
+    before = neighbors.update(scaled @ CELL, CELL, (True,) * 3)
+    scaled[0, 0] -= 1.0
+    after = neighbors.update(scaled @ CELL, CELL, (True,) * 3)
+    np.testing.assert_array_equal(as_rows(*after), as_rows(*neighbor_pairs(scaled @ CELL, CELL, (True,) * 3, 3.0)))
+    assert len(as_rows(*before)) == len(as_rows(*after)) > 0
+    assert not np.array_equal(as_rows(*before), as_rows(*after))
+
+
 def test_skin_list_does_not_trust_an_array_changed_in_place():
     positions = np.random.default_rng(12).random((5, 3)) @ CELL
     cell = CELL.copy()

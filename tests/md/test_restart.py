@@ -19,7 +19,7 @@ from blipcalc import run_folder
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.checkpoint import Model
-from blipcalc.checksums import inspect
+from blipcalc.checksums import SUFFIX, inspect
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
 from blipcalc.errors import (
@@ -340,6 +340,27 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path, monkeypatch):
     monkeypatch.undo()
     finished(tmp_path)
     assert_same(trace(tmp_path), whole)
+
+
+def test_frames_are_on_the_disk_before_a_checkpoint_that_counts_on_them(tmp_path, monkeypatch):
+    """No kill of a process tells, since its pages outlive it; a machine that loses power does: the order of calls is asked."""
+    synced, counted, fsync, replace = set(), [], os.fsync, os.replace
+    needed = [tmp_path / name for name in (TRAJECTORY, TRAJECTORY + SUFFIX, HISTORY)]
+
+    def sync(descriptor):
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def rename(source, target):
+        if os.path.basename(target) == NEWEST:
+            counted.append(all(path.stat().st_ino in synced for path in needed))
+            synced.clear()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    finished(tmp_path, time_ps=0.1)
+    assert counted == [True] * 6
 
 
 def test_a_folder_belongs_to_one_run(tmp_path):

@@ -62,6 +62,14 @@ def test_atoms_that_are_too_close_warn_and_halt():
     assert not rule(Atoms("N2", [[0, 0, 0], [0, 0, 0.1]]), 0).breached  # never seen: not watched
 
 
+def test_of_several_pairs_the_one_furthest_below_its_limit_is_judged():
+    """The shortest distance is no worse than a warning here; another one, longer but far below its own limit, is to halt."""
+    rule = TooClose({"Ar-Ar": 3.0, "H-H": 1.2})
+    verdict = rule(Atoms("H2Ar2", [[0, 0, 0], [0, 0, 0.7], [9, 0, 0], [9, 0, 1.0]]), 0)
+    assert (verdict.breached, verdict.halts, verdict.atoms) == (True, True, (2, 3))
+    assert (verdict.value, verdict.threshold) == (pytest.approx(1.0), 3.0)
+
+
 def test_the_image_of_an_atom_counts():
     atoms = Atoms("OH", [[0.1, 5, 5], [9.6, 5, 5]], cell=[10, 10, 10], pbc=True)
     assert TooClose({"H-O": 0.9})(atoms, 0).breached
