@@ -23,6 +23,7 @@ from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.plot import plot_history
 from blipcalc.monitor.readings import check_sensor, take_reading, temperature_K, time_fs, watched_atoms
 from blipcalc.monitor.rules import Rules, name_of
+from blipcalc.monitor.still import StandsStill
 from blipcalc.monitor.triggers import (
     Reading,
     Trigger,
@@ -65,7 +66,8 @@ class UncertaintyMonitor:
         only a warning does not halt, and is recorded once
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
     faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: in MD a leap, a jump of
-        the kinetic energy, and atoms closer than half of the closest in the data, where the model says where those were
+        the kinetic energy, and, where the model says where its data were, atoms closer than half of the closest in them, and a
+        sensor that stands still (:mod:`blipcalc.monitor.still`, at checks)
     self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; two evaluations
     events : file that warnings, halts and all that was done go to, one line of JSON each
     annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
@@ -137,7 +139,7 @@ class UncertaintyMonitor:
         try:
             self.rules.fit(self.calculator)
             if self._faults_by_default and isinstance(dynamics, MolecularDynamics):
-                self.rules.faults = default_faults(self.calculator)
+                self.rules.faults, self.rules.still = default_faults(self.calculator), StandsStill()
             if self.self_test:
                 check_sensor(self.calculator, self.atoms)
         except Exception:

@@ -117,6 +117,7 @@ def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: boo
         distance,
         pressure,
         pressure_std,
+        atoms.positions.copy(),
     )
     return reading, energy
 

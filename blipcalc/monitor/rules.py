@@ -17,6 +17,7 @@ from blipcalc.monitor.channels import Channel
 from blipcalc.monitor.faults import Fault
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.readings import check_watchable
+from blipcalc.monitor.still import StandsStill
 from blipcalc.monitor.triggers import (
     CalibratedTolerance,
     ElementThresholds,
@@ -69,6 +70,7 @@ class Rules:
         self.level, self.threshold = number("level", level), threshold
         self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
         self.faults = tuple(faults)
+        self.still: StandsStill | None = None  # asked beside the faults, of readings
         self._given, self._own = tuple(triggers), self._first()
         self._fits: Calculator | None = None
         self._halting: set[int] = set()  # those that asked for a halt at the last check
@@ -134,6 +136,8 @@ class Rules:
         failed = NonFinite()(reading)
         if failed.breached:
             return replace(failed, is_hard=True), False
+        if self.still is not None:
+            found = [*found, replace(self.still(reading), is_hard=True)]
         verdicts = [trigger(reading) for trigger in self.triggers]
         self._halting = {k for k, verdict in enumerate(verdicts) if verdict.breached and verdict.halts}
         self._excused &= self._halting
@@ -180,6 +184,7 @@ class Rules:
             "excused": sorted(self._excused),
             "channels": [[name_of(channel), channel.state()] for channel in self._channels],
             "safe": list(self._safe),
+            "still": None if self.still is None else self.still.state(),
         }
 
     def restore(self, state: Mapping[str, Any], atoms: Atoms, step: int) -> None:
@@ -188,6 +193,8 @@ class Rules:
             raise MonitorError("the checkpoint is of a monitor with other rules")
         self._halting, self._excused = set(state["halting"]), set(state["excused"])
         self._safe = list(state["safe"])
+        if self.still is not None and state.get("still") is not None:  # older checkpoints know nothing of it
+            self.still.restore(state["still"])
         for channel, (_, memory) in zip(self._channels, state["channels"], strict=True):
             channel.restore(memory)
         self.ask_faults(atoms, step)

@@ -35,6 +35,7 @@ class Reading:
     failure : what is not finite, or why there is no prediction; empty where all is well
     latent_distance : (n,) how far each atom is from the data; None where the model does not say
     pressure_GPa, pressure_std_GPa : NaN where nobody asked for them
+    positions : (n, 3) Å; None where nobody gave them
     """
 
     step: int
@@ -46,6 +47,7 @@ class Reading:
     latent_distance: np.ndarray | None = None
     pressure_GPa: float = math.nan
     pressure_std_GPa: float = math.nan
+    positions: np.ndarray | None = None
 
     @property
     def n_atoms(self) -> int:

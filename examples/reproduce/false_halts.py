@@ -100,7 +100,7 @@ def alarms(limits: Limits, fresh: np.ndarray, check_fs: float) -> dict[str, tupl
     """{channel: (breaches (replicas, checks), its level)}."""
     window = round(1e3 / check_fs)
     means = np.array([moving_average(np.log(row), window) for row in fresh])
-    *_, detector = limits.channels()
+    (detector,) = (channel for channel in limits.channels() if isinstance(channel, Evidence))
     return {
         "trip": (fresh > limits.trip.value, limits.trip),
         "smoothed": (np.pad(means > limits.smoothed.value, ((0, 0), (window - 1, 0))), limits.smoothed),
