@@ -107,8 +107,8 @@ def add_sums(path: str | Path) -> None:
 
 
 def n_parts(path: str | Path) -> int:
-    """How many parts of a file its sums know; 0 where there are none."""
-    last = _last(sums_of(path))
+    """How many parts of a file its sums know; 0 where there are none, or no file."""
+    last = _last(sums_of(path)) if Path(path).is_file() else None
     return 0 if last is None else last.number + 1
 
 
@@ -128,11 +128,13 @@ def inspect(path: str | Path) -> Findings:
             f"{path} or its checksums ({sums_of(path).name}) are not there: nothing can be said of it"
         )
     parts, is_whole = _read(sums_of(path))
-    size = path.stat().st_size
     with path.open("rb") as file:
-        damaged = tuple(p.number for p in parts if p.stop > size or _crc(file, p) != p.crc)
+        known = [(at, expected, _bytes(file, at, len(expected))) for at, expected in _known_bytes(parts)]
+        # after head and tables: who adds to the file meanwhile makes it longer before he changes them
+        size = path.stat().st_size
         n_beyond = max(0, size - (parts[-1].stop if parts else 0))
-        is_ordered = all(_agrees(file, at, expected, bool(n_beyond)) for at, expected in _known_bytes(parts))
+        is_ordered = all(_agrees(*each, bool(n_beyond)) for each in known)
+        damaged = tuple(p.number for p in parts if p.stop > size or _crc(file, p) != p.crc)
     return Findings(tuple(parts), damaged, is_ordered, is_whole, n_beyond)
 
 
@@ -164,7 +166,7 @@ def cut(path: str | Path, n_parts: int) -> None:
 
 
 def repair(path: str | Path) -> Findings:
-    """Keep what comes before the damage; the damaged file stays beside it as ``….damaged``.
+    """Keep what comes before the damage; the damaged file stays beside it as ``….damaged``, an older one as it is.
 
     Returns
     -------
@@ -174,18 +176,26 @@ def repair(path: str | Path) -> Findings:
     found = inspect(path)
     if found.is_whole:
         return found
-    aside = Path(f"{path}{DAMAGED}")
     copy = path.with_name(f".{path.name}.repair")
     copy.write_bytes(path.read_bytes())
     sums_of(copy).write_text("".join(part.line() for part in found.parts), encoding="ascii")
     cut(copy, found.n_good)
-    path.replace(aside)
+    set_aside(path)
     for new, old in ((copy, path), (sums_of(copy), sums_of(path))):
         if new.exists():
             new.replace(old)
         else:
             old.unlink(missing_ok=True)
     return found
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged file to ``….damaged``, or ``….damaged.2``, …: what was set aside is never overwritten."""
+    aside, k = Path(f"{path}{DAMAGED}"), 1
+    while aside.exists():
+        k += 1
+        aside = Path(f"{path}{DAMAGED}.{k}")
+    path.replace(aside)
 
 
 def _new_parts(path: Path, file: BinaryIO, last: Part | None) -> Iterator[Part]:
@@ -216,19 +226,22 @@ def _known_bytes(parts: Sequence[Part]) -> Iterator[tuple[int, bytes]]:
     """(place, bytes) of head and tables of a ``.traj`` with these parts; of other files nothing."""
     if not parts or not parts[0].item:
         return
-    items, table = [part.item for part in parts], HEAD - 8
-    for part in parts:
-        if part.index:
-            table, size = part.index, (part.stop - part.index) // 8
-            held = items[:size]
-            yield table, struct.pack(f"<{size}q", *held, *[0] * (size - len(held)))
-    yield COUNTS, struct.pack("<3q", len(parts), table, items[0])
+    items, tables = [part.item for part in parts], [part for part in parts if part.index]
+    # the head first: one that is written before the tables names no frame that they do not
+    yield COUNTS, struct.pack("<3q", len(parts), tables[-1].index if tables else HEAD - 8, items[0])
+    for part in tables:
+        size = (part.stop - part.index) // 8
+        held = items[:size]
+        yield part.index, struct.pack(f"<{size}q", *held, *[0] * (size - len(held)))
 
 
-def _agrees(file: BinaryIO, at: int, expected: bytes, has_more: bool) -> bool:
-    """Whether head or table are as expected; in a file with more behind its sums only as far as those reach."""
+def _bytes(file: BinaryIO, at: int, n: int) -> bytes:
     file.seek(at)
-    found = file.read(len(expected))
+    return file.read(n)
+
+
+def _agrees(at: int, expected: bytes, found: bytes, has_more: bool) -> bool:
+    """Whether head or table are as expected; in a file with more behind its sums only as far as those reach."""
     if not has_more or len(found) < len(expected):
         return found == expected
     pairs = zip(struct.iter_unpack("<q", found), struct.iter_unpack("<q", expected), strict=True)

@@ -30,7 +30,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.db import connect
-from ase.io.trajectory import TrajectoryWriter
+from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from blipcalc.calculator import CARRIED, Sampled
 from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
@@ -68,7 +68,7 @@ def write(
     append : add to an existing file
     samples : keep the K draws too, beside the file in ``<path>.samples.npz``
     checksums : keep a sum of every frame beside the file in ``<path>.sums``, as run folders do; a file that has them keeps them
-        when it is added to.  Not for ``.db``
+        when it is added to.  Not for ``.db``, nor for text that was begun without them
 
     Raises
     ------
@@ -79,7 +79,7 @@ def write(
     _check_suffix(path)
     if not frames:
         raise DataError(f"expected at least one frame to write to {path}, got none")
-    if checksums and path.suffix == ".db":
+    if checksums and not keeps_sums(path):
         raise DataError(f"{path}: a database changes in place, so its frames have no checksums; leave checksums=False")
     append = append and path.exists()
     store = _stored_samples(path) if append else {}
@@ -103,7 +103,7 @@ def write(
     if not append:
         forget_sums(path)
     commit()
-    if sums_of(path).exists() or (checksums and not append):
+    if sums_of(path).exists() or (checksums and (not append or path.suffix == ".traj")):
         add_sums(path)
 
 
@@ -157,6 +157,24 @@ def _check_arrays(atoms: Atoms) -> None:
             raise DataError(
                 f"atoms.arrays[{name!r}] has shape {np.shape(values)} and type {values.dtype}; expected {wanted}, numbers"
             )
+
+
+def iterate(path: str | Path) -> Iterator[Atoms]:
+    """The structures of a file one after the other, as :func:`read` gives them; of a ``.traj`` one is in memory at a time."""
+    path = Path(path)
+    if path.suffix != ".traj":
+        yield from read(path)
+        return
+    verify(path)
+    stored = _stored_samples(path)
+    with TrajectoryReader(path) as frames:
+        for k in range(len(frames)):
+            yield _restore(frames[k], stored)
+
+
+def keeps_sums(path: Path) -> bool:
+    """Whether frames of such a file can have checksums."""
+    return path.suffix != ".db"
 
 
 def _samples_of(atoms: Atoms) -> SampleArrays:

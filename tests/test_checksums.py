@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import iread
 from ase.io.trajectory import TrajectoryWriter
 
-from blipcalc.checksums import add_sums, cut, inspect, repair, sums_of, verify
+from blipcalc.checksums import _known_bytes, add_sums, cut, inspect, repair, sums_of, verify
 from blipcalc.errors import DamagedFileError, DataError
 from blipcalc.io import read, write
 
@@ -149,3 +151,57 @@ def test_a_file_that_is_written_anew_loses_its_old_sums(tmp_path):
     assert steps(path) == [7]
     with pytest.raises(DataError, match="database"):
         write(tmp_path / "a.db", chain(), checksums=True)
+
+
+def test_a_file_that_grows_meanwhile_is_not_called_damaged(tmp_path):
+    path = grown(tmp_path / "run.traj", 3)
+    done = threading.Event()
+
+    def write_on():
+        for k in range(3, 150):
+            write(path, chain(3, k), append=True)
+        done.set()
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    looks = 0
+    while not done.is_set():
+        assert inspect(path).is_whole
+        looks += 1
+    writer.join()
+    assert looks > 10
+    assert inspect(path).n_beyond == 0
+
+
+def test_a_cut_that_is_killed_on_its_way_leaves_a_file_that_reads(tmp_path, monkeypatch):
+    """After every single write of it."""
+    whole = grown(tmp_path / "run.traj", 90).read_bytes()
+    for last in range(4):
+        path = tmp_path / f"{last}.traj"
+        path.write_bytes(whole)
+        sums_of(path).write_bytes(sums_of(tmp_path / "run.traj").read_bytes())
+        known = list(_known_bytes(inspect(path).parts[:30]))
+        parts = inspect(path).parts[:30]
+        sums_of(path).write_text("".join(part.line() for part in parts))
+        with path.open("r+b") as file:
+            for at, expected in known[:last]:
+                file.seek(at)
+                file.write(expected)
+        assert inspect(path).is_whole
+        assert steps(path)[:30] == list(range(30))
+        cut(path, 30)
+        assert path.read_bytes() == grown(tmp_path / f"{last}-then.traj", 30).read_bytes()
+
+
+def test_what_was_set_aside_is_never_overwritten(tmp_path):
+    path = grown(tmp_path / "run.traj", 6)
+    kept = []
+    for part in (4, 2):
+        content = bytearray(path.read_bytes())
+        content[inspect(path).parts[part].start + 20] ^= 1
+        path.write_bytes(bytes(content))
+        kept.append(bytes(content))
+        assert repair(path).n_good == part
+    assert (tmp_path / "run.traj.damaged").read_bytes() == kept[0]
+    assert (tmp_path / "run.traj.damaged.2").read_bytes() == kept[1]
+    assert steps(path) == [0, 1]

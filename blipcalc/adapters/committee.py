@@ -47,6 +47,11 @@ class CommitteePredictor:
         self.has_stress = all("stress" in c.implemented_properties for c in self.calculators)
         self.calibration = calibration
 
+    @property
+    def identity(self) -> str:
+        """What its members are, as far as they say so."""
+        return repr([(type(member).__name__, member.parameters) for member in self.calculators])
+
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
         """Predictions in the order of the structures; members are evaluated one after the other."""
         predictions = []

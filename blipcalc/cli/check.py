@@ -55,12 +55,20 @@ def check(
 ) -> None:
     """Say how often a limit would stop MD for nothing, and find the limit that does so as rarely as wanted."""
     from blipcalc.calibration.fit import feasible_draws
+    from blipcalc.calibration.residuals import seen_in_training
     from blipcalc.checkpoint import load_model
     from blipcalc.cli.tables import limits_text
+    from blipcalc.errors import TrainingDataReusedError
     from blipcalc.monitor.reference import check_reference
     from blipcalc.predictor import BayesianPredictor
 
     stored = load_model(model)
+    known = frames_of(labelled, energy_unit, "Angstrom", energy_key, forces_key, ":") if labelled else None
+    seen = seen_in_training(known or [], stored.frames.tolist())
+    if seen:
+        raise TrainingDataReusedError(
+            f"{len(seen)} of {len(known)} labelled frames were in the training data; give frames that the model has not seen"
+        )
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     predictor = BayesianPredictor.load(stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype)
     limits = check_reference(
@@ -73,7 +81,7 @@ def check(
         confidence=confidence,
         channels=None if channels is None else [name.strip() for name in channels.split(",") if name.strip()],
         index=index,
-        labelled=frames_of(labelled, energy_unit, "Angstrom", energy_key, forces_key, ":") if labelled else None,
+        labelled=known,
     )
     limits.save(output)
     typer.echo(limits_text(limits))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from blipcalc.checksums import DAMAGED, SUFFIX, inspect, repair
+from blipcalc.checksums import SUFFIX, inspect, repair, set_aside
 from blipcalc.errors import DataError, ModelFileError
-from blipcalc.run_folder import NEWEST, PREVIOUS
+from blipcalc.run_folder import LOCK, NEWEST, PREVIOUS, alone
 from blipcalc.sealed import read_sealed
 
 
@@ -26,11 +27,19 @@ def repair_run(path: str | Path, *, dry_run: bool = False) -> dict[Path, tuple[b
 
     Raises
     ------
+    RunFolderBusyError : another process runs in the folder
     DataError : nothing there that could be looked at; DamagedFileError : a single file without checksums
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"no such file or folder: {path}")
+    folder = path if path.is_dir() else path.parent
+    is_held = not dry_run and (path.is_dir() or (folder / LOCK).exists())
+    with alone(folder) if is_held else contextlib.nullcontext():
+        return _findings(path, dry_run)
+
+
+def _findings(path: Path, dry_run: bool) -> dict[Path, tuple[bool, str]]:
     look = inspect if dry_run else repair
     if not path.is_dir():
         found = look(path)
@@ -56,6 +65,6 @@ def _checkpoint(path: Path, dry_run: bool) -> tuple[bool, str]:
         _, manifest = read_sealed(path)
     except ModelFileError as error:
         if not dry_run:
-            path.replace(f"{path}{DAMAGED}")
+            set_aside(path)
         return False, str(error)
     return True, f"a checkpoint of step {manifest.get('step')}, whole"

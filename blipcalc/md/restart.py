@@ -21,11 +21,11 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.calculators.mixing import LinearCombinationCalculator
-from ase.io.trajectory import TrajectoryReader
 from ase.md.md import MolecularDynamics
 
+from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.calculator import BayesianCalculator, Composite, bayesian_of
-from blipcalc.checksums import add_sums, cut, n_parts, sums_of, verify
+from blipcalc.checksums import cut, n_parts, sums_of, verify
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.io import read, write
 from blipcalc.manifest import StoredCalibration
@@ -70,7 +70,7 @@ def _calculator_identity(calc: Calculator | None) -> str:
         return f"{type(calc).__name__} {getattr(calc, 'parameters', None)!r}"
     predictor = calc.predictor
     settings = {key: calc.parameters[key] for key in ("n_draws", "seed", "surface", "dtype", "raw")}
-    weights = ""
+    weights = predictor.identity if isinstance(predictor, CommitteePredictor) else ""
     if isinstance(predictor, BayesianPredictor):
         weights = tensors_hash({**predictor.model.state_dict(), **dict(predictor.draws.overrides)})
     return f"{type(predictor).__name__} {settings!r} {weights} {predictor.calibration if weights else None!r}"
@@ -181,30 +181,28 @@ def restore(
         )
 
 
-def cut_trajectory(path: Path | None, step: int, key: str = STEP) -> None:
-    """Leave out frames behind a step.
+def cut_trajectory(path: Path | None, step: int, n_frames: int | None, key: str = STEP) -> None:
+    """Leave the frames of a file that were there at a checkpoint, and make sure that they are as they were written.
 
-    key : of the step in ``info``
+    What comes behind them may be torn, or lack its checksums: the run makes it again.
+
+    step, n_frames : of the checkpoint; -1 and 0 without one, None for a file that it does not know
+    key : of the step in ``info``, by which files without checksums are cut
     raises : ConfigurationError where the file is none of such a run, DamagedFileError where it is not as it was written
     """
     if path is None or not path.exists():
         return
-    verify(path)
-    if path.suffix == ".traj":
-        with TrajectoryReader(path) as frames:
-            kept = _kept(frames, path, step, key)
-        add_sums(path)  # of a frame that a kill left without
-        cut(path, kept)
-        return
-    if known := n_parts(path):  # each a frame
-        cut(path, known)  # what a kill tore, which text does not tell
-        cut(path, _kept(read(path), path, step, key))
+    if n_parts(path):
+        if n_frames is not None:
+            cut(path, n_frames)
+        verify(path)
         return
     frames = read(path)
     kept = _kept(frames, path, step, key)
-    path.unlink()
-    for frame in frames[:kept]:
-        write(path, frame, append=True, checksums=True)
+    if kept:
+        write(path, frames[:kept])
+    else:
+        path.unlink()
 
 
 def _kept(frames: Sequence[Atoms], path: Path, step: int, key: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from blipcalc.checksums import forget_sums, n_parts
 from blipcalc.core.validate import check_motion, check_structure
-from blipcalc.errors import ConfigurationError, DamagedFileError, ExtentError, NonFiniteError
+from blipcalc.errors import ConfigurationError, DamagedFileError, StructureError
 from blipcalc.frozen import snapshot
-from blipcalc.io import write
+from blipcalc.io import keeps_sums, write
 from blipcalc.md.integrators import NPT, WITH_COURSE, IntegratorConfig, integrator, set_temperature
 from blipcalc.md.restart import STEP, cut_trajectory, environment, identity, provenance, restore, state_of, sync
 from blipcalc.md.signals import told_of_signals
@@ -261,7 +261,7 @@ class _Run:
             try:
                 self.dynamics.run(steps - self.dynamics.nsteps)
                 return True
-            except (NonFiniteError, ExtentError) as error:
+            except StructureError as error:
                 is_back = self.monitor.abort(str(error))
                 if self.monitor.halted:
                     return False
@@ -297,24 +297,34 @@ class _Run:
         }
 
     def _resume(self, checkpoints: Checkpoints, go_on: bool) -> None:
-        """Go to the last checkpoint; files are cut to its step, or begun anew where there is none."""
-        state = checkpoints.load()
-        step = -1 if state is None else state.figures["step"]
-        if state is not None and step == 0 and (go_on or not state.figures["monitor"]["halted"]):
-            step = -1  # step 0 is checked and written anew
-        cut_trajectory(self.trajectory, step)
-        for path in self._records:
-            cut_trajectory(path, step, key="breach_step")
-        if step >= 0 and not go_on:
-            self._check_complete(state.figures["frames"])
-        if self.monitor.events is not None:
-            self.monitor.events.cut(step)
+        """Go to the last checkpoint; files are cut to it, or begun anew where there is none."""
+        state, events = checkpoints.load(), self.monitor.events
+        step, then = (-1, None) if state is None else (state.figures["step"], state.figures.get("frames", {}))
+        if state is None:
+            self._refuse_foreign([self.trajectory, *self._records, None if events is None else events.path])
+        elif step == 0 and (go_on or not state.figures["monitor"]["halted"]):
+            step, then = -1, None  # step 0 is checked and written anew
+        for path, key in [(self.trajectory, STEP), *((path, "breach_step") for path in self._records)]:
+            cut_trajectory(path, step, 0 if then is None else then.get(self._name(path)), key)
+        if events is not None:
+            events.cut(step)
         if state is None:
             (self.folder / HISTORY).unlink(missing_ok=True)
             return
         self.monitor.history.load_csv(self.folder / HISTORY, last_step=step)
+        if then is not None and not go_on:
+            self._check_complete(then)
         restore(state, self.dynamics, self.rng, self.monitor, self.observers)
         self.seconds = state.figures["seconds"]
+
+    def _refuse_foreign(self, paths: Sequence[Path | None]) -> None:
+        """Refuse to begin in files outside the folder that are there already: they are another run's."""
+        for path in paths:
+            if path is not None and path.exists() and self.folder.resolve() not in path.resolve().parents:
+                raise ConfigurationError(
+                    f"{path} is there already, and the run in {self.folder} begins: it would be cut to nothing. Give each run "
+                    "in a folder files of its own, or move it away"
+                )
 
     @property
     def _records(self) -> list[Path]:
@@ -323,17 +333,25 @@ class _Run:
             action.path for action in self.monitor.actions if isinstance(action, Record | AskReference) and action.path
         ]
 
-    def _frames(self) -> dict[str, int]:
-        """{file: frames that it holds}."""
-        return {path.name: n_parts(path) for path in (self.trajectory, *self._records) if path is not None}
+    def _name(self, path: Path | None) -> str:
+        """Of a file in a checkpoint: those in the folder move with it."""
+        inside = path is not None and self.folder.resolve() in path.resolve().parents
+        return str(path.resolve().relative_to(self.folder.resolve())) if inside else str(path)
 
-    def _check_complete(self, then: dict[str, int]) -> None:
-        """Refuse to go on behind frames that were lost."""
+    def _frames(self) -> dict[str, int]:
+        """{file: frames, rows or events that it holds}."""
+        files = [path for path in (self.trajectory, *self._records) if path is not None]
+        found = {self._name(path): n_parts(path) for path in files} | {HISTORY: len(self.monitor.history)}
+        events = self.monitor.events
+        return found if events is None else found | {self._name(events.path): events.count}
+
+    def _check_complete(self, then: Mapping[str, int]) -> None:
+        """Refuse to go on behind frames, rows or events that were lost."""
         lost = {name: (n, then[name]) for name, n in self._frames().items() if n < then.get(name, 0)}
         if lost:
             raise DamagedFileError(
-                f"{self.folder}: fewer frames than at the last checkpoint: {lost} (now, then); was a file repaired, or moved "
-                "away? With go_on=True (--go-on) the run goes on and the gap stays; else give another folder"
+                f"{self.folder}: fewer frames, rows or events than at the last checkpoint: {lost} (now, then); was a file "
+                "repaired, or moved away? With go_on=True (--go-on) the run goes on and the gap stays; else give another folder"
             )
 
     def _save(self, checkpoints: Checkpoints) -> None:
@@ -356,7 +374,7 @@ class _Run:
         if self.monitor.halted or step % self.write_every == 0:
             frame = snapshot(self.atoms, self.monitor.calculator)
             frame.info |= {STEP: step, "time_fs": step * self.config.timestep_fs}
-            write(self.trajectory, frame, append=True, checksums=True)
+            write(self.trajectory, frame, append=True, checksums=keeps_sums(self.trajectory))
 
     def _advance(self, bar: tqdm) -> None:
         bar.update(self.dynamics.nsteps - bar.n)

@@ -21,7 +21,7 @@ from ase.optimize.sciopt import Converged, SciPyOptimizer
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
-from blipcalc.io import write
+from blipcalc.io import keeps_sums, write
 from blipcalc.monitor.readings import watched_atoms
 from blipcalc.monitor.triggers import Verdict
 from blipcalc.on_demand import ReferenceOnDemand
@@ -133,7 +133,7 @@ class Record:
             breach_unit=verdict.unit,
             breach_atom=verdict.atoms[0] if verdict.atoms else -1,
         )
-        write(self.path, frame, append=True, checksums=True)
+        write(self.path, frame, append=True, checksums=keeps_sums(Path(self.path)))
 
 
 @dataclass
@@ -197,9 +197,9 @@ class RollBack:
 class AskReference:
     """Let the reference of a :class:`~blipcalc.on_demand.ReferenceOnDemand` drive from a breach to the next check that passes.
 
-    A breach that asks for a halt switches to the reference; the first check without any breach or warning switches back.  Each
-    switch is an event, ``reference`` or ``model``.  The frame of a switch is written with results of the one that drives on;
-    forces of the step after it are its own.  Faults, and what is not finite, halt all the same.
+    A breach that asks for a halt switches to the reference; the first check without one switches back, whatever it warns of.
+    Each switch is an event, ``reference`` or ``model``.  The frame of a switch is written with results of the one that drives
+    on; forces of the step after it are its own.  Faults, and what is not finite, halt all the same.
 
     record_to : file for the frames of breached checks with energy and forces of the reference, for training; ``info`` as in
         :class:`Record`

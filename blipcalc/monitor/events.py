@@ -36,6 +36,14 @@ class EventLog:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._count: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many events the file holds."""
+        if self._count is None:
+            self._count = len(read_events(self.path)) if self.path.exists() else 0
+        return self._count
 
     def write(self, event: str, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics, **more: Any) -> None:
         """Append one."""
@@ -54,6 +62,7 @@ class EventLog:
             file.flush()
             os.fsync(file.fileno())
         add_sums(self.path)
+        self._count = None if self._count is None else self._count + 1
 
     def cut(self, last_step: int) -> None:
         """Leave out events behind a step, which the run will make again."""
@@ -65,6 +74,7 @@ class EventLog:
             forget_sums(self.path)
             write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
             add_sums(self.path)
+            self._count = len(kept)
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ class Limits(Settings):
     @property
     def hash(self) -> str:
         """SHA-256 by which a run knows its limits."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     @property
     def _levels(self) -> list[Level]:

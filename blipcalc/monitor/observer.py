@@ -259,10 +259,12 @@ class UncertaintyMonitor:
         self._keep(reading, energy)
         if self.verdict.breached:
             self._act(self.verdict, _is_onset(before, self.verdict), excused)
-            return
-        if before is not None and before.breached:
-            self._log("passed", self.verdict)
-        self.halted = False
+            if self.verdict.halts:
+                return
+        else:
+            if before is not None and before.breached:
+                self._log("passed", self.verdict)
+            self.halted = False
         for action in self._remembering:
             self._take(action.passed(self.atoms, self.dynamics.nsteps), self.verdict)
         if self._remembering:

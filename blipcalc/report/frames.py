@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.io.trajectory import TrajectoryReader
 
 from blipcalc.errors import BlipcalcError, DataError
-from blipcalc.io import read
+from blipcalc.io import iterate
 from blipcalc.md.restart import STEP
 from blipcalc.monitor.readings import movable
 from blipcalc.monitor.triggers import worst_first
 
-#: frames that are in memory at a time
-CHUNK = 100
 #: what ASE raises for a file that is damaged
 DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error)
 
@@ -100,7 +96,7 @@ def read_traces(path: Path | None) -> Traces:
     if path is None:
         return traces
     try:
-        for atoms in _frames(path):
+        for atoms in iterate(path):
             traces.add(atoms)
     except BlipcalcError:
         raise
@@ -110,13 +106,3 @@ def read_traces(path: Path | None) -> Traces:
             "it away for a page without it"
         ) from error
     return traces
-
-
-def _frames(path: Path) -> Iterator[Atoms]:
-    if path.suffix != ".traj":
-        yield from read(path)
-        return
-    with TrajectoryReader(path) as reader:
-        n = len(reader)
-    for start in range(0, n, CHUNK):
-        yield from read(path, f"{start}:{min(n, start + CHUNK)}")

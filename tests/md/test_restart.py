@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
+from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 
 from blipcalc import run_folder
+from blipcalc.adapters.committee import committee
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.checkpoint import Model
@@ -628,3 +630,89 @@ def test_a_torn_text_trajectory_goes_on(tmp_path):
     (other / "run.xyz").write_bytes(torn)  # behind what its sums know
     finished(other, trajectory=other / "run.xyz", time_ps=0.5)
     assert (other / "run.xyz").read_bytes() == longer
+
+
+def test_files_of_another_run_are_not_emptied(tmp_path):
+    record = {"on_breach": ["record"], "record_to": tmp_path / "all.traj", "threshold": 0.01, "time_ps": 0.05}
+    finished(tmp_path / "a", **record)
+    before = (tmp_path / "all.traj").read_bytes()
+    with pytest.raises(ConfigurationError, match="there already"):
+        finished(tmp_path / "b", **record)
+    assert (tmp_path / "all.traj").read_bytes() == before
+    finished(tmp_path / "a", **record)  # its own
+    assert (tmp_path / "all.traj").read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", [TRAJECTORY, HISTORY])
+def test_a_run_does_not_go_on_behind_what_is_gone(tmp_path, lost):
+    finished(tmp_path)
+    (tmp_path / lost).unlink()
+    with pytest.raises(DamagedFileError, match="fewer frames, rows or events"):
+        finished(tmp_path, time_ps=0.4)
+    finished(tmp_path, time_ps=0.4, go_on=True)
+
+
+def test_damage_behind_the_checkpoint_is_cut_off(tmp_path):
+    """As a power loss leaves it: sums are on the disk, the frame that they are of is not."""
+    whole = tmp_path / "whole"
+    finished(whole)
+    stopped = tmp_path / "stopped"
+    atoms = cube()
+
+    class EndsError(Exception):
+        pass
+
+    def end(dynamics):
+        def observer():
+            if dynamics.nsteps == 215:
+                raise EndsError
+
+        return observer
+
+    with pytest.raises(EndsError):
+        finished(stopped, atoms, observers=[end])
+    path = stopped / TRAJECTORY
+    last = inspect(path).parts[-1]
+    content = bytearray(path.read_bytes())
+    content[last.start : last.stop] = bytes(last.stop - last.start)
+    path.write_bytes(bytes(content))
+    finished(stopped, observers=[lambda dynamics: lambda: None])
+    assert (stopped / TRAJECTORY).read_bytes() == (whole / TRAJECTORY).read_bytes()
+
+
+def test_databases_record_without_checksums(tmp_path):
+    folder = tmp_path / "run"
+    summary = finished(folder, record_to=folder / "breaches.db", threshold=0.01, trajectory=folder / "t.db")[1]
+    assert summary.status == "halted"
+    assert len(read(folder / "breaches.db")) == 1
+    assert len(read(folder / "t.db")) >= 1
+
+
+def test_committees_of_other_members_are_other_runs(tmp_path):
+    def atoms(sigma):
+        found = Atoms("Ar2", positions=[[0, 0, 0], [3.8, 0, 0]])
+        members = [LennardJones(sigma=sigma, epsilon=e, rc=8.0) for e in (0.010, 0.011)]
+        found.calc = BayesianCalculator(committee(members), raw=True)
+        return found
+
+    finished(tmp_path, atoms(3.4))
+    with pytest.raises(ConfigurationError, match="another start"):
+        finished(tmp_path, atoms(3.3), time_ps=0.4)
+    finished(tmp_path, atoms(3.4), time_ps=0.4)
+
+
+def test_a_structure_that_cannot_be_evaluated_halts_the_run_by_name(tmp_path):
+    def meet(dynamics):
+        def observer():
+            if dynamics.nsteps == 50:
+                dynamics.atoms.positions[1] = dynamics.atoms.positions[0]
+
+        return observer
+
+    atoms = Atoms("Ar3", positions=[[0, 0, 0], [3.8, 0, 0], [0, 3.8, 0]])
+    members = [LennardJones(sigma=3.4, epsilon=e, rc=8.0) for e in (0.010, 0.011)]
+    atoms.calc = BayesianCalculator(committee(members), raw=True)
+    summary = finished(tmp_path, atoms, observers=[meet], faults=())[1]
+    assert summary.status == "halted"
+    assert not summary.is_finite
+    assert json.loads((tmp_path / SUMMARY).read_text())["reason"]

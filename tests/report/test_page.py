@@ -11,9 +11,10 @@ import pytest
 from ase import Atoms
 
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.checksums import forget_sums
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.errors import ConfigurationError, DataError, LimitsError, NonFiniteError
+from blipcalc.errors import ConfigurationError, DamagedFileError, DataError, LimitsError, NonFiniteError
 from blipcalc.io import read
 from blipcalc.md.run import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.monitor.history import History
@@ -191,6 +192,9 @@ def test_checks_that_are_not_finite_are_gaps_and_are_counted(tmp_path):
         cells[4] = "nan"
         lines[k] = ",".join(cells)
     (tmp_path / HISTORY).write_text("\n".join(lines) + "\n")
+    with pytest.raises(DamagedFileError, match="repair"):
+        write_report(tmp_path)
+    forget_sums(tmp_path / HISTORY)
     page = Page(write_report(tmp_path))
     values = read_run(tmp_path).history["max_atom_std"]
     assert f"{np.nanmax(values):.4g} eV/Å, atom" in page.text
