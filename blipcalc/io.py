@@ -236,6 +236,11 @@ def _traj(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], Non
     buffer = io.BytesIO()
     writer = TrajectoryWriter(buffer)
     for atoms in frames:
+        text = [name for name, values in atoms.arrays.items() if values.dtype.kind == "U"]
+        if text:
+            raise DataError(
+                f"{path}: arrays {', '.join(text)} are text, which no .traj gives back; use .extxyz, or remove them"
+            )
         writer.write(atoms)
 
     def add() -> None:
