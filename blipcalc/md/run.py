@@ -203,7 +203,10 @@ class _Run:
             thermalize_momenta(atoms, temperature_K=course[0, 1], rng=self.rng)
             Stationary(atoms)
             if not atoms.pbc.any():
-                ZeroRotation(atoms)
+                with np.errstate(
+                    divide="ignore", invalid="ignore"
+                ):  # a linear molecule has a moment of inertia of zero
+                    ZeroRotation(atoms)
         self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng)
         self.observers: list[Callable[[], Any]] = []
         self.monitor = UncertaintyMonitor(self.dynamics, **monitor)

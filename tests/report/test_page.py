@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 
 from blipcalc.calculator import BayesianCalculator
-from blipcalc.checksums import forget_sums
+from blipcalc.checksums import forget_sums, sums_of
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
 from blipcalc.errors import ConfigurationError, DamagedFileError, DataError, LimitsError, NonFiniteError
@@ -300,6 +300,10 @@ def test_folders_that_are_none_and_files_that_are_damaged_are_named(tmp_path):
     ]:
         before = (tmp_path / name).read_bytes()
         (tmp_path / name).write_text(content)
+        if sums_of(tmp_path / name).exists():
+            with pytest.raises(DamagedFileError, match="blipcalc repair"):
+                write_report(tmp_path)
+            forget_sums(tmp_path / name)
         with pytest.raises(DataError, match=said):
             write_report(tmp_path)
         (tmp_path / name).write_bytes(before)
