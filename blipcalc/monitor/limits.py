@@ -296,5 +296,5 @@ def check_settings(
     if not 1e-6 <= number("confidence", confidence) < 1:
         raise ConfigurationError(f"confidence={confidence}; expected a number from 1e-6 to 1, below 1")
     known = isinstance(channels, (list, tuple)) and all(isinstance(name, str) and name in CHANNELS for name in channels)
-    if not channels or not known:
+    if not known or not channels:
         raise ConfigurationError(f"channels={channels!r}; expected some of {', '.join(CHANNELS)}")

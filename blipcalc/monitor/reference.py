@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import ase.io
@@ -20,6 +19,7 @@ from blipcalc.monitor.channels import SMALLEST, HaltRatio
 from blipcalc.monitor.limits import CHANNELS, ChannelName, Limits, check_settings, fit_limits
 from blipcalc.monitor.readings import movable
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.settings import several
 
 
 def check_reference(
@@ -58,8 +58,11 @@ def check_reference(
         raise LimitsError("limits take a calibrated model: run 'blipcalc calibrate' for these draws and this surface")
     # before the long part
     check_settings(interval_fs, rate_per_ns, confidence, channels, tolerance, level)
-    if isinstance(trajectories, (str, Path, Atoms)) or not isinstance(trajectories, Collection):
-        raise ConfigurationError("expected a list of replicas, each the path of a trajectory or a list of frames")
+    if isinstance(trajectories, (Path, Atoms)):
+        raise ConfigurationError("trajectories: expected a list of replicas, not one of them")
+    trajectories = several(
+        "trajectories", trajectories, "a list of replicas, each the path of a file or a list of frames"
+    )
     quantiles = element_quantiles(predictor.calibration, level)
     ratio, done, replicas = HaltRatio(quantiles, tolerance), 0, []
     for trajectory in trajectories:
@@ -95,9 +98,10 @@ def element_quantiles(calibration: Calibration, level: float) -> dict[str, float
 def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]:
     """The frames of a replica."""
     if not isinstance(trajectory, (str, Path)):
-        if not isinstance(trajectory, Collection) or not all(isinstance(atoms, Atoms) for atoms in trajectory):
-            raise DataError(f"expected a path or a list of Atoms for a replica, got {reprlib.repr(trajectory)}")
-        return list(trajectory)
+        frames = several("replica", trajectory, "a path or a list of Atoms", error=DataError)
+        if not all(isinstance(atoms, Atoms) for atoms in frames):
+            raise DataError(f"a replica holds {type(frames[0]).__name__}, expected a path or a list of Atoms")
+        return frames
     check_counts(trajectory)
     try:
         frames = ase.io.read(trajectory, index)
