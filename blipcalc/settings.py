@@ -102,3 +102,13 @@ def path_of(name: str, value: object) -> Path:
     if not isinstance(value, (str, Path)) or not str(value):
         raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected the path of a file")
     return Path(value)
+
+
+def several(name: str, value: Any, what: str, *, error: type[BlipcalcError] = ConfigurationError) -> list[Any]:
+    """What a user gave a list of, as a list; anything else is an error that says what was expected."""
+    try:
+        if isinstance(value, (str, bytes, Mapping)):
+            raise TypeError
+        return list(value)
+    except TypeError:
+        raise error(f"{name}={reprlib.repr(value)}; expected {what}") from None

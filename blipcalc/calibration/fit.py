@@ -23,7 +23,7 @@ Gammerman, Shafer 2005, section 4.5 (Mondrian).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +50,7 @@ from blipcalc.core.prediction import Calibration, Prediction, sample_arrays, sum
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError, TrainingDataReusedError
 from blipcalc.predictor import device_of, draws_of, dtype_of
-from blipcalc.settings import whole
+from blipcalc.settings import several, whole
 from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_maximum, frame_weighted_quantile
 from blipcalc.stats.fits import variance_scale
 
@@ -243,9 +243,7 @@ def _draw_counts(model: Model, n_draws: Sequence[int]) -> list[int]:
         raise CalibrationError(
             "a point estimate has no spread to calibrate; train a BLIP, a mixture, an ensemble, or heads (nll_jef)"
         )
-    if isinstance(n_draws, (str, bytes)) or not isinstance(n_draws, Collection):
-        raise ConfigurationError(f"n_draws={n_draws!r}; expected several, such as (8, 16, 32)")
-    n_draws = [draws_of(k) for k in n_draws]
+    n_draws = [draws_of(k) for k in several("n_draws", n_draws, "several, such as (8, 16, 32)")]
     if not n_draws or min(n_draws) < least:
         raise ConfigurationError(f"a spread takes K >= {least} draws, got n_draws={tuple(n_draws)}")
     counts = sorted({feasible_draws(model.posterior, k) for k in n_draws})

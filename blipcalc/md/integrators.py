@@ -56,7 +56,20 @@ class IntegratorConfig(Settings):
 def integrator(
     atoms: Atoms, config: IntegratorConfig, temperature_K: float, rng: np.random.Generator
 ) -> MolecularDynamics:
-    """The integrator of a structure; raises :class:`ConfigurationError` for NPT without a periodic cell."""
+    """The integrator of a structure; raises :class:`ConfigurationError` for NPT without a periodic cell, and for what ASE's
+    own cannot do.
+    """
+    try:
+        return _integrator(atoms, config, temperature_K, rng)
+    except (ValueError, NotImplementedError, ArithmeticError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"ensemble={config.ensemble!r} cannot run this structure: {error}") from error
+
+
+def _integrator(
+    atoms: Atoms, config: IntegratorConfig, temperature_K: float, rng: np.random.Generator
+) -> MolecularDynamics:
     c, dt = config, config.timestep_fs * units.fs
     if c.ensemble in NPT and not atoms.pbc.all():
         raise ConfigurationError(

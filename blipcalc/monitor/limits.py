@@ -388,7 +388,7 @@ def check_settings(
     if channels is None:
         return
     known = isinstance(channels, (list, tuple)) and all(isinstance(name, str) and name in CHANNELS for name in channels)
-    if not channels or not known:
+    if not known or not channels:
         raise ConfigurationError(f"channels={channels!r}; expected some of {', '.join(CHANNELS)}")
     if "distance" in channels and not has_distances:
         raise ConfigurationError(

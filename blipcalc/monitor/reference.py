@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ase.io
@@ -20,6 +19,7 @@ from blipcalc.monitor.channels import SMALLEST, HaltRatio
 from blipcalc.monitor.limits import ChannelName, Limits, check_settings, fit_limits
 from blipcalc.monitor.readings import movable
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.settings import several
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.shift import Shifted, shifted_quantile
 
@@ -64,8 +64,11 @@ def check_reference(
     # before the long part
     has_domain = predictor.domain is not None
     check_settings(interval_fs, rate_per_ns, confidence, channels, tolerance, level, has_distances=has_domain)
-    if isinstance(trajectories, (str, Path, Atoms)) or not isinstance(trajectories, Collection):
-        raise ConfigurationError("expected a list of replicas, each the path of a trajectory or a list of frames")
+    if isinstance(trajectories, (Path, Atoms)):
+        raise ConfigurationError("trajectories: expected a list of replicas, not one of them")
+    trajectories = several(
+        "trajectories", trajectories, "a list of replicas, each the path of a file or a list of frames"
+    )
     quantiles = element_quantiles(predictor.calibration, level)
     ratio, done, replicas, distances = HaltRatio(quantiles, tolerance), 0, [], []
     watches_distance = has_domain and (channels is None or "distance" in channels)
@@ -135,9 +138,10 @@ def element_quantiles(calibration: Calibration, level: float) -> dict[str, float
 def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]:
     """The frames of a replica."""
     if not isinstance(trajectory, (str, Path)):
-        if not isinstance(trajectory, Collection) or not all(isinstance(atoms, Atoms) for atoms in trajectory):
-            raise DataError(f"expected a path or a list of Atoms for a replica, got {reprlib.repr(trajectory)}")
-        return list(trajectory)
+        frames = several("replica", trajectory, "a path or a list of Atoms", error=DataError)
+        if not all(isinstance(atoms, Atoms) for atoms in frames):
+            raise DataError(f"a replica holds {type(frames[0]).__name__}, expected a path or a list of Atoms")
+        return frames
     check_counts(trajectory)
     try:
         frames = ase.io.read(trajectory, index)

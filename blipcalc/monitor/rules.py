@@ -103,7 +103,7 @@ class Rules:
         rule = self.triggers[0] if self.triggers else None
         if isinstance(rule, CalibratedTolerance):
             return rule.limit
-        return rule.threshold if isinstance(rule, MaxAtomStd) else None
+        return float(rule.threshold) if isinstance(rule, MaxAtomStd) else None
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
         """Refuse elements that a rule has no threshold for."""

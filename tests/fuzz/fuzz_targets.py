@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from numbers import Real
@@ -327,7 +328,8 @@ def command_lines(source: Source, tools: Tools, folder: Path) -> Any:
         words += [one(source, options), one(source, WORDS)]
     here = {*tools.files, "run", "out", "out.json", "out.blip", "none.xyz"}
     at = [str(folder / word) if word in here else word for word in words]
-    result = CliRunner().invoke(app, [command, *at])
+    with contextlib.chdir(folder):  # a word may become the name of an output
+        result = CliRunner().invoke(app, [command, *at])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code in (0, 2, 3, 4, 5), result.exit_code

@@ -305,9 +305,9 @@ MUTANTS = (
     Mutant(
         "frames-not-cut",
         "Frames behind the checkpoint stay in the trajectory, and come twice.",
-        "md/run.py",
-        "        cut_trajectory(self.trajectory, step)\n",
-        "",
+        "md/restart.py",
+        "            cut(path, n_frames)\n",
+        "            pass\n",
         ("md/test_restart.py::test_a_run_that_breaks_goes_on_from_its_last_checkpoint",),
     ),
     Mutant(
