@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import ase
@@ -25,9 +23,7 @@ from ase.md.md import MolecularDynamics
 
 from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.calculator import BayesianCalculator, Composite, bayesian_of
-from blipcalc.checksums import cut, n_parts, sums_of, verify
 from blipcalc.errors import CheckpointWarning, ConfigurationError
-from blipcalc.io import read, write
 from blipcalc.manifest import StoredCalibration
 from blipcalc.md.integrators import restore_variables, variables
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -179,52 +175,3 @@ def restore(
         warnings.warn(
             f"the run goes on statistically equivalent, not bit for bit: {why}", CheckpointWarning, stacklevel=2
         )
-
-
-def cut_trajectory(path: Path | None, step: int, n_frames: int | None, key: str = STEP) -> None:
-    """Leave the frames of a file that were there at a checkpoint, and make sure that they are as they were written.
-
-    What comes behind them may be torn, or lack its checksums: the run makes it again.
-
-    step, n_frames : of the checkpoint; -1 and 0 without one, None for a file that it does not know
-    key : of the step in ``info``, by which files without checksums are cut
-    raises : ConfigurationError where the file is none of such a run, DamagedFileError where it is not as it was written
-    """
-    if path is None or not path.exists():
-        return
-    if n_parts(path):
-        if n_frames is not None:
-            cut(path, n_frames)
-        verify(path)
-        return
-    frames = read(path)
-    kept = _kept(frames, path, step, key)
-    if kept:
-        write(path, frames[:kept])
-    else:
-        path.unlink()
-
-
-def _kept(frames: Sequence[Atoms], path: Path, step: int, key: str) -> int:
-    """How many of the first frames are not behind a step."""
-    kept = len(frames)
-    while kept:
-        last = frames[kept - 1].info.get(key)
-        if last is None:
-            raise ConfigurationError(f"{path} holds a frame that does not say its step ({key}); move it away")
-        if last <= step:
-            break
-        kept -= 1
-    return kept
-
-
-def sync(*paths: Path | None) -> None:
-    """Wait until files, and their sums, are on the disk."""
-    given = [path for path in paths if path is not None]
-    for file in (*given, *map(sums_of, given)):
-        if file.exists():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

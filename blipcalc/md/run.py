@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,21 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from tqdm import tqdm
 
-from blipcalc.checksums import forget_sums, n_parts
+from blipcalc.checksums import forget_sums
 from blipcalc.core.validate import check_motion, check_structure
-from blipcalc.errors import ConfigurationError, DamagedFileError, StructureError
+from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.frozen import snapshot
 from blipcalc.io import keeps_sums, write
+from blipcalc.md.files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, RunFiles
 from blipcalc.md.integrators import NPT, WITH_COURSE, IntegratorConfig, integrator, set_temperature
-from blipcalc.md.restart import STEP, cut_trajectory, environment, identity, provenance, restore, state_of, sync
+from blipcalc.md.restart import environment, identity, provenance, restore, state_of
 from blipcalc.md.signals import told_of_signals
-from blipcalc.monitor.actions import AskReference, Record
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.monitor.triggers import PressureTolerance
 from blipcalc.run_folder import Checkpoints, alone
 from blipcalc.sealed import write_atomically
 from blipcalc.settings import number, path_of, whole
 
-#: names in a run folder
-TRAJECTORY, HISTORY, EVENTS, SUMMARY = "trajectory.traj", "history.csv", "events.jsonl", "summary.json"
 #: settings that a run which goes on may have changed
 MAY_CHANGE = {"time_ps", "checkpoint_every"}
 #: beyond it no run comes to its end
@@ -203,14 +201,14 @@ class _Run:
             thermalize_momenta(atoms, temperature_K=course[0, 1], rng=self.rng)
             Stationary(atoms)
             if not atoms.pbc.any():
-                with np.errstate(
-                    divide="ignore", invalid="ignore"
-                ):  # a linear molecule has a moment of inertia of zero
+                # a linear molecule has a moment of inertia of zero
+                with np.errstate(divide="ignore", invalid="ignore"):
                     ZeroRotation(atoms)
         self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng)
         self.observers: list[Callable[[], Any]] = []
         self.monitor = UncertaintyMonitor(self.dynamics, **monitor)
         self.settings["monitor"] = self.monitor.settings()
+        self.files = None if folder is None else RunFiles(folder, self.trajectory, self.monitor)
 
     def go(self, steps: int, checkpoint_every: int, go_on: bool, progress: bool) -> None:
         """Run to a number of steps in all, unless something ends it before."""
@@ -301,70 +299,24 @@ class _Run:
 
     def _resume(self, checkpoints: Checkpoints, go_on: bool) -> None:
         """Go to the last checkpoint; files are cut to it, or begun anew where there is none."""
-        state, events = checkpoints.load(), self.monitor.events
-        step, then = (-1, None) if state is None else (state.figures["step"], state.figures.get("frames", {}))
+        state = checkpoints.load()
         if state is None:
-            self._refuse_foreign([self.trajectory, *self._records, None if events is None else events.path])
-        elif step == 0 and (go_on or not state.figures["monitor"]["halted"]):
-            step, then = -1, None  # step 0 is checked and written anew
-        for path, key in [(self.trajectory, STEP), *((path, "breach_step") for path in self._records)]:
-            cut_trajectory(path, step, 0 if then is None else then.get(self._name(path)), key)
-        if events is not None:
-            events.cut(step)
-        if state is None:
-            (self.folder / HISTORY).unlink(missing_ok=True)
+            self.files.begin()
             return
-        self.monitor.history.load_csv(self.folder / HISTORY, last_step=step)
-        if then is not None and not go_on:
-            self._check_complete(then)
+        step, then = state.figures["step"], state.figures.get("frames", {})
+        if step == 0 and (go_on or not state.figures["monitor"]["halted"]):
+            step, then = -1, None  # step 0 is checked and written anew
+        self.files.go_back(step, then, accept_gaps=go_on)
         restore(state, self.dynamics, self.rng, self.monitor, self.observers)
         self.seconds = state.figures["seconds"]
-
-    def _refuse_foreign(self, paths: Sequence[Path | None]) -> None:
-        """Refuse to begin in files outside the folder that are there already: they are another run's."""
-        for path in paths:
-            if path is not None and path.exists() and self.folder.resolve() not in path.resolve().parents:
-                raise ConfigurationError(
-                    f"{path} is there already, and the run in {self.folder} begins: it would be cut to nothing. Give each run "
-                    "in a folder files of its own, or move it away"
-                )
-
-    @property
-    def _records(self) -> list[Path]:
-        """Files of breached frames."""
-        return [
-            action.path for action in self.monitor.actions if isinstance(action, Record | AskReference) and action.path
-        ]
-
-    def _name(self, path: Path | None) -> str:
-        """Of a file in a checkpoint: those in the folder move with it."""
-        inside = path is not None and self.folder.resolve() in path.resolve().parents
-        return str(path.resolve().relative_to(self.folder.resolve())) if inside else str(path)
-
-    def _frames(self) -> dict[str, int]:
-        """{file: frames, rows or events that it holds}."""
-        files = [path for path in (self.trajectory, *self._records) if path is not None]
-        found = {self._name(path): n_parts(path) for path in files} | {HISTORY: len(self.monitor.history)}
-        events = self.monitor.events
-        return found if events is None else found | {self._name(events.path): events.count}
-
-    def _check_complete(self, then: Mapping[str, int]) -> None:
-        """Refuse to go on behind frames, rows or events that were lost."""
-        lost = {name: (n, then[name]) for name, n in self._frames().items() if n < then.get(name, 0)}
-        if lost:
-            raise DamagedFileError(
-                f"{self.folder}: fewer frames, rows or events than at the last checkpoint: {lost} (now, then); was a file "
-                "repaired, or moved away? With go_on=True (--go-on) the run goes on and the gap stays; else give another folder"
-            )
 
     def _save(self, checkpoints: Checkpoints) -> None:
         """A checkpoint, unless the structure is not finite: then the last good one stays."""
         if not np.isfinite(self.atoms.positions).all() or not np.isfinite(self.atoms.get_momenta()).all():
             return
-        self.monitor.history.keep_csv(self.folder / HISTORY)
-        sync(self.trajectory, *self._records)
+        frames = self.files.save()
         state = state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock())
-        checkpoints.save(replace(state, figures={**state.figures, "frames": self._frames()}))
+        checkpoints.save(replace(state, figures={**state.figures, "frames": frames}))
 
     def _follow(self) -> None:
         """Give the thermostat the temperature of now."""

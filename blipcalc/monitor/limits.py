@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,25 +28,22 @@ from pydantic import ConfigDict, Field, ValidationError
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, LimitsError
-from blipcalc.monitor.channels import SMALLEST, Evidence, HaltRatio, Outside, Smoothed, Trip
+from blipcalc.monitor.blocks import NS, PS, WINDOW_PS, ReferenceBlocks, checks
+from blipcalc.monitor.channels import Evidence, HaltRatio, Outside, Smoothed, Trip
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.sealed import write_atomically
 from blipcalc.settings import Settings, number
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
-from blipcalc.stats.series import block_maxima, moving_average, statistical_inefficiency
 from blipcalc.stats.shift import Shifted
 
 ChannelName = Literal["trip", "smoothed", "evidence", "distance"]
 CHANNELS: tuple[ChannelName, ...] = ("trip", "smoothed", "evidence", "distance")
-#: ps: window of the smoothed channel, and the least that g is taken for
-WINDOW_PS = FLOOR_PS = 1.0
 #: expected halts in a block, beyond which maxima of blocks count none of them
 MOST_PER_BLOCK = 0.5
 #: warnings for each false halt that may be
 WARNINGS = 10
 #: independent checks that p-values take at least, and as many as are kept
 LEAST_REFERENCES, MOST_REFERENCES = 300, 3000
-PS, NS = 1e3, 1e6  # fs
 
 
 class Identity(Settings):
@@ -124,10 +120,10 @@ class Limits(Settings):
         if self.trip is not None:
             found.append(Trip(ratio, self.trip.value))
         if self.smoothed is not None:
-            window = _checks(WINDOW_PS * PS, self.interval_fs)
+            window = checks(WINDOW_PS * PS, self.interval_fs)
             found.append(Smoothed(ratio, window, math.exp(self.smoothed.value), math.exp(self.warning.value)))
         if self.evidence:
-            every = _checks(self.inefficiency_ps * PS, self.interval_fs)
+            every = checks(self.inefficiency_ps * PS, self.interval_fs)
             length = NS / (self.budget_per_ns * every * self.interval_fs)
             found.append(Evidence(ratio, np.array(self.evidence), every, length))
         if self.distance is not None:
@@ -220,7 +216,7 @@ def fit_limits(
     )
     if channels is None:
         channels = [name for name in CHANNELS if name != "distance" or distances is not None]
-    reference = _Reference.of(replicas, distances if "distance" in channels else None, interval_fs)
+    reference = ReferenceBlocks.of(replicas, distances if "distance" in channels else None, interval_fs)
     kept, notes = list(channels), list(reference.notes)
     if "evidence" in kept and len(reference.thinned) < LEAST_REFERENCES:
         kept.remove("evidence")
@@ -265,93 +261,10 @@ def fit_limits(
     )
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """The replicas of a reference run that are long enough, and how long they remember.
-
-    series, distances : of R, and of the largest latent distance where it is watched
-    block : checks of an independent block; memory_ps : g, of whatever remembers longest
-    """
-
-    series: list[np.ndarray]
-    distances: list[np.ndarray]
-    interval_fs: float
-    block: int
-    memory_ps: float
-    notes: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls, replicas: Sequence[np.ndarray], distances: Sequence[np.ndarray] | None, interval_fs: float
-    ) -> _Reference:
-        """Checked, and the memory estimated."""
-        series = [np.asarray(values, dtype=np.float64) for values in replicas]
-        far = [np.asarray(values, dtype=np.float64) for values in distances or ()]
-        if not series or not all(v.ndim == 1 and v.size for v in (*series, *far)):
-            raise LimitsError(
-                f"expected one or more replicas of (checks,) values of R, got {[v.shape for v in series]}"
-            )
-        if not all(np.isfinite(v).all() and (v >= 0).all() for v in (*series, *far)):
-            raise LimitsError(
-                "R or the latent distance of the reference run is not finite: are all its elements known?"
-            )
-        if far and [len(v) for v in far] != [len(v) for v in series]:
-            raise LimitsError("R and latent distances of the replicas differ in length")
-        if len({values.tobytes() for values in series}) < len(series):
-            raise LimitsError("two replicas are the same, value by value; give each a seed of its own")
-        kinds = [kind for kind in (series, far) if kind]
-        memory = max(statistical_inefficiency([_log(v) for v in kind]) for kind in kinds)
-        g = max(FLOOR_PS, memory * interval_fs / PS)
-        wanted = _checks(2 * g * PS, interval_fs) if math.isfinite(g) else 0
-        long = [k for k, values in enumerate(series) if wanted and len(values) >= wanted]
-        if not long:
-            raise LimitsError(
-                f"the longest of {len(series)} replicas has {max(map(len, series)) * interval_fs / PS:.3g} ps, and R remembers "
-                f"{g:.2g} ps: replicas take two memories, of 1 ps at least; give longer ones"
-            )
-        notes = ()
-        if len(long) < len(series):
-            short = wanted * interval_fs / PS
-            notes = (f"{len(series) - len(long)} replicas shorter than {short:.2g} ps are left out",)
-        # whole blocks fill equal replicas
-        block = min(len(series[k]) // (len(series[k]) // wanted) for k in long)
-        return cls([series[k] for k in long], [far[k] for k in long] if far else [], interval_fs, block, g, notes)
-
-    @property
-    def block_ns(self) -> float:
-        """Length of a block."""
-        return self.block * self.interval_fs / NS
-
-    @property
-    def thinned(self) -> np.ndarray:
-        """R of checks that do not remember each other."""
-        return np.concatenate([v[:: _checks(self.memory_ps * PS, self.interval_fs)] for v in self.series])
-
-    def maxima(self, channel: str) -> tuple[np.ndarray, float]:
-        """Maxima over blocks of what a channel watches, and the length of a block in ns."""
-        if channel == "distance":
-            return block_maxima(self.distances, self.block), self.block_ns
-        if channel != "smoothed":
-            return block_maxima(self.series, self.block), self.block_ns
-        window = _checks(WINDOW_PS * PS, self.interval_fs)
-        means = [moving_average(_log(values), window) for values in self.series]
-        block = min(self.block, min(map(len, means)))  # a replica of one block has no mean for its first window
-        return block_maxima(means, block), block * self.interval_fs / NS
-
-
-def _log(values: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(values, SMALLEST))
-
-
 def _some(values: np.ndarray) -> tuple[float, ...]:
     """As many as are kept, spread evenly over the run."""
     picked = np.linspace(0, len(values) - 1, min(len(values), MOST_REFERENCES)).round().astype(int)
     return tuple(values[picked].tolist())
-
-
-def _checks(duration_fs: float, interval_fs: float) -> int:
-    """Checks that make a duration, at least one."""
-    return max(1, round(duration_fs / interval_fs))
 
 
 def _too_short(reference_ns: float, rate: float, budget: float, confidence: float, channels: Sequence[str]) -> str:

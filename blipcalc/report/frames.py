@@ -13,7 +13,7 @@ from ase import Atoms
 
 from blipcalc.errors import BlipcalcError, DataError
 from blipcalc.io import iterate
-from blipcalc.md.restart import STEP
+from blipcalc.md.files import STEP
 from blipcalc.monitor.readings import movable
 from blipcalc.monitor.triggers import worst_first
 

@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from blipcalc.errors import DataError
-from blipcalc.md.run import EVENTS, HISTORY, SUMMARY, TRAJECTORY, MDSummary
+from blipcalc.md.files import EVENTS, HISTORY, SUMMARY, TRAJECTORY
+from blipcalc.md.run import MDSummary
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.history import History
 from blipcalc.run_folder import NEWEST, PREVIOUS, last_checkpoint

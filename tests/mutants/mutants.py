@@ -305,7 +305,7 @@ MUTANTS = (
     Mutant(
         "frames-not-cut",
         "Frames behind the checkpoint stay in the trajectory, and come twice.",
-        "md/restart.py",
+        "md/files.py",
         "            cut(path, n_frames)\n",
         "            pass\n",
         ("md/test_restart.py::test_a_run_that_breaks_goes_on_from_its_last_checkpoint",),
@@ -337,8 +337,8 @@ MUTANTS = (
     Mutant(
         "trajectory-not-synced",
         "A checkpoint reaches the disk before the frames that it counts on.",
-        "md/run.py",
-        "        sync(self.trajectory, *self._records)\n",
+        "md/files.py",
+        "        sync(*(path for path, _ in self._of_frames()))\n",
         "",
         ("md/test_restart.py::test_frames_are_on_the_disk_before_a_checkpoint_that_counts_on_them",),
     ),
