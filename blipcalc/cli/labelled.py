@@ -22,6 +22,7 @@ from blipcalc.cli.options import (
     ModelArgument,
     Seed,
     frames_of,
+    make_folder,
 )
 from blipcalc.errors import ConfigurationError
 
@@ -109,7 +110,7 @@ def evaluate(
     # a file without fingerprints does not say what it was trained on, which is not the same as no frame seen
     training = stored.frames.tolist() or None
     result = evaluate_model(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     (output / "evaluation.json").write_text(json.dumps(result.to_dict(), indent=1))
     reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
     error_against_sigma_plot(residuals, output / "error_against_sigma.png")
@@ -161,7 +162,7 @@ def compare(
     rows = compare_models(
         loaded, frames, foreign=outside, n_draws=n_draws, seed=seed, progress=say, device=device, dtype=dtype
     )
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     text = comparison_text(rows)
     (output / "comparison.md").write_text(text + "\n")
     figures = {row.name: row.to_dict() for row in rows}

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from blipcalc.errors import ConfigurationError
+
 Data = Annotated[
     list[Path], typer.Argument(help="extxyz, .traj, ase.db or rMD17-style .npz files with energies and forces")
 ]
@@ -48,6 +50,14 @@ def frames_of(
             index=index,
         )
     ]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results; raises :class:`ConfigurationError` where a file has its name."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigurationError(f"{path} cannot be a folder for results: {error.strerror}; name another") from None
 
 
 class Bar:

@@ -20,6 +20,7 @@ from blipcalc.bundle import bundle_path
 from blipcalc.calibration.fit import calibrate
 from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.cli.main import app
+from blipcalc.cli.options import make_folder
 from blipcalc.cli.settings import sections
 from blipcalc.data.labels import frame_hash, read_labelled
 from blipcalc.errors import (
@@ -395,3 +396,11 @@ def test_compare_puts_models_side_by_side(trained, tmp_path):
     write(tmp_path / "new.xyz", labelled)
     with pytest.raises(UnknownElementError, match="my does not know Si"):
         call("compare", trained, swag, "--data", tmp_path / "new.xyz")
+
+
+def test_a_file_is_no_folder_for_results(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot be a folder"):
+        make_folder(tmp_path / "out")
+    with pytest.raises(ConfigurationError, match="cannot be a folder"):
+        make_folder(tmp_path / "out" / "deeper")
