@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-from array import array
-from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,8 +14,8 @@ from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError, UnknownKeyError
 from blipcalc.sealed import write_atomically
 
-#: how a kind of number is kept, in at most eight bytes
-CODES = {int: "q", float: "d", bool: "b"}
+#: rows of a block: what grows by copying itself would leave holes of half its size in the memory of a long run
+BLOCK = 1024
 
 
 class History:
@@ -55,39 +53,52 @@ class History:
     }
 
     def __init__(self) -> None:
-        # typed, a row takes 89 bytes: a run of 10⁸ steps checked at every tenth keeps its history in memory
-        self._columns = {name: array(CODES[kind]) for name, kind in self.columns.items()}
+        # a row takes 89 bytes: a run of 10⁸ steps checked at every tenth keeps its history in memory
+        self._row = np.dtype(list(self.columns.items()))
+        self._blocks: list[np.ndarray] = []
+        self._length = 0
         self._kept = 0  # rows that the file of :meth:`keep_csv` holds
 
     def append(self, **row: float) -> None:
         """Add a row; one of the same step as the last replaces it."""
-        values = [kind(row[name]) for name, kind in self.columns.items()]
-        if len(self) and self.last("step") == values[0]:
-            for column in self._columns.values():
-                column.pop()
+        if len(self) and self.last("step") == row["step"]:
+            self._length -= 1
             if self._kept > len(self):  # it holds the row that is replaced
                 self._kept = 0
-        self._add(values)
+        self._add([row[name] for name in self.columns])
 
-    def _add(self, values: Iterable[float]) -> None:
-        for column, value in zip(self._columns.values(), values, strict=True):
-            column.append(value)
+    def _add(self, values: list[float]) -> None:
+        block, place = divmod(self._length, BLOCK)
+        if block == len(self._blocks):
+            self._blocks.append(np.empty(BLOCK, dtype=self._row))
+        self._blocks[block][place] = tuple(values)
+        self._length += 1
 
     def __len__(self) -> int:
-        return len(self._columns["step"])
+        return self._length
 
     def __getitem__(self, column: str) -> np.ndarray:
         """A column; raises :class:`UnknownKeyError` for an unknown one."""
-        return np.array(self._column(column), dtype=self.columns[column])
+        return self._column(column, 0)
 
     def last(self, column: str) -> float:
         """The newest entry of a column; raises :class:`UnknownKeyError`, or ``IndexError`` before the first check."""
-        return self.columns[column](self._column(column)[-1])
+        self._check(column)
+        if not len(self):
+            raise IndexError("no check yet")
+        block, place = divmod(len(self) - 1, BLOCK)
+        return self._blocks[block][column][place].item()
 
-    def _column(self, name: str) -> array:
+    def _column(self, name: str, first: int) -> np.ndarray:
+        """A copy of a column from a row on."""
+        self._check(name)
+        parts = [np.empty(0, dtype=self._row), *self._blocks[first // BLOCK :]]
+        begin = first // BLOCK * BLOCK
+        return np.concatenate([part[name] for part in parts])[first - begin : len(self) - begin]
+
+    def _check(self, name: str) -> None:
         if name not in self.columns:
             raise UnknownKeyError(f"no column {name!r}; there is {', '.join(self.columns)}")
-        return self._columns[name]
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """{column: values}, as ``pandas.DataFrame`` takes it."""
@@ -137,7 +148,7 @@ class History:
 
     def _text(self, first: int) -> str:
         """Rows from the first on."""
-        columns = (map(kind, self._columns[name][first:]) for name, kind in self.columns.items())
+        columns = (self._column(name, first).tolist() for name in self.columns)
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows(zip(*columns, strict=True))
         return buffer.getvalue()

@@ -96,22 +96,28 @@ def evidence(detector: Evidence, values: np.ndarray, seed: int) -> np.ndarray:
     return found
 
 
-def alarms(limits: Limits, fresh: np.ndarray, check_fs: float) -> dict[str, tuple[np.ndarray, Level | None]]:
+def alarms(
+    limits: Limits, fresh: np.ndarray, check_fs: float, distances: np.ndarray | None = None
+) -> dict[str, tuple[np.ndarray, Level | None]]:
     """{channel: (breaches (replicas, checks), its level)}."""
     window = round(1e3 / check_fs)
     means = np.array([moving_average(np.log(row), window) for row in fresh])
     (detector,) = (channel for channel in limits.channels() if isinstance(channel, Evidence))
-    return {
+    found = {
         "trip": (fresh > limits.trip.value, limits.trip),
         "smoothed": (np.pad(means > limits.smoothed.value, ((0, 0), (window - 1, 0))), limits.smoothed),
         "evidence": (np.array([evidence(detector, row, k) for k, row in enumerate(fresh)]), None),
     }
+    if distances is not None:
+        found["distance"] = (~(distances <= limits.distance.value), limits.distance)
+    return found
 
 
-def account(values: np.ndarray, rates: Sequence[float], check_fs: float) -> str:
-    """A table: limits from the first half of R (replicas, checks), held against the second half."""
+def account(values: np.ndarray, rates: Sequence[float], check_fs: float, distances: np.ndarray | None = None) -> str:
+    """A table: limits from the first half of R, and of latent distances (replicas, checks), held against the second half."""
     half = values.shape[1] // 2
     reference, fresh = values[:, :half], values[:, half:]
+    far, fresh_far = (None, None) if distances is None else (list(distances[:, :half]), distances[:, half:])
     total = fresh.size * check_fs / 1e6
 
     def observed(beyond: np.ndarray) -> tuple[int, str]:
@@ -122,26 +128,26 @@ def account(values: np.ndarray, rates: Sequence[float], check_fs: float) -> str:
     lines = [
         f"{reference.size * check_fs / 1e6:g} ns of reference, {total:g} ns of test",
         "",
-        "| wanted at most, per ns | channel | limit on R | expected per ns (95 %) | observed per ns (95 %) | p of equal rates |",
+        "| wanted at most, per ns | channel | limit | expected per ns (95 %) | observed per ns (95 %) | p of equal rates |",
         "|---|---|---|---|---|---|",
     ]
     for rate in rates:
         try:
             limits = fit_limits(
-                list(reference), check_fs, CALIBRATION, {STAND_IN: 1.0}, tolerance=1.0, rate_per_ns=rate
-            )
+                list(reference), check_fs, CALIBRATION, {STAND_IN: 1.0}, tolerance=1.0, rate_per_ns=rate, distances=far,
+            )  # fmt: skip
         except LimitsError as error:
             lines.append(f"| {rate:g} | refused: {error} |  |  |  |  |")
             continue
         together = np.zeros_like(fresh, dtype=bool)
-        for name, (beyond, level) in alarms(limits, fresh, check_fs).items():
+        for name, (beyond, level) in alarms(limits, fresh, check_fs, fresh_far).items():
             together |= beyond
             n, text = observed(beyond)
             cells = [f"{rate:g}", name]
             if level is None:
                 cells += ["", f"at most {limits.budget_per_ns:.3g}", text, ""]
             else:
-                value = level.value if name == "trip" else np.exp(level.value)
+                value = np.exp(level.value) if name == "smoothed" else level.value
                 p = same_rate(n, total, level.n_beyond, level.exposure)
                 expected = f"{level.rate:.3g} ({level.interval[0]:.2g} to {level.interval[1]:.2g})"
                 cells += [f"{value:.4g}", expected, text, f"{p:.2f}"]

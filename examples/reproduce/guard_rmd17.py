@@ -58,17 +58,21 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     )
 
 
-def ratios(options: argparse.Namespace, folder: Path) -> np.ndarray:
-    """(replicas, checks) R of every molecule at every check, for a tolerance of 1 eV/Å."""
-    calibration = calculator().calibration
-    ratio = HaltRatio(element_quantiles(calibration, LEVEL), 1.0)
-    found = []
+def ratios(options: argparse.Namespace, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(replicas, checks) R of every molecule at every check, for a tolerance of 1 eV/Å, and its largest latent distance."""
+    predictor = calculator().predictor
+    ratio = HaltRatio(element_quantiles(predictor.calibration, LEVEL), 1.0)
+    found, far = [], []
     with TrajectoryReader(folder / "trajectory.traj") as frames:
         symbols = frames[0].get_chemical_symbols()
         for k in range(round(SETTLING * 1e3 / CHECK), len(frames)):
             values = ratio(symbols, np.asarray(frames[k].info["blip_atom_std"]))
             found.append(values.reshape(options.copies, -1).max(axis=1))
-    return np.array(found).T
+            distances = frames[k].info.get("blip_latent_distance")
+            if distances is None:  # a run of before models said where their data were
+                distances = predictor.latent_distances([frames[k]])[0]
+            far.append(np.asarray(distances).reshape(options.copies, -1).max(axis=1))
+    return np.array(found).T, np.array(far).T
 
 
 def main() -> None:
@@ -83,8 +87,8 @@ def main() -> None:
     if options.part == "run":
         run(options, folder)
         return
-    values = ratios(options, folder)
-    text = account(values, options.rates, CHECK)
+    values, distances = ratios(options, folder)
+    text = account(values, options.rates, CHECK, distances)
     write_atomically(folder / "account.md", text.encode())
     print(text)
 

@@ -91,7 +91,7 @@ def guard(limits: Limits, signals: Signals) -> Alarms:
 
     The checks that evidence is shown, one in so many, fall anywhere: each replica begins with one of its own.
     """
-    found = {name: beyond for name, (beyond, _) in alarms(limits, signals.ratio, CHECK).items()}
+    found = {name: beyond for name, (beyond, _) in alarms(limits, signals.ratio, CHECK, signals.distance).items()}
     (detector,) = (channel for channel in limits.channels() if isinstance(channel, Evidence))
     found["evidence"] = np.zeros_like(signals.still)
     for k, values in enumerate(signals.ratio):
@@ -99,10 +99,7 @@ def guard(limits: Limits, signals: Signals) -> Alarms:
         found["evidence"][k, begin:] = evidence(detector, values[begin:], k)
     count, repeated = StandsStill().checks, np.cumsum(signals.still, axis=1)
     before = np.pad(repeated, ((0, 0), (count, 0)))[:, :-count]
-    return found | {
-        "distance": ~(signals.distance <= limits.distance.value),
-        "stands still": repeated - before == count,
-    }
+    return found | {"stands still": repeated - before == count}
 
 
 def other_rules(reference: Signals, rate: float) -> Callable[[Signals], Alarms]:
