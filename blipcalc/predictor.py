@@ -14,6 +14,7 @@ from torch import nn
 
 from blipcalc.checkpoint import Model, load_model
 from blipcalc.core.contracts import Need, Posterior, Surface, place_draws
+from blipcalc.core.curvature import Curvature
 from blipcalc.core.domain import Domain, latent_features
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
@@ -170,6 +171,24 @@ class BayesianPredictor:
         distance = self.domain.distance(np.concatenate([atoms.numbers for atoms in structures]), features)
         return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
 
+    def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[SampleArrays]:
+        """Draw k on structure k alone, for K structures: samples of one draw each, posterior values.
+
+        raises : DrawsError for another number of structures; StructureError as for a call
+        """
+        if len(structures) != self.n_draws:
+            raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
+        with self._lock:
+            graphs = [self._graph([atoms], fresh=True) for atoms in structures]
+            samples = self._evaluator.each(self.draws, graphs, stress=stress)
+        return [sample_arrays(one, graph)[0] for one, graph in zip(samples, graphs, strict=True)]
+
+    def curvature(self, atoms: Atoms, *, strain: bool = False) -> Curvature:
+        """Second derivatives of the surface that drives, at one structure; raises StructureError as for a call."""
+        with self._lock:
+            graph = self._graph([atoms], fresh=True)
+            return Curvature(self._evaluator, self.draws if self.centre is None else self.centre, graph, strain=strain)
+
     def _centre_samples(self, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]) -> list[SampleArrays]:
         """Those of the centre; kept for a single structure, of which MD asks forces first and a variance afterwards."""
         if len(structures) > 1:
@@ -180,12 +199,12 @@ class BayesianPredictor:
             self._last = key, wanted, sample_arrays(self._evaluator(self.centre, graph, **wanted), graph)
         return self._last[2]
 
-    def _graph(self, structures: Sequence[Atoms]) -> Graph:
-        """The batch of the structures; a single structure reuses the neighbour list of the one before."""
-        graphs = []
+    def _graph(self, structures: Sequence[Atoms], *, fresh: bool = False) -> Graph:
+        """The batch of the structures; a single structure reuses the neighbour list of the one before, unless ``fresh``."""
+        graphs, one = [], len(structures) == 1 and not fresh
         for atoms in structures:
             check_elements(atoms.numbers, self.species)
-            graphs.append(Graph.from_atoms(atoms, self.cutoff, self._list_for(atoms) if len(structures) == 1 else None))
+            graphs.append(Graph.from_atoms(atoms, self.cutoff, self._list_for(atoms) if one else None))
         return graphs[0] if len(graphs) == 1 else Graph.collate(graphs)
 
     def _list_for(self, atoms: Atoms) -> NeighborList:

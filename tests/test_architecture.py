@@ -22,6 +22,7 @@ FLOORS = [
     {"calibration"},
     {"calculator"},
     {"frozen", "combined", "exchange", "fallback", "on_demand"},
+    {"surfaces"},
     {"io"},
     {"monitor"},
     {"md"},

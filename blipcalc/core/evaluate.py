@@ -94,6 +94,12 @@ class Evaluator:
             self._kernels[key] = Kernels(plain, float(self.model.cutoff), compiled=self.strategy == "compiled")
         return partial(self._kernels[key], constant=whole)
 
+    def total_energy(
+        self, vectors: Tensor, overrides: Mapping[str, Tensor], graph: GraphTensors, *, linear: bool = False
+    ) -> Tensor:
+        """() eV of one draw, differentiable with respect to the vectors as often as the model is."""
+        return (self._linear if linear else self._energy)(vectors, self.state, overrides, graph)[0]
+
     def _energy(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -149,13 +155,19 @@ class Evaluator:
 
     def __call__(self, draws: Draws, graph: Graph, *, forces: bool = True, stress: bool = False) -> Samples:
         """Samples of all draws for one graph; the draws must be on the device and in the dtype of the model."""
+        return self._samples(draws, graph, forces=forces, stress=stress, chunk=self.chunk, whole=True)
+
+    def _samples(
+        self, draws: Draws, graph: Graph, *, forces: bool, stress: bool, chunk: int | None, whole: bool
+    ) -> Samples:
+        """``whole``: where all draws are in one pass, these very draws come at every call."""
         graph = graph if graph.positions.device == self.device else graph.clone().to(str(self.device))
         vectors = graph.edge_vectors()
         tensors = graph.tensors(self.dtype, vectors.to(self.dtype))
-        chunk = self.chunk or self._comfortable(draws.n, tensors)
+        chunk = chunk or self._comfortable(draws.n, tensors)
         with torch.no_grad():
             chunks = [draws] if chunk >= draws.n else [draws[k : k + chunk] for k in range(0, draws.n, chunk)]
-            whole = len(chunks) == 1
+            whole = whole and len(chunks) == 1
             parts = [self._pass(part, tensors, gradient=forces or stress, whole=whole) for part in chunks]
             energy, energies, *noise = (torch.cat(values) for values in zip(*(p[0] for p in parts), strict=True))
             gradient = torch.cat([p[1] for p in parts]).double() if forces or stress else None
@@ -166,6 +178,13 @@ class Evaluator:
                 energies,
                 *noise,
             )
+
+    def each(self, draws: Draws, graphs: Sequence[Graph], *, stress: bool = False) -> list[Samples]:
+        """Draw k on graph k alone, K samples of one draw; kernels take the draws in turn."""
+        return [
+            self._samples(draws[k : k + 1], graph, forces=True, stress=stress, chunk=1, whole=False)
+            for k, graph in enumerate(graphs)
+        ]
 
 
 def _stacked(rows: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -1,0 +1,175 @@
+"""A derived quantity with its error bar: what K surfaces say of a bond length, a barrier, a frequency.
+
+Every quantity is worked out on the surface that drives and, in the same way, on each of the K draws.  Differences of two
+quantities are formed draw by draw: errors that both share cancel, which adding variances would count twice.
+
+    std = c · sd_k(f_k),   bias = mean_k(f_k) - f,   interval = f ± t_{K-1} √(1 + 1/K) · std
+
+| symbol | variable | meaning |
+|---|---|---|
+| f | ``value`` | on the surface that drives |
+| f_k | ``draws`` | on draw k |
+| c | ``widening`` | what a calibration makes of a spread; 1: posterior values |
+| t | | Student's quantile: of K draws the spread itself is uncertain |
+
+The interval is that of one more draw, for the truth is held to be one (Geisser 1993, chapter 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
+
+from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.settings import number
+from blipcalc.stats.spread import spread
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number or an array with its error bar.
+
+    value : of any shape, in ``unit``, on the surface that drives
+    draws : (K, *shape) on each draw, K ≥ 2
+    unit : such as ``"eV"``
+    widening : c ≥ 0, the factor of a calibration on the spread; 1 for posterior values
+    calibrated : whether c comes from a calibration, of forces or energies: none of them is one of this very quantity
+    note : how it was come by, where that is not clear from its name
+
+    raises : DrawsError for fewer than two draws, or draws of another shape than the value; ConfigurationError for a widening
+        that is none
+    """
+
+    value: Array
+    draws: Array
+    unit: str = ""
+    widening: float = 1.0
+    calibrated: bool = False
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        value, draws = np.asarray(self.value, dtype=np.float64), np.asarray(self.draws, dtype=np.float64)
+        if draws.ndim < 1 or len(draws) < 2 or draws.shape[1:] != value.shape:
+            raise DrawsError(
+                f"expected two draws or more of the shape {value.shape} of the value, got an array {draws.shape}"
+            )
+        number("widening", self.widening, above=-1e-300)
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "draws", draws)
+
+    @property
+    def n_draws(self) -> int:
+        """K."""
+        return len(self.draws)
+
+    @cached_property
+    def _moments(self) -> tuple[Array, Array]:
+        return spread(self.draws)
+
+    @property
+    def std(self) -> Array:
+        """Error bar, of the shape of the value."""
+        return self.widening * np.sqrt(self._moments[1])
+
+    @property
+    def bias(self) -> Array:
+        """How far the mean of the draws lies from the value, which a curved quantity makes of symmetric draws."""
+        return self._moments[0] - self.value
+
+    def half_width(self, level: float = 0.95) -> Array:
+        """Of the interval that holds the truth with that probability."""
+        if not 0 < number("level", level) < 1:
+            raise ConfigurationError(f"level={level}; expected a number between 0 and 1")
+        quantile = student.ppf(0.5 + level / 2, self.n_draws - 1)
+        return float(quantile) * np.sqrt(1 + 1 / self.n_draws) * self.std
+
+    def interval(self, level: float = 0.95) -> tuple[Array, Array]:
+        """Its ends."""
+        half = self.half_width(level)
+        return self.value - half, self.value + half
+
+    def holds(self, truth: ArrayLike, level: float = 0.95) -> NDArray[np.bool_]:
+        """Whether a true value lies inside."""
+        return np.abs(np.asarray(truth, dtype=np.float64) - self.value) <= self.half_width(level)
+
+    def map(self, function: Callable[[Array], ArrayLike], unit: str | None = None, note: str | None = None) -> Estimate:
+        """The same function of the value and of every draw."""
+        return replace(
+            self,
+            value=np.asarray(function(self.value)),
+            draws=np.stack([np.asarray(function(draw)) for draw in self.draws]),
+            unit=self.unit if unit is None else unit,
+            note=self.note if note is None else note,
+        )
+
+    def __getitem__(self, index: Any) -> Estimate:
+        """A part of an array."""
+        return self.map(lambda values: values[index])
+
+    def __sub__(self, other: Estimate | float) -> Estimate:
+        return self._with(other, np.subtract)
+
+    def __add__(self, other: Estimate | float) -> Estimate:
+        return self._with(other, np.add)
+
+    def __mul__(self, factor: float) -> Estimate:
+        """By a number that is known."""
+        return self.map(lambda values: values * factor)
+
+    __rmul__, __radd__ = __mul__, __add__
+
+    def __neg__(self) -> Estimate:
+        return self * -1.0
+
+    def __truediv__(self, divisor: float) -> Estimate:
+        return self * (1.0 / divisor)
+
+    def _with(self, other: Estimate | float, operation: Callable[[Any, Any], Array]) -> Estimate:
+        if not isinstance(other, Estimate):
+            return self.map(lambda values: operation(values, other))
+        ours, theirs = (self.unit, self.widening, self.n_draws), (other.unit, other.widening, other.n_draws)
+        if ours != theirs:
+            raise DrawsError(
+                f"draws are combined one by one: expected the same unit, widening and K, got {ours} and {theirs}"
+            )
+        return replace(self, value=operation(self.value, other.value), draws=operation(self.draws, other.draws))
+
+    def __str__(self) -> str:
+        if self.value.ndim:
+            return f"Estimate of {self.value.size} values, {self.unit}, K = {self.n_draws}"
+        return f"{with_error(float(self.value), float(self.std))} {self.unit}".rstrip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "value": self.value.tolist(),
+            "std": self.std.tolist(),
+            "bias": self.bias.tolist(),
+            "draws": self.draws.tolist(),
+            "unit": self.unit,
+            "widening": self.widening,
+            "calibrated": self.calibrated,
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Estimate:
+        """From :meth:`to_dict`."""
+        own = ("value", "draws", "unit", "widening", "calibrated", "note")
+        return cls(**{name: stored[name] for name in own})
+
+
+def with_error(value: float, std: float) -> str:
+    """``1.0954 ± 0.0012``: the error bar with two digits, the value as far as that goes."""
+    if not (np.isfinite(value) and np.isfinite(std)) or std <= 0:
+        return f"{value:.6g} ± {std:.2g}"
+    decimals = max(0, 1 - int(np.floor(np.log10(std))))
+    return f"{value:.{decimals}f} ± {std:.{decimals}f}"

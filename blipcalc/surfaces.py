@@ -1,0 +1,253 @@
+"""The K surfaces behind a calculator, and the one that drives: every derived quantity is evaluated on the same ones.
+
+A barrier on draw k is a difference of two energies of draw k; a relaxed bond of draw k lies in the minimum of draw k.  Exact
+parts of a :class:`~blipcalc.combined.CombinedCalculator` are added to all surfaces alike.
+
+Draws stay as the posterior gives them.  What a calibration has to say is a factor on the spread of what comes out:
+:meth:`Surfaces.widening`, the root of the force scale, atom by atom on average, for what forces make (structures, curvatures),
+and of the energy scale for energies and their differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+
+from blipcalc.calculator import BayesianCalculator, ask, bayesian_of
+from blipcalc.combined import CombinedCalculator
+from blipcalc.core.contracts import Need
+from blipcalc.core.prediction import SampleArrays
+from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.stats.estimate import Estimate
+
+#: Å, half the distance of a central difference where nothing can be differentiated
+STEP = 1e-3
+
+
+class Values(NamedTuple):
+    """What one surface, or K of them, say of a structure of n atoms.
+
+    energy : () or (K,) eV; forces : (…, n, 3) eV/Å or None; stress : (…, 6) eV/Å³ in ASE's Voigt order, or None
+    """
+
+    energy: np.ndarray
+    forces: np.ndarray | None
+    stress: np.ndarray | None
+
+
+class Both(NamedTuple):
+    """The surface that drives, and all draws."""
+
+    driving: Values
+    draws: Values
+
+
+class Hessian(Protocol):
+    """Second derivatives at one structure; coordinates as in :mod:`blipcalc.core.curvature`."""
+
+    size: int
+
+    def matrix(self) -> np.ndarray:
+        """(size, size)."""
+        ...
+
+    def product(self, directions: np.ndarray) -> np.ndarray:
+        """(B, size) -> (B, size)."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A predictor that differentiates twice, and that evaluates every draw on a structure of its own."""
+
+    def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[SampleArrays]:
+        """Draw k on structure k."""
+        ...
+
+    def curvature(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
+        """Of the surface that drives."""
+        ...
+
+
+class Surfaces:
+    """The surfaces of a calculator.
+
+    Parameters
+    ----------
+    calculator : a :class:`BayesianCalculator` of two draws or more, or a sum around one
+
+    Raises
+    ------
+    ConfigurationError : another calculator; DrawsError : fewer than two draws, which have no spread
+    """
+
+    def __init__(self, calculator: Calculator | None) -> None:
+        if not isinstance(calculator, (BayesianCalculator, CombinedCalculator)):
+            raise ConfigurationError(
+                f"expected a BayesianCalculator, or a CombinedCalculator around one, got {type(calculator).__name__}"
+            )
+        self.calculator = calculator
+        self.bayesian = bayesian_of(calculator)
+        parts = calculator.parts if isinstance(calculator, CombinedCalculator) else ()
+        self.exact = tuple(part for part in parts if bayesian_of(part) is None)
+        self.predictor = self.bayesian.predictor
+        self.n_draws = self.predictor.n_draws
+        if self.n_draws < 2:
+            raise DrawsError(f"an error bar takes two draws or more, this calculator has {self.n_draws}")
+
+    def __call__(self, structures: Sequence[Atoms], *, forces: bool = True, stress: bool = False) -> list[Both]:
+        """All surfaces at some structures, as one batch.  Constraints are not looked at."""
+        need = Need(forces=forces or stress, stress=stress, samples=True)
+        found = []
+        for atoms, prediction in zip(structures, self.predictor(list(structures), need), strict=True):
+            extra = self._exact(atoms, forces=forces, stress=stress)
+            driving = Values(np.float64(prediction.energy), prediction.forces, prediction.stress)
+            samples = prediction.samples
+            draws = Values(samples.energy, samples.forces, samples.stress)
+            found.append(Both(_sum(driving, extra), _sum(draws, extra)))
+        return found
+
+    def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> Values:
+        """Draw k on structure k, for K structures of the same n atoms: (K,), (K, n, 3), (K, 6)."""
+        if isinstance(self.predictor, Differentiable):
+            rows = self.predictor.each(structures, stress=stress)
+            own = [Values(row.energy[0], row.forces[0], row.stress[0] if stress else None) for row in rows]
+        else:  # all of them everywhere, and the diagonal of that
+            need = Need(stress=stress, samples=True)
+            own = [
+                Values(p.samples.energy[k], p.samples.forces[k], p.samples.stress[k] if stress else None)
+                for k, p in enumerate(self.predictor(list(structures), need))
+            ]
+        own = [
+            _sum(values, self._exact(atoms, forces=True, stress=stress))
+            for values, atoms in zip(own, structures, strict=True)
+        ]
+        energy, forces, stresses = zip(*own, strict=True)
+        return Values(np.array(energy), np.stack(forces), np.stack(stresses) if stress else None)
+
+    def energies(self, structures: Sequence[Atoms]) -> Estimate:
+        """(S,) eV of structures, with their error bars."""
+        found = self(structures, forces=False)
+        return self.estimate(
+            [both.driving.energy for both in found],
+            np.stack([both.draws.energy for both in found], axis=1),
+            "eV",
+            structures[0],
+            of="energy",
+        )
+
+    def estimate(
+        self, value: object, draws: object, unit: str, atoms: Atoms, *, of: Literal["energy", "forces"], note: str = ""
+    ) -> Estimate:
+        """An estimate, widened as the calibration says."""
+        return Estimate(
+            np.asarray(value, dtype=np.float64),
+            np.asarray(draws, dtype=np.float64),
+            unit,
+            self.widening(atoms, of),
+            self.bayesian.calibration is not None,
+            note,
+        )
+
+    def widening(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
+        """c, the factor on a spread; 1 without a calibration, NaN with an element that was never calibrated."""
+        calibration = self.bayesian.calibration
+        if calibration is None:
+            return 1.0
+        if of == "energy":
+            return float(np.sqrt(calibration.scale_energy))
+        return float(np.sqrt(np.mean([calibration.scale.get(int(z), np.nan) for z in atoms.numbers])))
+
+    def hessian(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
+        """Of the surface that drives: by automatic differentiation, or central differences of forces where a predictor, or a
+        part that is added, cannot be differentiated.
+        """
+        if isinstance(self.predictor, Differentiable) and not self.exact:
+            return self.predictor.curvature(atoms, strain=strain)
+        return DifferencedHessian(self, atoms, strain=strain)
+
+    def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:
+        if not self.exact:
+            return Values(np.float64(0.0), None, None)
+        bare = atoms.copy()
+        bare.set_constraint()
+        return Values(
+            np.float64(sum(ask(part, "energy", bare) for part in self.exact)),
+            sum(ask(part, "forces", bare) for part in self.exact) if forces else None,
+            sum(ask(part, "stress", bare) for part in self.exact) if stress else None,
+        )
+
+
+class DifferencedHessian:
+    """The same as :class:`~blipcalc.core.curvature.Curvature` by central differences of all forces and stresses."""
+
+    def __init__(self, surfaces: Surfaces, atoms: Atoms, *, strain: bool) -> None:
+        self._surfaces, self._atoms, self._strain = surfaces, atoms.copy(), strain
+        self._atoms.set_constraint()
+        self.size = 3 * len(atoms) + (6 if strain else 0)
+
+    def matrix(self) -> np.ndarray:
+        """(size, size), symmetric."""
+        found = self.product(np.eye(self.size))
+        return 0.5 * (found + found.T)
+
+    def product(self, directions: np.ndarray) -> np.ndarray:
+        """(B, size) -> (B, size)."""
+        rows = []
+        for v in directions:
+            length = np.abs(v).max()
+            if not length:
+                rows.append(np.zeros(self.size))
+                continue
+            forward, backward = (self._gradient(sign * STEP / length * v) for sign in (1, -1))
+            rows.append((forward - backward) * length / (2 * STEP))
+        return np.array(rows)
+
+    def _gradient(self, q: np.ndarray) -> np.ndarray:
+        """Of the surface that drives, with respect to q, at q: with D = 1 + ε, ∂E/∂u = -F Dᵀ and ∂E/∂D = V D⁻ᵀ σ."""
+        atoms, calculator, n = displaced(self._atoms, q), self._surfaces.calculator, 3 * len(self._atoms)
+        d = deformation(q[n:])
+        du = -(calculator.get_property("forces", atoms) @ d.T).ravel()
+        if not self._strain:
+            return du
+        stress = voigt_6_to_full_3x3_stress(calculator.get_property("stress", atoms))
+        return np.concatenate([du, full_3x3_to_voigt_6_stress(atoms.get_volume() * np.linalg.solve(d.T, stress))])
+
+
+def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:
+    """(…, 3n) or (…, 3n + 6): ∂E/∂u = -F and ∂(E + pV)/∂e = V (σ + p), in Voigt order."""
+    du = -values.forces.reshape(*values.forces.shape[:-2], -1)
+    if not strain:
+        return du
+    de = atoms.get_volume() * (values.stress + pressure * np.array([1, 1, 1, 0, 0, 0]))
+    return np.concatenate([du, de], axis=-1)
+
+
+def displaced(atoms: Atoms, q: np.ndarray) -> Atoms:
+    """A copy with atoms moved by u and everything strained by e, q = (u, e), without constraints and calculator."""
+    moved, n = atoms.copy(), 3 * len(atoms)
+    moved.set_constraint()
+    moved.calc = None
+    d = deformation(q[n:])
+    moved.set_cell(moved.cell.array @ d)
+    moved.positions = (moved.positions + q[:n].reshape(-1, 3)) @ d
+    return moved
+
+
+def deformation(e: np.ndarray) -> np.ndarray:
+    """(6,) strains in Voigt order, shears twice the entries, or none of them -> (3, 3), 1 + ε."""
+    if not len(e):
+        return np.eye(3)
+    xx, yy, zz, yz, xz, xy = e
+    return np.eye(3) + np.array([[xx, xy / 2, xz / 2], [xy / 2, yy, yz / 2], [xz / 2, yz / 2, zz]])
+
+
+def _sum(values: Values, extra: Values) -> Values:
+    """Two surfaces added up."""
+    pairs = zip(values, extra, strict=True)
+    return Values(*(one if other is None else one + other for one, other in pairs))

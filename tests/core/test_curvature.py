@@ -1,0 +1,93 @@
+"""Second derivatives of a surface, held against central differences of forces and stresses."""
+
+import numpy as np
+import pytest
+
+from blipcalc.bayes.blip import BlipPosterior
+from blipcalc.calculator import BayesianCalculator
+from blipcalc.core.contracts import Draws, Need
+from blipcalc.predictor import BayesianPredictor
+from blipcalc.surfaces import DifferencedHessian, Surfaces, displaced
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def predictor(make_blip):
+    def make(name="painn", surface="mean", **settings):
+        network = make_blip(name)
+        posterior = BlipPosterior(network.slot_shapes())
+        return BayesianPredictor(network, posterior, n_draws=3, surface=surface, **settings)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["painn", "schnet", "visnet"])
+@pytest.mark.parametrize("surface", ["mean", "centre"])
+def test_the_matrix_of_a_molecule_is_the_derivative_of_its_forces(predictor, molecule, name, surface):
+    model, atoms, h, m = predictor(name, surface), molecule, 2e-5, 3 * len(molecule)
+    found = model.curvature(atoms).matrix()
+
+    def forces(q):
+        return model([displaced(atoms, q)], Need(variance=False))[0].forces.ravel()
+
+    expected = np.array([-(forces(h * v) - forces(-h * v)) / (2 * h) for v in np.eye(m)])
+    assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
+    assert np.array_equal(found, found.T)
+
+
+def test_translations_have_no_curvature(predictor, molecule):
+    matrix = predictor().curvature(molecule).matrix()
+    for axis in range(3):
+        along = np.tile(np.eye(3)[axis], len(molecule))
+        assert np.abs(matrix @ along).max() < 1e-10 * np.abs(matrix).max()
+
+
+@pytest.mark.parametrize("surface", ["mean", "centre"])
+def test_strains_of_a_crystal(predictor, crystal, surface, monkeypatch):
+    monkeypatch.setattr("blipcalc.surfaces.STEP", 1e-4)
+    model, atoms = predictor(surface=surface), crystal
+    found = model.curvature(atoms, strain=True).matrix()
+    calculator = BayesianCalculator(model, raw=True)
+    expected = DifferencedHessian(Surfaces(calculator), atoms, strain=True).matrix()
+    assert found.shape == (3 * len(atoms) + 6,) * 2
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_products_are_those_of_the_matrix(predictor, crystal, rng):
+    curvature = predictor().curvature(crystal, strain=True)
+    directions = rng.normal(size=(7, curvature.size))
+    assert np.allclose(curvature.product(directions), directions @ curvature.matrix(), rtol=1e-9, atol=1e-9)
+
+
+def test_the_hessian_of_a_mean_surface_is_the_mean_of_the_hessians(make_blip, molecule):
+    network = make_blip("painn")
+    posterior = BlipPosterior(network.slot_shapes())
+    mean = BayesianPredictor(network, posterior, n_draws=3)
+    one = BayesianPredictor(network, posterior, n_draws=3)
+    matrices = []
+    for k in range(3):
+        one.draws = Draws(1, {name: value[k : k + 1] for name, value in mean.draws.overrides.items()})
+        matrices.append(one.curvature(molecule).matrix())
+    assert np.allclose(np.mean(matrices, axis=0), mean.curvature(molecule).matrix(), rtol=1e-10, atol=1e-10)
+    assert np.abs(matrices[0] - matrices[1]).max() > 1e-6  # control: they differ
+
+
+@pytest.mark.parametrize("strategy", ["loop", "vmap", "traced"])
+def test_each_draw_on_its_own_structure_is_the_diagonal_of_all_on_all(predictor, crystal, strategy):
+    model = predictor(strategy=strategy)
+    structures = [crystal.copy() for _ in range(3)]
+    for k, atoms in enumerate(structures):
+        atoms.rattle(0.02, seed=k)
+        atoms.set_cell(atoms.cell.array * (1 + 0.01 * k), scale_atoms=True)
+    own = model.each(structures, stress=True)
+    crossed = model(structures, Need(stress=True, samples=True))
+    for k in range(3):
+        samples = crossed[k].samples
+        assert own[k].energy[0] == pytest.approx(samples.energy[k], abs=1e-10)
+        assert np.allclose(own[k].forces[0], samples.forces[k], atol=1e-9)
+        assert np.allclose(own[k].stress[0], samples.stress[k], atol=1e-10)
+    assert abs(crossed[0].samples.energy[1] - own[0].energy[0]) > 1e-8  # control: draws differ

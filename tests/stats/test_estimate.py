@@ -1,0 +1,74 @@
+"""Derived quantities: differences draw by draw, intervals that hold as often as they say."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.stats.estimate import Estimate, with_error
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_a_shared_error_cancels_in_a_difference_and_would_not_in_quadrature(rng):
+    shared, own = rng.normal(size=(16,)), 0.01 * rng.normal(size=(16,))
+    a, b = Estimate(1.0, 1 + shared, "eV"), Estimate(3.0, 3 + shared + own, "eV")
+    difference = b - a
+    assert difference.value == pytest.approx(2.0)
+    assert difference.std == pytest.approx(own.std(ddof=1), rel=1e-12)
+    assert np.hypot(a.std, b.std) > 50 * difference.std
+
+
+def test_a_linear_function_has_the_exact_spread_and_no_bias(rng):
+    draws = rng.normal(size=(12, 3))
+    estimate = Estimate(draws.mean(axis=0), draws, "Å", widening=1.5)
+    total = estimate.map(lambda x: x.sum())
+    assert total.std == pytest.approx(1.5 * draws.sum(axis=1).std(ddof=1))
+    assert abs(total.bias) < 1e-12
+    assert (2 * total).std == pytest.approx(2 * total.std)
+    assert estimate[1].std == pytest.approx(estimate.std[1])
+
+
+def test_a_curved_function_shows_its_bias():
+    x = np.random.default_rng(0).normal(0.0, 0.1, 20_000)
+    square = Estimate(0.0, x).map(np.square)
+    assert square.bias == pytest.approx(0.01, rel=0.05)
+
+
+@pytest.mark.parametrize("n_draws", [2, 4, 16])
+@pytest.mark.parametrize("level", [0.68, 0.95])
+def test_intervals_of_few_gaussian_draws_hold_the_truth_as_often_as_they_say(rng, n_draws, level):
+    n = 4000
+    truth, draws = rng.normal(size=n), rng.normal(size=(n_draws, n))
+    held = Estimate(draws.mean(axis=0), draws).holds(truth, level).sum()
+    assert binom.ppf(1e-4, n, level) <= held <= binom.ppf(1 - 1e-4, n, level)
+
+
+def test_control_a_normal_quantile_would_be_too_short(rng):
+    truth, draws = rng.normal(size=4000), rng.normal(size=(4, 4000))
+    held = (np.abs(truth - draws.mean(axis=0)) <= 1.96 * draws.std(axis=0, ddof=1)).sum()
+    assert held < binom.ppf(1e-6, 4000, 0.95)
+
+
+def test_what_cannot_be_combined_is_refused():
+    a = Estimate(0.0, [1.0, 2.0], "eV")
+    with pytest.raises(DrawsError, match="expected the same unit"):
+        a - Estimate(0.0, [1.0, 2.0], "Å")
+    with pytest.raises(DrawsError, match="two draws"):
+        Estimate(0.0, [1.0])
+    with pytest.raises(DrawsError, match="shape"):
+        Estimate([0.0, 1.0], [[1.0], [2.0]])
+    with pytest.raises(ConfigurationError, match="level"):
+        a.interval(1.0)
+
+
+def test_it_goes_through_json_and_prints_two_digits_of_the_error():
+    estimate = Estimate(1.09544, [1.0951, 1.0957, 1.0955], "Å", widening=1.2, calibrated=True, note="O-H")
+    again = Estimate.from_dict(estimate.to_dict())
+    assert (str(again), again.note, again.calibrated) == (str(estimate), "O-H", True)
+    assert str(estimate) == "1.09544 ± 0.00037 Å"
+    assert with_error(12.0, 34.0) == "12 ± 34"
+    assert with_error(1.0, 0.0) == "1 ± 0"
