@@ -62,14 +62,19 @@ class Hessian(Protocol):
 
 
 @runtime_checkable
-class Differentiable(Protocol):
-    """A predictor that differentiates twice, and that evaluates every draw on a structure of its own."""
+class Separate(Protocol):
+    """A predictor that evaluates every draw on a structure of its own."""
 
     def each(
         self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
     ) -> list[SampleArrays]:
         """Each of the draws on the structure in its place."""
         ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A predictor that differentiates twice."""
 
     def curvature(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
         """Of the surface that drives."""
@@ -120,7 +125,7 @@ class Surfaces:
         which : the draws, one for each structure, None for all in their order
         """
         which = range(self.n_draws) if which is None else which
-        if isinstance(self.predictor, Differentiable):
+        if isinstance(self.predictor, Separate):
             rows = self.predictor.each(structures, stress=stress, which=which)
             own = [Values(row.energy[0], row.forces[0], row.stress[0] if stress else None) for row in rows]
         else:  # all of them everywhere, and the diagonal of that

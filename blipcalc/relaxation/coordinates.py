@@ -28,8 +28,8 @@ from blipcalc.errors import ConfigurationError
 LINEAR = (FixAtoms, FixCartesian, FixCom, FixSubsetCom, FixedLine, FixedPlane, FixScaled, FixSymmetry)
 #: Å of a displacement that constraints are shown; singular values below the second are directions that are not free
 SHOWN, FREE = 1e-4, 1e-3
-#: of a rigid motion, how much of it constraints may take away for it to count as free
-RIGID = 1e-6
+#: of a rigid motion: how much of it constraints may take away, and how much of all forces may lie along it, at least in eV/Å
+RIGID, PULLED, NOTHING = 1e-6, 1e-4, 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,16 @@ class FreeMotion:
     strain: bool
 
 
-def free_motion(atoms: Atoms, strain: np.ndarray | None = None, *, atoms_move: bool = True) -> FreeMotion:
+def free_motion(
+    atoms: Atoms, gradients: np.ndarray, strain: np.ndarray | None = None, *, atoms_move: bool = True
+) -> FreeMotion:
     """The free motions of a structure.
 
     Parameters
     ----------
     atoms : with its constraints
+    gradients : (K, 3n) eV/Å of some surfaces: a rigid motion along which one of them pulls, as an external field does, is free
+        like any other
     strain : (6, s) strains in Voigt order that the cell may take, shears twice ε; None for a fixed cell
     atoms_move : False where atoms follow the cell alone
 
@@ -63,7 +67,7 @@ def free_motion(atoms: Atoms, strain: np.ndarray | None = None, *, atoms_move: b
     """
     n = len(atoms)
     allowed = allowed_displacements(atoms) if atoms_move else np.zeros((3 * n, 0))
-    rigid = rigid_motions(atoms)
+    rigid = _without_force(rigid_motions(atoms), gradients)
     if allowed.shape[1]:
         outside = rigid - allowed @ (allowed.T @ rigid)
         _, s, vt = np.linalg.svd(outside.T @ outside)
@@ -107,6 +111,14 @@ def rigid_motions(atoms: Atoms) -> np.ndarray:
     axes = {0: np.eye(3), 1: atoms.cell.array[periodic[:1]]}.get(len(periodic), np.zeros((0, 3)))
     columns += [np.cross(axis / np.linalg.norm(axis), centred).ravel() for axis in axes]
     return _range(np.array(columns).T, 1e-4)  # of atoms on a line one rotation is none
+
+
+def _without_force(rigid: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """Those combinations of rigid motions along which no surface pulls."""
+    along = gradients @ rigid
+    _, s, vt = np.linalg.svd(along)
+    pulled = int((s > max(PULLED * np.linalg.norm(gradients), NOTHING)).sum())
+    return rigid @ vt[pulled:].T
 
 
 def _allowed_strains(atoms: Atoms, strain: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def descend(
             return _ended(norms, fmax, z, noise, optimizer.nsteps)
     norms = np.linalg.norm(optimizer.atoms.get_forces(), axis=-1)
     floor = float((z * noise).max()) if z else np.nan
-    left = f"{norms.max():.3g} eV/Å are left, {bound[np.argmax(norms / bound)]:.3g} were wanted"
+    left = f"{norms.max():.3g} eV/Å are left, {np.resize(bound, len(norms))[np.argmax(norms / bound)]:.3g} were wanted"
     if optimizer.max_steps < planned:
         return Descent("halted", f"halted by an observer: {left}", optimizer.nsteps, float(norms.max()), floor)
     return Descent("steps", f"not there after {steps} steps: {left}", optimizer.nsteps, float(norms.max()), floor)

@@ -69,7 +69,7 @@ def relax_members(
     ----------
     atoms : the minimum of the surface that drives, with its constraints
     free : motions, in whose directions all draws move
-    precondition : (1, m) gradient -> (1, m) H₀⁻¹ g
+    precondition : (f,) gradient along free motions -> (f,) H₀⁻¹ g
     pressure : eV/Å³
     tolerance : Å; a draw is there when its next step moves no atom by more
     steps : evaluations of a draw at most
@@ -108,7 +108,7 @@ def _advance(
         atoms, lower, old_slope, moved = walk.before
         if energy > lower + UPHILL:
             walk.atoms, walk.energy, walk.slope = atoms, lower, old_slope
-            walk.longest = 0.5 * min(walk.longest, _length(moved @ free.basis.T, len(atoms), free))
+            walk.longest = 0.5 * min(walk.longest, _length(free.basis @ moved, len(atoms), free))
             walk.memory.clear()
             _step(walk, free, precondition, tolerance)
             return
@@ -127,10 +127,10 @@ def _step(walk: Walk, free: FreeMotion, precondition: Callable[[np.ndarray], np.
         a = (moved @ q) / (moved @ change)
         q -= a * change
         used.append(a)
-    step = precondition((q @ free.basis.T)[None])[0] @ free.basis
+    step = precondition(q)
     for (moved, change), a in zip(walk.memory, reversed(used), strict=True):
         step += moved * (a - (change @ step) / (moved @ change))
-    length = _length(step @ free.basis.T, len(walk.atoms), free)
+    length = _length(free.basis @ step, len(walk.atoms), free)
     if length <= tolerance:
         walk.done = True
         return

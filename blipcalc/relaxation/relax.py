@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from blipcalc.relaxation.members import relax_members
 from blipcalc.relaxation.response import MOST_ATOMS, SOFT, Inverse, UnderPressure, respond, respond_by_products
 from blipcalc.relaxation.result import ErrorBars, Relaxed, in_frame_of
 from blipcalc.settings import number, whole
-from blipcalc.surfaces import Surfaces, displaced, gradient
+from blipcalc.surfaces import Both, Surfaces, displaced, gradient
 
 #: Å, largest spread of an atom for which a first order is trusted
 SPREAD = 0.05
@@ -32,6 +32,8 @@ SPREAD = 0.05
 LEFT_OUT = 0.2
 #: eV/Å², below which stiffnesses are not taken at their word when a draw relaxes by itself
 FLOOR = 0.5
+#: eV/Å², of all coordinates of a structure whose matrix was not built
+STIFF = 30.0
 #: latent distance beyond which a structure lies outside of the data: 10 ps of ethanol at 300 K stay below
 #: (examples/reproduce/guard_rmd17.py, limit for 20 halts per ns)
 FAR = 4.0
@@ -113,8 +115,9 @@ def relax(
     if surfaces is None or not descent.done:
         return Relaxed(atoms, descent, None, notes)
     strain = None if response is None else response.strains
-    free = free_motion(atoms, strain, atoms_move=response is None or response.atoms_move)
-    bars, said = _bars(surfaces, atoms, free, 0.0 if response is None else response.pressure, error_bars)
+    (both,) = surfaces([atoms], stress=strain is not None)
+    free = free_motion(atoms, gradient(both.draws, atoms), strain, atoms_move=response is None or response.atoms_move)
+    bars, said = _bars(surfaces, atoms, both, free, 0.0 if response is None else response.pressure, error_bars)
     return Relaxed(atoms, descent, bars, (*notes, *said))
 
 
@@ -137,10 +140,9 @@ def _notes(atoms: Atoms, monitor: UncertaintyMonitor | None) -> tuple[str, ...]:
 
 
 def _bars(
-    surfaces: Surfaces, atoms: Atoms, free: FreeMotion, pressure: float, how: Bars
+    surfaces: Surfaces, atoms: Atoms, both: Both, free: FreeMotion, pressure: float, how: Bars
 ) -> tuple[ErrorBars, tuple[str, ...]]:
     """Minima of the draws by the way that was asked for, or by the one that can be trusted."""
-    (both,) = surfaces([atoms], stress=free.strain)
     gradients = gradient(both.draws, atoms, strain=free.strain, pressure=pressure)
     volume = atoms.get_volume() if free.strain else 0.0
     enthalpy = pressure * volume
@@ -172,9 +174,9 @@ def _bars(
     return ErrorBars(structures, energy, positions, method, why, found.softest, converged), notes
 
 
-def _preconditioner(inverse: Inverse | None) -> Any:
-    """H₀⁻¹ for draws on their own: |H̄| with soft coordinates stiffened, or that of ASE's optimisers for large structures."""
-    return (lambda g: g / 30.0) if inverse is None else (lambda g: inverse(g, floor=FLOOR))
+def _preconditioner(inverse: Inverse | None) -> Callable[[np.ndarray], np.ndarray]:
+    """H₀⁻¹ along free motions, for draws on their own: |H̄| with soft coordinates stiffened, or what suits most bonds."""
+    return (lambda g: g / STIFF) if inverse is None else (lambda g: inverse.stiff(g, FLOOR))
 
 
 def _fault(

@@ -58,11 +58,16 @@ class Inverse:
         self._basis = free.basis
         self.values, self._vectors = np.linalg.eigh(free.basis.T @ hessian.matrix() @ free.basis)
 
-    def __call__(self, gradients: np.ndarray, floor: float | None = None) -> np.ndarray:
-        """(K, m) -> (K, m) H̄⁻¹ g; with a floor, of |H̄| with no eigenvalue below it."""
-        values = self.values if floor is None else np.maximum(np.abs(self.values), floor)
-        inside = gradients @ self._basis @ self._vectors
-        return (inside / values) @ self._vectors.T @ self._basis.T
+    def __call__(self, gradients: np.ndarray) -> np.ndarray:
+        """(K, m) -> (K, m) H̄⁻¹ g."""
+        return self._solved(gradients @ self._basis, self.values) @ self._basis.T
+
+    def stiff(self, slopes: np.ndarray, floor: float) -> np.ndarray:
+        """(f,) -> (f,) along free motions, by |H̄| with no eigenvalue below a floor."""
+        return self._solved(slopes, np.maximum(np.abs(self.values), floor))
+
+    def _solved(self, slopes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return (slopes @ self._vectors / values) @ self._vectors.T
 
 
 def respond(inverse: Inverse, gradients: np.ndarray) -> Response:
