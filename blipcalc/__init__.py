@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
     from blipcalc.on_demand import ReferenceOnDemand
+    from blipcalc.relaxation.relax import relax
     from blipcalc.report.page import write_report
     from blipcalc.training.run import train
 
@@ -62,6 +63,7 @@ _PUBLIC = {
     "load": ("blipcalc.checkpoint", "load_model"),
     "mace_results": ("blipcalc.exchange", "mace_results"),
     "read": ("blipcalc.io", "read"),
+    "relax": ("blipcalc.relaxation.relax", "relax"),
     "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
     "write": ("blipcalc.io", "write"),
@@ -95,6 +97,7 @@ __all__ = [
     "load",
     "mace_results",
     "read",
+    "relax",
     "run_md",
     "train",
     "write",

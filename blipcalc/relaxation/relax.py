@@ -56,7 +56,7 @@ def relax(
     threshold: float | Mapping[str, float] | None = None,
     outside: float | None = None,
     triggers: Sequence[Trigger] = (),
-    on_breach: Sequence[str | Action] | str | Action | None = None,
+    on_breach: Sequence[str | Action] | str | Action = "flag",
     trajectory: str | Path | None = None,
     logfile: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
@@ -77,7 +77,7 @@ def relax(
     pressure_GPa : that a cell which moves is under
     error_bars : ``"auto"``; ``"response"`` or ``"relax"`` whatever the checks say; None for none
     tolerance, threshold, triggers, on_breach : rules of an :class:`~blipcalc.monitor.observer.UncertaintyMonitor` that watches
-        every step
+        every step; a breach is flagged unless told otherwise, for many a structure begins far from its minimum
     outside : largest latent distance that is no breach, watched at every step; None looks at the end alone
     trajectory, logfile : of the optimiser
 
@@ -90,7 +90,7 @@ def relax(
     --------
     >>> atoms.calc = BayesianCalculator("rmd17")
     >>> relaxed = blipcalc.relax(atoms)
-    >>> print(relaxed.table())
+    >>> relaxed.table()
     >>> relaxed.distance(0, 1).std
     """
     fmax, z = number("fmax", fmax, above=0.0), number("z", z, above=-1e-300)

@@ -311,15 +311,15 @@ def test_running_out_of_steps_is_no_minimum(wells):
 def test_a_monitor_halts_a_relaxation_that_wanders(wells):
     atoms = Atoms("H3", 2.0 * np.eye(3) + 0.3)
     atoms.calc = bayesian(wells[0])
-    halted = relax(atoms, threshold=1e-6, fmax=1e-8, z=0.0)
+    halted = relax(atoms, threshold=1e-6, on_breach="halt", fmax=1e-8, z=0.0)
     assert halted.status == "halted"
     assert halted.descent.steps == 0
     atoms.positions = 2.0 * np.eye(3) + 0.3
-    flagged = relax(atoms, threshold=1e-6, on_breach="flag", fmax=1e-8, z=0.0)
+    flagged = relax(atoms, threshold=1e-6, fmax=1e-8, z=0.0)
     assert flagged.status == "converged"
     assert any("breached" in note for note in flagged.notes)
     assert flagged.bars is not None
-    blind = relax(atoms, outside=3.0)
+    blind = relax(atoms, outside=3.0, on_breach="halt")
     assert blind.status == "halted"  # a committee cannot say where its data were
 
 
