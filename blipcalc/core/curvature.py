@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from blipcalc.core.contracts import Draws
-from blipcalc.core.evaluate import Evaluator
+from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph
 
-#: pairs times directions per pass; more only fill the memory
-PAIRS = 30_000
+#: pairs times directions per pass where the memory is the only bound
+MANY = 300_000
 
 
 class Curvature:
@@ -56,7 +56,9 @@ class Curvature:
     def product(self, directions: np.ndarray) -> np.ndarray:
         """(B, size) directions -> (B, size) H v."""
         given = torch.as_tensor(directions, dtype=self._evaluator.dtype, device=self._evaluator.device)
-        per_pass = max(1, PAIRS // max(1, self._tensors.vectors.shape[0]))
+        # on a CPU as many as stay in its caches: 63 directions and 312 pairs took 9.0 s in one pass, 2.8 s in passes of 12
+        most = PAIRS if given.device.type == "cpu" else MANY
+        per_pass = max(1, most // max(1, self._tensors.vectors.shape[0]))
         total = torch.zeros(given.shape, dtype=torch.float64, device=given.device)
         single = self._draws.n if self._draws.overrides else 1
         for k in range(single):
