@@ -17,7 +17,7 @@ The interval is that of one more draw, for the truth is held to be one (Geisser 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,11 +26,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
-from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError
 from blipcalc.settings import number
+from blipcalc.stats.conformal import conformal_quantile
 from blipcalc.stats.spread import spread
 
 Array = NDArray[np.float64]
+#: labelled values of a quantity that an interval of its own takes
+LEAST = 20
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,11 @@ class Estimate:
             raise ConfigurationError(f"level={level}; expected a number between 0 and 1")
         quantile = student.ppf(0.5 + level / 2, self.n_draws - 1)
         return float(quantile) * np.sqrt(1 + 1 / self.n_draws) * self.std
+
+    def bounds(self, quantile: float) -> tuple[Array, Array]:
+        """Ends of a conformal interval, f ± q · std with q of :func:`conformal_factor`."""
+        half = number("quantile", quantile, above=-1e-300) * self.std
+        return self.value - half, self.value + half
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
         """Its ends."""
@@ -165,6 +173,27 @@ class Estimate:
         """From :meth:`to_dict`."""
         own = ("value", "draws", "unit", "widening", "calibrated", "note")
         return cls(**{name: stored[name] for name in own})
+
+
+def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: float = 0.95) -> float:
+    """Factor q such that f ± q · std holds the truth with that probability, from labelled values of the very quantity.
+
+    q is the conformal quantile of |f - truth| / std over values like the one to come; without :data:`LEAST` of them a quantity
+    has no calibrated interval, whatever the forces of the model say.
+
+    estimates : of single numbers; truths : (n,) in their unit
+    raises : CalibrationError for fewer than 20, or an error bar that is zero or not finite
+    source : Vovk, Gammerman, Shafer 2005; Lei et al. 2018, doi:10.1080/01621459.2017.1307116
+    """
+    values, stds = (np.array([getattr(one, name) for one in estimates], dtype=float) for name in ("value", "std"))
+    errors = np.abs(np.asarray(truths, dtype=np.float64) - values)
+    if errors.ndim != 1 or len(errors) < LEAST:
+        raise CalibrationError(
+            f"uncalibrated: {errors.size} labelled values of this quantity; {LEAST} single ones make an interval of its own"
+        )
+    if not (stds > 0).all() or not np.isfinite(stds).all():
+        raise CalibrationError(f"error bars of {(~(stds > 0)).sum()} of {len(stds)} values are zero or not finite")
+    return conformal_quantile(errors / stds, level)
 
 
 def with_error(value: float, std: float) -> str:

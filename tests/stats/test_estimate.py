@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from blipcalc.errors import ConfigurationError, DrawsError
-from blipcalc.stats.estimate import Estimate, with_error
+from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError
+from blipcalc.stats.estimate import Estimate, conformal_factor, with_error
 
 
 @pytest.fixture
@@ -51,6 +51,21 @@ def test_control_a_normal_quantile_would_be_too_short(rng):
     truth, draws = rng.normal(size=4000), rng.normal(size=(4, 4000))
     held = (np.abs(truth - draws.mean(axis=0)) <= 1.96 * draws.std(axis=0, ddof=1)).sum()
     assert held < binom.ppf(1e-6, 4000, 0.95)
+
+
+def test_an_interval_of_the_quantity_itself_takes_twenty_labels(rng):
+    """Error bars three times too small: a factor from labels makes up for it, on values that it has not seen."""
+    truth = rng.normal(size=2000)
+    estimates = [Estimate(0.0, d) for d in rng.normal(size=(2000, 8)) / 3]
+    factor = conformal_factor(estimates[:200], truth[:200], 0.9)
+    held = sum(
+        low <= t <= high
+        for (low, high), t in zip((e.bounds(factor) for e in estimates[200:]), truth[200:], strict=True)
+    )
+    assert binom.ppf(1e-3, 1800, 0.87) <= held <= binom.ppf(1 - 1e-3, 1800, 0.94)
+    assert sum(e.holds(t, 0.9) for e, t in zip(estimates[200:], truth[200:], strict=True)) < 0.7 * 1800  # control
+    with pytest.raises(CalibrationError, match="uncalibrated: 19"):
+        conformal_factor(estimates[:19], truth[:19])
 
 
 def test_what_cannot_be_combined_is_refused():
