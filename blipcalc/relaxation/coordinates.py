@@ -8,6 +8,7 @@ taken out where constraints leave it free.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from ase import Atoms
@@ -21,9 +22,12 @@ from ase.constraints import (
     FixSubsetCom,
     FixSymmetry,
 )
+from scipy.linalg import block_diag
 
 from blipcalc.errors import ConfigurationError
 
+#: atoms beyond which no matrix of all coordinates is built
+MOST_ATOMS = 300
 #: constraints whose allowed displacements are a linear space, the same everywhere
 LINEAR = (FixAtoms, FixCartesian, FixCom, FixSubsetCom, FixedLine, FixedPlane, FixScaled, FixSymmetry)
 #: Å of a displacement that constraints are shown; singular values below the second are directions that are not free
@@ -32,20 +36,72 @@ SHOWN, FREE = 1e-4, 1e-3
 RIGID, PULLED, NOTHING = 1e-6, 1e-4, 1e-6
 
 
-@dataclass(frozen=True)
-class FreeMotion:
-    """A basis of the free motions of a structure of n atoms.
+class FreeMotion(Protocol):
+    """The free motions of a structure of n atoms, with coordinates y of their own.
 
-    basis : (m, f), m = 3n or 3n + 6; columns are orthonormal in lengths, strains measured by ``length``
-    length : Å, by which a strain is a displacement; the cube root of the volume
+    length : Å, by which a strain is a displacement: the cube root of the volume
     linear : whether the allowed displacements are the same everywhere; not for fixed bond lengths, say
-    strain : whether coordinates of strain are among the m
+    strain : whether q has coordinates of strain, m = 3n + 6, or not, m = 3n
     """
 
-    basis: np.ndarray
     length: float
     linear: bool
     strain: bool
+
+    def down(self, gradients: np.ndarray) -> np.ndarray:
+        """(…, m) derivatives with respect to q -> (…, f) with respect to y."""
+        ...
+
+    def up(self, y: np.ndarray) -> np.ndarray:
+        """(…, f) -> (…, m) q."""
+        ...
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Free motions as the columns (m, f) of a matrix, orthonormal in lengths."""
+
+    matrix: np.ndarray
+    length: float
+    linear: bool
+    strain: bool
+
+    def down(self, gradients: np.ndarray) -> np.ndarray:
+        """See :class:`FreeMotion`."""
+        return gradients @ self.matrix
+
+    def up(self, y: np.ndarray) -> np.ndarray:
+        """See :class:`FreeMotion`."""
+        return y @ self.matrix.T
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The same without a matrix, for large structures of which atoms are held or not: y is q less what is not free.
+
+    moves : (3n,) 1 where an atom is not held, else 0; rigid : (3n, r) rigid motions that are taken out; strains : (6, s)
+    """
+
+    moves: np.ndarray
+    rigid: np.ndarray
+    strains: np.ndarray
+    length: float
+    strain: bool
+    linear: bool = True
+
+    def down(self, gradients: np.ndarray) -> np.ndarray:
+        """See :class:`FreeMotion`."""
+        n = len(self.moves)
+        u = gradients[..., :n] * self.moves
+        u = u - (u @ self.rigid) @ self.rigid.T
+        return np.concatenate([u, gradients[..., n:] @ self.strains], axis=-1) if self.strain else u
+
+    def up(self, y: np.ndarray) -> np.ndarray:
+        """See :class:`FreeMotion`."""
+        n = len(self.moves)
+        u = y[..., :n] * self.moves
+        u = u - (u @ self.rigid) @ self.rigid.T
+        return np.concatenate([u, y[..., n:] @ self.strains.T], axis=-1) if self.strain else u
 
 
 def free_motion(
@@ -65,24 +121,35 @@ def free_motion(
     ------
     ConfigurationError : nothing can move
     """
-    n = len(atoms)
-    allowed = allowed_displacements(atoms) if atoms_move else np.zeros((3 * n, 0))
     rigid = _without_force(rigid_motions(atoms), gradients)
-    if allowed.shape[1]:
-        outside = rigid - allowed @ (allowed.T @ rigid)
-        _, s, vt = np.linalg.svd(outside.T @ outside)
-        kept = rigid @ vt[s < RIGID].T  # combinations that constraints leave alone
-        allowed = _range(allowed - kept @ (kept.T @ allowed), FREE)
-    length = atoms.get_volume() ** (1 / 3) if strain is not None else 1.0
-    blocks = [np.vstack([allowed, np.zeros((6 if strain is not None else 0, allowed.shape[1]))])]
-    if strain is not None:
-        own = _range(_allowed_strains(atoms, strain), FREE) / length
-        blocks.append(np.vstack([np.zeros((3 * n, own.shape[1])), own]))
-    basis = np.hstack(blocks)
-    if not basis.shape[1]:
+    length = 1.0 if strain is None else atoms.get_volume() ** (1 / 3)
+    strains = np.zeros((6, 0)) if strain is None else _range(_allowed_strains(atoms, strain), FREE) / length
+    if len(atoms) > MOST_ATOMS and atoms_move and all(isinstance(held, FixAtoms) for held in atoms.constraints):
+        moves = np.ones((len(atoms), 3))
+        for held in atoms.constraints:
+            moves[held.index] = 0.0
+        moves = moves.ravel()
+        found: FreeMotion = Projection(
+            moves, _left_alone(rigid, rigid * (1 - moves)[:, None]), strains, length, strain is not None
+        )
+        size = int(moves.sum())
+    else:
+        allowed = allowed_displacements(atoms) if atoms_move else np.zeros((3 * len(atoms), 0))
+        if allowed.shape[1]:
+            rigid = _left_alone(rigid, rigid - allowed @ (allowed.T @ rigid))
+            allowed = _range(allowed - rigid @ (rigid.T @ allowed), FREE)
+        matrix = allowed if strain is None else block_diag(allowed, strains)
+        linear = all(isinstance(constraint, LINEAR) for constraint in atoms.constraints)
+        found, size = Basis(matrix, length, linear, strain is not None), allowed.shape[1]
+    if not size + strains.shape[1]:
         raise ConfigurationError(f"nothing can move: the constraints of {atoms.get_chemical_formula()} hold all atoms")
-    linear = all(isinstance(constraint, LINEAR) for constraint in atoms.constraints)
-    return FreeMotion(basis, length, linear, strain is not None)
+    return found
+
+
+def _left_alone(rigid: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Those combinations of rigid motions of which constraints take nothing away."""
+    _, s, vt = np.linalg.svd(taken.T @ taken)
+    return rigid @ vt[s < RIGID].T
 
 
 def allowed_displacements(atoms: Atoms) -> np.ndarray:

@@ -103,12 +103,13 @@ def _advance(
     """Take note of where a draw has come to, and make its next step."""
     walk.steps += 1
     energy = float(values.energy) + (pressure * walk.atoms.get_volume() if pressure else 0.0)
-    slope = gradient(_constrained(values, walk.atoms), walk.atoms, strain=free.strain, pressure=pressure) @ free.basis
+    slope = gradient(_constrained(values, walk.atoms), walk.atoms, strain=free.strain, pressure=pressure)
+    slope = free.down(slope)
     if walk.before is not None:
         atoms, lower, old_slope, moved = walk.before
         if energy > lower + UPHILL:
             walk.atoms, walk.energy, walk.slope = atoms, lower, old_slope
-            walk.longest = 0.5 * min(walk.longest, _length(free.basis @ moved, len(atoms), free))
+            walk.longest = 0.5 * min(walk.longest, _length(free.up(moved), len(atoms), free))
             walk.memory.clear()
             _step(walk, free, precondition, tolerance)
             return
@@ -130,12 +131,12 @@ def _step(walk: Walk, free: FreeMotion, precondition: Callable[[np.ndarray], np.
     step = precondition(q)
     for (moved, change), a in zip(walk.memory, reversed(used), strict=True):
         step += moved * (a - (change @ step) / (moved @ change))
-    length = _length(free.basis @ step, len(walk.atoms), free)
+    length = _length(free.up(step), len(walk.atoms), free)
     if length <= tolerance:
         walk.done = True
         return
     move = -step * min(1.0, walk.longest / length)
-    there = displaced(walk.atoms, free.basis @ move)
+    there = displaced(walk.atoms, free.up(move))
     there.set_constraint(walk.atoms.constraints)
     if not free.linear:
         goal = there.positions.copy()

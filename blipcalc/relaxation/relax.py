@@ -18,10 +18,10 @@ from blipcalc.monitor.channels import Outside
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.relaxation.cell import Cell, cell_filter, response_of
-from blipcalc.relaxation.coordinates import FreeMotion, free_motion
+from blipcalc.relaxation.coordinates import MOST_ATOMS, FreeMotion, free_motion
 from blipcalc.relaxation.descent import descend, optimizer_of
 from blipcalc.relaxation.members import relax_members
-from blipcalc.relaxation.response import MOST_ATOMS, SOFT, Inverse, UnderPressure, respond, respond_by_products
+from blipcalc.relaxation.response import SOFT, Inverse, UnderPressure, respond, respond_by_products
 from blipcalc.relaxation.result import ErrorBars, Relaxed, in_frame_of
 from blipcalc.settings import number, whole
 from blipcalc.surfaces import Both, Surfaces, displaced, gradient
@@ -153,7 +153,7 @@ def _bars(
     found = respond(inverse, gradients) if inverse else respond_by_products(hessian, free, gradients)
     widening = surfaces.widening(atoms, "forces")
     structures = [displaced(atoms, shift) for shift in found.shifts]
-    fault = _fault(surfaces, atoms, free, found.shifts, found.softest, widening, inverse, pressure)
+    fault = _fault(surfaces, atoms, free, gradients, found.shifts, found.softest, widening, inverse, pressure)
     notes: tuple[str, ...] = ()
     if how == "response" or (how == "auto" and fault is None):
         method, why = "linear response", fault or "no soft coordinate, small spread, draws agree"
@@ -183,6 +183,7 @@ def _fault(
     surfaces: Surfaces,
     atoms: Atoms,
     free: FreeMotion,
+    gradients: np.ndarray,
     shifts: np.ndarray,
     softest: float,
     widening: float,
@@ -199,11 +200,11 @@ def _fault(
     spread = (widening if np.isfinite(widening) else 1.0) * np.sqrt(moved.var(axis=0, ddof=1).mean(axis=1).max())
     if spread > SPREAD:
         return f"a spread of {spread:.2g} Å"
-    if inverse is None:
-        return None
     own = surfaces.each([displaced(atoms, shift) for shift in shifts], stress=free.strain)
     left = gradient(own, atoms, strain=free.strain, pressure=pressure)
-    share = float(np.sqrt((inverse(left) ** 2).sum() / max((shifts**2).sum(), 1e-300)))
+    # without a matrix forces stand for the steps that they would make
+    steps, before = (free.down(left), free.down(gradients)) if inverse is None else (inverse(left), shifts)
+    share = float(np.sqrt((steps**2).sum() / max((before**2).sum(), 1e-300)))
     if share > LEFT_OUT:
         return f"forces of the draws in their predicted minima would move them on by {100 * share:.0f} % of the way"
     return None

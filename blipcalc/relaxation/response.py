@@ -23,8 +23,6 @@ import numpy as np
 from blipcalc.relaxation.coordinates import FreeMotion
 from blipcalc.surfaces import Hessian
 
-#: atoms beyond which the matrix is never built
-MOST_ATOMS = 300
 #: eV/Å², below which a coordinate is soft
 SOFT = 1e-3
 #: relative residual of the conjugate gradients, and how many at most
@@ -55,12 +53,12 @@ class Inverse:
     """
 
     def __init__(self, hessian: Hessian, free: FreeMotion) -> None:
-        self._basis = free.basis
-        self.values, self._vectors = np.linalg.eigh(free.basis.T @ hessian.matrix() @ free.basis)
+        self._free = free
+        self.values, self._vectors = np.linalg.eigh(free.down(free.down(hessian.matrix()).T))
 
     def __call__(self, gradients: np.ndarray) -> np.ndarray:
         """(K, m) -> (K, m) H̄⁻¹ g."""
-        return self._solved(gradients @ self._basis, self.values) @ self._basis.T
+        return self._free.up(self._solved(self._free.down(gradients), self.values))
 
     def stiff(self, slopes: np.ndarray, floor: float) -> np.ndarray:
         """(f,) -> (f,) along free motions, by |H̄| with no eigenvalue below a floor."""
@@ -81,7 +79,7 @@ def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarra
 
     softest : the smallest curvature met along a search direction; nothing says that there is no smaller one
     """
-    right = gradients @ free.basis
+    right = free.down(gradients)
     x, r = np.zeros_like(right), right.copy()
     p, softest = r.copy(), np.inf
     square = np.einsum("kf,kf->k", r, r)
@@ -90,7 +88,7 @@ def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarra
         active = np.flatnonzero(square > wanted)
         if not len(active):
             break
-        product = hessian.product(p[active] @ free.basis.T) @ free.basis
+        product = free.down(hessian.product(free.up(p[active])))
         along = np.einsum("kf,kf->k", p[active], product)
         softest = min(softest, float((along / np.einsum("kf,kf->k", p[active], p[active])).min()))
         if softest <= 0:
@@ -103,7 +101,7 @@ def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarra
         square[active] = fresh
     if (square > wanted).any():
         softest = min(softest, 0.0)  # not solved: not to be trusted
-    steps = x @ free.basis.T
+    steps = free.up(x)
     return Response(-steps, 0.5 * np.einsum("km,km->k", gradients, steps), softest)
 
 

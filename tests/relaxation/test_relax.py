@@ -261,7 +261,8 @@ def test_symmetry_that_is_fixed_stays():
 
 
 def test_a_large_structure_is_answered_for_without_a_matrix(monkeypatch):
-    monkeypatch.setattr("blipcalc.relaxation.relax.MOST_ATOMS", 3)
+    for room in ("relax", "coordinates"):
+        monkeypatch.setattr(f"blipcalc.relaxation.{room}.MOST_ATOMS", 3)
     large = relax(copper(), cell=True, fmax=1e-6, z=0.0)
     monkeypatch.undo()
     small = relax(copper(), cell=True, fmax=1e-6, z=0.0)
