@@ -36,7 +36,11 @@ def wire():
         (molecule("CH4"), [FixAtoms([0, 1])], 9 - 1),
         (molecule("CH4"), [FixAtoms([0, 1, 2])], 6),
         (molecule("CH4"), [FixCom()], 12 - 3),
-        (molecule("CH4"), [FixedPlane(0, (0, 0, 1)), FixedLine(1, (1, 0, 0))], 12),
+        (
+            molecule("CH4"),
+            [FixedPlane(0, (0, 0, 1)), FixedLine(1, (1, 0, 0))],
+            12 - 3,
+        ),  # three rigid motions respect both
         (molecule("CH4"), [FixCartesian(0, (True, True, True)), FixBondLengths([[1, 2]])], 11 - 3),
     ],
 )
