@@ -26,6 +26,7 @@ FLOORS = [
     {"io"},
     {"monitor"},
     {"md"},
+    {"observables"},
     {"report"},
     {"active"},
     {"cli"},
