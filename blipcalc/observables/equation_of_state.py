@@ -181,8 +181,11 @@ def _check_range(fits: Sequence[Fit], volumes: np.ndarray) -> None:
         if not volumes[0] <= f.volume <= volumes[-1]
     }
     if outside:
-        places = ", ".join(f"{name} at {volume:.5g}" for name, volume in list(outside.items())[:5])
+        places = ", ".join(
+            f"{name} {'nowhere near' if np.isnan(volume) else f'at {volume:.5g} Å³'}"
+            for name, volume in list(outside.items())[:5]
+        )
         raise OutOfRangeError(
             f"expected minima between {volumes[0]:.5g} and {volumes[-1]:.5g} Å³, {len(outside)} of {len(fits)} lie outside: "
-            f"{places} Å³; start near {fits[0].volume:.5g} Å³, or take a wider range (volumes=, strain=)"
+            f"{places}; start near {fits[0].volume:.5g} Å³, or take a wider range (volumes=, strain=)"
         )

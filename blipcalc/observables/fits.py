@@ -57,6 +57,8 @@ class Fit(NamedTuple):
     residual: float
 
 
+#: half ranges of the points, beyond which a minimum is not one of theirs
+FAR = 20.0
 NO_FIT = Fit(*[float("nan")] * 5)
 
 
@@ -81,7 +83,7 @@ def _polynomial(power: float, volumes: np.ndarray, energies: np.ndarray) -> Fit:
     c = np.polynomial.polynomial.polyfit((x - centre) / width, energies - shift, 3)
     curve = np.polynomial.Polynomial(c)
     slope, bend = curve.deriv(), curve.deriv(2)
-    minima = [root.real for root in slope.roots() if abs(root.imag) < 1e-12 and bend(root.real) > 0]
+    minima = [r.real for r in slope.roots() if abs(r.imag) < 1e-12 and abs(r) < FAR and bend(r.real) > 0]
     if not minima:
         return NO_FIT
     (at,) = minima  # a cubic has one at most
