@@ -92,8 +92,13 @@ class ElasticConstants:
 
     @property
     def stable(self) -> float:
-        """Probability that the crystal is stable: the fraction of draws, their spread widened as the calibration says."""
+        """Probability that the crystal is stable: the fraction of draws, their spread widened as the calibration says.
+
+        NaN with an element that was never calibrated.
+        """
         lowest = self.lowest
+        if np.isnan(lowest.widening):
+            return float("nan")
         mean = lowest.draws.mean()
         return float(np.mean(mean + lowest.widening * (lowest.draws - mean) > 0))
 

@@ -161,6 +161,8 @@ def test_the_probability_of_stability_counts_draws():
     assert found.stable == 0.75
     wide = ElasticConstants(Estimate(draws[0], draws, "GPa", widening=3.0), cell, False, False)
     assert wide.stable == 0.5
+    unknown = ElasticConstants(Estimate(draws[0], draws, "GPa", widening=np.nan), cell, False, False)
+    assert np.isnan(unknown.stable)
 
 
 def test_draws_too_far_apart_are_refused(lj):
