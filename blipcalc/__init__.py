@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from blipcalc.observables.equation_of_state import equation_of_state
     from blipcalc.observables.scans import dihedral_scan, dimer_scan, distance_scan
     from blipcalc.on_demand import ReferenceOnDemand
+    from blipcalc.relaxation.relax import relax
     from blipcalc.report.page import write_report
     from blipcalc.training.run import train
 
@@ -73,6 +74,7 @@ _PUBLIC = {
     "load": ("blipcalc.checkpoint", "load_model"),
     "mace_results": ("blipcalc.exchange", "mace_results"),
     "read": ("blipcalc.io", "read"),
+    "relax": ("blipcalc.relaxation.relax", "relax"),
     "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
     "vacancy_energy": ("blipcalc.observables.differences", "vacancy_energy"),
@@ -114,6 +116,7 @@ __all__ = [
     "load",
     "mace_results",
     "read",
+    "relax",
     "run_md",
     "train",
     "vacancy_energy",

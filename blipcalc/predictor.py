@@ -171,16 +171,21 @@ class BayesianPredictor:
         distance = self.domain.distance(np.concatenate([atoms.numbers for atoms in structures]), features)
         return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
 
-    def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[SampleArrays]:
+    def each(
+        self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
+    ) -> list[SampleArrays]:
         """Draw k on structure k alone, for K structures: samples of one draw each, posterior values.
+
+        which : the draws, one for each structure, None for all in their order
 
         raises : DrawsError for another number of structures; StructureError as for a call
         """
-        if len(structures) != self.n_draws:
-            raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
+        which = list(range(self.n_draws) if which is None else which)
+        if len(structures) != len(which):
+            raise DrawsError(f"expected one structure for each of {len(which)} draws, got {len(structures)}")
         with self._lock:
             graphs = [self._graph([atoms], fresh=True) for atoms in structures]
-            samples = self._evaluator.each(self.draws, graphs, stress=stress)
+            samples = self._evaluator.each([self.draws[k : k + 1] for k in which], graphs, stress=stress)
         return [sample_arrays(one, graph)[0] for one, graph in zip(samples, graphs, strict=True)]
 
     def curvature(self, atoms: Atoms, *, strain: bool = False) -> Curvature:

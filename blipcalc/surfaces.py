@@ -62,12 +62,19 @@ class Hessian(Protocol):
 
 
 @runtime_checkable
-class Differentiable(Protocol):
-    """A predictor that differentiates twice, and that evaluates every draw on a structure of its own."""
+class Separate(Protocol):
+    """A predictor that evaluates every draw on a structure of its own."""
 
-    def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[SampleArrays]:
-        """Draw k on structure k."""
+    def each(
+        self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
+    ) -> list[SampleArrays]:
+        """Each of the draws on the structure in its place."""
         ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A predictor that differentiates twice."""
 
     def curvature(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
         """Of the surface that drives."""
@@ -112,16 +119,20 @@ class Surfaces:
             found.append(Both(_sum(driving, extra), _sum(draws, extra)))
         return found
 
-    def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> Values:
-        """Draw k on structure k, for K structures of the same n atoms: (K,), (K, n, 3), (K, 6)."""
-        if isinstance(self.predictor, Differentiable):
-            rows = self.predictor.each(structures, stress=stress)
+    def each(self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None) -> Values:
+        """Draw k on structure k, for K structures of the same n atoms: (K,), (K, n, 3), (K, 6).
+
+        which : the draws, one for each structure, None for all in their order
+        """
+        which = range(self.n_draws) if which is None else which
+        if isinstance(self.predictor, Separate):
+            rows = self.predictor.each(structures, stress=stress, which=which)
             own = [Values(row.energy[0], row.forces[0], row.stress[0] if stress else None) for row in rows]
         else:  # all of them everywhere, and the diagonal of that
             need = Need(stress=stress, samples=True)
             own = [
                 Values(p.samples.energy[k], p.samples.forces[k], p.samples.stress[k] if stress else None)
-                for k, p in enumerate(self.predictor(list(structures), need))
+                for k, p in zip(which, self.predictor(list(structures), need), strict=True)
             ]
         own = [
             _sum(values, self._exact(atoms, forces=True, stress=stress))

@@ -1,21 +1,22 @@
-"""Relax a molecule, and see how well the force at the minimum is known."""
+"""Relax a molecule: bond lengths, energy and positions with error bars, and a picture of where each atom may be."""
 
-from ase.optimize import BFGS
+from pathlib import Path
 
-from blipcalc import BayesianCalculator, UncertaintyMonitor
+import blipcalc
+from blipcalc import BayesianCalculator
 from blipcalc.bundle import starting_structure
+from blipcalc.relaxation.picture import plot_relaxed
 
 atoms = starting_structure("uracil")
 atoms.rattle(0.02, seed=0)
-atoms.calc = BayesianCalculator("rmd17")
-optimizer = BFGS(atoms, logfile=None)
-monitor = UncertaintyMonitor(optimizer, tolerance=1.0)
-optimizer.run(fmax=0.01, steps=200)
+atoms.calc = BayesianCalculator("rmd17", surface="centre", n_draws=16)
+relaxed = blipcalc.relax(atoms, fmax=0.01, tolerance=1.0)
+print(relaxed.table())
 
-print(monitor.status, "after", optimizer.nsteps, "steps")
-print(f"energy {atoms.get_potential_energy():.4f} ± {atoms.calc.get_property('energy_std', atoms):.4f} eV")
-print(
-    "below this the relaxation polishes noise: atom_std",
-    atoms.calc.get_property("atom_std", atoms).max().round(4),
-    "eV/Å",
-)
+# anything else that has a value in a structure
+print("ring angle   ", relaxed.angle(1, 2, 3))
+# differences are formed draw by draw: what two bonds have in common cancels
+print("C=O less C=O ", relaxed.distance(5, 7) - relaxed.distance(3, 6))
+
+Path("runs").mkdir(exist_ok=True)
+plot_relaxed(relaxed, "runs/uracil.png", "uracil")

@@ -25,7 +25,7 @@ FLOORS = [
     {"surfaces"},
     {"io"},
     {"monitor"},
-    {"md"},
+    {"md", "relaxation"},
     {"observables"},
     {"report"},
     {"active"},

@@ -16,7 +16,7 @@ from blipcalc.core.contracts import Heads, Need, Surface
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
 from blipcalc.core.validate import check_structure
-from blipcalc.errors import ConfigurationError
+from blipcalc.errors import ConfigurationError, DrawsError
 
 
 class CommitteePredictor:
@@ -63,7 +63,20 @@ class CommitteePredictor:
             predictions.append(prediction if self.calibration is None else self.calibration.apply(prediction))
         return predictions
 
-    def _samples(self, atoms: Atoms, need: Need) -> SampleArrays:
+    def each(
+        self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
+    ) -> list[SampleArrays]:
+        """Member k on structure k alone; ``which``: the members, one for each structure, None for all in their order."""
+        which = list(range(self.n_draws) if which is None else which)
+        if len(structures) != len(which):
+            raise DrawsError(f"expected one structure for each of {len(which)} members, got {len(structures)}")
+        need, found = Need(stress=stress), []
+        for k, atoms in zip(which, structures, strict=True):
+            check_structure(atoms)
+            found.append(self._samples(atoms, need, self.calculators[k : k + 1]))
+        return found
+
+    def _samples(self, atoms: Atoms, need: Need, members: Sequence[Calculator] | None = None) -> SampleArrays:
         # members see charges, magnetic moments and info, from which some take charge and spin, but no constraints
         bare = atoms.copy()
         bare.set_constraint()
@@ -73,7 +86,7 @@ class CommitteePredictor:
             *(["stress"] if need.stress and self.has_stress else []),
         ]
         values: dict[str, list] = {name: [] for name in names}
-        for calculator in self.calculators:
+        for calculator in self.calculators if members is None else members:
             for name in names:
                 values[name].append(np.array(calculator.get_property(name, bare), dtype=np.float64))
         return SampleArrays(**{name: np.stack(value) for name, value in values.items()})

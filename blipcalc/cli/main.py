@@ -17,6 +17,7 @@ from blipcalc.cli.domain import domain
 from blipcalc.cli.labelled import calibrate, compare, evaluate
 from blipcalc.cli.md import md
 from blipcalc.cli.options import ModelArgument
+from blipcalc.cli.relax import relax
 from blipcalc.cli.repair import repair
 from blipcalc.cli.report import report
 from blipcalc.cli.train import train
@@ -51,7 +52,7 @@ def info(
     typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
-for command in (train, calibrate, evaluate, compare, domain, check, md, report, repair):
+for command in (train, calibrate, evaluate, compare, domain, check, md, relax, report, repair):
     app.command()(command)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from blipcalc.cli.options import Device, Draws, Dtype, Seed
-from blipcalc.errors import ConfigurationError, DataError
+from blipcalc.cli.options import Device, Draws, Dtype, Seed, structure_of
+from blipcalc.errors import ConfigurationError
 
 #: exit codes; 2 is bad input, as for every command
 FINISHED, HALTED, NON_FINITE, STOPPED = 0, 3, 4, 5
@@ -62,7 +62,7 @@ def md(
 
     if tolerance is not None and limits is not None:
         raise ConfigurationError("give --tolerance or --limits, not both")
-    atoms, stored = _structure(structure), load_model(model)
+    atoms, stored = structure_of(structure), load_model(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     atoms.calc = BayesianCalculator(
         stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy
@@ -91,18 +91,3 @@ def md(
     typer.echo(json.dumps(summary.to_dict(), indent=1))
     codes = {"finished": FINISHED, "halted": HALTED if summary.is_finite else NON_FINITE}
     raise typer.Exit(codes.get(summary.status, STOPPED))
-
-
-def _structure(path: Path) -> Any:
-    """The last frame of a file, without its calculator."""
-    import ase.io
-
-    from blipcalc.data.xyz import check_counts
-
-    check_counts(path)
-    try:
-        atoms = ase.io.read(path, -1)
-    except Exception as error:  # each reader has errors of its own
-        raise DataError(f"{path} cannot be read as a structure: {type(error).__name__} {error}") from error
-    atoms.calc = None
-    return atoms

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from blipcalc.errors import ConfigurationError
+from blipcalc.errors import ConfigurationError, DataError
 
 Data = Annotated[
     list[Path], typer.Argument(help="extxyz, .traj, ase.db or rMD17-style .npz files with energies and forces")
@@ -50,6 +50,21 @@ def frames_of(
             index=index,
         )
     ]
+
+
+def structure_of(path: Path) -> Any:
+    """The last frame of a file, without its calculator."""
+    import ase.io
+
+    from blipcalc.data.xyz import check_counts
+
+    check_counts(path)
+    try:
+        atoms = ase.io.read(path, -1)
+    except Exception as error:  # each reader has errors of its own
+        raise DataError(f"{path} cannot be read as a structure: {type(error).__name__} {error}") from error
+    atoms.calc = None
+    return atoms
 
 
 def make_folder(path: Path) -> None:

@@ -179,11 +179,11 @@ class Evaluator:
                 *noise,
             )
 
-    def each(self, draws: Draws, graphs: Sequence[Graph], *, stress: bool = False) -> list[Samples]:
-        """Draw k on graph k alone, K samples of one draw; kernels take the draws in turn."""
+    def each(self, draws: Sequence[Draws], graphs: Sequence[Graph], *, stress: bool = False) -> list[Samples]:
+        """Each draw on the graph in its place alone; kernels take the draws in turn."""
         return [
-            self._samples(draws[k : k + 1], graph, forces=True, stress=stress, chunk=1, whole=False)
-            for k, graph in enumerate(graphs)
+            self._samples(one, graph, forces=True, stress=stress, chunk=1, whole=False)
+            for one, graph in zip(draws, graphs, strict=True)
         ]
 
 

@@ -1,0 +1,95 @@
+"""``relax``: a structure in its minimum, with error bars, for a terminal or a job script."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blipcalc.cli.options import Device, Draws, Dtype, Seed, make_folder, structure_of
+from blipcalc.errors import ConfigurationError
+
+#: exit codes; 2 is bad input, as for every command
+DONE, HALTED, NOT_THERE = 0, 3, 6
+
+
+def relax(
+    structure: Annotated[Path, typer.Argument(help="file that ASE reads; its last frame")],
+    model: Annotated[str, typer.Option(help="a .blip file, or the name of a bundled model")] = "rmd17",
+    folder: Annotated[
+        Path, typer.Option(help="for relaxed.extxyz, draws.traj, relaxation.json, picture.png, …")
+    ] = Path("runs/relax"),
+    optimizer: Annotated[str, typer.Option(help="name of one of ASE's")] = "BFGS",
+    fmax: Annotated[float, typer.Option(help="eV/Å")] = 0.01,
+    z: Annotated[float, typer.Option(help="stop where forces are below z σ, whatever fmax; 0: never")] = 0.3,
+    steps: Annotated[int, typer.Option(help="of the optimiser at most")] = 500,
+    cell: Annotated[
+        str, typer.Option(help="fixed, free, isotropic, shape, or a mask of xx,yy,zz,yz,xz,xy such as 1,1,0,0,0,0")
+    ] = "fixed",
+    pressure_gpa: Annotated[float, typer.Option("--pressure-GPa", help="that a free cell is under")] = 0.0,
+    error_bars: Annotated[str, typer.Option(help="auto, response, relax, none")] = "auto",
+    tolerance: Annotated[
+        float | None, typer.Option(help="halt where the bound on a force error passes it, eV/Å")
+    ] = None,
+    outside: Annotated[float | None, typer.Option(help="halt beyond this latent distance from the data")] = None,
+    n_draws: Draws = None,
+    seed: Seed = 0,
+    surface: Annotated[str | None, typer.Option(help="mean or centre; default: the model's own")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+    strategy: Annotated[str, typer.Option(help="vmap, traced, compiled, loop; default: what suits")] = "auto",
+) -> None:
+    """Relax a structure, with error bars on energy, positions, cell and bonds.
+
+    Exit code: 0 relaxed, 3 halted by a monitor, 6 out of steps, 2 bad input.
+    """
+    from blipcalc.calculator import BayesianCalculator
+    from blipcalc.calibration.fit import feasible_draws
+    from blipcalc.checkpoint import load_model
+    from blipcalc.io import write
+    from blipcalc.relaxation.picture import plot_relaxed
+    from blipcalc.relaxation.relax import relax as relax_atoms
+    from blipcalc.sealed import write_atomically
+
+    atoms, stored = structure_of(structure), load_model(model)
+    n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
+    atoms.calc = BayesianCalculator(
+        stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy
+    )
+    make_folder(folder)
+    relaxed = relax_atoms(
+        atoms,
+        optimizer=optimizer,
+        fmax=fmax,
+        z=z,
+        steps=steps,
+        cell=_cell(cell),
+        pressure_GPa=pressure_gpa,
+        error_bars=None if error_bars == "none" else error_bars,
+        tolerance=tolerance,
+        outside=outside,
+        on_breach=["flag", "halt"],
+        trajectory=folder / "path.traj",
+        logfile=folder / "optimizer.log",
+    )
+    write(folder / "relaxed.extxyz", atoms)
+    write_atomically(folder / "relaxation.json", json.dumps(relaxed.to_dict(), indent=1).encode())
+    if relaxed.bars is not None:
+        write(folder / "draws.traj", relaxed.bars.structures)
+        plot_relaxed(relaxed, folder / "picture.png", f"{atoms.get_chemical_formula()}, {model}")
+    typer.echo(relaxed.table())
+    codes = {"halted": HALTED, "steps": NOT_THERE}
+    raise typer.Exit(codes.get(relaxed.status, DONE))
+
+
+def _cell(text: str) -> bool | str | list[bool]:
+    if text in ("fixed", "free"):
+        return text == "free"
+    if "," not in text:
+        return text
+    parts = [part.strip() for part in text.split(",")]
+    if not set(parts) <= {"0", "1"}:
+        raise ConfigurationError(f"--cell {text}: expected six of 0 and 1, xx,yy,zz,yz,xz,xy")
+    return [part == "1" for part in parts]

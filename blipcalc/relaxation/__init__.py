@@ -1,0 +1,1 @@
+"""Relaxation with error bars: optimisation, cells, paths, vibrations."""

@@ -1,0 +1,123 @@
+"""Which strains a cell may take: of ASE's cell filters, and in the coordinates of derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator
+from ase.filters import Filter, FrechetCellFilter
+
+from blipcalc.errors import ConfigurationError, SingularCellError
+from blipcalc.settings import number
+
+#: what ``cell=`` takes beside True, False and a mask
+SHAPES = {"isotropic": {"hydrostatic_strain": True}, "shape": {"constant_volume": True}}
+#: of a tensor in Voigt order
+TRACE = np.array([1.0, 1, 1, 0, 0, 0])
+Cell = bool | str | Sequence[bool] | Filter
+
+
+def cell_filter(atoms: Atoms, cell: Cell, pressure_GPa: float) -> Filter | None:
+    """The filter that lets the cell move; None for a fixed cell.
+
+    cell : False; True; ``"isotropic"``, its volume alone; ``"shape"``, all but the volume; a mask of six strains in Voigt order;
+        or one of ASE's filters around these atoms
+    pressure_GPa : that the cell is under
+
+    raises : ConfigurationError for anything else; SingularCellError for a cell that is not periodic in three directions
+    """
+    pressure = number("pressure_GPa", pressure_GPa) * units.GPa
+    if isinstance(cell, Filter):
+        if cell.atoms is not atoms:
+            raise ConfigurationError(f"cell={type(cell).__name__}: expected a filter around the atoms that are relaxed")
+        if pressure:
+            raise ConfigurationError("pressure_GPa belongs to the filter that is given: scalar_pressure")
+        return cell
+    if isinstance(cell, (bool, np.bool_)) and not cell:
+        if pressure:
+            raise ConfigurationError(f"pressure_GPa={pressure_GPa} takes a cell that moves: cell=True")
+        return None
+    if not atoms.pbc.all():
+        raise SingularCellError(f"a cell moves where it is periodic in three directions; pbc is {atoms.pbc.tolist()}")
+    options: dict[str, object] = {}
+    if isinstance(cell, str):
+        if cell not in SHAPES:
+            raise ConfigurationError(f"cell={cell!r}; expected True, False, {', '.join(SHAPES)}, or a mask of six")
+        options = SHAPES[cell]
+    elif not isinstance(cell, (bool, np.bool_)):
+        mask = np.asarray(cell)
+        if mask.shape != (6,) or not np.isin(mask, (0, 1)).all() or not mask.any():
+            raise ConfigurationError(
+                f"cell={cell!r}; expected a mask of six strains, xx, yy, zz, yz, xz, xy, one of them True"
+            )
+        options = {"mask": mask.astype(bool).tolist()}
+    return FrechetCellFilter(atoms, scalar_pressure=pressure, **options)
+
+
+class Stressed(Calculator):
+    """No energy, no forces, and a stress that is told: what a filter makes of it says which strains it lets through."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def __init__(self, stress: np.ndarray) -> None:
+        super().__init__()
+        self.stress = stress
+
+    def calculate(self, atoms: Atoms, properties: object = (), system_changes: object = ()) -> None:
+        """Nothing to compute."""
+        super().calculate(atoms)
+        self.results = {"energy": 0.0, "free_energy": 0.0, "forces": np.zeros((len(atoms), 3)), "stress": self.stress}
+
+
+@dataclass(frozen=True)
+class CellResponse:
+    """How a filter turns a stress into generalised forces on the cell: rows = matrix @ stress + offset.
+
+    matrix : (r, 6); offset : (r,); stress in eV/Å³, ASE's Voigt order
+    atoms_move : False where atoms follow the cell alone, as in ``StrainFilter``
+    """
+
+    matrix: np.ndarray
+    offset: np.ndarray
+    atoms_move: bool
+
+    @property
+    def strains(self) -> np.ndarray:
+        """(6, s) those it lets through, shears twice ε: what does no work on any of its rows is held fixed."""
+        _, s, vt = np.linalg.svd(self.matrix)
+        return vt[: int((s > 1e-8 * s.max()).sum())].T
+
+    @property
+    def pressure(self) -> float:
+        """eV/Å³ that it presses with; 0 where the volume is fixed."""
+        if np.abs(TRACE @ self.strains).max() < 1e-6:
+            return 0.0
+        unit = self.matrix @ TRACE
+        return float(self.offset @ unit / (unit @ unit))
+
+
+def response_of(around: Filter) -> CellResponse:
+    """Of a filter; its atoms have their calculator back afterwards.
+
+    raises : ConfigurationError for a filter of atoms, or one whose cell cannot move
+    """
+    atoms, calculator = around.atoms, around.atoms.calc
+
+    def rows(stress: np.ndarray) -> np.ndarray:
+        atoms.calc = Stressed(stress)
+        return np.array(around.get_forces())
+
+    try:
+        at_rest = rows(np.zeros(6))
+        found = np.array([rows(stress) - at_rest for stress in np.eye(6)])
+    finally:
+        atoms.calc = calculator
+    atoms_move = found.shape[1] > len(atoms)
+    first = len(atoms) if atoms_move else 0
+    matrix = found[:, first:].reshape(6, -1).T
+    if not np.abs(matrix).any():
+        raise ConfigurationError(f"cell={type(around).__name__}: it lets no strain through")
+    return CellResponse(matrix, at_rest[first:].ravel(), atoms_move)

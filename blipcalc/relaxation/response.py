@@ -1,0 +1,133 @@
+"""Where the minimum of each draw is, to first order: the implicit function theorem at the minimum of the surface that drives.
+
+    δq_k = -H̄⁻¹ g_k,   E*_k = E_k - ½ g_kᵀ H̄⁻¹ g_k
+
+| symbol | variable | meaning |
+|---|---|---|
+| g_k | ``gradients`` | of draw k at q̄, the minimum of the surface that drives |
+| H̄ | ``hessian`` | of that surface: Hessians of single draws are far noisier, and diverge where one is nearly singular |
+| δq_k | ``shifts`` | Å, and strains |
+
+Exact for harmonic draws of one stiffness.  It is trusted where no coordinate is soft and the spread is small; what it leaves
+out shows in the forces of the draws at their predicted minima.
+
+Source: the implicit function theorem; for potentials Maliyov, Grigorev, Swinburne 2024, arXiv 2407.02414.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blipcalc.relaxation.coordinates import FreeMotion
+from blipcalc.surfaces import Hessian
+
+#: atoms beyond which the matrix is never built
+MOST_ATOMS = 300
+#: eV/Å², below which a coordinate is soft
+SOFT = 1e-3
+#: relative residual of the conjugate gradients, and how many at most
+RESIDUAL, ITERATIONS = 1e-6, 1000
+
+
+@dataclass(frozen=True)
+class Response:
+    """Shifts of K draws.
+
+    shifts : (K, m) δq; in free motions alone
+    relaxation : (K,) eV, ½ gᵀ H̄⁻¹ g, by which each draw lies lower in its own minimum
+    softest : eV/Å², the smallest eigenvalue of H̄ among free motions, or a bound on it where the matrix was not built
+    """
+
+    shifts: np.ndarray
+    relaxation: np.ndarray
+    softest: float
+
+
+class Inverse:
+    """H̄⁻¹ on the free motions of a structure, with stiffnesses below a floor raised to it where a positive one is needed.
+
+    Parameters
+    ----------
+    hessian : of the surface that drives
+    free : motions
+    """
+
+    def __init__(self, hessian: Hessian, free: FreeMotion) -> None:
+        self._basis = free.basis
+        self.values, self._vectors = np.linalg.eigh(free.basis.T @ hessian.matrix() @ free.basis)
+
+    def __call__(self, gradients: np.ndarray) -> np.ndarray:
+        """(K, m) -> (K, m) H̄⁻¹ g."""
+        return self._solved(gradients @ self._basis, self.values) @ self._basis.T
+
+    def stiff(self, slopes: np.ndarray, floor: float) -> np.ndarray:
+        """(f,) -> (f,) along free motions, by |H̄| with no eigenvalue below a floor."""
+        return self._solved(slopes, np.maximum(np.abs(self.values), floor))
+
+    def _solved(self, slopes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return (slopes @ self._vectors / values) @ self._vectors.T
+
+
+def respond(inverse: Inverse, gradients: np.ndarray) -> Response:
+    """Shifts from the inverse; meaningless where ``softest`` is not positive."""
+    steps = inverse(gradients)
+    return Response(-steps, 0.5 * np.einsum("km,km->k", gradients, steps), float(inverse.values.min()))
+
+
+def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarray) -> Response:
+    """The same by conjugate gradients for all draws at once, with products of the Hessian alone (Hestenes and Stiefel 1952).
+
+    softest : the smallest curvature met along a search direction; nothing says that there is no smaller one
+    """
+    right = gradients @ free.basis
+    x, r = np.zeros_like(right), right.copy()
+    p, softest = r.copy(), np.inf
+    square = np.einsum("kf,kf->k", r, r)
+    wanted = RESIDUAL**2 * square
+    for _ in range(ITERATIONS):
+        active = np.flatnonzero(square > wanted)
+        if not len(active):
+            break
+        product = hessian.product(p[active] @ free.basis.T) @ free.basis
+        along = np.einsum("kf,kf->k", p[active], product)
+        softest = min(softest, float((along / np.einsum("kf,kf->k", p[active], p[active])).min()))
+        if softest <= 0:
+            break
+        step = square[active] / along
+        x[active] += step[:, None] * p[active]
+        r[active] -= step[:, None] * product
+        fresh = np.einsum("kf,kf->k", r[active], r[active])
+        p[active] = r[active] + (fresh / square[active])[:, None] * p[active]
+        square[active] = fresh
+    if (square > wanted).any():
+        softest = min(softest, 0.0)  # not solved: not to be trusted
+    steps = x @ free.basis.T
+    return Response(-steps, 0.5 * np.einsum("km,km->k", gradients, steps), softest)
+
+
+class UnderPressure:
+    """A Hessian with that of p V, V = V₀ det(1 + ε), in its strains.
+
+    pressure, volume : eV/Å³, Å³
+    """
+
+    def __init__(self, hessian: Hessian, pressure: float, volume: float) -> None:
+        self._hessian, self.size = hessian, hessian.size
+        self._block = np.zeros((6, 6))
+        self._block[:3, :3] = 1.0 - np.eye(3)
+        self._block[3:, 3:] = -0.5 * np.eye(3)  # det has -ε_yz² and so on, and ε_yz is half of the coordinate
+        self._block *= pressure * volume
+
+    def matrix(self) -> np.ndarray:
+        """(size, size)."""
+        found = self._hessian.matrix()
+        found[-6:, -6:] += self._block
+        return found
+
+    def product(self, directions: np.ndarray) -> np.ndarray:
+        """(B, size) -> (B, size)."""
+        found = self._hessian.product(directions)
+        found[:, -6:] += directions[:, -6:] @ self._block
+        return found

@@ -1,0 +1,234 @@
+"""What a relaxation found: a structure, and how far its positions, cell, bonds, angles and energy are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import find_mic
+
+from blipcalc.errors import ConfigurationError
+from blipcalc.relaxation.descent import Descent
+from blipcalc.settings import whole
+from blipcalc.stats.estimate import Estimate, with_error
+from blipcalc.stats.spread import atom_variance, covariance
+
+Method = Literal["linear response", "re-relaxed"]
+
+
+@dataclass(frozen=True)
+class ErrorBars:
+    """Where the draws have their minima.
+
+    structures : K of them, each with its own cell
+    energy : of the minima, an enthalpy under a pressure
+    positions : (n, 3) Å as an :class:`Estimate`, in the frame and the cell of the relaxed structure
+    method, why : how the minima were found, and why so
+    softest : eV/Å², the smallest eigenvalue of the Hessian of the surface that drives
+    converged : (K,) whether each draw is in its minimum; by linear response all are
+    """
+
+    structures: list[Atoms]
+    energy: Estimate
+    positions: Estimate
+    method: Method
+    why: str
+    softest: float
+    converged: np.ndarray
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """A relaxed structure with its error bars.
+
+    atoms : the relaxed structure, with its calculator
+    descent : how it was come to
+    bars : of what the draws say; None where nobody asked, or where it never came to a minimum
+    notes : what a user should know
+    """
+
+    atoms: Atoms
+    descent: Descent
+    bars: ErrorBars | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """``converged``, ``noise floor``, ``steps`` or ``halted``; see :class:`~blipcalc.relaxation.descent.Descent`."""
+        return self.descent.status
+
+    @property
+    def energy(self) -> Estimate:
+        """eV, of the relaxed structure; of each draw in its own minimum."""
+        return self._bars.energy
+
+    @property
+    def positions(self) -> Estimate:
+        """(n, 3) Å, in the frame and the cell of the relaxed structure."""
+        return self._bars.positions
+
+    @cached_property
+    def position_std(self) -> np.ndarray:
+        """(n,) Å, root of a third of the trace of each atom's covariance."""
+        return np.sqrt(atom_variance(self.position_cov))
+
+    @cached_property
+    def position_cov(self) -> np.ndarray:
+        """(n, 3, 3) Å², widened: the ellipsoid of each atom."""
+        return self.positions.widening**2 * covariance(self.positions.draws)
+
+    def distance(self, i: int, j: int) -> Estimate:
+        """Å between two atoms, the nearest image."""
+        pair = [self._index(i), self._index(j)]
+        return self.measure(lambda atoms: atoms.get_distance(*pair, mic=bool(atoms.pbc.any())), "Å", self._named(pair))
+
+    def angle(self, i: int, j: int, k: int) -> Estimate:
+        """° at the second of three atoms."""
+        atoms_of = [self._index(a) for a in (i, j, k)]
+        return self.measure(lambda a: a.get_angle(*atoms_of, mic=bool(a.pbc.any())), "°", self._named(atoms_of))
+
+    def dihedral(self, i: int, j: int, k: int, m: int) -> Estimate:
+        """° of four atoms; draws are within 180° of the value."""
+        four = [self._index(a) for a in (i, j, k, m)]
+        here = self.atoms.get_dihedral(*four, mic=bool(self.atoms.pbc.any()))
+
+        def near(atoms: Atoms) -> float:
+            turned = atoms.get_dihedral(*four, mic=bool(atoms.pbc.any())) - here
+            return here + (turned + 180.0) % 360.0 - 180.0
+
+        return self.measure(near, "°", self._named(four))
+
+    def cell_parameters(self) -> Estimate:
+        """(6,) lengths in Å and angles in °, as ``cell.cellpar()``."""
+        return self.measure(lambda atoms: atoms.cell.cellpar(), "Å, °", "cell")
+
+    def volume(self) -> Estimate:
+        """Å³."""
+        return self.measure(lambda atoms: atoms.get_volume(), "Å³", "volume")
+
+    def measure(self, function: Callable[[Atoms], Any], unit: str, note: str = "") -> Estimate:
+        """Any function of a structure, on the relaxed one and on the minimum of every draw."""
+        bars = self._bars
+        return Estimate(
+            np.asarray(function(self.atoms), dtype=float),
+            np.array([function(atoms) for atoms in bars.structures], dtype=float),
+            unit,
+            bars.positions.widening,
+            bars.positions.calibrated,
+            note,
+        )
+
+    def bonds(self, scale: float = 1.2) -> list[Estimate]:
+        """All distances below ``scale`` times the sum of covalent radii, shortest first."""
+        from ase.data import covalent_radii
+
+        radii = covalent_radii[self.atoms.numbers]
+        distances = self.atoms.get_all_distances(mic=bool(self.atoms.pbc.any()))
+        near = np.argwhere(np.triu(distances < scale * (radii[:, None] + radii[None]), k=1))
+        return [self.distance(int(i), int(j)) for i, j in sorted(near, key=lambda pair: distances[tuple(pair)])]
+
+    def table(self, extra: Sequence[Estimate] = ()) -> str:
+        """Lines of text: how it ended, energy, cell where it moved, bonds, and what else is given."""
+        lines = [f"{self.descent.status} after {self.descent.steps} steps: {self.descent.reason}"]
+        if self.bars is not None:
+            bars = self.bars
+            calibrated = "calibrated on forces and energies" if self.positions.calibrated else "posterior values"
+            lines += [
+                f"error bars: {bars.method} of {self.positions.n_draws} draws, {bars.why}; {calibrated}",
+                f"{'energy':<14}{_line(bars.energy)}",
+                f"{'positions':<14}{self.position_std.mean():.2g} Å on average, at most {self.position_std.max():.2g}",
+            ]
+            if self.cell_moved:
+                names = ("a", "b", "c", "α", "β", "γ")
+                cell = self.cell_parameters()
+                units = ("Å",) * 3 + ("°",) * 3
+                for k, (name, unit) in enumerate(zip(names, units, strict=True)):
+                    lines.append(f"{name:<14}{_line(cell[k], unit)}")
+                lines.append(f"{'volume':<14}{_line(self.volume())}")
+            lines += [f"{estimate.note:<14}{_line(estimate)}" for estimate in (*self.bonds(), *extra)]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    @property
+    def cell_moved(self) -> bool:
+        """Whether draws have cells of their own."""
+        return any((atoms.cell.array != self.atoms.cell.array).any() for atoms in self._bars.structures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: how it ended, and every estimate of :meth:`table` with its draws."""
+        found: dict[str, Any] = {
+            "status": self.status,
+            "reason": self.descent.reason,
+            "steps": self.descent.steps,
+            "fmax_eV_per_Angstrom": self.descent.fmax,
+            "notes": list(self.notes),
+        }
+        if self.bars is not None:
+            found |= {
+                "method": self.bars.method,
+                "why": self.bars.why,
+                "softest_eV_per_Angstrom2": self.bars.softest,
+                "converged": self.bars.converged.tolist(),
+                "energy": self.energy.to_dict(),
+                "positions": self.positions.to_dict(),
+                "bonds": {bond.note: bond.to_dict() for bond in self.bonds()},
+            }
+            if self.cell_moved:
+                found |= {"cell": self.cell_parameters().to_dict(), "volume": self.volume().to_dict()}
+        return found
+
+    @property
+    def _bars(self) -> ErrorBars:
+        if self.bars is None:
+            raise ConfigurationError(
+                f"this relaxation has no error bars: {self.descent.reason}; error bars take a minimum, and error_bars= not None"
+            )
+        return self.bars
+
+    def _index(self, i: int) -> int:
+        index = whole("index of an atom", i)
+        if not -len(self.atoms) <= index < len(self.atoms):
+            raise ConfigurationError(f"no atom {index}: there are {len(self.atoms)}, from 0 on")
+        return index % len(self.atoms)
+
+    def _named(self, indices: Sequence[int]) -> str:
+        return "-".join(f"{self.atoms.symbols[i]}{i}" for i in indices)
+
+
+def _line(estimate: Estimate, unit: str | None = None) -> str:
+    """Value, error bar, and the bias where it is a tenth of that or more."""
+    text = f"{with_error(float(estimate.value), float(estimate.std))} {unit or estimate.unit}"
+    bias = float(estimate.bias)
+    return f"{text}   bias {bias:+.1g}" if abs(bias) > 0.1 * float(estimate.std) else text
+
+
+def in_frame_of(atoms: Atoms, structures: Sequence[Atoms]) -> np.ndarray:
+    """(K, n, 3) Å positions of structures as they lie beside a reference: in its cell, less what is a rigid motion of all.
+
+    Atoms that constraints hold do not let a structure slide or turn, and nothing is taken out.
+    """
+    found = []
+    for other in structures:
+        if atoms.pbc.any():
+            placed = other.get_scaled_positions(wrap=False) @ atoms.cell.array
+            moved = find_mic(placed - atoms.positions, atoms.cell, atoms.pbc)[0]
+        else:
+            moved = other.positions - atoms.positions
+        if not atoms.constraints:
+            moved = moved - moved.mean(axis=0)
+            if not atoms.pbc.any() and len(atoms) > 1:
+                moved = _turned_back(atoms.positions, moved)
+        found.append(atoms.positions + moved)
+    return np.array(found)
+
+
+def _turned_back(positions: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Displacements after the rotation that makes them smallest (Kabsch 1976, doi:10.1107/S0567739476001873)."""
+    centre = positions.mean(axis=0)
+    here, there = positions - centre, positions + moved - centre
+    u, _, vt = np.linalg.svd(there.T @ here)
+    turn = u @ np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ vt))]) @ vt
+    return there @ turn - here
