@@ -23,8 +23,7 @@ from ase import Atoms
 
 from blipcalc.errors import ConfigurationError, IncomparableError, StructureError
 from blipcalc.observables.comparable import surfaces_of
-from blipcalc.observables.relaxed import relax as relax_structure
-from blipcalc.observables.relaxed import relaxed_energies
+from blipcalc.observables.relaxed import relaxed_copy, relaxed_energies
 from blipcalc.observables.tables import table_of
 from blipcalc.settings import number, several, switch, whole
 from blipcalc.stats.estimate import Estimate
@@ -107,7 +106,7 @@ def energy_difference(
     if second_order and not relax:
         raise ConfigurationError("second_order=True: what a draw gains in its own minimum; expected relax=True with it")
     if relax:
-        structures = [relax_structure(surfaces, atoms, fmax=fmax, steps=steps) for atoms in structures]
+        structures = [relaxed_copy(surfaces, atoms, fmax=fmax, steps=steps) for atoms in structures]
     value, draws = relaxed_energies(surfaces, structures, second_order=second_order)
     energies = surfaces.estimate(value, draws, "eV", structures[0], of="energy")
     kept = []

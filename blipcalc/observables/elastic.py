@@ -28,12 +28,14 @@ import ase.units
 import numpy as np
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from scipy.linalg import null_space
 
 from blipcalc.errors import ConfigurationError, NotConvergedError, StructureError
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.moduli import ElasticConstants
 from blipcalc.observables.own import Evaluate, of_draws, of_driving, own_minima, slopes
-from blipcalc.observables.relaxed import allowed_motions, inverse_hessian, relax
+from blipcalc.observables.relaxed import inverse_hessian, relaxed_copy
+from blipcalc.relaxation.coordinates import rigid_motions
 from blipcalc.settings import switch
 from blipcalc.surfaces import STEP, Surfaces, displaced
 
@@ -71,14 +73,14 @@ def elastic_constants(
     surfaces = surfaces_of(atoms)
     clamped, shared_lattice = switch("clamped", clamped), switch("shared_lattice", shared_lattice)
     _check(surfaces, atoms)
-    start = relax(surfaces, atoms, cell="fixed" if shared_lattice else "free", fmax=fmax, steps=steps)
+    start = relaxed_copy(surfaces, atoms, cell=not shared_lattice, fmax=fmax, steps=steps)
+    n = 3 * len(atoms)
     basis = _basis(start, strains=not shared_lattice)
     inverse = inverse_hessian(surfaces.hessian(start, strain=True).matrix(), basis)
     (q,) = own_minima(of_driving(surfaces), start, inverse, 1)
     minimum = displaced(start, q)
     matrix = surfaces.hessian(minimum, strain=True).matrix()
-    n = 3 * len(atoms)
-    ions = inverse_hessian(matrix[:n, :n], allowed_motions(minimum))
+    ions = inverse_hessian(matrix[:n, :n], basis[:n, : basis.shape[1] - 6 * (not shared_lattice)])
     value = _driving_tensor(surfaces, minimum, matrix, np.zeros_like(ions) if clamped else ions)
     moves = own_minima(of_draws(surfaces), minimum, inverse_hessian(matrix, basis), surfaces.n_draws)
     own = [displaced(minimum, row) for row in moves]
@@ -106,8 +108,8 @@ def _check(surfaces: Surfaces, atoms: Atoms) -> None:
 
 
 def _basis(atoms: Atoms, *, strains: bool) -> np.ndarray:
-    """(3n + 6, b) orthonormal: displacements without translations, and strains where they move along."""
-    motions = allowed_motions(atoms)
+    """(3n + 6, b) orthonormal: displacements without translations, and after them the strains where they move along."""
+    motions = null_space(rigid_motions(atoms).T)
     n, b = motions.shape
     basis = np.zeros((n + 6, b + 6 * strains))
     basis[:n, :b] = motions

@@ -20,7 +20,7 @@ from ase import Atoms
 from blipcalc.errors import ConfigurationError, NotAMinimumError, OutOfRangeError, StructureError
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.fits import NAMES, Fit, fit
-from blipcalc.observables.relaxed import relax, relaxed_energies
+from blipcalc.observables.relaxed import relaxed_copy, relaxed_energies
 from blipcalc.observables.tables import table_of
 from blipcalc.settings import number, several, switch, whole
 from blipcalc.stats.estimate import Estimate
@@ -123,8 +123,8 @@ def equation_of_state(
     at = _volumes(atoms, volumes, strain, points)
     structures = [scaled(atoms, volume) for volume in at]
     if relax_ions or relax_shape:
-        cell = "shape" if relax_shape else "fixed"
-        structures = [relax(surfaces, moved, cell=cell, fmax=fmax, steps=steps) for moved in structures]
+        cell = "shape" if relax_shape else False
+        structures = [relaxed_copy(surfaces, moved, cell=cell, fmax=fmax, steps=steps) for moved in structures]
     value, draws = relaxed_energies(surfaces, structures, second_order=second_order)
     fits = [fit(eos, at, energies) for energies in (value, *draws)]
     _check_range(fits, at)

@@ -17,43 +17,36 @@ Source: implicit function theorem, as in Maliyov, Grigorev, Swinburne, arXiv 240
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
-from ase.filters import FrechetCellFilter
-from ase.optimize import BFGS
 
 from blipcalc.errors import ConfigurationError, NotAMinimumError, NotConvergedError
-from blipcalc.settings import number, whole
-from blipcalc.surfaces import Both, Surfaces
+from blipcalc.relaxation.coordinates import free_motion
+from blipcalc.relaxation.relax import relax
+from blipcalc.settings import whole
+from blipcalc.surfaces import Surfaces, gradient
 
 #: eigenvalues of a minimum, as a fraction of the largest, are above it
 FLAT = 1e-6
 
-Cell = Literal["fixed", "shape", "free"]
 
+def relaxed_copy(
+    surfaces: Surfaces, atoms: Atoms, *, cell: bool | str = False, fmax: float = 0.01, steps: int = 500
+) -> Atoms:
+    """A copy in the minimum of the surface that drives, with its calculator and the constraints of the structure.
 
-def relax(surfaces: Surfaces, atoms: Atoms, *, cell: Cell = "fixed", fmax: float = 0.01, steps: int = 500) -> Atoms:
-    """A copy in the minimum of the surface that drives, with that calculator and the constraints of the structure.
-
-    cell : what of it moves along: nothing, its shape at fixed volume, or all
-    fmax : eV/Å, as ASE's optimisers mean it
-    steps : at most
+    cell : what of it moves along: False for nothing, ``"shape"`` at fixed volume, True for all
+    fmax : eV/Å, as ASE's optimisers mean it; steps : at most
 
     raises : NotConvergedError
     """
-    fmax, steps = number("fmax", fmax, above=0.0), whole("steps", steps, 0, what="number of steps")
     moved = atoms.copy()
     moved.calc = surfaces.calculator
-    moving = moved if cell == "fixed" else FrechetCellFilter(moved, constant_volume=cell == "shape")
-    optimizer = BFGS(moving, logfile=None)
-    if not optimizer.run(fmax=fmax, steps=steps):
-        largest = np.linalg.norm(moving.get_forces(), axis=1).max()
+    descent = relax(moved, fmax=fmax, z=0.0, steps=whole("steps", steps, 0), cell=cell, error_bars=None).descent
+    if not descent.done:
         raise NotConvergedError(
-            f"expected forces below {fmax:g} eV/Å within {steps} steps, {atoms.get_chemical_formula()} still has "
-            f"{largest:.3g}; give more steps, a larger fmax, or a better start"
+            f"{atoms.get_chemical_formula()} was not relaxed: {descent.reason}; give more steps, a larger fmax, or a better start"
         )
     return moved
 
@@ -65,29 +58,28 @@ def relaxed_energies(
 
     second_order : subtract ½ gᵀ H̄⁺ g, which costs a Hessian for each structure
 
-    raises : NotAMinimumError, ConfigurationError as for :func:`inverse_hessian`
+    raises : NotAMinimumError; ConfigurationError for constraints whose allowed displacements are curved
     """
     found = surfaces(structures, forces=second_order)
     value = np.array([both.driving.energy for both in found])
     draws = np.stack([both.draws.energy for both in found], axis=1)
-    if second_order:
-        for s, (atoms, both) in enumerate(zip(structures, found, strict=True)):
-            inverse = inverse_hessian(surfaces.hessian(atoms).matrix(), allowed_motions(atoms))
-            shared, own = _gradients(both)
+    for s, (atoms, both) in enumerate(zip(structures, found, strict=True)):
+        if second_order and len(atoms) > 1:  # an atom alone is where it is
+            own, shared = gradient(both.draws, atoms), gradient(both.driving, atoms)
+            free = free_motion(atoms, own)
+            if not free.linear:
+                kinds = ", ".join(sorted({type(c).__name__ for c in atoms.constraints}))
+                raise ConfigurationError(f"second_order=True takes constraints such as FixAtoms, got {kinds}")
+            inverse = inverse_hessian(surfaces.hessian(atoms).matrix(), free.basis)
             value[s] -= 0.5 * shared @ inverse @ shared
             draws[:, s] -= 0.5 * np.einsum("ki,ij,kj->k", own, inverse, own)
     return value, draws
 
 
-def _gradients(both: Both) -> tuple[np.ndarray, np.ndarray]:
-    """(3n,) and (K, 3n) eV/Å."""
-    return -both.driving.forces.ravel(), -both.draws.forces.reshape(len(both.draws.forces), -1)
-
-
 def inverse_hessian(matrix: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """(m, m) inverse within a space of motions, zero outside of it.
 
-    matrix : (m, m) Hessian; basis : (m, b) orthonormal columns
+    matrix : (m, m) Hessian; basis : (m, b) independent columns, or none
 
     raises : NotAMinimumError for an eigenvalue that is not positive
     """
@@ -102,23 +94,3 @@ def inverse_hessian(matrix: np.ndarray, basis: np.ndarray) -> np.ndarray:
         )
     vectors = basis @ vectors
     return vectors / values @ vectors.T
-
-
-def allowed_motions(atoms: Atoms) -> np.ndarray:
-    """(3n, b) orthonormal displacements: those of free atoms, or of all but translations and, of molecules, rotations.
-
-    raises : ConfigurationError for constraints other than FixAtoms
-    """
-    n, unit = len(atoms), np.eye(3 * len(atoms))
-    if atoms.constraints:
-        others = sorted({type(c).__name__ for c in atoms.constraints if not isinstance(c, FixAtoms)})
-        if others:
-            raise ConfigurationError(f"expected constraints of the kind FixAtoms alone, got {', '.join(others)}")
-        free = np.setdiff1d(np.arange(n), np.concatenate([c.index for c in atoms.constraints]))
-        return unit.reshape(3 * n, n, 3)[:, free].reshape(3 * n, -1)
-    rigid = [np.tile(axis, n) for axis in np.eye(3)]
-    if not atoms.pbc.any():
-        centred = atoms.positions - atoms.positions.mean(axis=0)
-        rigid += [np.cross(axis, centred).ravel() for axis in np.eye(3)]
-    left, lengths, _ = np.linalg.svd(np.array(rigid).T, full_matrices=True)
-    return left[:, int((lengths > 1e-6 * lengths[0]).sum()) :]

@@ -19,7 +19,7 @@ from blipcalc.errors import ConfigurationError, NotConvergedError, StructureErro
 from blipcalc.observables.bonds import indices_of, pulled, side_of, turned
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.curves import Scan, Zero, zero_of
-from blipcalc.observables.relaxed import relax as relax_structure
+from blipcalc.observables.relaxed import relaxed_copy
 from blipcalc.settings import number, several, switch
 from blipcalc.stats.estimate import Estimate
 from blipcalc.surfaces import Surfaces
@@ -167,7 +167,7 @@ def _relaxed(surfaces: Surfaces, moved: Atoms, atoms: Atoms, held: FixInternals,
     """The structure relaxed with its own constraints and the coordinate held."""
     moved.set_constraint([*atoms.constraints, held])
     try:
-        return relax_structure(surfaces, moved, **how)
+        return relaxed_copy(surfaces, moved, **how)
     except ValueError as error:
         if "FixInternals" not in str(error) and "converge" not in str(error):
             raise
