@@ -95,7 +95,8 @@ def equation_of_state(
     volumes : Å³ of the cell, five or more; None for ``points`` cells whose edges are (1 - ``strain``) to (1 + ``strain``) of the
         given ones, strains evenly spaced
     eos : one of :data:`blipcalc.observables.fits.NAMES`
-    relax_ions, relax_shape : what moves at every volume, on the surface that drives; without either the cell is scaled as it is
+    relax_ions : move atoms to the minimum of the surface that drives at every volume; without it the cell is scaled as it is
+    relax_shape : the same for atoms and the shape of the cell, as crystals need whose axes differ
     second_order : with ``relax_ions``, what every draw gains in its own positions
     fmax, steps : of the relaxations, eV/Å
 
@@ -125,6 +126,7 @@ def equation_of_state(
     if relax_ions or relax_shape:
         cell = "shape" if relax_shape else False
         structures = [relaxed_copy(surfaces, moved, cell=cell, fmax=fmax, steps=steps) for moved in structures]
+        at = np.array([moved.get_volume() for moved in structures])  # filters hold a volume to first order
     value, draws = relaxed_energies(surfaces, structures, second_order=second_order)
     fits = [fit(eos, at, energies) for energies in (value, *draws)]
     _check_range(fits, at)

@@ -38,6 +38,14 @@ def test_a_vacancy_is_the_difference_of_every_member(morse):
     assert found.energy.value > 0
 
 
+def test_of_pair_forces_a_vacancy_costs_the_energy_of_an_atom(argon, lj):
+    cube = bulk("Ar", "fcc", a=5.26, cubic=True).repeat(2)
+    cube.calc = lj.calculator
+    found, one = vacancy_energy(cube), energy_difference([(1, argon)], balanced=False)
+    assert np.allclose(found.energy.draws, -one.energy.draws, rtol=1e-10)
+    assert np.ptp(found.energy.draws[:2] / lj.epsilon[:2]) > 1e-3  # of two σ
+
+
 def test_quadrature_would_be_wrong(morse):
     found = vacancy_energy(crystal(morse))
     stds = np.array([found.energies[s].std for s in range(2)])

@@ -5,18 +5,24 @@ import json
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.lj import LennardJones
 from ase.eos import EquationOfState as OfASE
 from ase.optimize import BFGS
 from ase.units import GPa
 
-from blipcalc import equation_of_state
+from blipcalc import elastic_constants, equation_of_state
 from blipcalc.adapters.committee import committee
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.combined import CombinedCalculator
 from blipcalc.errors import ConfigurationError, NotAMinimumError, OutOfRangeError, StructureError
 from blipcalc.stats.estimate import Estimate
 
 #: relative spreads of ε and σ
 SPREADS = 0.02, 0.005
+
+
+def lennard_jones(epsilon):
+    return LennardJones(epsilon=epsilon, sigma=3.4, rc=10.2, ro=6.8, smooth=True)
 
 
 def spread_of(values):
@@ -91,6 +97,26 @@ def test_relaxed_ions_are_exact_at_first_order(morse):
     assert errors[2] < 0.3 * errors[1]
     exact = [OfASE(first.volumes, e, eos="birchmurnaghan").fit()[2] / GPa for e in own]
     assert np.allclose(second.bulk_modulus.draws, exact, rtol=2e-3)
+
+
+def test_the_shape_of_a_cell_relaxes_at_its_volume(morse):
+    atoms = bulk("Cu", "hcp", a=2.5, c=4.3)  # an axis too long by 5 %
+    atoms.calc = morse.calculator
+    volumes = np.linspace(20.5, 25.0, 5)
+    stiff, free = (equation_of_state(atoms, volumes=volumes, relax_shape=shape, fmax=2e-3) for shape in (False, True))
+    assert np.allclose(free.volumes, volumes, rtol=1e-4)
+    assert (free.energies.value < stiff.energies.value - 1e-3).all()
+    assert free.lattice_constant is None
+
+
+def test_exact_parts_belong_to_every_draw(argon, lj):
+    """ε_k and an exact ε₀ of one σ: everything scales with their sum."""
+    epsilon = np.array([0.010, 0.011, 0.013])
+    members = [lennard_jones(e) for e in epsilon]
+    argon.calc = CombinedCalculator(BayesianCalculator(committee(members), raw=True), lennard_jones(0.02))
+    found, elastic = equation_of_state(argon), elastic_constants(argon)
+    for quantity in (found.energy, found.bulk_modulus, elastic.tensor[0, 0], elastic.tensor[3, 3]):
+        assert np.allclose(quantity.draws / quantity.value, (epsilon + 0.02) / (epsilon + 0.02).mean(), rtol=3e-5)
 
 
 def test_a_range_that_is_too_narrow_is_refused(argon):
