@@ -16,8 +16,8 @@ itself.  So every draw is taken to its own minimum (:mod:`blipcalc.observables.o
 what is neglected there is the step of the differences alone.  At a shared lattice C is the stress–strain coefficient (Wallace
 1967), symmetric under hydrostatic stress; half the sum with its transpose is given.
 
-**Ions.**  For draws H_uu⁺ H_uε is found by iteration with the Hessian of the surface that drives, in the stationary form
-H_εε + Xᵀ L + Lᵀ X + Xᵀ H_uu X with L = H_uε, whose error is the square of that of X.
+**Ions.**  For draws X = -H_uu⁺ L, L = H_uε, is found by conjugate gradients that know the Hessian of the surface that drives, and
+enters in the stationary form H_εε + Xᵀ L + Lᵀ X + Xᵀ H_uu X, whose error is the square of that of X.
 
 Source: Wu, Vanderbilt, Hamann, Phys. Rev. B 72, 035105 (2005), eq. 21; Wallace, Phys. Rev. 162, 776 (1967).
 """
@@ -30,14 +30,14 @@ from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from scipy.linalg import null_space
 
-from blipcalc.errors import ConfigurationError, NotConvergedError, StructureError
+from blipcalc.errors import ConfigurationError, NotAMinimumError, NotConvergedError, StructureError
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.moduli import ElasticConstants
-from blipcalc.observables.own import Evaluate, of_draws, of_driving, own_minima, slopes
+from blipcalc.observables.own import motions, own_minima, settled, slopes
 from blipcalc.observables.relaxed import inverse_hessian, relaxed_copy
 from blipcalc.relaxation.coordinates import rigid_motions
 from blipcalc.settings import switch
-from blipcalc.surfaces import STEP, Surfaces, displaced
+from blipcalc.surfaces import STEP, Surfaces
 
 #: half the strain of a central difference
 STRAIN = 5e-4
@@ -74,17 +74,14 @@ def elastic_constants(
     clamped, shared_lattice = switch("clamped", clamped), switch("shared_lattice", shared_lattice)
     _check(surfaces, atoms)
     start = relaxed_copy(surfaces, atoms, cell=not shared_lattice, fmax=fmax, steps=steps)
-    n = 3 * len(atoms)
-    basis = _basis(start, strains=not shared_lattice)
-    inverse = inverse_hessian(surfaces.hessian(start, strain=True).matrix(), basis)
-    (q,) = own_minima(of_driving(surfaces), start, inverse, 1)
-    minimum = displaced(start, q)
+    free = motions(surfaces, start, strains=not shared_lattice)
+    minimum = settled(surfaces, start, free)
     matrix = surfaces.hessian(minimum, strain=True).matrix()
-    ions = inverse_hessian(matrix[:n, :n], basis[:n, : basis.shape[1] - 6 * (not shared_lattice)])
+    n = 3 * len(atoms)
+    ions = inverse_hessian(matrix[:n, :n], null_space(rigid_motions(minimum).T))
     value = _driving_tensor(surfaces, minimum, matrix, np.zeros_like(ions) if clamped else ions)
-    moves = own_minima(of_draws(surfaces), minimum, inverse_hessian(matrix, basis), surfaces.n_draws)
-    own = [displaced(minimum, row) for row in moves]
-    draws = _draw_tensors(of_draws(surfaces), own, None if clamped else ions)
+    own = own_minima(surfaces, minimum, free, matrix)
+    draws = _draw_tensors(surfaces, own, None if clamped else ions)
 
     def estimate(value: np.ndarray, draws: np.ndarray, unit: str):
         return surfaces.estimate(value, draws, unit, atoms, of="forces")
@@ -107,17 +104,6 @@ def _check(surfaces: Surfaces, atoms: Atoms) -> None:
         raise ConfigurationError("elastic constants take a calculator with stress, this one gives none")
 
 
-def _basis(atoms: Atoms, *, strains: bool) -> np.ndarray:
-    """(3n + 6, b) orthonormal: displacements without translations, and after them the strains where they move along."""
-    motions = null_space(rigid_motions(atoms).T)
-    n, b = motions.shape
-    basis = np.zeros((n + 6, b + 6 * strains))
-    basis[:n, :b] = motions
-    if strains:
-        basis[n:, b:] = np.eye(6)
-    return basis
-
-
 def _driving_tensor(surfaces: Surfaces, atoms: Atoms, matrix: np.ndarray, ions: np.ndarray) -> np.ndarray:
     """(6, 6) eV/Å³."""
     n, coupling = 3 * len(atoms), matrix[: 3 * len(atoms), 3 * len(atoms) :]
@@ -125,7 +111,7 @@ def _driving_tensor(surfaces: Surfaces, atoms: Atoms, matrix: np.ndarray, ions: 
     return stress_strain(second / atoms.get_volume(), surfaces.calculator.get_property("stress", atoms))
 
 
-def _draw_tensors(evaluate: Evaluate, structures: list[Atoms], ions: np.ndarray | None) -> np.ndarray:
+def _draw_tensors(surfaces: Surfaces, structures: list[Atoms], ions: np.ndarray | None) -> np.ndarray:
     """(K, 6, 6) eV/Å³ of draw k at structure k.
 
     ions : (3n, 3n) approximate inverse of H_uu, or None for clamped ions
@@ -133,45 +119,68 @@ def _draw_tensors(evaluate: Evaluate, structures: list[Atoms], ions: np.ndarray 
     n, count = 3 * len(structures[0]), len(structures)
     directions = np.zeros((count, n + 6, 6))
     directions[:, n:] = STRAIN * np.eye(6)
-    columns = _products(evaluate, structures, directions) / STRAIN
+    columns = _products(surfaces, structures, directions) / STRAIN
     second = 0.5 * (columns[:, n:] + columns[:, n:].swapaxes(1, 2))
     if ions is not None:
-        second += _relaxation(evaluate, structures, ions, columns[:, :n], MISSING * np.abs(second).max())
-    values = evaluate(structures)
+        second += _relaxation(surfaces, structures, ions, columns[:, :n], MISSING * np.abs(second).max())
+    values = surfaces.each(structures, stress=True)
     rows = zip(second, structures, values.stress, strict=True)
     return np.stack([stress_strain(matrix / atoms.get_volume(), stress) for matrix, atoms, stress in rows])
 
 
 def _relaxation(
-    evaluate: Evaluate, structures: list[Atoms], ions: np.ndarray, coupling: np.ndarray, tolerance: float
+    surfaces: Surfaces, structures: list[Atoms], ions: np.ndarray, coupling: np.ndarray, tolerance: float
 ) -> np.ndarray:
-    """(K, 6, 6) -L_kᵀ H_uu,k⁺ L_k of couplings L (K, 3n, 6), to a tolerance, all in eV."""
-    n = coupling.shape[1]
-    response = -ions @ coupling
+    """(K, 6, 6) -L_kᵀ H_uu,k⁺ L_k of couplings L (K, 3n, 6), to a tolerance, all in eV.
+
+    Conjugate gradients for all draws and strains at once, preconditioned with the Hessian of the surface that drives.
+    """
+    response, rest = np.zeros_like(coupling), -coupling
+    steep = ions @ rest
+    towards, square = steep, _dots(rest, steep)
     for _ in range(STEPS):
-        length = max(np.abs(response).max(), 1e-12)
-        directions = np.zeros((len(structures), n + 6, 6))
-        directions[:, :n] = response * (STEP / length)
-        bent = _products(evaluate, structures, directions)[:, :n] * (length / STEP)
-        crossed = response.swapaxes(1, 2) @ coupling
-        gained = crossed + crossed.swapaxes(1, 2) + response.swapaxes(1, 2) @ bent
-        rest = coupling + bent
-        step = ions @ rest
-        missing = np.abs(rest.swapaxes(1, 2) @ step).max()
-        if missing <= tolerance:
+        if square.max() <= tolerance:
+            gained = coupling.swapaxes(1, 2) @ response - response.swapaxes(1, 2) @ rest
             return 0.5 * (gained + gained.swapaxes(1, 2))
-        response = response - step
+        bent = _bent(surfaces, structures, towards)
+        along = _dots(towards, bent)
+        if (soft := np.flatnonzero(((along <= 0) & (square > tolerance)).any(axis=1))).size:
+            raise NotAMinimumError(
+                f"ions of draws {soft.tolist()} are in no minimum: a curvature is not positive; train more, or take clamped=True"
+            )
+        active = square > tolerance
+        length = np.where(active, square / np.where(active, along, 1.0), 0.0)[:, None]
+        response = response + length * towards
+        rest = rest - length * bent
+        steep = ions @ rest
+        fresh = np.where(active, _dots(rest, steep), square)
+        towards = np.where(active[:, None], steep + (fresh / np.where(active, square, 1.0))[:, None] * towards, 0.0)
+        square = fresh
     raise NotConvergedError(
-        f"expected the response of ions to strain within {STEPS} iterations, {missing:.3g} eV are missing; the Hessians of "
-        "the draws differ too much from that of the surface that drives: train more, or take clamped=True"
+        f"expected the response of ions to strain within {STEPS} iterations, {square.max():.3g} eV are missing; the Hessians "
+        "of the draws differ too much from that of the surface that drives: train more, or take clamped=True"
     )
 
 
-def _products(evaluate: Evaluate, structures: list[Atoms], directions: np.ndarray) -> np.ndarray:
+def _dots(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(K, 6) of columns of (K, 3n, 6)."""
+    return np.einsum("kij,kij->kj", one, other)
+
+
+def _bent(surfaces: Surfaces, structures: list[Atoms], vectors: np.ndarray) -> np.ndarray:
+    """(K, 3n, 6) H_uu,k times vectors (K, 3n, 6)."""
+    n = vectors.shape[1]
+    length = max(np.abs(vectors).max(), 1e-12)
+    directions = np.zeros((len(structures), n + 6, 6))
+    directions[:, :n] = vectors * (STEP / length)
+    return _products(surfaces, structures, directions)[:, :n] * (length / STEP)
+
+
+def _products(surfaces: Surfaces, structures: list[Atoms], directions: np.ndarray) -> np.ndarray:
     """(K, 3n + 6, B) differences of slopes along small directions (K, 3n + 6, B): H_k times each of them."""
     columns = []
     for b in range(directions.shape[2]):
-        forward, backward = (slopes(evaluate, structures, sign * directions[:, :, b]) for sign in (1, -1))
+        forward, backward = (slopes(surfaces, structures, sign * directions[:, :, b]) for sign in (1, -1))
         columns.append((forward - backward) / 2)
     return np.stack(columns, axis=2)
 
