@@ -89,8 +89,8 @@ def inverse_hessian(matrix: np.ndarray, basis: np.ndarray) -> np.ndarray:
     if values[0] <= FLAT * np.abs(values).max():
         raise NotAMinimumError(
             f"expected a minimum of the surface that drives, its lowest curvature is {values[0]:.3g} (highest "
-            f"{values[-1]:.3g}); displace the structure along the soft mode and relax it again, or take second_order=False "
-            "where that is a setting"
+            f"{values[-1]:.3g}); displace the structure along the soft mode and relax it again, or do without its "
+            "curvature (second_order=False) where that is a setting"
         )
     vectors = basis @ vectors
     return vectors / values @ vectors.T

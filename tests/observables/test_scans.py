@@ -191,7 +191,7 @@ def test_a_hydroxyl_group_turns_in_the_bundled_model(tmp_path):
     assert side_of(ethanol, 0, 2) == [2, 8]
     fixed = [i for i in range(9) if i != 8]
     assert all(np.allclose(one.positions[fixed], ethanol.positions[fixed]) for one in scan.structures)
-    assert 0.04 < scan.barrier.value < 0.2  # eV; rigid, from experiment about 0.05 relaxed
+    assert 0.04 < scan.barrier.value < 0.2  # eV, rigid
     assert 0.0001 < scan.barrier.std < 0.01
     assert scan.barrier.calibrated
     total = np.sqrt(scan.energies.std[0] ** 2 + scan.energies.std[9] ** 2)
