@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
+    from blipcalc.observables.differences import adsorption_energy, energy_difference, vacancy_energy
+    from blipcalc.observables.elastic import elastic_constants
+    from blipcalc.observables.equation_of_state import equation_of_state
+    from blipcalc.observables.scans import dihedral_scan, dimer_scan, distance_scan
     from blipcalc.on_demand import ReferenceOnDemand
     from blipcalc.relaxation.relax import relax
     from blipcalc.report.page import write_report
@@ -52,11 +56,18 @@ _PUBLIC = {
     "RollBack": ("blipcalc.monitor.actions", "RollBack"),
     "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
+    "adsorption_energy": ("blipcalc.observables.differences", "adsorption_energy"),
     "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
     "check_reference": ("blipcalc.monitor.reference", "check_reference"),
     "closest_distances": ("blipcalc.core.domain", "closest_distances"),
     "committee": ("blipcalc.adapters.committee", "committee"),
+    "dihedral_scan": ("blipcalc.observables.scans", "dihedral_scan"),
+    "dimer_scan": ("blipcalc.observables.scans", "dimer_scan"),
+    "distance_scan": ("blipcalc.observables.scans", "distance_scan"),
+    "elastic_constants": ("blipcalc.observables.elastic", "elastic_constants"),
+    "energy_difference": ("blipcalc.observables.differences", "energy_difference"),
+    "equation_of_state": ("blipcalc.observables.equation_of_state", "equation_of_state"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
     "freeze": ("blipcalc.frozen", "snapshot"),
     "ipi_extras": ("blipcalc.exchange", "ipi_extras"),
@@ -66,6 +77,7 @@ _PUBLIC = {
     "relax": ("blipcalc.relaxation.relax", "relax"),
     "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
+    "vacancy_energy": ("blipcalc.observables.differences", "vacancy_energy"),
     "write": ("blipcalc.io", "write"),
     "write_report": ("blipcalc.report.page", "write_report"),
 }
@@ -86,11 +98,18 @@ __all__ = [
     "RollBack",
     "TooClose",
     "UncertaintyMonitor",
+    "adsorption_energy",
     "bayesianize",
     "calibrate",
     "check_reference",
     "closest_distances",
     "committee",
+    "dihedral_scan",
+    "dimer_scan",
+    "distance_scan",
+    "elastic_constants",
+    "energy_difference",
+    "equation_of_state",
     "evaluate",
     "freeze",
     "ipi_extras",
@@ -100,6 +119,7 @@ __all__ = [
     "relax",
     "run_md",
     "train",
+    "vacancy_energy",
     "write",
     "write_report",
 ]

@@ -129,3 +129,19 @@ class LimitsError(BlipcalcError, ValueError):
 
 class CompilationError(BlipcalcError, RuntimeError):
     """A model that cannot be compiled here, or whose compiled results differ from the plain ones."""
+
+
+class IncomparableError(BlipcalcError, ValueError):
+    """Structures whose energies cannot be subtracted draw by draw."""
+
+
+class NotConvergedError(BlipcalcError, RuntimeError):
+    """A relaxation that has not arrived within its steps."""
+
+
+class NotAMinimumError(BlipcalcError, ValueError):
+    """A structure whose surface has no minimum there."""
+
+
+class OutOfRangeError(BlipcalcError, ValueError):
+    """A minimum or a barrier that lies outside of the range that was looked at."""

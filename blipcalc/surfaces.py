@@ -220,14 +220,11 @@ class DifferencedHessian:
         return np.array(rows)
 
     def _gradient(self, q: np.ndarray) -> np.ndarray:
-        """Of the surface that drives, with respect to q, at q: with D = 1 + ε, ∂E/∂u = -F Dᵀ and ∂E/∂D = V D⁻ᵀ σ."""
-        atoms, calculator, n = displaced(self._atoms, q), self._surfaces.calculator, 3 * len(self._atoms)
-        d = deformation(q[n:])
-        du = -(calculator.get_property("forces", atoms) @ d.T).ravel()
-        if not self._strain:
-            return du
-        stress = voigt_6_to_full_3x3_stress(calculator.get_property("stress", atoms))
-        return np.concatenate([du, full_3x3_to_voigt_6_stress(atoms.get_volume() * np.linalg.solve(d.T, stress))])
+        """Of the surface that drives, with respect to q, at q."""
+        atoms, calculator = displaced(self._atoms, q), self._surfaces.calculator
+        forces = calculator.get_property("forces", atoms)
+        stress = calculator.get_property("stress", atoms) if self._strain else None
+        return gradient_at(Values(np.float64(0.0), forces, stress), atoms, q)
 
 
 def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:
@@ -237,6 +234,19 @@ def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: fl
         return du
     de = atoms.get_volume() * (values.stress + pressure * np.array([1, 1, 1, 0, 0, 0]))
     return np.concatenate([du, de], axis=-1)
+
+
+def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
+    """(3n,) or (3n + 6,) ∂E/∂q at q itself, of one surface at the structure that :func:`displaced` makes of q.
+
+    With D = 1 + ε:  ∂E/∂u = -F Dᵀ,  ∂E/∂D = V D⁻ᵀ σ.
+    """
+    d = deformation(q[3 * len(moved) :])
+    du = -(values.forces @ d.T).ravel()
+    if len(q) == len(du):
+        return du
+    by_strain = moved.get_volume() * np.linalg.solve(d.T, voigt_6_to_full_3x3_stress(values.stress))
+    return np.concatenate([du, full_3x3_to_voigt_6_stress(by_strain)])
 
 
 def displaced(atoms: Atoms, q: np.ndarray) -> Atoms:

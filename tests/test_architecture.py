@@ -26,6 +26,7 @@ FLOORS = [
     {"io"},
     {"monitor"},
     {"md", "relaxation"},
+    {"observables"},
     {"report"},
     {"active"},
     {"cli"},

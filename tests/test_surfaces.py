@@ -96,6 +96,9 @@ def test_the_calibration_widens():
     energies = surfaces.energies([copper])
     assert energies.calibrated
     assert energies.widening == 3.0
+    unknown = surfaces.estimate(1.0, [1.0, 1.1], "Å", bulk("Al"), of="forces")
+    assert np.isnan(unknown.std)
+    assert unknown.value == 1.0
 
 
 def test_what_has_no_spread_is_refused():

@@ -48,6 +48,11 @@ class FreeMotion(Protocol):
     linear: bool
     strain: bool
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """(m, f) a basis; heavy for a large structure."""
+        ...
+
     def down(self, gradients: np.ndarray) -> np.ndarray:
         """(…, m) derivatives with respect to q -> (…, f) with respect to y."""
         ...
@@ -88,6 +93,12 @@ class Projection:
     length: float
     strain: bool
     linear: bool = True
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """See :class:`FreeMotion`."""
+        size = len(self.moves) + (self.strains.shape[1] if self.strain else 0)
+        return _range(self.up(np.eye(size)).T, FREE / self.length)
 
     def down(self, gradients: np.ndarray) -> np.ndarray:
         """See :class:`FreeMotion`."""

@@ -149,7 +149,7 @@ def _bars(
     hessian = surfaces.hessian(atoms, strain=free.strain)
     if pressure:
         hessian = UnderPressure(hessian, pressure, volume)
-    inverse = Inverse(hessian, free) if len(atoms) <= MOST_ATOMS else None
+    inverse = Inverse(hessian.matrix(), free) if len(atoms) <= MOST_ATOMS else None
     found = respond(inverse, gradients) if inverse else respond_by_products(hessian, free, gradients)
     widening = surfaces.widening(atoms, "forces")
     structures = [displaced(atoms, shift) for shift in found.shifts]

@@ -48,13 +48,13 @@ class Inverse:
 
     Parameters
     ----------
-    hessian : of the surface that drives
+    hessian : (m, m) of the surface that drives
     free : motions
     """
 
-    def __init__(self, hessian: Hessian, free: FreeMotion) -> None:
+    def __init__(self, hessian: np.ndarray, free: FreeMotion) -> None:
         self._free = free
-        self.values, self._vectors = np.linalg.eigh(free.down(free.down(hessian.matrix()).T))
+        self.values, self._vectors = np.linalg.eigh(free.down(free.down(hessian).T))
 
     def __call__(self, gradients: np.ndarray) -> np.ndarray:
         """(K, m) -> (K, m) H̄⁻¹ g."""

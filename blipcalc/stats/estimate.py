@@ -43,7 +43,8 @@ class Estimate:
     value : of any shape, in ``unit``, on the surface that drives
     draws : (K, *shape) on each draw, K ≥ 2
     unit : such as ``"eV"``
-    widening : c ≥ 0, the factor of a calibration on the spread; 1 for posterior values
+    widening : c ≥ 0, the factor of a calibration on the spread; 1 for posterior values; NaN, and error bars with it, where an
+        element was never calibrated
     calibrated : whether c comes from a calibration, of forces or energies: none of them is one of this very quantity
     note : how it was come by, where that is not clear from its name
 
@@ -64,7 +65,8 @@ class Estimate:
             raise DrawsError(
                 f"expected two draws or more of the shape {value.shape} of the value, got an array {draws.shape}"
             )
-        number("widening", self.widening, above=-1e-300)
+        if not (isinstance(self.widening, float) and np.isnan(self.widening)):
+            number("widening", self.widening, above=-1e-300)
         object.__setattr__(self, "value", value)
         object.__setattr__(self, "draws", draws)
 

@@ -74,6 +74,8 @@ def test_large_structures_have_the_same_free_motions_without_a_matrix(held, name
     assert type(small) is not type(large)
     g = np.random.default_rng(1).normal(size=(4, 3 * len(atoms) + (6 if strain is not None else 0)))
     assert np.allclose(small.up(small.down(g)), large.up(large.down(g)), atol=1e-9)
+    assert large.matrix.shape == small.matrix.shape
+    assert np.linalg.matrix_rank(np.hstack([small.matrix, large.matrix]), tol=1e-6) == small.matrix.shape[1]
 
 
 def test_what_is_held_altogether_is_refused():

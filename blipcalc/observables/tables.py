@@ -1,0 +1,23 @@
+"""Estimates as lines of text: value, error bar, bias, interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from blipcalc.stats.estimate import Estimate
+
+
+def table_of(title: str, quantities: Mapping[str, Estimate]) -> str:
+    """One line for each number, and what its error bar is.
+
+    quantities : {name: estimate of one number}, not empty
+    """
+    rows = [("", "value ± std", "bias", "95 % interval")]
+    for name, estimate in quantities.items():
+        low, high = estimate.interval()
+        rows.append((name, str(estimate), f"{float(estimate.bias):+.2g}", f"{float(low):.6g} … {float(high):.6g}"))
+    widths = [max(len(row[c]) for row in rows) for c in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    one = next(iter(quantities.values()))
+    kind = "widened as the calibration says" if one.calibrated else "posterior spread, uncalibrated"
+    return "\n".join([title, *lines, f"K = {one.n_draws} draws; error bars: {kind}"])
