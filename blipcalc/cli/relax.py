@@ -74,6 +74,7 @@ def relax(
         trajectory=folder / "path.traj",
         logfile=folder / "optimizer.log",
     )
+    atoms.calc.get_property("atom_std", atoms)  # for the file, of the structure as it ended
     write(folder / "relaxed.extxyz", atoms)
     write_atomically(folder / "relaxation.json", json.dumps(relaxed.to_dict(), indent=1).encode())
     if relaxed.bars is not None:
