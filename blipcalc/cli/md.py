@@ -45,6 +45,10 @@ def md(
     ] = False,
     go_on: Annotated[bool, typer.Option(help="past the halt that the run in this folder ended with")] = False,
     write_every: Annotated[int, typer.Option(help="steps between frames of the trajectory")] = 100,
+    keep_draws: Annotated[
+        bool,
+        typer.Option(help="energies of the draws in every frame, for 'blipcalc average'; frames of checks have them"),
+    ] = False,
     checkpoint_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 1000,
     md_seed: Annotated[int, typer.Option(help="of momenta and thermostat; replicas take one each")] = 0,
     n_draws: Draws = None,
@@ -77,6 +81,7 @@ def md(
         checkpoint_every=checkpoint_every,
         go_on=go_on,
         write_every=write_every,
+        keep_draws=keep_draws,
         ensemble=ensemble,
         timestep_fs=timestep_fs,
         friction_per_fs=friction_per_fs,
