@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
+    from blipcalc.observables.average import average
+    from blipcalc.observables.independent import independent_runs
     from blipcalc.on_demand import ReferenceOnDemand
     from blipcalc.report.page import write_report
     from blipcalc.training.run import train
@@ -51,6 +53,7 @@ _PUBLIC = {
     "RollBack": ("blipcalc.monitor.actions", "RollBack"),
     "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
+    "average": ("blipcalc.observables.average", "average"),
     "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
     "check_reference": ("blipcalc.monitor.reference", "check_reference"),
@@ -58,6 +61,7 @@ _PUBLIC = {
     "committee": ("blipcalc.adapters.committee", "committee"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
     "freeze": ("blipcalc.frozen", "snapshot"),
+    "independent_runs": ("blipcalc.observables.independent", "independent_runs"),
     "ipi_extras": ("blipcalc.exchange", "ipi_extras"),
     "load": ("blipcalc.checkpoint", "load_model"),
     "mace_results": ("blipcalc.exchange", "mace_results"),
@@ -84,6 +88,7 @@ __all__ = [
     "RollBack",
     "TooClose",
     "UncertaintyMonitor",
+    "average",
     "bayesianize",
     "calibrate",
     "check_reference",
@@ -91,6 +96,7 @@ __all__ = [
     "committee",
     "evaluate",
     "freeze",
+    "independent_runs",
     "ipi_extras",
     "load",
     "mace_results",

@@ -171,6 +171,16 @@ class BayesianPredictor:
         distance = self.domain.distance(np.concatenate([atoms.numbers for atoms in structures]), features)
         return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
 
+    def single(self, k: int) -> BayesianPredictor:
+        """Draw k alone, posterior values, on a copy of the model; raises DrawsError for a k that is none of 0 … K - 1."""
+        if not 0 <= k < self.n_draws:
+            raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
+        one = copy.copy(self)
+        one.model, one.draws, one.n_draws = copy.deepcopy(self.model), self.draws[k : k + 1], 1
+        one.surface, one.centre, one.calibration = "mean", None, None
+        one._prepare()
+        return one
+
     def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[SampleArrays]:
         """Draw k on structure k alone, for K structures: samples of one draw each, posterior values.
 

@@ -16,7 +16,7 @@ from blipcalc.core.contracts import Heads, Need, Surface
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
 from blipcalc.core.validate import check_structure
-from blipcalc.errors import ConfigurationError
+from blipcalc.errors import ConfigurationError, DrawsError
 
 
 class CommitteePredictor:
@@ -62,6 +62,12 @@ class CommitteePredictor:
             prediction = summarize(atoms.numbers, self._samples(atoms, need), keep_samples=need.samples)
             predictions.append(prediction if self.calibration is None else self.calibration.apply(prediction))
         return predictions
+
+    def single(self, k: int) -> CommitteePredictor:
+        """Member k alone; raises DrawsError for a k that is none of 0 … K - 1."""
+        if not 0 <= k < self.n_draws:
+            raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
+        return CommitteePredictor([self.calculators[k]])
 
     def _samples(self, atoms: Atoms, need: Need) -> SampleArrays:
         # members see charges, magnetic moments and info, from which some take charge and spin, but no constraints
