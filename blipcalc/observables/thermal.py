@@ -100,7 +100,7 @@ def thermal_average(series: Series, temperature_K: float, method: Choice = "auto
     if method == "reweight" and n_eff.min() < LEAST_EFFECTIVE:
         worst = int(n_eff.argmin())
         raise SamplingError(
-            f"N_eff = {n_eff[worst]:.3g} for draw {worst}, of {n_independent:.3g} independent frames ({len(h)} frames, sd of h "
+            f"N_eff = {n_eff[worst]:.3g} for draw {worst}, of {n_independent:.0f} independent frames ({len(h)} frames, sd of h "
             f"{h[:, worst].std():.2g}); direct reweighting takes {LEAST_EFFECTIVE}. Take method='cea', {REMEDY}"
         )
     values = np.concatenate(series.values)
@@ -143,7 +143,7 @@ def independent_frames(*series: Sequence[Array]) -> tuple[float, float]:
         if any(np.ptp(values, axis=0).any() for values in flat) or len({values[0].tobytes() for values in flat}) > 1:
             g = max(g, statistical_inefficiency(flat))
     if n < LEAST_INDEPENDENT * g:
-        found = "a memory that outlasts them" if math.isinf(g) else f"{n / g:.3g} of them independent (one in {g:.3g})"
+        found = "a memory that outlasts them" if math.isinf(g) else f"{n / g:.1f} of them independent (one in {g:.3g})"
         raise SamplingError(f"{n} frames, {found}; an average with an error takes {LEAST_INDEPENDENT}. Run longer")
     return g, n / g
 
