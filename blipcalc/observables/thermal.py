@@ -26,6 +26,8 @@ LEAST_EFFECTIVE = 100
 LEAST_INDEPENDENT = 20
 #: memories in a block: an error that is too small by a sixteenth
 MEMORIES = 4
+#: components of an array whose memory is looked at
+MOST_COMPONENTS = 32
 #: blocks at most
 MOST_BLOCKS = 50
 REMEDY = "run longer, or run each draw on its own surface (blipcalc.independent_runs, 'blipcalc md --independent-runs')"
@@ -93,7 +95,7 @@ def thermal_average(series: Series, temperature_K: float, method: Choice = "auto
     if method not in get_args(Choice):
         raise ConfigurationError(f"method={method!r}; expected one of {', '.join(get_args(Choice))}")
     h = np.concatenate(series.deviations) / (units.kB * temperature_K)
-    g, n_independent = independent_frames(series.values, series.deviations)
+    g, n_independent = independent_frames(series.values, _shifts(series, h))
     n_eff = n_independent * effective_fraction(h)
     if method == "auto":
         method = "reweight" if n_eff.min() >= LEAST_EFFECTIVE else "cea"
@@ -129,6 +131,21 @@ def thermal_average(series: Series, temperature_K: float, method: Choice = "auto
         spread_h=h.std(axis=0),
         next_term=next_term,
     )
+
+
+def _shifts(series: Series, h: Array) -> list[Array]:
+    """(T_r, K, …) what each frame adds to ⟨A⟩_k - ⟨A⟩, to first order: (A_tk - ⟨A_k⟩)(1 - δh_tk) - (A_t - ⟨A⟩).
+
+    Energies alone may remember for long what the observable does not care about.  Of an array, the components that vary most.
+    """
+    values = np.concatenate(series.values)
+    own = values[:, None] if series.own is None else np.concatenate(series.own)
+    flat, own = values.reshape(len(h), -1), own.reshape(len(h), own.shape[1], -1)
+    loud = np.argsort(flat.var(axis=0))[-MOST_COMPONENTS:]
+    flat, own = flat[:, loud], own[:, :, loud]
+    factors = 1.0 - (h - h.mean(axis=0))[:, :, None]
+    found = (own - own.mean(axis=0)) * factors - (flat - flat.mean(axis=0))[:, None]
+    return np.split(found, np.cumsum([len(part) for part in series.values])[:-1])
 
 
 def independent_frames(*series: Sequence[Array]) -> tuple[float, float]:
