@@ -6,7 +6,7 @@ ASE's own writers drop every result that is not in its list, in silence.  Here t
 | format | kept | how |
 |---|---|---|
 | ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (its own ``arrays`` are dropped) |
-| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; scalars, stress: all digits |
+| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; all others: all digits |
 | ``.db`` | every key, bit for bit | ``data`` of the row |
 
 With them go: calibrated or not, surface, K and seed.  Covariances and uncalibrated values stay behind.  Files that grow

@@ -114,8 +114,8 @@ def run_md(
     progress : show a bar
     ensemble, timestep_fs, friction_per_fs, damping_fs, pressure_GPa, pressure_damping_fs : see :mod:`blipcalc.md.integrators`
     pressure_tolerance_GPa : warn in NPT where the error bar of the pressure is larger; None: do not evaluate it
-    keep_draws : evaluate the draws at every frame that is written, where no check did it: their energies, 8 K bytes a frame,
-        are what thermal averages take (:func:`blipcalc.average`).  The run itself stays the same, bit for bit
+    keep_draws : evaluate the draws at every frame that is written, where no check did it: variances, and the energies of the
+        draws that thermal averages take (:func:`blipcalc.average`).  The run itself stays the same, bit for bit
     monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …
 
     Returns

@@ -123,6 +123,23 @@ def test_draws_are_kept_where_they_were_evaluated_or_asked_for(make_blip, molecu
             np.testing.assert_allclose(frame.calc.results["draw_deviations"], expected, rtol=0, atol=1e-12)
 
 
+def test_the_density_at_constant_pressure(frames_of, kT):
+    """Volumes of a Gaussian; draw k pulls with E_k - E = c_k V: ⟨V⟩_k = ⟨V⟩ - β c_k Var V, exactly, and pV itself cancels."""
+    rng, c = np.random.default_rng(0), np.array([-3e-5, 0.0, 5e-5])
+    volumes = rng.normal(1000.0, 30.0, 4000)
+    frames = [frames_of(np.zeros((1, 1, 3)), [0.0], [c * v], np.eye(3) * v ** (1 / 3))[0] for v in volumes]
+    for method in ("cea", "reweight"):
+        found = average(frames, "volume", temperature_K=300.0, discard=0.0, method=method)
+        expected = 1000.0 - c * 900.0 / kT
+        assert (np.abs(found.estimate.draws - expected) < 5 * found.sampling_error).all()
+        apart = found.estimate.draws - found.estimate.draws.mean()
+        assert np.abs(apart - (expected - expected.mean())).max() < 5 * found.noise
+    density = average(frames, "density", temperature_K=300.0, discard=0.0)
+    assert density.estimate.unit == "g/cm³"
+    assert density.value == pytest.approx(1.008 / 0.602214 / 1000.0, rel=0.01)
+    assert density.estimate.draws[0] < density.value < density.estimate.draws[2]
+
+
 @pytest.mark.parametrize("suffix", [".traj", ".extxyz", ".db"])
 @pytest.mark.parametrize("n_draws", [2, 9])
 def test_energies_of_draws_survive_files(tmp_path, frames_of, suffix, n_draws):
