@@ -69,7 +69,6 @@ class _Replica:
     def __init__(self, observable: Observable | Displacement, draws: DrawEnergies | None) -> None:
         self.observable, self.draws = observable, draws
         self.values: list[Any] = []
-        self.frames: list[Atoms] = []
         self.times: list[float] = []
         self.frame: Atoms | None = None
         self._cells: list[Array] = []
@@ -95,19 +94,19 @@ class _Replica:
             raise NonFiniteError(f"{self.observable.name} is not finite at frame {len(self)}")
         if self.draws is not None:
             self.draws.add(atoms)
-            if isinstance(self.observable, Observable) and self.observable.on_draws is not None:
-                self.frames.append(atoms)
         self.values.append(value)
 
     def done(self, discard: float, lags: np.ndarray | None) -> tuple[Array, Array, Array | None]:
         """Values (T, …), energies of the draws (T, K) and values on each draw (T, K, …), where they are others."""
         skip = int(len(self) * discard)
         deviations = np.empty((len(self), 0)) if self.draws is None else self.draws.done()
-        own = [self.observable.on_draws(atoms, row) for atoms, row in zip(self.frames, deviations, strict=False)]
-        values, deviations = np.array(self.values[skip:]), deviations[skip:]
+        values, deviations, own = np.array(self.values[skip:]), deviations[skip:], None
+        if isinstance(self.observable, Observable) and self.observable.on_draws is not None and self.draws is not None:
+            n_atoms = len(self.frame)
+            own = np.array([self.observable.on_draws(*pair, n_atoms) for pair in zip(values, deviations, strict=True)])
         if lags is not None:
             cells, atoms = np.array(self._cells[skip:]), self.frame
             places = relative(unwrapped(values, cells, atoms.pbc), atoms.get_masses())[:, self.observable.chosen(atoms)]
             values = self.observable.along(places, lags, interval_ps(self.times[skip:]))
             deviations = deviations[: len(values)]
-        return values, deviations, np.array(own[skip:]) if own else None
+        return values, deviations, own

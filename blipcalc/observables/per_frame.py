@@ -49,14 +49,14 @@ class Observable:
 
     name, unit : of what it gives
     function : a structure -> number or array, of the same shape for every frame
-    on_draws : (structure, (K,) eV E_k - E) -> (K, …), where it is another one on each surface
+    on_draws : (value, (K,) eV E_k - E, number of atoms) -> (K, …), where it is another one on each surface
     axis : of an array
     """
 
     name: str
     unit: str
     function: Callable[[Atoms], ArrayLike]
-    on_draws: Callable[[Atoms, Array], ArrayLike] | None = None
+    on_draws: Callable[[Array, Array, int], ArrayLike] | None = None
     axis: Axis | None = None
 
 
@@ -72,7 +72,7 @@ def energy(*, per_atom: bool = False) -> Observable:
         "energy_per_atom" if per_atom else "energy",
         "eV",
         of,
-        lambda atoms, deviations: of(atoms) + deviations / (len(atoms) if per_atom else 1),
+        lambda value, deviations, n_atoms: value + deviations / (n_atoms if per_atom else 1),
     )
 
 

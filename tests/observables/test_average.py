@@ -16,6 +16,7 @@ from blipcalc.cli.main import app
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DataError, DrawsError, NonFiniteError, SamplingError
+from blipcalc.fallback import BaselineFallback
 from blipcalc.frozen import snapshot
 from blipcalc.io import read, write
 from blipcalc.md.run import run_md
@@ -90,6 +91,14 @@ def test_replicas_are_one_run(well, tmp_path, offset_squares):
     assert together.value == pytest.approx(np.mean([one.value for one in parts]))
     assert together.sampling.n_frames == sum(one.sampling.n_frames for one in parts)
     assert together.sampling_error < np.mean([one.sampling_error for one in parts])
+
+
+def test_draws_to_keep_must_be_there(well):
+    """A blend of potentials is no surface of which draws deviate."""
+    atoms = well()
+    atoms.calc = BaselineFallback(atoms.calc, Push(), sigma_baseline_eV=0.1, shifts={"H": 0.0})
+    with pytest.raises(ConfigurationError, match="keep_draws=True: BaselineFallback gives no 'draw_deviations'"):
+        run_md(atoms, keep_draws=True, **RUN)
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -76,8 +76,10 @@ def test_geometry_and_density():
 def test_energies_are_those_of_each_surface(frames_of):
     (frame,) = frames_of(np.zeros((1, 2, 3)), [-3.0], [[0.1, -0.2]])
     assert named("energy").function(frame) == -3.0
-    np.testing.assert_allclose(named("energy").on_draws(frame, np.array([0.1, -0.2])), [-2.9, -3.2])
-    np.testing.assert_allclose(named("energy_per_atom").on_draws(frame, np.array([0.1, -0.2])), [-1.45, -1.6])
+    assert named("energy_per_atom").function(frame) == -1.5
+    rows = np.array([0.1, -0.2])
+    np.testing.assert_allclose(named("energy").on_draws(-3.0, rows, 2), [-2.9, -3.2])
+    np.testing.assert_allclose(named("energy_per_atom").on_draws(-1.5, rows, 2), [-1.45, -1.6])
     with pytest.raises(DataError, match="no energy"):
         named("energy").function(molecule("H2O"))
 
