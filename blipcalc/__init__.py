@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
+    from blipcalc.observables.average import average
     from blipcalc.observables.differences import adsorption_energy, energy_difference, vacancy_energy
     from blipcalc.observables.elastic import elastic_constants
     from blipcalc.observables.equation_of_state import equation_of_state
+    from blipcalc.observables.independent import independent_runs
     from blipcalc.observables.scans import dihedral_scan, dimer_scan, distance_scan
     from blipcalc.on_demand import ReferenceOnDemand
     from blipcalc.relaxation.relax import relax
@@ -57,6 +59,7 @@ _PUBLIC = {
     "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
     "adsorption_energy": ("blipcalc.observables.differences", "adsorption_energy"),
+    "average": ("blipcalc.observables.average", "average"),
     "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
     "check_reference": ("blipcalc.monitor.reference", "check_reference"),
@@ -70,6 +73,7 @@ _PUBLIC = {
     "equation_of_state": ("blipcalc.observables.equation_of_state", "equation_of_state"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
     "freeze": ("blipcalc.frozen", "snapshot"),
+    "independent_runs": ("blipcalc.observables.independent", "independent_runs"),
     "ipi_extras": ("blipcalc.exchange", "ipi_extras"),
     "load": ("blipcalc.checkpoint", "load_model"),
     "mace_results": ("blipcalc.exchange", "mace_results"),
@@ -99,6 +103,7 @@ __all__ = [
     "TooClose",
     "UncertaintyMonitor",
     "adsorption_energy",
+    "average",
     "bayesianize",
     "calibrate",
     "check_reference",
@@ -112,6 +117,7 @@ __all__ = [
     "equation_of_state",
     "evaluate",
     "freeze",
+    "independent_runs",
     "ipi_extras",
     "load",
     "mace_results",

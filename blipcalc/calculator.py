@@ -29,8 +29,10 @@ VARIANCES = (
 )
 #: how far an atom is from the data, in the features of the network: no variance is looked at
 DISTANCE = "latent_distance"
+#: energies of the draws less that of the surface that drives: what reweights a run to each draw
+DEVIATIONS = "draw_deviations"
 #: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
-CARRIED = (*VARIANCES, DISTANCE, "weight", "from_reference")
+CARRIED = (*VARIANCES, DEVIATIONS, DISTANCE, "weight", "from_reference")
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std", "pressure_var", "pressure_std")
 #: variances that a single draw has from mean-variance heads
@@ -51,6 +53,7 @@ class BayesianCalculator(Calculator):
     | ``atom_var``, ``atom_std`` | (n,) (eV/Å)², eV/Å | tr Σ_i / 3 and its root: rotation-invariant, what monitors read |
     | ``stress_var``, ``stress_std`` | (6,) | posterior values: no stress labels, no calibration |
     | ``pressure_var``, ``pressure_std`` | (eV/Å³)², eV/Å³ | of -tr σ / 3, likewise |
+    | ``draw_deviations`` | (K,) eV | E_k - E of the draws, posterior values: exact parts that are added do not change them |
     | ``latent_distance`` | (n,) | how far an atom is from the data (:mod:`blipcalc.core.domain`); where the model says |
 
     Draws are made once, here: the same seed gives the same numbers, bit for bit.  Everything else, covariances and the
@@ -88,6 +91,7 @@ class BayesianCalculator(Calculator):
         "forces",
         "stress",
         *VARIANCES,
+        DEVIATIONS,
         DISTANCE,
     ]
 
@@ -134,7 +138,7 @@ class BayesianCalculator(Calculator):
         self.prediction: Prediction | None = None
         left_out = set()
         if self.predictor.n_draws < 2:
-            left_out |= set(VARIANCES) - set(OF_HEADS[self.predictor.heads])
+            left_out |= {*VARIANCES, DEVIATIONS} - set(OF_HEADS[self.predictor.heads])
         has_variance = not left_out >= set(VARIANCES)
         if has_variance and self.calibration is None and not raw:
             remedy = "run 'blipcalc calibrate'" if isinstance(source, (str, Path, Model)) else "give it a calibration"
@@ -206,7 +210,7 @@ class BayesianCalculator(Calculator):
         need = Need(
             forces=bool(asked & {*NEEDS_FORCES, *NEEDS_STRESS}),
             stress=bool(asked & set(NEEDS_STRESS)),
-            variance=bool(asked & set(VARIANCES)),
+            variance=bool(asked & {*VARIANCES, DEVIATIONS}),
         )
         if prediction is None:
             (prediction,) = self.predictor([self.atoms], need)
@@ -307,7 +311,7 @@ def standard(results: Mapping[str, Any]) -> Properties:
 def results_of(prediction: Prediction) -> dict[str, Any]:
     """A prediction under the names of the calculator's contract; absent quantities have no key."""
     results: dict[str, Any] = {"energy": prediction.energy, "free_energy": prediction.energy}
-    for key in ("energies", "forces", "stress"):
+    for key in ("energies", "forces", "stress", DEVIATIONS):
         if getattr(prediction, key) is not None:
             results[key] = np.array(getattr(prediction, key))
     for key in ("energy", "forces", "atom", "stress", "pressure"):

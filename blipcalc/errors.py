@@ -127,6 +127,10 @@ class LimitsError(BlipcalcError, ValueError):
     """Limits of a guard that the reference cannot carry, or that belong to something else."""
 
 
+class SamplingError(BlipcalcError, ValueError):
+    """Too few independent frames for an average, or for the weights that lead to another surface."""
+
+
 class CompilationError(BlipcalcError, RuntimeError):
     """A model that cannot be compiled here, or whose compiled results differ from the plain ones."""
 

@@ -6,7 +6,7 @@ ASE's own writers drop every result that is not in its list, in silence.  Here t
 | format | kept | how |
 |---|---|---|
 | ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (its own ``arrays`` are dropped) |
-| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; scalars, stress: all digits |
+| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; all others: all digits |
 | ``.db`` | every key, bit for bit | ``data`` of the row |
 
 With them go: calibrated or not, surface, K and seed.  Covariances and uncalibrated values stay behind.  Files that grow
@@ -32,7 +32,7 @@ from ase.calculators.calculator import all_properties
 from ase.db import connect
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
-from blipcalc.calculator import CARRIED, Sampled
+from blipcalc.calculator import CARRIED, DEVIATIONS, Sampled
 from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.data.xyz import check_counts
@@ -211,13 +211,15 @@ def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
     if not found:
         return atoms
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    shapes = {"atom": (len(atoms),), "latent": (len(atoms),), "forces": (len(atoms), 3), "stress": (6,)}
+    shapes = {"atom": (len(atoms),), "latent": (len(atoms),), "forces": (len(atoms), 3), "stress": (6,), "draw": (-1,)}
     for key in CARRIED:
         quantity, _, kind = key.partition("_")
         if kind == "var" and key not in found and f"{quantity}_std" in found:
             found[key] = np.square(found[f"{quantity}_std"])
         if key in found:
+            # text of nine numbers comes back as a matrix, column by column
             value = np.asarray(found[key], dtype=np.float64)
+            value = np.ravel(value, order="F") if key == DEVIATIONS else value
             results[key] = value.reshape(shapes[quantity]) if quantity in shapes else float(value)
     kinds: dict[str, Callable[[Any], Any]] = {"calibrated": bool, "surface": str, "n_draws": int, "seed": int}
     provenance = {key: kind(found[key]) for key, kind in kinds.items() if key in found}

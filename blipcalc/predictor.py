@@ -171,6 +171,18 @@ class BayesianPredictor:
         distance = self.domain.distance(np.concatenate([atoms.numbers for atoms in structures]), features)
         return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
 
+    def single(self, k: int) -> BayesianPredictor:
+        """Draw k alone, posterior values; the model is shared, and used by one of them at a time.
+
+        raises : DrawsError for a k that is none of 0 … K - 1
+        """
+        if not 0 <= k < self.n_draws:
+            raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
+        one = copy.copy(self)
+        one.draws, one.centre, one.n_draws = self.draws[k : k + 1], None, 1
+        one.surface, one.calibration, one._neighbors = "mean", None, None
+        return one
+
     def each(
         self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
     ) -> list[SampleArrays]:

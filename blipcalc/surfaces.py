@@ -23,6 +23,7 @@ from blipcalc.combined import CombinedCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.single_draw import SingleDraw
 from blipcalc.stats.estimate import Estimate
 
 #: Å, half the distance of a central difference where nothing can be differentiated
@@ -140,6 +141,14 @@ class Surfaces:
         ]
         energy, forces, stresses = zip(*own, strict=True)
         return Values(np.array(energy), np.stack(forces), np.stack(stresses) if stress else None)
+
+    def single(self, k: int) -> Calculator:
+        """The surface of draw k for MD and optimisers, guarded by the variances of all draws; exact parts are added.
+
+        raises : ConfigurationError for a predictor that does not give its draws one by one; DrawsError for another k
+        """
+        one = SingleDraw(self.bayesian, k)
+        return CombinedCalculator(one, *self.exact) if self.exact else one
 
     def energies(self, structures: Sequence[Atoms]) -> Estimate:
         """(S,) eV of structures, with their error bars."""

@@ -21,7 +21,7 @@ FLOORS = [
     {"training", "predictor", "testing"},
     {"calibration"},
     {"calculator"},
-    {"frozen", "combined", "exchange", "fallback", "on_demand"},
+    {"frozen", "combined", "exchange", "fallback", "on_demand", "single_draw"},
     {"surfaces"},
     {"io"},
     {"monitor"},

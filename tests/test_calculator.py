@@ -59,6 +59,7 @@ CONTRACT = {
     "stress_std": (6,),
     "pressure_var": (),
     "pressure_std": (),
+    "draw_deviations": ("K",),
 }
 K = 4
 
@@ -121,7 +122,7 @@ def test_every_key_with_its_shape(model, crystal):
     assert calc.implemented_properties == list(CONTRACT)
     for key, shape in CONTRACT.items():
         value = calc.get_property(key, crystal)
-        assert np.shape(value) == tuple(len(crystal) if s == "n" else s for s in shape), key
+        assert np.shape(value) == tuple({"n": len(crystal), "K": K}.get(s, s) for s in shape), key
         assert np.asarray(value).dtype == np.float64, key
         assert np.isfinite(value).all(), key
     assert set(calc.results) == set(CONTRACT)
@@ -152,6 +153,7 @@ def test_values_belong_together(model, crystal):
     np.testing.assert_allclose(r["forces"], samples.forces.mean(0), atol=1e-12)
     np.testing.assert_allclose(r["forces_var"], samples.forces.var(0, ddof=1), rtol=1e-9)
     np.testing.assert_allclose(r["energy_var"], samples.energy.var(ddof=1), rtol=1e-9)
+    np.testing.assert_allclose(r["draw_deviations"], samples.energy - r["energy"], atol=1e-13)
     np.testing.assert_allclose(r["stress_var"], samples.stress.var(0, ddof=1), rtol=1e-9)
 
 

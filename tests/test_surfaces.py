@@ -101,6 +101,28 @@ def test_the_calibration_widens():
     assert unknown.value == 1.0
 
 
+def test_members_of_a_committee_one_by_one(copper):
+    surfaces = Surfaces(scaled_emt())
+    (both,) = surfaces([copper], stress=True)
+    for k in range(3):
+        one = surfaces.single(k)
+        assert one.get_property("energy", copper) == both.draws.energy[k]
+        assert np.array_equal(one.get_property("stress", copper), both.draws.stress[k])
+        assert one.get_property("energy_std", copper) == pytest.approx(both.draws.energy.std(ddof=1))
+    with pytest.raises(DrawsError, match="draw 3; expected one of 0 to 2"):
+        surfaces.single(3)
+    with pytest.raises(DrawsError, match="k='a'"):
+        surfaces.single("a")
+
+
+def test_a_predictor_that_cannot_be_taken_apart_is_named():
+    class Whole:
+        species, n_draws, surface, has_stress, has_energies, heads = None, 2, "mean", False, False, "none"
+
+    with pytest.raises(ConfigurationError, match="no method single"):
+        Surfaces(BayesianCalculator(Whole(), raw=True)).single(0)
+
+
 def test_what_has_no_spread_is_refused():
     with pytest.raises(ConfigurationError, match="got EMT"):
         Surfaces(EMT())

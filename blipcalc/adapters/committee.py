@@ -76,6 +76,12 @@ class CommitteePredictor:
             found.append(self._samples(atoms, need, self.calculators[k : k + 1]))
         return found
 
+    def single(self, k: int) -> CommitteePredictor:
+        """Member k alone; raises DrawsError for a k that is none of 0 … K - 1."""
+        if not 0 <= k < self.n_draws:
+            raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
+        return CommitteePredictor([self.calculators[k]])
+
     def _samples(self, atoms: Atoms, need: Need, members: Sequence[Calculator] | None = None) -> SampleArrays:
         # members see charges, magnetic moments and info, from which some take charge and spin, but no constraints
         bare = atoms.copy()

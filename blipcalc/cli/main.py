@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from blipcalc.cli.average import average
 from blipcalc.cli.check import check
 from blipcalc.cli.domain import domain
 from blipcalc.cli.labelled import calibrate, compare, evaluate
@@ -52,7 +53,7 @@ def info(
     typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
-for command in (train, calibrate, evaluate, compare, domain, check, md, relax, report, repair):
+for command in (train, calibrate, evaluate, compare, domain, check, md, average, relax, report, repair):
     app.command()(command)
 
 

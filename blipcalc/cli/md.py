@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,8 +43,15 @@ def md(
     rollback: Annotated[
         bool, typer.Option(help="go back to the last check that passed, three times, before a halt")
     ] = False,
+    independent_runs: Annotated[
+        bool, typer.Option(help="the same on each draw's own surface too, one folder each, for 'blipcalc average'")
+    ] = False,
     go_on: Annotated[bool, typer.Option(help="past the halt that the run in this folder ended with")] = False,
     write_every: Annotated[int, typer.Option(help="steps between frames of the trajectory")] = 100,
+    keep_draws: Annotated[
+        bool,
+        typer.Option(help="energies of the draws in every frame, for 'blipcalc average'; frames of checks have them"),
+    ] = False,
     checkpoint_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 1000,
     md_seed: Annotated[int, typer.Option(help="of momenta and thermostat; replicas take one each")] = 0,
     n_draws: Draws = None,
@@ -68,26 +75,37 @@ def md(
         stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy
     )
     rule = {"limits": limits} if limits is not None else {"tolerance": 0.5 if tolerance is None else tolerance}
-    summary, _ = run_md(
-        atoms,
-        time_ps=time_ps,
-        temperature_K=temperature_k,
-        seed=md_seed,
-        folder=folder,
-        checkpoint_every=checkpoint_every,
-        go_on=go_on,
-        write_every=write_every,
-        ensemble=ensemble,
-        timestep_fs=timestep_fs,
-        friction_per_fs=friction_per_fs,
-        damping_fs=damping_fs,
-        pressure_GPa=pressure_gpa,
-        pressure_damping_fs=pressure_damping_fs,
-        every=every if every is not None or limits is not None else 10,
-        self_test=True,
-        on_breach=["flag", "rollback", "halt"] if rollback else None,
-        **rule,
-    )
+    settings = rule | {
+        "time_ps": time_ps,
+        "temperature_K": temperature_k,
+        "seed": md_seed,
+        "folder": folder,
+        "checkpoint_every": checkpoint_every,
+        "go_on": go_on,
+        "write_every": write_every,
+        "keep_draws": keep_draws,
+        "ensemble": ensemble,
+        "timestep_fs": timestep_fs,
+        "friction_per_fs": friction_per_fs,
+        "damping_fs": damping_fs,
+        "pressure_GPa": pressure_gpa,
+        "pressure_damping_fs": pressure_damping_fs,
+        "every": every if every is not None or limits is not None else 10,
+        "self_test": True,
+        "on_breach": ["flag", "rollback", "halt"] if rollback else None,
+    }
+    if independent_runs:
+        from blipcalc.observables.independent import independent_runs as run_all
+
+        summaries = run_all(atoms, **settings)
+        typer.echo(json.dumps({name: summary.to_dict() for name, summary in summaries.items()}, indent=1))
+        raise typer.Exit(max(_code(summary) for summary in summaries.values()))
+    summary, _ = run_md(atoms, **settings)
     typer.echo(json.dumps(summary.to_dict(), indent=1))
+    raise typer.Exit(_code(summary))
+
+
+def _code(summary: Any) -> int:
+    """Exit code of a run."""
     codes = {"finished": FINISHED, "halted": HALTED if summary.is_finite else NON_FINITE}
-    raise typer.Exit(codes.get(summary.status, STOPPED))
+    return codes.get(summary.status, STOPPED)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.comparison import Compared
@@ -14,7 +15,9 @@ from blipcalc.calibration.evaluation import Evaluation, Foreign
 from blipcalc.core.prediction import Calibration
 from blipcalc.manifest import StoredCalibration
 from blipcalc.monitor.limits import Limits
+from blipcalc.observables.average import ThermalAverage
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.stats.estimate import with_error
 from blipcalc.stats.rates import Level
 from blipcalc.stats.shift import LEAST, Shifted
 
@@ -244,3 +247,36 @@ def demo_text(summary: dict[str, Any], folder: Path) -> str:
     lines.append(f"  {summary['ms_per_step']:.1f} ms per step, {summary['wall_seconds']:.0f} s in all")
     lines.append(f"wrote {folder}/trajectory.traj, {folder}/summary.json, {folder}/uncertainty.png")
     return "\n".join(lines)
+
+
+def averages_text(found: Sequence[ThermalAverage]) -> str:
+    """A table of thermal averages; of curves the place with the largest value."""
+    head = ("observable", "value", "model error", "(noise)", "sampling error", "N_eff", "independent", "method")
+    rows = [head]
+    for one in found:
+        s, at = one.sampling, int(np.argmax(one.value)) if one.value.ndim else None
+        name = (
+            one.name if at is None or one.axis is None else f"{one.name} at {one.axis.values[at]:.3g} {one.axis.unit}"
+        )
+        parts = (one.value, one.model_error, one.noise, one.sampling_error)
+        value, *errors = (float(part if at is None else part[at]) for part in parts)
+        shown = f"{with_error(value, max(errors)).split(' ')[0]} {one.estimate.unit}".rstrip()
+        counts = (f"{one.n_eff:.0f}", f"{s.n_independent:.0f} of {s.n_frames}", s.method)
+        rows.append((name, shown, f"{errors[0]:.2g}", f"({errors[1]:.1g})", f"{errors[2]:.2g}", *counts))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    first = found[0]
+    kind = f"calibrated energies, × {first.estimate.widening:.2f}" if first.estimate.calibrated else "posterior values"
+    lines.append(f"{first.temperature_K:g} K, K = {first.estimate.n_draws} draws; model errors are one sd ({kind})")
+    lines += [f"{one.name}: {one.estimate.note.partition('; ')[2]}" for one in found if "; " in one.estimate.note]
+    unresolved = [one.name for one in found if _below(one.model_error, 2.0 * one.noise)]
+    if unresolved:
+        lines.append(
+            f"no larger than twice its noise, which a longer run brings down: model error of {', '.join(unresolved)}"
+        )
+    return "\n".join(lines)
+
+
+def _below(one: np.ndarray, other: np.ndarray) -> bool:
+    """As a whole: root mean squares."""
+    return bool(np.mean(np.square(one)) < np.mean(np.square(other)))

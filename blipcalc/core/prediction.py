@@ -64,6 +64,7 @@ class Prediction:
     surface : which surface energy, forces and stress are taken from
     calibration : the constants applied, None for raw posterior values
     raw : the prediction before calibration, None where this is it
+    draw_deviations : (K,) eV, energies of the draws less ``energy``; posterior values, None for a single draw
     samples : the samples themselves, where they were asked for
     """
 
@@ -83,6 +84,7 @@ class Prediction:
     calibration: Calibration | None = None
     raw: Prediction | None = None
     samples: SampleArrays | None = None
+    draw_deviations: Array | None = None
 
     @property
     def energy_var_epistemic(self) -> float | None:
@@ -166,16 +168,17 @@ def summarize(
         if samples is not None:
             _check_finite(samples)
     surface = centre if centre is not None else draws
-    spreads = {} if draws is None else _variances(draws)
+    spreads, energy = {} if draws is None else _variances(draws), float(surface.energy.mean())
     return Prediction(
         species=np.asarray(species),
-        energy=float(surface.energy.mean()),
+        energy=energy,
         energies=_mean(surface.energies),
         forces=_mean(surface.forces),
         stress=_mean(surface.stress),
         n_draws=0 if draws is None else len(draws.energy),
         surface="mean" if centre is None else "centre",
         samples=draws if keep_samples else None,
+        draw_deviations=None if draws is None or len(draws.energy) < 2 else draws.energy - energy,
         **spreads,
     )
 

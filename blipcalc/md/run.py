@@ -16,6 +16,7 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from tqdm import tqdm
 
+from blipcalc.calculator import DEVIATIONS
 from blipcalc.checksums import forget_sums
 from blipcalc.core.validate import check_motion, check_structure
 from blipcalc.errors import ConfigurationError, StructureError
@@ -29,10 +30,10 @@ from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.monitor.triggers import PressureTolerance
 from blipcalc.run_folder import Checkpoints, alone
 from blipcalc.sealed import write_atomically
-from blipcalc.settings import number, path_of, whole
+from blipcalc.settings import number, path_of, switch, whole
 
 #: settings that a run which goes on may have changed
-MAY_CHANGE = {"time_ps", "checkpoint_every"}
+MAY_CHANGE = {"time_ps", "checkpoint_every", "keep_draws"}
 #: beyond it no run comes to its end
 MOST_STEPS = 1e12
 
@@ -85,6 +86,7 @@ def run_md(
     pressure_GPa: float = 0.0,
     pressure_damping_fs: float = 1000.0,
     pressure_tolerance_GPa: float | None = 0.1,
+    keep_draws: bool = False,
     **monitor: Any,
 ) -> tuple[MDSummary, UncertaintyMonitor]:
     """Run MD of a structure that carries a calculator, watched by a monitor.
@@ -112,6 +114,8 @@ def run_md(
     progress : show a bar
     ensemble, timestep_fs, friction_per_fs, damping_fs, pressure_GPa, pressure_damping_fs : see :mod:`blipcalc.md.integrators`
     pressure_tolerance_GPa : warn in NPT where the error bar of the pressure is larger; None: do not evaluate it
+    keep_draws : evaluate the draws at every frame that is written, where no check did it: variances, and the energies of the
+        draws that thermal averages take (:func:`blipcalc.average`).  The run itself stays the same, bit for bit
     monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …
 
     Returns
@@ -142,7 +146,7 @@ def run_md(
         )
     write_every = whole("write_every", write_every, 1, what="number of steps")
     checkpoint_every = whole("checkpoint_every", checkpoint_every, 1, what="number of steps")
-    seed = whole("seed", seed, 0)
+    seed, keep_draws = whole("seed", seed, 0), switch("keep_draws", keep_draws)
     check_structure(atoms)
     check_motion(atoms)
     folder = None if folder is None else path_of("folder", folder)
@@ -156,7 +160,9 @@ def run_md(
     with contextlib.nullcontext() if folder is None else alone(folder):
         run = _Run(atoms, config, course, seed, folder, trajectory, write_every, monitor)
         run.observers = [make(run.dynamics) for make in observers]
-        run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every}
+        run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every, "keep_draws": keep_draws}
+        if keep_draws:
+            run.keep_draws()
         run.go(round(steps), checkpoint_every, go_on, progress)
         return run.summary(), run.monitor
 
@@ -193,6 +199,7 @@ class _Run:
         self.atoms, self.config, self.course, self.folder = atoms, config, course, folder
         self.trajectory, self.write_every = None if trajectory is None else Path(trajectory), write_every
         self.seconds, self._signal, self._steps = 0.0, 0, 0
+        self._compute: tuple[str, ...] = ()
         self.settings = config.model_dump() | {"course": course.tolist(), "seed": seed, "write_every": write_every}
         self.settings |= {"trajectory": None if trajectory is None else Path(trajectory).name}
         self.identity = "" if folder is None else identity(atoms)
@@ -209,6 +216,16 @@ class _Run:
         self.monitor = UncertaintyMonitor(self.dynamics, **monitor)
         self.settings["monitor"] = self.monitor.settings()
         self.files = None if folder is None else RunFiles(folder, self.trajectory, self.monitor)
+
+    def keep_draws(self) -> None:
+        """Have the energies of the draws in every frame; raises :class:`ConfigurationError` where there are none."""
+        calculator = self.monitor.calculator
+        if DEVIATIONS not in calculator.implemented_properties:
+            raise ConfigurationError(
+                f"keep_draws=True: {type(calculator).__name__} gives no {DEVIATIONS!r}; expected a BayesianCalculator with "
+                "n_draws ≥ 2, or a CombinedCalculator around one"
+            )
+        self._compute = (DEVIATIONS,)
 
     def go(self, steps: int, checkpoint_every: int, go_on: bool, progress: bool) -> None:
         """Run to a number of steps in all, unless something ends it before."""
@@ -327,7 +344,9 @@ class _Run:
         """Write every k-th frame, and the one that halted the run."""
         step = self.dynamics.nsteps
         if self.monitor.halted or step % self.write_every == 0:
-            frame = snapshot(self.atoms, self.monitor.calculator)
+            # a check has evaluated the draws where it halted, perhaps of what is not finite
+            compute = () if self.monitor.halted else self._compute
+            frame = snapshot(self.atoms, self.monitor.calculator, compute=compute)
             frame.info |= {STEP: step, "time_fs": step * self.config.timestep_fs}
             write(self.trajectory, frame, append=True, checksums=keeps_sums(self.trajectory))
 

@@ -7,10 +7,12 @@ stop a run hundreds of times per nanosecond.  Either thin by the statistical ine
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from blipcalc.stats.spread import spread
 
 Array = NDArray[np.float64]
 
@@ -19,10 +21,13 @@ ENDED = 0.15
 
 
 def _series(replicas: Sequence[ArrayLike]) -> list[Array]:
-    """Replicas as arrays of one axis; refused where one is empty or not finite."""
+    """Replicas as arrays (n, d); refused where one is empty or not finite."""
     found = [np.asarray(values, dtype=np.float64) for values in replicas]
-    if not found or any(values.ndim != 1 or values.size == 0 for values in found):
-        raise ValueError(f"expected one or more series of shape (n,), got {[values.shape for values in found]}")
+    if not found or any(values.ndim not in (1, 2) or values.size == 0 for values in found):
+        raise ValueError(
+            f"expected one or more series of shape (n,) or (n, d), got {[values.shape for values in found]}"
+        )
+    found = [values.reshape(len(values), -1) for values in found]
     if not all(np.isfinite(values).all() for values in found):
         raise ValueError("a series holds values that are not finite; cut it before them")
     return found
@@ -31,18 +36,18 @@ def _series(replicas: Sequence[ArrayLike]) -> list[Array]:
 def autocorrelation(replicas: Sequence[ArrayLike]) -> Array:
     """ρ(k) of replicas of one process around their common mean, for k below the length of the longest.
 
-        ρ(k) = c(k) / c(0),   c(k) = Σ_r Σ_t δ_t δ_{t+k} / Σ_r (n_r - k),   over replicas that are longer than k
+        ρ(k) = c(k) / c(0),   c(k) = Σ_r Σ_t δ_t · δ_{t+k} / Σ_r (n_r - k),   over replicas that are longer than k
 
-    replicas : series (n_r,)
+    replicas : series (n_r,), or (n_r, d) of vectors, whose components count by their variance
     returns : (max n_r,); ones where the series is constant
     """
     series = _series(replicas)
-    mean, longest = np.concatenate(series).mean(), max(len(values) for values in series)
+    mean, longest = np.concatenate(series).mean(axis=0), max(len(values) for values in series)
     total, counts = np.zeros(longest), np.zeros(longest)
     for values in series:
         n = len(values)
-        spectrum = np.fft.rfft(values - mean, 1 << (2 * n - 1).bit_length())
-        total[:n] += np.fft.irfft(np.abs(spectrum) ** 2)[:n]
+        spectrum = np.fft.rfft(values - mean, 1 << (2 * n - 1).bit_length(), axis=0)
+        total[:n] += np.fft.irfft((np.abs(spectrum) ** 2).sum(axis=1))[:n]
         counts[:n] += n - np.arange(n)
     covariance = total / counts
     return covariance / covariance[0] if covariance[0] > 0 else np.ones(longest)
@@ -54,7 +59,7 @@ def statistical_inefficiency(replicas: Sequence[ArrayLike]) -> float:
     The sum ends at the first pair ρ(2m) + ρ(2m + 1) that is not positive, and pairs may not grow (the initial monotone
     sequence), since what lies behind it is noise.
 
-    replicas : series (n_r,) of one process
+    replicas : series (n_r,) or (n_r, d) of one process
     returns : in values, >= 1; infinite where the memory outlasts the longest replica
     source : Geyer 1992, doi:10.1214/ss/1177011137; g as in Chodera et al. 2007, doi:10.1021/ct0502864
     """
@@ -84,3 +89,37 @@ def block_maxima(replicas: Sequence[ArrayLike], block: int) -> Array:
         raise ValueError(f"expected blocks of at least one value, got {block}")
     whole = [np.asarray(values, dtype=np.float64) for values in replicas]
     return np.concatenate([v[: len(v) // block * block].reshape(-1, block).max(axis=1) for v in whole])
+
+
+def blocks(lengths: Sequence[int], least: float) -> list[NDArray[np.intp]]:
+    """Values of replicas laid end to end, cut into blocks of nearly the same length, none across two replicas.
+
+    lengths : n_r; least : values in a block at least, but for replicas that are shorter, each of which is one block
+    returns : indices of each block
+    """
+    starts = np.cumsum([0, *lengths[:-1]])
+    return [
+        part
+        for start, n in zip(starts, lengths, strict=True)
+        for part in np.array_split(np.arange(start, start + n), max(1, int(n // least)))
+    ]
+
+
+def jackknife(estimator: Callable[[NDArray[np.intp]], Array], parts: Sequence[NDArray[np.intp]]) -> Array:
+    """Sampling error of an estimator of correlated values, by leaving out one block after the other.
+
+        var = (B - 1) / B · Σ_b (θ_b - mean θ_b)²
+
+    For a plain mean it is that of block averages.  Blocks of m times the memory make a variance too small by about 1 / 2m.
+
+    estimator : indices of values -> number or array, in some unit u
+    parts : B ≥ 2 blocks, see :func:`blocks`
+    returns : standard error, in u
+    raises : ValueError for fewer than two blocks
+    source : Künsch 1989, doi:10.1214/aos/1176347265; blocks as in Flyvbjerg and Petersen 1989, doi:10.1063/1.457480
+    """
+    if len(parts) < 2:
+        raise ValueError(f"expected two blocks or more, got {len(parts)}")
+    without = [np.concatenate([part for other, part in enumerate(parts) if other != b]) for b in range(len(parts))]
+    _, variance = spread([estimator(kept) for kept in without])
+    return np.sqrt(variance) * (len(parts) - 1) / np.sqrt(len(parts))

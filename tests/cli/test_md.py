@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from blipcalc.bundle import starting_structure
 from blipcalc.cli.main import app
-from blipcalc.errors import ConfigurationError, DataError
+from blipcalc.errors import ConfigurationError, DataError, SamplingError
 from blipcalc.io import read
 from blipcalc.md.run import SUMMARY, TRAJECTORY
 from blipcalc.monitor.readings import take_reading
+from blipcalc.observables.average import average
 
 FAST = ("--n-draws", 8, "--strategy", "vmap", "--dtype", "float32", "--write-every", 5, "--every", 5)
 
@@ -38,6 +39,19 @@ def test_it_finishes_and_goes_on(ethanol, tmp_path):
         assert result.exit_code == 0
     assert json.loads(result.stdout)["steps"] == 20
     assert [frame.info["step"] for frame in read(folder / TRAJECTORY)] == [0, 5, 10, 15, 20]
+
+
+def test_runs_on_each_draw_and_their_averages(ethanol, tmp_path):
+    """Nine folders; five steps are far too few for an average, which says so."""
+    folder = tmp_path / "all"
+    result = call(ethanol, "--time-ps", 0.0025, "--folder", folder, "--independent-runs", "--keep-draws", *FAST)
+    assert result.exit_code == 0
+    assert sorted(path.name for path in folder.iterdir()) == [*(f"draw-{k:03d}" for k in range(8)), "driving"]
+    assert {run["status"] for run in json.loads(result.stdout).values()} == {"finished"}
+    firsts = {read(folder / f"draw-{k:03d}" / TRAJECTORY, 0).get_potential_energy() for k in range(8)}
+    assert len(firsts) == 8
+    with pytest.raises(SamplingError, match="driving: 2 frames"):
+        average(folder, "energy")
 
 
 def test_a_halt_has_a_code_of_its_own_and_lasts(ethanol, tmp_path):

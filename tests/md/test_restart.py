@@ -88,6 +88,7 @@ def trace(folder):
         "positions": np.array([frame.positions for frame in frames]),
         "momenta": np.array([frame.get_momenta() for frame in frames]),
         "std": np.array([frame.calc.results["atom_std"] for frame in frames]),
+        "draws": np.array([frame.calc.results["draw_deviations"] for frame in frames]),
         "history": (folder / HISTORY).read_text(),
         "events": read_events(folder / EVENTS) if (folder / EVENTS).exists() else [],
     }

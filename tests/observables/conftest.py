@@ -1,4 +1,4 @@
-"""Ensembles of pair potentials, whose derived quantities are known draw by draw."""
+"""Toy potentials whose derived quantities and averages are known draw by draw, and frames as a run stores them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.morse import MorsePotential
 
 from blipcalc.adapters.committee import committee
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.core.contracts import Need
+from blipcalc.core.prediction import SampleArrays, summarize
+from blipcalc.frozen import FrozenCalculator
 
 #: relative spreads of ε and σ
 SPREADS = 0.02, 0.005
@@ -63,3 +67,76 @@ def morse():
 
     members = [member(5.7, 2.52), member(6.0, 2.55), member(6.3, 2.57)]
     return MorseEnsemble(members, BayesianCalculator(committee([make() for make in members]), raw=True))
+
+
+class Wells:
+    """K draws of harmonic wells of all atoms around their homes: ½ k_k |r - home|², the mean drives; with ``single``."""
+
+    species, surface, has_stress, has_energies, heads, calibration = None, "mean", False, False, "none", None
+
+    def __init__(self, home, stiffness):
+        self.home, self.stiffness = home, np.asarray(stiffness, dtype=float)
+        self.n_draws = len(self.stiffness)
+
+    def __call__(self, structures, need=Need()):
+        found = []
+        for atoms in structures:
+            d = atoms.positions - self.home
+            energy, forces = 0.5 * self.stiffness * (d**2).sum(), -self.stiffness[:, None, None] * d
+            arrays = SampleArrays(energy=energy, forces=forces)
+            found.append(summarize(atoms.numbers, arrays, keep_samples=need.samples))
+        return found
+
+    def single(self, k):
+        return Wells(self.home, self.stiffness[[k]])
+
+
+@pytest.fixture
+def stiffness():
+    """(K,) eV/Å², 5 on average."""
+    return np.array([4.0, 4.6, 5.0, 5.4, 6.0])
+
+
+@pytest.fixture
+def well(stiffness):
+    """n -> atoms far apart, each in a well of its own."""
+
+    def make(n=4, scale=1.0):
+        atoms = Atoms(f"H{n}", positions=np.arange(n)[:, None] * np.array([[3.0, 0, 0]]))
+        atoms.calc = BayesianCalculator(Wells(atoms.positions.copy(), scale * stiffness), raw=True)
+        return atoms
+
+    return make
+
+
+@pytest.fixture
+def offset_squares():
+    """Mean of |r - home|² / 3 over the atoms of a well: kT / k on a surface of stiffness k."""
+
+    def squares(atoms):
+        return np.square(atoms.positions - np.arange(len(atoms))[:, None] * np.array([[3.0, 0, 0]])).mean()
+
+    return squares
+
+
+@pytest.fixture
+def frames_of():
+    """The function below."""
+    return _frames_of
+
+
+def _frames_of(positions, energies, deviations, cell=None, **info):
+    """Frames as :func:`blipcalc.read` gives them; positions (T, n, 3), energies (T,), deviations (T, K)."""
+    found = []
+    for t, (places, energy, row) in enumerate(zip(positions, energies, deviations, strict=True)):
+        atoms = Atoms(f"H{len(places)}", positions=places, cell=cell, pbc=cell is not None)
+        atoms.info |= {"time_fs": float(t), **info}
+        atoms.calc = FrozenCalculator(atoms, {"energy": float(energy), "draw_deviations": row})
+        found.append(atoms)
+    return found
+
+
+@pytest.fixture
+def kT():
+    """eV at 300 K."""
+    return 300.0 * units.kB

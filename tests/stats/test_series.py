@@ -60,7 +60,7 @@ def test_moving_average_and_maxima_by_hand():
     np.testing.assert_allclose(block_maxima([[1.0, 5.0, 2.0, 3.0, 9.0], [4.0]], 2), [5.0, 3.0])
 
 
-@pytest.mark.parametrize("bad", [[], [[]], [[1.0, np.nan]], [[[1.0, 2.0]]]])
+@pytest.mark.parametrize("bad", [[], [[]], [[1.0, np.nan]], [[[[1.0, 2.0]]]]])
 def test_series_that_say_nothing_are_refused(bad):
     with pytest.raises(ValueError):
         autocorrelation(bad)

@@ -1,0 +1,64 @@
+"""``average``: thermal averages of a stored run, with model error and sampling error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blipcalc.cli.options import Device, Draws, Dtype, Seed
+
+
+def average(
+    run: Annotated[list[Path], typer.Argument(help="run folder or trajectory; several are replicas of one run")],
+    observable: Annotated[
+        list[str],
+        typer.Option(
+            help="energy, energy_per_atom, density, volume, distance:0,1, angle:0,1,2, distribution:0,1, rdf:O-O[:r_max], "
+            "msd:O[:lag_ps], diffusion:O[:lag_ps]; may be given several times"
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option(help="auto, cea (cumulant expansion), reweight (refused below N_eff = 100)")
+    ] = "auto",
+    temperature_k: Annotated[
+        float | None, typer.Option("--temperature-K", help="of trajectories without a run folder")
+    ] = None,
+    discard: Annotated[float, typer.Option(help="part of the run that is taken as equilibration")] = 0.1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all numbers")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG of the (one) observable that is a curve")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="the model of the run, for frames that hold no energies of the draws")
+    ] = None,
+    n_draws: Draws = None,
+    seed: Seed = 0,
+    surface: Annotated[str | None, typer.Option(help="mean or centre; default: the model's own")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float64",
+) -> None:
+    """Average observables over a run: value, model error, sampling error, effective frames.  Exit code 2: too few frames."""
+    import json
+
+    from blipcalc.cli.tables import averages_text
+    from blipcalc.observables.average import average as averaged
+    from blipcalc.sealed import write_atomically
+
+    calculator = None
+    if model is not None:
+        from blipcalc.calculator import BayesianCalculator
+        from blipcalc.calibration.fit import feasible_draws
+        from blipcalc.checkpoint import load_model
+
+        stored = load_model(model)
+        n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
+        calculator = BayesianCalculator(stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype)
+    source = run[0] if len(run) == 1 else run
+    settings = {"method": method, "temperature_K": temperature_k, "calculator": calculator, "discard": discard}
+    found = [averaged(source, name, **settings) for name in observable]
+    typer.echo(averages_text(found))
+    if json_file is not None:
+        write_atomically(json_file, json.dumps([one.to_dict() for one in found], indent=1).encode())
+    if plot is not None:
+        curves = [one for one in found if one.axis is not None]
+        (curves or found)[0].plot(plot)

@@ -1,0 +1,182 @@
+"""A stored run, read for averages: its frames, its temperature, what its calibration says, and the energies of its draws.
+
+Frames of checks hold the energies of the draws, and so do all frames of ``run_md(keep_draws=True)``; others are evaluated
+here, in batches, by a calculator that is given.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from blipcalc.calculator import DEVIATIONS
+from blipcalc.errors import ConfigurationError, DataError
+from blipcalc.frozen import FrozenCalculator
+from blipcalc.io import iterate
+from blipcalc.md.files import STEP, SUMMARY, TRAJECTORY
+from blipcalc.run_folder import last_checkpoint
+from blipcalc.settings import number
+from blipcalc.surfaces import Surfaces
+
+Source = Path | Sequence[Atoms]
+#: eV per atom by which a frame's energy may differ from that of a calculator for it to be the same model
+SAME_MODEL = 1e-3
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Replicas of one run.
+
+    replicas : files, or lists of frames
+    temperature_K : of its ensemble
+    scale_energy : factor of a calibration on energy variances; None without one
+    write_every : steps between regular frames, of run folders: the one that halted a run is none of them
+    """
+
+    replicas: tuple[Source, ...]
+    temperature_K: float
+    scale_energy: float | None
+    write_every: int | None
+
+    def frames(self, replica: Source) -> Iterator[Atoms]:
+        """Of one replica, in turn."""
+        for atoms in iterate(replica) if isinstance(replica, Path) else replica:
+            if self.write_every is None or atoms.info.get(STEP, 0) % self.write_every == 0:
+                yield atoms
+
+
+def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
+    """A run folder, a trajectory, frames, or several of the first two: replicas of one run.
+
+    temperature_K : of a run that does not say so itself; one that does must agree
+
+    Raises
+    ------
+    ConfigurationError : no temperature, another one, one that changes, or a run at constant energy
+    DataError : nothing that could be read
+    """
+    parts = [run] if isinstance(run, (str, Path)) else list(run)
+    if not parts:
+        raise DataError("expected a run folder, a trajectory or frames, got an empty list")
+    temperature_K = None if temperature_K is None else number("temperature_K", temperature_K, above=0.0)
+    if all(isinstance(part, Atoms) for part in parts):
+        return Stored((parts,), _agreed({temperature_K}, "these frames"), None, None)
+    replicas, known, scales, strides = [], {temperature_K}, set(), set()
+    for path in map(Path, parts):
+        if not path.is_dir():
+            replicas.append(path)
+            continue
+        said = _record(path)
+        config = said["config"]
+        known.add(_temperature(config, path))
+        scales.add(((said.get("provenance") or {}).get("calibration") or {}).get("scale_energy"))
+        strides.add(config.get("write_every"))
+        replicas.append(path / Path(config.get("trajectory") or TRAJECTORY).name)
+    missing = [str(path) for path in replicas if not path.is_file()]
+    if missing:
+        raise DataError(f"no trajectory {', '.join(missing)}")
+    if max(len(scales), len(strides)) > 1:
+        raise ConfigurationError(
+            f"replicas of one run have one calibration and one interval between frames, got {scales} and {strides}"
+        )
+    scale = next(iter(scales), None)
+    return Stored(tuple(replicas), _agreed(known, str(parts[0])), scale, next(iter(strides), None))
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What a folder says of its run: settings, calibration."""
+    summary = folder / SUMMARY
+    try:
+        said = json.loads(summary.read_text(encoding="utf-8")).get("run") if summary.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{summary} is damaged: {error}; give the trajectory and temperature_K=") from None
+    checkpoint = None if said else last_checkpoint(folder)
+    if not said and checkpoint is None:
+        raise DataError(
+            f"{folder} is no run folder: expected {SUMMARY} or a checkpoint, as run_md(folder=…) leaves them"
+        )
+    return said or checkpoint[1]
+
+
+def _temperature(config: dict[str, Any], folder: Path) -> float:
+    course = config.get("course") or []
+    if config.get("ensemble") == "nve":
+        raise ConfigurationError(
+            f"{folder} is a run at constant energy (nve), whose frames have no weights exp(-E / kT); run another ensemble"
+        )
+    if len(course) != 1:
+        raise ConfigurationError(
+            f"{folder} is a run along a course of temperatures {course}; an average is one of equilibrium, at a single one"
+        )
+    return float(course[0][1])
+
+
+def _agreed(known: set[float | None], what: str) -> float:
+    found = {value for value in known if value is not None}
+    if not found:
+        raise ConfigurationError(f"{what}: no temperature is known; give temperature_K= (--temperature-K)")
+    if max(found) - min(found) > 1e-6:
+        raise ConfigurationError(
+            f"{what}: expected one temperature, got {', '.join(f'{t:g} K' for t in sorted(found))}"
+        )
+    return max(found)
+
+
+class DrawEnergies:
+    """(K,) eV E_k - E of frames that come one after the other: as they are stored, or evaluated in batches.
+
+    calculator : for frames that hold none; None refuses those
+    batch : structures at a time
+    """
+
+    def __init__(self, calculator: Calculator | None, batch: int) -> None:
+        self.surfaces = None if calculator is None else Surfaces(calculator)
+        self.batch, self.found, self._waiting = batch, [], []
+
+    def add(self, atoms: Atoms) -> None:
+        """The next frame."""
+        held = atoms.calc.results if isinstance(atoms.calc, FrozenCalculator) else {}
+        if held.get("from_reference", 0.0):
+            raise DataError(
+                f"frame {len(self.found)} was driven by the reference, not by the model: such a run samples neither surface"
+            )
+        self.found.append(held.get(DEVIATIONS))
+        if self.found[-1] is None:
+            if self.surfaces is None:
+                raise DataError(
+                    f"frame {len(self.found) - 1} holds no {DEVIATIONS}: no check was made there. Give calculator= (--model), "
+                    "which evaluates such frames; a next run with keep_draws=True (--keep-draws) has them"
+                )
+            self._waiting.append((len(self.found) - 1, atoms))
+            if len(self._waiting) >= self.batch:
+                self._evaluate()
+
+    def done(self) -> np.ndarray:
+        """(T, K); raises :class:`DataError` for frames of different draws."""
+        self._evaluate()
+        if len({len(row) for row in self.found}) != 1:
+            raise DataError(
+                f"frames hold energies of {sorted({len(row) for row in self.found})} draws; expected one number"
+            )
+        return np.array(self.found)
+
+    def _evaluate(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        for (index, atoms), both in zip(waiting, self.surfaces([a for _, a in waiting], forces=False), strict=True):
+            stored = math.nan if atoms.calc is None else atoms.calc.results.get("energy", math.nan)
+            if abs(stored - both.driving.energy) > SAME_MODEL * len(atoms):
+                raise ConfigurationError(
+                    f"frame {index} has the energy {stored:.6g} eV, the calculator gives {both.driving.energy:.6g}: expected the "
+                    "calculator that drove the run, with the exact parts that were added to it"
+                )
+            self.found[index] = both.draws.energy - both.driving.energy

@@ -1,0 +1,181 @@
+"""An average over frames on the surface that drove a run and on each of K draws; its model error apart from its sampling error.
+
+The model error is the spread of the K averages; the sampling error is that of the run, which is finite, and comes from blocks.
+The K averages share the frames, so that their differences are known far better than each of them; what sampling error is left in
+the differences makes the model error too large, and is given as its ``noise``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from ase import units
+
+from blipcalc.errors import ConfigurationError, SamplingError
+from blipcalc.stats.reweighting import Array, averages, effective_fraction, next_weights, weights
+from blipcalc.stats.series import blocks, jackknife, statistical_inefficiency
+
+Choice = Literal["auto", "reweight", "cea"]
+#: N_eff, in independent frames, below which direct weights are refused
+LEAST_EFFECTIVE = 100
+#: independent frames below which every average is refused: five blocks
+LEAST_INDEPENDENT = 20
+#: memories in a block: an error that is too small by a sixteenth
+MEMORIES = 4
+#: components of an array whose memory is looked at
+MOST_COMPONENTS = 32
+#: blocks at most
+MOST_BLOCKS = 50
+REMEDY = "run longer, or run each draw on its own surface (blipcalc.independent_runs, 'blipcalc md --independent-runs')"
+
+
+@dataclass(frozen=True)
+class Series:
+    """An observable along replicas of one run, T_r frames each.
+
+    values : (T_r, …) of each replica, on the surface that drove
+    deviations : (T_r, K) eV, E_k - E
+    own : (T_r, K, …) where the observable is another one on each surface, such as its energy; else None
+    """
+
+    values: tuple[Array, ...]
+    deviations: tuple[Array, ...]
+    own: tuple[Array, ...] | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.values))
+
+
+@dataclass(frozen=True)
+class Thermal:
+    """An average and its errors.
+
+    value : (…) on the surface that drove; draws : (K, …)
+    sampling_error : (…) standard error of the value
+    noise : (…) what sampling makes of the spread of the draws where they are all alike
+    method : which weights
+    n_frames, inefficiency, n_independent : T, frames that weigh as much as one independent frame, and how many those are
+    n_eff : (K,) effective independent frames of direct weights, or independent frames of the run of each draw
+    spread_h : (K,) standard deviation of h; None where no weights were taken
+    next_term : (K, …) second order of the cumulant expansion, which the first leaves out; None for direct weights
+    """
+
+    value: Array
+    draws: Array
+    sampling_error: Array
+    noise: Array
+    method: str
+    n_frames: int
+    inefficiency: float
+    n_independent: float
+    n_eff: Array
+    spread_h: Array | None
+    next_term: Array | None
+
+
+def thermal_average(series: Series, temperature_K: float, method: Choice = "auto") -> Thermal:
+    """Average over the frames of a run in equilibrium.
+
+    Parameters
+    ----------
+    series : observable and energies of the draws
+    temperature_K : of the run
+    method : ``reweight``, ``cea``, or ``auto``: direct weights where every draw has N_eff ≥ 100, else the cumulant expansion
+
+    Raises
+    ------
+    ConfigurationError : another method
+    SamplingError : fewer than 20 independent frames; direct weights of fewer than 100; an expansion whose second order is larger
+        than its first
+    """
+    if method not in get_args(Choice):
+        raise ConfigurationError(f"method={method!r}; expected one of {', '.join(get_args(Choice))}")
+    h = np.concatenate(series.deviations) / (units.kB * temperature_K)
+    g, n_independent = independent_frames(series.values, _shifts(series, h))
+    n_eff = n_independent * effective_fraction(h)
+    if method == "auto":
+        method = "reweight" if n_eff.min() >= LEAST_EFFECTIVE else "cea"
+    if method == "reweight" and n_eff.min() < LEAST_EFFECTIVE:
+        worst = int(n_eff.argmin())
+        raise SamplingError(
+            f"N_eff = {n_eff[worst]:.3g} for draw {worst}, of {n_independent:.0f} independent frames ({len(h)} frames, sd of h "
+            f"{h[:, worst].std():.2g}); direct reweighting takes {LEAST_EFFECTIVE}. Take method='cea', {REMEDY}"
+        )
+    values = np.concatenate(series.values)
+    own = values[:, None] if series.own is None else np.concatenate(series.own)
+    parts = cut(series.values, g)
+
+    def spread_out(rows: np.ndarray) -> Array:
+        found = averages(own[rows], weights(h[rows], method))
+        return found - found.mean(axis=0)
+
+    draws = averages(own, weights(h, method))
+    error = jackknife(lambda rows: values[rows].mean(axis=0), parts)
+    next_term = averages(own, next_weights(h)) if method == "cea" else None
+    if next_term is not None:
+        _check_order(draws - own.mean(axis=0), next_term, error, h)
+    return Thermal(
+        value=values.mean(axis=0),
+        draws=draws,
+        sampling_error=error,
+        noise=np.sqrt(np.square(jackknife(spread_out, parts)).sum(axis=0) / (h.shape[1] - 1)),
+        method=method,
+        n_frames=len(h),
+        inefficiency=g,
+        n_independent=n_independent,
+        n_eff=n_eff,
+        spread_h=h.std(axis=0),
+        next_term=next_term,
+    )
+
+
+def _shifts(series: Series, h: Array) -> list[Array]:
+    """(T_r, K, …) what each frame adds to ⟨A⟩_k - ⟨A⟩, to first order: (A_tk - ⟨A_k⟩)(1 - δh_tk) - (A_t - ⟨A⟩).
+
+    Energies alone may remember for long what the observable does not care about.  Of an array, the components that vary most.
+    """
+    values = np.concatenate(series.values)
+    own = values[:, None] if series.own is None else np.concatenate(series.own)
+    flat, own = values.reshape(len(h), -1), own.reshape(len(h), own.shape[1], -1)
+    loud = np.argsort(flat.var(axis=0))[-MOST_COMPONENTS:]
+    flat, own = flat[:, loud], own[:, :, loud]
+    factors = 1.0 - (h - h.mean(axis=0))[:, :, None]
+    found = (own - own.mean(axis=0)) * factors - (flat - flat.mean(axis=0))[:, None]
+    return np.split(found, np.cumsum([len(part) for part in series.values])[:-1])
+
+
+def independent_frames(*series: Sequence[Array]) -> tuple[float, float]:
+    """Statistical inefficiency g of the slowest of several series of one run, and T / g.
+
+    series : each as (T_r, …) of every replica; those that do not change are left out
+    raises : SamplingError where T / g is below 20, or the memory outlasts the run
+    """
+    n, g = sum(map(len, series[0])), 1.0
+    for replicas in series:
+        flat = [np.reshape(values, (len(values), -1)) for values in replicas]
+        if any(np.ptp(values, axis=0).any() for values in flat) or len({values[0].tobytes() for values in flat}) > 1:
+            g = max(g, statistical_inefficiency(flat))
+    if n < LEAST_INDEPENDENT * g:
+        found = "a memory that outlasts them" if math.isinf(g) else f"{n / g:.1f} of them independent (one in {g:.3g})"
+        raise SamplingError(f"{n} frames, {found}; an average with an error takes {LEAST_INDEPENDENT}. Run longer")
+    return g, n / g
+
+
+def cut(values: Sequence[Array], g: float) -> list[np.ndarray]:
+    """Blocks of frames, long enough to forget."""
+    lengths = [len(v) for v in values]
+    return blocks(lengths, max(math.ceil(MEMORIES * g), sum(lengths) / MOST_BLOCKS))
+
+
+def _check_order(first: Array, following: Array, error: Array, h: Array) -> None:
+    """Refuse an expansion that does not settle: beyond noise, its second order is the larger one."""
+    sizes = [float(np.sqrt(np.mean(np.square(term)))) for term in (first, following, error)]
+    if sizes[1] > max(sizes[0], 2.0 * sizes[2]):
+        raise SamplingError(
+            f"the cumulant expansion does not settle: its first order is {sizes[0]:.3g}, its second {sizes[1]:.3g}, the sampling "
+            f"error {sizes[2]:.3g} (sd of h up to {h.std(axis=0).max():.2g}); {REMEDY}"
+        )
