@@ -129,3 +129,19 @@ class LimitsError(BlipcalcError, ValueError):
 
 class CompilationError(BlipcalcError, RuntimeError):
     """A model that cannot be compiled here, or whose compiled results differ from the plain ones."""
+
+
+class RelaxationError(BlipcalcError, ValueError):
+    """A structure or a path from which a derived quantity cannot be worked out."""
+
+
+class NotStationaryError(RelaxationError):
+    """A structure that is no minimum or saddle, or from which none is reached."""
+
+
+class ImaginaryModesError(RelaxationError):
+    """Thermodynamics of modes that are no oscillators."""
+
+
+class NoBarrierError(RelaxationError):
+    """A path whose highest image is one of its ends."""

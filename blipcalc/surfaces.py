@@ -20,9 +20,11 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from blipcalc.calculator import BayesianCalculator, ask, bayesian_of
 from blipcalc.combined import CombinedCalculator
-from blipcalc.core.contracts import Need
+from blipcalc.core.contracts import Need, Predictor
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.one_draw import OneDraw
+from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate
 
 #: Å, half the distance of a central difference where nothing can be differentiated
@@ -63,14 +65,27 @@ class Hessian(Protocol):
 
 @runtime_checkable
 class Differentiable(Protocol):
-    """A predictor that differentiates twice, and that evaluates every draw on a structure of its own."""
+    """A predictor that differentiates twice."""
+
+    def curvature(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
+        """Of the surface that drives."""
+        ...
+
+    def curvatures(self, structures: Sequence[Atoms]) -> Sequence[Hessian]:
+        """Of draw k at structure k."""
+        ...
+
+
+@runtime_checkable
+class OneByOne(Protocol):
+    """A predictor that takes its draws apart."""
 
     def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[SampleArrays]:
         """Draw k on structure k."""
         ...
 
-    def curvature(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
-        """Of the surface that drives."""
+    def single(self, k: int) -> Predictor:
+        """Draw k alone, uncalibrated."""
         ...
 
 
@@ -114,7 +129,7 @@ class Surfaces:
 
     def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> Values:
         """Draw k on structure k, for K structures of the same n atoms: (K,), (K, n, 3), (K, 6)."""
-        if isinstance(self.predictor, Differentiable):
+        if isinstance(self.predictor, OneByOne):
             rows = self.predictor.each(structures, stress=stress)
             own = [Values(row.energy[0], row.forces[0], row.stress[0] if stress else None) for row in rows]
         else:  # all of them everywhere, and the diagonal of that
@@ -170,6 +185,40 @@ class Surfaces:
         if isinstance(self.predictor, Differentiable) and not self.exact:
             return self.predictor.curvature(atoms, strain=strain)
         return DifferencedHessian(self, atoms, strain=strain)
+
+    def hessians(self, structures: Sequence[Atoms], directions: np.ndarray | None = None) -> np.ndarray:
+        """(K, B, 3n) eV/Å²: Hessian of draw k at structure k times directions (B, 3n); without them all of it, symmetric.
+
+        By automatic differentiation or central differences, as :meth:`hessian`.
+
+        raises : DrawsError for another number of structures than K
+        """
+        if len(structures) != self.n_draws:
+            raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
+        along = np.eye(3 * len(structures[0])) if directions is None else np.asarray(directions, dtype=np.float64)
+        if isinstance(self.predictor, Differentiable) and not self.exact:
+            found = np.stack([one.product(along) for one in self.predictor.curvatures(structures)])
+        else:
+            found = np.stack([self._slopes(structures, v) for v in along], axis=1)
+        return 0.5 * (found + found.swapaxes(1, 2)) if directions is None else found
+
+    def _slopes(self, structures: Sequence[Atoms], v: np.ndarray) -> np.ndarray:
+        """(K, 3n) of the gradients of the draws along v, by central differences."""
+        length = np.abs(v).max()
+        if not length:
+            return np.zeros((self.n_draws, len(v)))
+        up, down = (
+            self.each([displaced(atoms, sign * STEP / length * v) for atoms in structures]).forces for sign in (1, -1)
+        )
+        return (down - up).reshape(self.n_draws, -1) * length / (2 * STEP)
+
+    def single(self, k: int) -> Calculator:
+        """An ASE calculator of draw k alone, with the parts that are exact; raises DrawsError where there is no draw k."""
+        if not 0 <= whole("k", k) < self.n_draws:
+            raise DrawsError(f"k={k}; expected one of the draws 0 … {self.n_draws - 1}")
+        one = self.predictor.single(k) if isinstance(self.predictor, OneByOne) else OneDraw(self.predictor, k)
+        calculator = BayesianCalculator(one)
+        return CombinedCalculator(calculator, *self.exact) if self.exact else calculator
 
     def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:
         if not self.exact:

@@ -16,7 +16,7 @@ from blipcalc.core.contracts import Heads, Need, Surface
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
 from blipcalc.core.validate import check_structure
-from blipcalc.errors import ConfigurationError
+from blipcalc.errors import ConfigurationError, DrawsError
 
 
 class CommitteePredictor:
@@ -56,14 +56,29 @@ class CommitteePredictor:
         """Predictions in the order of the structures; members are evaluated one after the other."""
         predictions = []
         for atoms in structures:
-            check_structure(atoms)
-            # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
-            neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=0.1)
-            prediction = summarize(atoms.numbers, self._samples(atoms, need), keep_samples=need.samples)
+            samples = self._samples(self.calculators, atoms, need)
+            prediction = summarize(atoms.numbers, samples, keep_samples=need.samples)
             predictions.append(prediction if self.calibration is None else self.calibration.apply(prediction))
         return predictions
 
-    def _samples(self, atoms: Atoms, need: Need) -> SampleArrays:
+    def each(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[SampleArrays]:
+        """Member k on structure k alone, for K structures: samples of one draw each, posterior values.
+
+        raises : DrawsError for another number of structures; StructureError as for a call
+        """
+        if len(structures) != self.n_draws:
+            raise DrawsError(f"expected one structure for each of {self.n_draws} members, got {len(structures)}")
+        pairs = zip(self.calculators, structures, strict=True)
+        return [self._samples([member], atoms, Need(stress=stress)) for member, atoms in pairs]
+
+    def single(self, k: int) -> CommitteePredictor:
+        """Member k alone, uncalibrated."""
+        return CommitteePredictor([self.calculators[k]])
+
+    def _samples(self, members: Sequence[Calculator], atoms: Atoms, need: Need) -> SampleArrays:
+        check_structure(atoms)
+        # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
+        neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=0.1)
         # members see charges, magnetic moments and info, from which some take charge and spin, but no constraints
         bare = atoms.copy()
         bare.set_constraint()
@@ -73,7 +88,7 @@ class CommitteePredictor:
             *(["stress"] if need.stress and self.has_stress else []),
         ]
         values: dict[str, list] = {name: [] for name in names}
-        for calculator in self.calculators:
+        for calculator in members:
             for name in names:
                 values[name].append(np.array(calculator.get_property(name, bare), dtype=np.float64))
         return SampleArrays(**{name: np.stack(value) for name, value in values.items()})
