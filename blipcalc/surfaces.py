@@ -145,6 +145,10 @@ class Surfaces:
         energy, forces, stresses = zip(*own, strict=True)
         return Values(np.array(energy), np.stack(forces), np.stack(stresses) if stress else None)
 
+    def driving_forces(self, structures: Sequence[Atoms]) -> np.ndarray:
+        """(S, n, 3) eV/Å of the surface that drives alone; constraints are not looked at."""
+        return np.stack([self.calculator.get_property("forces", atoms) for atoms in structures])
+
     def energies(self, structures: Sequence[Atoms]) -> Estimate:
         """(S,) eV of structures, with their error bars."""
         found = self(structures, forces=False)

@@ -1,0 +1,77 @@
+"""Coordinates that vibrate: what constraints leave free, less the rigid motions that cost no energy.
+
+    T_a = e_a on every atom,   R_a = e_a × (r_i - c),   those of them that move no fixed coordinate
+
+| symbol | variable | meaning |
+|---|---|---|
+| e_a | | three axes; of R_a the principal axes of inertia |
+| r_i, c | ``positions``, ``centre`` | atoms and their centre of mass, Å |
+
+A molecule has six, a linear one five, a crystal three, a chain with one periodic direction four; a molecule with one atom fixed
+turns about that atom.  Whatever holds is found, not asked for (Wilson, Decius, Cross 1955, chapter 2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian, FixCom
+
+from blipcalc.errors import ConfigurationError
+
+#: below this ratio of radii of gyration an axis is that of a linear molecule: one bent by 0.01 Å is still linear
+LINEAR = 1e-2
+
+
+def free_coordinates(atoms: Atoms) -> np.ndarray:
+    """(3n,) whether a coordinate is free; raises ConfigurationError for constraints that are not of single coordinates."""
+    free = np.ones((len(atoms), 3), dtype=bool)
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            free[constraint.index] = False
+        elif isinstance(constraint, FixCartesian):
+            free[constraint.index] &= ~np.asarray(constraint.mask, dtype=bool)
+        elif not isinstance(constraint, FixCom):
+            raise ConfigurationError(
+                f"a harmonic analysis knows FixAtoms, FixCartesian and FixCom, got {type(constraint).__name__}; take it off"
+            )
+    if not free.any():
+        raise ConfigurationError(f"all {len(atoms)} atoms are fixed: nothing vibrates; free some of them")
+    return free.ravel()
+
+
+def rigid_motions(atoms: Atoms, free: np.ndarray) -> np.ndarray:
+    """(m, r) motions of the m free coordinates that change no distance; not orthogonal, r from 0 to 6."""
+    motions = np.array([np.tile(axis, len(atoms)) for axis in np.eye(3)] + _rotations(atoms)).T
+    held = motions[~free]
+    if len(held):
+        _, size, rows = np.linalg.svd(held)
+        motions = motions @ rows[int((size > 1e-3 * np.abs(motions).max()).sum()) :].T
+    return motions[free]
+
+
+def _rotations(atoms: Atoms) -> list[np.ndarray]:
+    """About the principal axes; about the cell vector where that alone repeats; none with two or three."""
+    if atoms.pbc.sum() > 1:
+        return []
+    masses = atoms.get_masses()
+    away = atoms.positions - masses @ atoms.positions / masses.sum()
+    if atoms.pbc.any():
+        (along,) = atoms.cell.array[atoms.pbc]
+        axes = [along / np.linalg.norm(along)]
+    else:
+        inertia = np.einsum("i,ijk->jk", masses, np.einsum("il,il,jk->ijk", away, away, np.eye(3)) - _outer(away))
+        axes = list(np.linalg.eigh(inertia)[1].T)
+    size = [np.sqrt(masses @ (np.cross(axis, away) ** 2).sum(axis=1)) for axis in axes]
+    widest = max([1e-9, np.sqrt(masses @ (away**2).sum(axis=1))])
+    return [np.cross(axis, away).ravel() for axis, s in zip(axes, size, strict=True) if s > LINEAR * widest]
+
+
+def _outer(away: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ik->ijk", away, away)
+
+
+def complement(motions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """(m, m - r) orthonormal: all that is orthogonal to the motions, each coordinate times its weight √m."""
+    weighted = motions if weights is None else motions * weights[:, None]
+    return np.linalg.qr(weighted, mode="complete")[0][:, weighted.shape[1] :]
