@@ -21,6 +21,8 @@ from blipcalc.errors import ConfigurationError
 
 #: below this ratio of radii of gyration an axis is that of a linear molecule: one bent by 0.01 Å is still linear
 LINEAR = 1e-2
+#: rigid motions may have this part of the largest curvature: rounding, and forces that are left
+RIGID = 1e-2
 
 
 def free_coordinates(atoms: Atoms) -> np.ndarray:
@@ -75,3 +77,21 @@ def complement(motions: np.ndarray, weights: np.ndarray | None = None) -> np.nda
     """(m, m - r) orthonormal: all that is orthogonal to the motions, each coordinate times its weight √m."""
     weighted = motions if weights is None else motions * weights[:, None]
     return np.linalg.qr(weighted, mode="complete")[0][:, weighted.shape[1] :]
+
+
+def symmetric(matrices: np.ndarray) -> np.ndarray:
+    """(…, m, m), what differences leave unsymmetric taken out."""
+    return 0.5 * (matrices + matrices.swapaxes(-1, -2))
+
+
+def check_rigid(hessian: np.ndarray, motions: np.ndarray) -> None:
+    """Refuse, with ConfigurationError, (m, r) motions that are not free of curvature, or that leave nothing to vibrate."""
+    if motions.shape[1] == len(hessian):
+        raise ConfigurationError("nothing vibrates: all free coordinates are translations and rotations")
+    if motions.shape[1]:
+        along = np.abs(hessian @ np.linalg.qr(motions)[0]).max()
+        if along > RIGID * np.abs(hessian).max():
+            raise ConfigurationError(
+                f"expected no curvature along translations and rotations, got {along:.3g} eV/Å²: the potential is fixed in "
+                "space; pass project=False"
+            )

@@ -31,14 +31,12 @@ from ase.calculators.calculator import Calculator
 from blipcalc.errors import ConfigurationError, NotStationaryError
 from blipcalc.relaxation.modes import Modes, labels, matched, modes_of
 from blipcalc.relaxation.points import settled
-from blipcalc.relaxation.rigid import complement, free_coordinates, rigid_motions
+from blipcalc.relaxation.rigid import check_rigid, complement, free_coordinates, rigid_motions, symmetric
 from blipcalc.relaxation.spectrum import Vibrations
 from blipcalc.surfaces import Surfaces
 
 #: eV/Å, largest force component of the driving surface from which its stationary point is looked for
 FAR = 0.1
-#: rigid motions may have this part of the largest curvature: rounding, and forces that are left
-RIGID = 1e-2
 
 
 def vibrations(
@@ -77,9 +75,9 @@ def vibrations(
     start, axes = atoms.copy(), np.eye(free.size)[free]
     start.calc = None
     _check_forces(surfaces, start, free)
-    hessian = _symmetric(surfaces.hessian(start).product(axes)[:, free])
+    hessian = symmetric(surfaces.hessian(start).product(axes)[:, free])
     motions = rigid_motions(start, free) if project else np.zeros((int(free.sum()), 0))
-    _check_rigid(hessian, motions)
+    check_rigid(hessian, motions)
     if at == "shared":
         structures = [start] * surfaces.n_draws
     elif positions is not None:
@@ -87,10 +85,10 @@ def vibrations(
     else:
         basis = complement(motions)
         (start,) = settled(surfaces.driving_forces, [start], hessian, free, basis, fmax=fmax)
-        hessian = _symmetric(surfaces.hessian(start).product(axes)[:, free])
+        hessian = symmetric(surfaces.hessian(start).product(axes)[:, free])
         rest = [start] * surfaces.n_draws
         structures = settled(lambda rows: surfaces.each(rows).forces, rest, hessian, free, basis, fmax=fmax)
-    hessians = _symmetric(surfaces.hessians(structures, axes)[:, :, free])
+    hessians = symmetric(surfaces.hessians(structures, axes)[:, :, free])
     driving = _modes(start, hessian, free, motions.shape[1])
     own = [_modes(one, h, free, motions.shape[1]) for one, h in zip(structures, hessians, strict=True)]
     orders, overlaps = zip(*(matched(driving, modes, degenerate_cm) for modes in own), strict=True)
@@ -120,10 +118,6 @@ def vibrations(
     )
 
 
-def _symmetric(matrices: np.ndarray) -> np.ndarray:
-    return 0.5 * (matrices + matrices.swapaxes(-1, -2))
-
-
 def _modes(atoms: Atoms, hessian: np.ndarray, free: np.ndarray, n_rigid: int) -> Modes:
     """Of one surface at its structure, whose rigid motions must be as many as there are."""
     root = np.sqrt(np.repeat(atoms.get_masses(), 3)[free])
@@ -143,18 +137,6 @@ def _check_forces(surfaces: Surfaces, atoms: Atoms, free: np.ndarray) -> None:
             f"expected a relaxed structure, with forces below {FAR} eV/Å, got {largest:.3g} eV/Å; relax it first on the same "
             "calculator"
         )
-
-
-def _check_rigid(hessian: np.ndarray, motions: np.ndarray) -> None:
-    if motions.shape[1] == len(hessian):
-        raise ConfigurationError("nothing vibrates: all free coordinates are translations and rotations")
-    if motions.shape[1]:
-        along = np.abs(hessian @ np.linalg.qr(motions)[0]).max()
-        if along > RIGID * np.abs(hessian).max():
-            raise ConfigurationError(
-                f"expected no curvature along translations and rotations, got {along:.3g} eV/Å²: the potential is fixed in "
-                "space; pass project=False"
-            )
 
 
 def _placed(atoms: Atoms, positions: np.ndarray, n_draws: int, *, turn: bool) -> list[Atoms]:

@@ -67,6 +67,21 @@ def plane(potential):
     return function
 
 
+def chain(constants, length):
+    """Springs between neighbours along x, in all three directions alike: constants repeat along the chain, so do atoms."""
+
+    def function(atoms):
+        n = len(atoms)
+        stretch = np.roll(atoms.positions, -1, axis=0) - atoms.positions
+        stretch[-1] += atoms.cell.array[0]
+        stretch[:, 0] -= length
+        k = np.tile(constants, n // len(constants))[:, None]
+        pull = k * stretch
+        return 0.5 * (pull * stretch).sum(), np.roll(pull, 1, axis=0) - pull
+
+    return function
+
+
 def calculator(functions):
     """Of the mean of functions (atoms -> energy, gradient), one for each draw."""
     return BayesianCalculator(committee([Toy(function) for function in functions]), raw=True)
@@ -74,4 +89,4 @@ def calculator(functions):
 
 @pytest.fixture(scope="session")
 def toys():
-    return SimpleNamespace(springs=springs, pair=pair, plane=plane, calculator=calculator)
+    return SimpleNamespace(springs=springs, pair=pair, plane=plane, chain=chain, calculator=calculator)
