@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import add_adsorbate, fcc100
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
-from ase.optimize import MDMin
+from ase.optimize import BFGS, MDMin
 from scipy.optimize import root
 
 from blipcalc.adapters.committee import committee
@@ -44,7 +44,13 @@ def wells(toys, **draws):
 @pytest.mark.parametrize("reoptimize", [False, "points", "paths"])
 def test_the_barrier_of_a_double_well_is_its_height(toys, reoptimize):
     found = barrier(
-        [at(-1), at(1)], wells(toys, h=H), interpolation="linear", project=False, reoptimize=reoptimize, fmax=1e-3
+        [at(-1), at(1)],
+        wells(toys, h=H),
+        interpolation="linear",
+        project=False,
+        reoptimize=reoptimize,
+        fmax=1e-3,
+        optimizer=BFGS,
     )
     for which in (found, found.reoptimized) if reoptimize else (found,):
         assert np.allclose(which.forward.draws, H, atol=1e-5)
@@ -62,7 +68,13 @@ def test_the_barrier_of_a_double_well_is_its_height(toys, reoptimize):
 @pytest.mark.parametrize("n_images", [2, 4])
 def test_without_climbing_the_maximum_lies_between_the_images(toys, n_images):
     found = barrier(
-        [at(-1), at(1)], wells(toys, h=H), n_images=n_images, interpolation="linear", climb=False, fmax=1e-3
+        [at(-1), at(1)],
+        wells(toys, h=H),
+        n_images=n_images,
+        interpolation="linear",
+        climb=False,
+        fmax=1e-3,
+        optimizer=BFGS,
     )
     assert found.energies.value.max() < 0.95 * H.mean()  # control: no image is there
     assert found.saddle_at == pytest.approx(1.0, abs=1e-3)
@@ -77,7 +89,15 @@ def test_what_shared_images_leave_out(toys):
     shifts = np.array([-0.1, -0.03, 0.02, 0.11])
     calculator = wells(toys, h=np.full(4, 0.5), shift=shifts)
     found = {
-        how: barrier([at(-1), at(1)], calculator, interpolation="linear", project=False, reoptimize=how, fmax=1e-3)
+        how: barrier(
+            [at(-1), at(1)],
+            calculator,
+            interpolation="linear",
+            project=False,
+            reoptimize=how,
+            fmax=1e-3,
+            optimizer=BFGS,
+        )
         for how in ("points", "paths")
     }
     shared = found["points"]
@@ -98,7 +118,7 @@ def test_reaction_energies_and_backward_barriers(toys):
     tilts = np.array([0.05, 0.1, 0.15])
     found = barrier(
         [at(-1), at(1)], wells(toys, h=np.full(3, 0.6), tilt=tilts), interpolation="linear", project=False,
-        reoptimize="points", fmax=1e-3,
+        reoptimize="points", fmax=1e-3, optimizer=BFGS,
     )  # fmt: skip
     own = found.reoptimized
     for k, tilt in enumerate(tilts):
@@ -204,7 +224,7 @@ def test_an_adatom_hops_and_held_atoms_stay(shared):
             image.calc = calculators[i]
     before = [image.positions.copy() for image in images]
     found = barrier(
-        images, calculators[0] if shared else None, n_images=3, fmax=0.05,
+        images, calculators[0] if shared else None, n_images=3, fmax=0.05, optimizer=BFGS,
         attach=lambda optimizer: optimizer.attach(lambda: seen.append(optimizer.nsteps)),
     )  # fmt: skip
     assert found.converged
@@ -222,7 +242,7 @@ def test_an_adatom_hops_and_held_atoms_stay(shared):
 def test_draws_on_their_own_with_periodic_cells():
     start, end = hop()
     calculator = BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)
-    found = barrier([start, end], calculator, n_images=3, fmax=0.05, reoptimize="points")
+    found = barrier([start, end], calculator, n_images=3, fmax=0.05, optimizer=BFGS, reoptimize="points")
     assert np.allclose(found.reoptimized.forward.draws, found.forward.draws, atol=2e-3)
 
 
@@ -247,7 +267,7 @@ def test_a_slope_has_no_barrier(toys):
 
 def test_a_draw_without_a_barrier_is_named(toys):
     calculator = wells(toys, h=[0.5, 0.5, 0.5], tilt=[0.0, 0.0, 1.2])
-    found = barrier([at(-1), at(1)], calculator, interpolation="linear", reoptimize=True, fmax=1e-3)
+    found = barrier([at(-1), at(1)], calculator, interpolation="linear", reoptimize=True, fmax=1e-3, optimizer=BFGS)
     assert found.reoptimized.status == ("converged", "converged", "no barrier")
     assert np.isnan(found.reoptimized.forward.draws[2])
     assert np.isnan(found.reoptimized.forward.std)
@@ -255,10 +275,10 @@ def test_a_draw_without_a_barrier_is_named(toys):
 
 def test_ends_are_relaxed_first_unless_told(toys):
     calculator = wells(toys, h=H)
-    assert barrier([at(-0.8), at(0.9)], calculator, interpolation="linear", fmax=1e-3).forward.value == pytest.approx(
-        H.mean(), abs=1e-4
-    )
-    kept = barrier([at(-0.8), at(0.9)], calculator, interpolation="linear", fmax=1e-3, relax_ends=False)
+    assert barrier(
+        [at(-0.8), at(0.9)], calculator, interpolation="linear", fmax=1e-3, optimizer=BFGS
+    ).forward.value == pytest.approx(H.mean(), abs=1e-4)
+    kept = barrier([at(-0.8), at(0.9)], calculator, interpolation="linear", fmax=1e-3, optimizer=BFGS, relax_ends=False)
     assert kept.forward.value < 0.9 * H.mean()
 
 
