@@ -88,18 +88,8 @@ def test_what_shared_images_leave_out(toys):
     """Wells that are shifted against each other: every draw has the same barrier, at another place."""
     shifts = np.array([-0.1, -0.03, 0.02, 0.11])
     calculator = wells(toys, h=np.full(4, 0.5), shift=shifts)
-    found = {
-        how: barrier(
-            [at(-1), at(1)],
-            calculator,
-            interpolation="linear",
-            project=False,
-            reoptimize=how,
-            fmax=1e-3,
-            optimizer=BFGS,
-        )
-        for how in ("points", "paths")
-    }
+    settings = {"interpolation": "linear", "project": False, "fmax": 1e-3, "optimizer": BFGS}
+    found = {how: barrier([at(-1), at(1)], calculator, reoptimize=how, **settings) for how in ("points", "paths")}
     shared = found["points"]
     assert shared.forward.bias == pytest.approx(0, abs=1e-12)  # linear in the energies
     assert np.allclose(shared.backward.draws - shared.forward.draws, -shared.reaction.draws)
@@ -274,12 +264,10 @@ def test_a_draw_without_a_barrier_is_named(toys):
 
 
 def test_ends_are_relaxed_first_unless_told(toys):
-    calculator = wells(toys, h=H)
-    assert barrier(
-        [at(-0.8), at(0.9)], calculator, interpolation="linear", fmax=1e-3, optimizer=BFGS
-    ).forward.value == pytest.approx(H.mean(), abs=1e-4)
-    kept = barrier([at(-0.8), at(0.9)], calculator, interpolation="linear", fmax=1e-3, optimizer=BFGS, relax_ends=False)
-    assert kept.forward.value < 0.9 * H.mean()
+    calculator, ends = wells(toys, h=H), [at(-0.8), at(0.9)]
+    settings = {"interpolation": "linear", "fmax": 1e-3, "optimizer": BFGS}
+    assert barrier(ends, calculator, **settings).forward.value == pytest.approx(H.mean(), abs=1e-4)
+    assert barrier(ends, calculator, relax_ends=False, **settings).forward.value < 0.9 * H.mean()
 
 
 def test_refusals(toys):
