@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from blipcalc.monitor.observer import UncertaintyMonitor
     from blipcalc.monitor.reference import check_reference
     from blipcalc.on_demand import ReferenceOnDemand
+    from blipcalc.relaxation.paths import barrier
+    from blipcalc.relaxation.phonons import phonons
+    from blipcalc.relaxation.vibrations import vibrations
     from blipcalc.report.page import write_report
     from blipcalc.training.run import train
 
@@ -51,6 +54,7 @@ _PUBLIC = {
     "RollBack": ("blipcalc.monitor.actions", "RollBack"),
     "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
+    "barrier": ("blipcalc.relaxation.paths", "barrier"),
     "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
     "check_reference": ("blipcalc.monitor.reference", "check_reference"),
@@ -61,9 +65,11 @@ _PUBLIC = {
     "ipi_extras": ("blipcalc.exchange", "ipi_extras"),
     "load": ("blipcalc.checkpoint", "load_model"),
     "mace_results": ("blipcalc.exchange", "mace_results"),
+    "phonons": ("blipcalc.relaxation.phonons", "phonons"),
     "read": ("blipcalc.io", "read"),
     "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
+    "vibrations": ("blipcalc.relaxation.vibrations", "vibrations"),
     "write": ("blipcalc.io", "write"),
     "write_report": ("blipcalc.report.page", "write_report"),
 }
@@ -84,6 +90,7 @@ __all__ = [
     "RollBack",
     "TooClose",
     "UncertaintyMonitor",
+    "barrier",
     "bayesianize",
     "calibrate",
     "check_reference",
@@ -94,9 +101,11 @@ __all__ = [
     "ipi_extras",
     "load",
     "mace_results",
+    "phonons",
     "read",
     "run_md",
     "train",
+    "vibrations",
     "write",
     "write_report",
 ]

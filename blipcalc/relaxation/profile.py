@@ -85,10 +85,15 @@ class Barrier:
 
     @property
     def first_order_error(self) -> np.ndarray:
-        """(K,) eV, forward barrier of each draw re-optimised less that on shared images; raises ConfigurationError without."""
+        """(K,) eV, by how much the forward barrier of each draw, less that of the driving surface, differs once both are
+        re-optimised.  What is left of the driving path itself is no part of it.
+
+        raises : ConfigurationError where no draw was re-optimised
+        """
         if self.reoptimized is None:
             raise ConfigurationError("no draw was re-optimised; pass reoptimize='points' or 'paths'")
-        return self.reoptimized.forward.draws - self.forward.draws
+        own, shared = self.reoptimized.forward, self.forward
+        return (own.draws - own.value) - (shared.draws - shared.value)
 
     def profile(self, n_points: int = 100) -> tuple[np.ndarray, Estimate]:
         """(P,) Å along the path and the energies there: cubic between the images, with the slopes of each surface."""
@@ -112,7 +117,7 @@ class Barrier:
         if self.reoptimized is not None:
             error = self.first_order_error
             rows.append(
-                f"shared images miss {np.nanmean(error):+.4f} eV on average, at most {np.nanmax(np.abs(error)):.4f}"
+                f"shared images miss {np.nanmean(error):+.4f} eV of a draw on average, at most {np.nanmax(np.abs(error)):.4f}"
             )
         return "\n".join(rows)
 

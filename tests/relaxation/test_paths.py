@@ -12,6 +12,7 @@ from ase.optimize import BFGS, MDMin
 from scipy.optimize import root
 
 from blipcalc.adapters.committee import committee
+from blipcalc.bundle import starting_structure
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.errors import ConfigurationError, DrawsError, NoBarrierError
 from blipcalc.relaxation.paths import barrier
@@ -234,6 +235,25 @@ def test_draws_on_their_own_with_periodic_cells():
     calculator = BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)
     found = barrier([start, end], calculator, n_images=3, fmax=0.05, optimizer=BFGS, reoptimize="points")
     assert np.allclose(found.reoptimized.forward.draws, found.forward.draws, atol=2e-3)
+
+
+def test_a_methyl_group_turns_into_a_permutation_of_itself():
+    """Ethanol with the bundled model: both ends are one structure with its atoms renamed, on every draw."""
+    start = starting_structure("ethanol")
+    start.calc = BayesianCalculator("rmd17", surface="centre", n_draws=8)
+    BFGS(start, logfile=None).run(fmax=0.01, steps=200)
+    end = start.copy()
+    end.rotate_dihedral(2, 0, 1, 5, 120, indices=[5, 6, 7])
+    found = barrier([start, end], start.calc, n_images=3, optimizer=BFGS, reoptimize="points")
+    assert found.converged
+    assert 0.12 < found.forward.value < 0.20
+    assert 1e-4 < found.forward.std < 0.01
+    own = found.reoptimized
+    assert np.abs(own.reaction.draws).max() < 1e-5
+    assert own.forward.value == pytest.approx(float(found.forward.value), abs=0.003)
+    assert np.abs(found.first_order_error).max() < 0.001
+    energies = np.abs(own.forward.draws - own.forward.value)
+    assert energies.max() > 3 * np.abs(found.first_order_error).max()
 
 
 # --- what happens otherwise ---------------------------------------------------------------------------------------------------

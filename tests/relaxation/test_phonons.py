@@ -19,6 +19,7 @@ from blipcalc.errors import ConfigurationError, DrawsError, ImaginaryModesError
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.relaxation.lattice import cells_of, nearest_images
 from blipcalc.relaxation.phonons import phonons
+from blipcalc.relaxation.pictures import plot_bands
 from blipcalc.surfaces import Surfaces
 
 CM = _hbar * m / np.sqrt(_e * _amu) / invcm
@@ -136,6 +137,8 @@ def test_the_driving_surface_is_that_of_ase(tmp_path):
     assert bands.frequencies.value.shape == (20, 3)
     assert bands.to_ase().energies.shape == (1, 20, 3)
     json.dumps(bands.to_dict())
+    plot_bands(bands, tmp_path / "bands.png", title="aluminium")
+    assert (tmp_path / "bands.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_between_held_points_symmetry_is_kept():
