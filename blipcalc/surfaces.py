@@ -221,7 +221,7 @@ class Surfaces:
         if not 0 <= whole("k", k) < self.n_draws:
             raise DrawsError(f"k={k}; expected one of the draws 0 … {self.n_draws - 1}")
         one = self.predictor.single(k) if isinstance(self.predictor, OneByOne) else OneDraw(self.predictor, k)
-        calculator = BayesianCalculator(one)
+        calculator = BayesianCalculator(one, raw=True)
         return CombinedCalculator(calculator, *self.exact) if self.exact else calculator
 
     def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:

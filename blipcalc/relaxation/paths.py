@@ -36,7 +36,7 @@ def barrier(
     *,
     n_images: int = 5,
     climb: bool = True,
-    fmax: float = 0.05,
+    fmax: float = 0.02,
     steps: int = 500,
     relax_ends: bool = True,
     reoptimize: Literal["points", "paths"] | bool = False,
@@ -54,7 +54,8 @@ def barrier(
     calculator : of all images; None takes those of the images, or that of the first for all
     n_images : between the two minima
     climb : the highest image climbs to the saddle; else the maximum between images is taken
-    fmax, steps : eV/Å and number of steps at which the optimiser ends; 0 steps take the path as it is
+    fmax, steps : eV/Å and number of steps at which the optimiser ends; 0 steps take the path as it is.  What 0.05 eV/Å
+        leaves at a soft saddle, a meV, is as large as many an error bar
     relax_ends : relax both ends first
     reoptimize : a check with each draw at its own ``points``, or on its own ``paths`` (as True)
     project : for ``points``, take out rigid motions; False for atoms in a potential that is fixed in space

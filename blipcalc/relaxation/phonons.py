@@ -31,7 +31,7 @@ from blipcalc.relaxation.oscillators import Oscillators, oscillators
 from blipcalc.relaxation.points import settled
 from blipcalc.relaxation.rigid import complement, rigid_motions
 from blipcalc.settings import number, whole
-from blipcalc.stats.estimate import Estimate
+from blipcalc.stats.estimate import Estimate, with_error
 from blipcalc.surfaces import Surfaces
 
 #: cm⁻¹, below which a frequency is that of a translation; sums leave it out
@@ -56,6 +56,16 @@ class Bands:
     def to_ase(self) -> BandStructure:
         """Of the driving surface, in eV."""
         return BandStructure(self.path, energies=self.frequencies.value[None] * invcm)
+
+    def table(self) -> str:
+        """A line for each named point of the path, with the frequencies of its branches in cm⁻¹."""
+        axis, ticks, names = self.path.get_linear_kpoint_axis()
+        rows, f = [], self.frequencies
+        for name, tick in zip(names, ticks, strict=True):
+            i = int(np.abs(axis - tick).argmin())
+            pairs = zip(f.value[i], f.std[i], strict=True)
+            rows.append(f"{name:>3}  " + "  ".join(f"{with_error(float(v), float(s)):>16}" for v, s in pairs))
+        return "\n".join(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
@@ -155,6 +165,16 @@ class Phonons:
 
         driving, own = self.modes(points)
         return self._estimate(of(driving.frequencies), [of(f) for f in own.frequencies], "cm")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {
+            "supercell": list(self.supercell),
+            "constants": self.constants.tolist(),
+            "draws": self.draws.tolist(),
+            "widening": self.widening,
+            "calibrated": self.calibrated,
+        }
 
     def _estimate(self, value: np.ndarray, draws: object, unit: str = "cm^-1") -> Estimate:
         return Estimate(value, np.asarray(draws), unit, self.widening, self.calibrated, "harmonic")

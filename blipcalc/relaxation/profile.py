@@ -114,8 +114,8 @@ class Barrier:
             if of is not None:
                 where = "shared images" if of is self else f"each draw on its own ({of.how})"
                 rows.append(f"{where}: forward {of.forward}, backward {of.backward}, reaction {of.reaction}")
-        if self.reoptimized is not None:
-            error = self.first_order_error
+        error = np.full(1, np.nan) if self.reoptimized is None else self.first_order_error
+        if np.isfinite(error).any():
             rows.append(
                 f"shared images miss {np.nanmean(error):+.4f} eV of a draw on average, at most {np.nanmax(np.abs(error)):.4f}"
             )

@@ -136,7 +136,8 @@ def test_the_driving_surface_is_that_of_ase(tmp_path):
     bands = found.bands("GXWKGL", n_points=20)
     assert bands.frequencies.value.shape == (20, 3)
     assert bands.to_ase().energies.shape == (1, 20, 3)
-    json.dumps(bands.to_dict())
+    json.dumps([bands.to_dict(), found.to_dict()])
+    assert [line.split()[0] for line in bands.table().splitlines()] == list("GXWKGL")
     plot_bands(bands, tmp_path / "bands.png", title="aluminium")
     assert (tmp_path / "bands.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

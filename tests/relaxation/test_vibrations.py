@@ -119,14 +119,14 @@ def test_structures_of_the_draws_may_come_from_elsewhere_and_lie_anywhere(argon)
 def test_the_interval_holds_the_truth_as_often_as_it_says(toys, dimer):
     """The truth is one more draw: of intervals from eight draws 90 % hold it; those of one error bar far fewer."""
     rng, length, held, naive = np.random.default_rng(5), dimer.get_distance(0, 1), [], []
-    for _ in range(120):
+    for _ in range(60):
         constants = 10 * np.exp(0.05 * rng.normal(size=9))
         dimer.calc = toys.calculator([toys.springs({(0, 1): (k, length)}) for k in constants[:8]])
         found = vibrations(dimer, at="shared").frequencies[0]
         truth = CM * np.sqrt(constants[8] / reduced(dimer))
         held.append(found.holds(truth, 0.9))
         naive.append(abs(truth - found.value) < 1.0 * found.std)
-    assert 0.83 < np.mean(held) < 0.97
+    assert 0.8 < np.mean(held) < 0.98
     assert np.mean(naive) < 0.8  # control
 
 
