@@ -28,7 +28,7 @@ from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.relaxation.lattice import Images, dynamical, nearest_images, with_sum_rules
 from blipcalc.relaxation.modes import Modes, matched, modes_of
 from blipcalc.relaxation.oscillators import Oscillators, oscillators
-from blipcalc.relaxation.points import settled
+from blipcalc.relaxation.points import at_rest
 from blipcalc.relaxation.rigid import complement, rigid_motions
 from blipcalc.settings import number, whole
 from blipcalc.stats.estimate import Estimate, with_error
@@ -241,10 +241,7 @@ def _at_rest(surfaces: Surfaces, start: Atoms, fmax: float) -> tuple[Atoms, list
     """The driving structure and those of the draws, in the same cell."""
     free = np.ones(3 * len(start), dtype=bool)
     basis = complement(rigid_motions(start, free))
-    hessian = surfaces.hessian(start).matrix()
-    (start,) = settled(surfaces.driving_forces, [start], hessian, free, basis, fmax=fmax)
-    rest = [start] * surfaces.n_draws
-    return start, settled(lambda rows: surfaces.each(rows).forces, rest, hessian, free, basis, fmax=fmax)
+    return at_rest(surfaces, start, surfaces.hessian(start).matrix(), free, basis, fmax)
 
 
 def _constants(rows: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:

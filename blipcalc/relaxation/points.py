@@ -20,11 +20,21 @@ import numpy as np
 from ase import Atoms
 
 from blipcalc.errors import NotStationaryError
+from blipcalc.surfaces import Surfaces
 
 #: Å, longest way of an atom in one step
 LONGEST = 0.1
 #: steps at most, and Å from where it began: a draw that needs more has another valley there, or none
 STEPS, FARTHEST = 60, 1.0
+
+
+def at_rest(
+    surfaces: Surfaces, start: Atoms, hessian: np.ndarray, free: np.ndarray, basis: np.ndarray, fmax: float
+) -> tuple[Atoms, list[Atoms]]:
+    """The stationary point of the surface that drives, and from there those of the K draws; arguments as :func:`settled`."""
+    (driving,) = settled(surfaces.driving_forces, [start], hessian, free, basis, fmax=fmax)
+    begin = [driving] * surfaces.n_draws
+    return driving, settled(lambda rows: surfaces.each(rows).forces, begin, hessian, free, basis, fmax=fmax)
 
 
 def settled(

@@ -30,7 +30,7 @@ from ase.calculators.calculator import Calculator
 
 from blipcalc.errors import ConfigurationError, NotStationaryError
 from blipcalc.relaxation.modes import Modes, labels, matched, modes_of
-from blipcalc.relaxation.points import settled
+from blipcalc.relaxation.points import at_rest
 from blipcalc.relaxation.rigid import check_rigid, complement, free_coordinates, rigid_motions, symmetric
 from blipcalc.relaxation.spectrum import Vibrations
 from blipcalc.surfaces import Surfaces
@@ -83,11 +83,8 @@ def vibrations(
     elif positions is not None:
         structures = _placed(start, positions, surfaces.n_draws, turn=motions.shape[1] > 4 and free.all())
     else:
-        basis = complement(motions)
-        (start,) = settled(surfaces.driving_forces, [start], hessian, free, basis, fmax=fmax)
+        start, structures = at_rest(surfaces, start, hessian, free, complement(motions), fmax)
         hessian = symmetric(surfaces.hessian(start).product(axes)[:, free])
-        rest = [start] * surfaces.n_draws
-        structures = settled(lambda rows: surfaces.each(rows).forces, rest, hessian, free, basis, fmax=fmax)
     hessians = symmetric(surfaces.hessians(structures, axes)[:, :, free])
     driving = _modes(start, hessian, free, motions.shape[1])
     own = [_modes(one, h, free, motions.shape[1]) for one, h in zip(structures, hessians, strict=True)]

@@ -14,6 +14,8 @@ from scipy.optimize import root
 from blipcalc.adapters.committee import committee
 from blipcalc.bundle import starting_structure
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.combined import CombinedCalculator
+from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DrawsError, NoBarrierError
 from blipcalc.relaxation.paths import barrier
 from blipcalc.relaxation.pictures import plot_profile
@@ -176,6 +178,25 @@ def test_mueller_brown_with_scaled_depths(toys, known, how):
     # control: energies of one draw against another's minimum are no barrier
     wrong = found.energies.draws.max(axis=1) - np.roll(found.energies.draws[:, -1], 1)
     assert not np.allclose(wrong, known[:, 0], atol=0.05)
+
+
+def test_exact_parts_and_calibrations(toys):
+    """A part that is exact raises every barrier alike; a calibration widens the error bar, not the draws."""
+    members = toys.calculator([toys.plane(double_well(h)) for h in H]).predictor.calculators
+    extra = toys.calculator([toys.plane(double_well(0.2))]).predictor.calculators[0]
+    calibration = Calibration(
+        surface="mean", n_draws=3, seed=0, model_hash="", scale={1: 1.0}, scale_energy=4.0, q_atom={}, q_frame={}, n_frames=0,
+        n_atoms={}, frames_hash="",
+    )  # fmt: skip
+    calculator = CombinedCalculator(BayesianCalculator(committee(members, calibration)), extra)
+    for how in ("points", "paths"):
+        found = barrier(
+            [at(-1), at(1)], calculator, interpolation="linear", project=False, reoptimize=how, optimizer=BFGS
+        )
+        for which in (found, found.reoptimized):
+            assert np.allclose(which.forward.draws, H + 0.2, atol=1e-5)
+            assert which.forward.std == pytest.approx(2 * H.std(ddof=1), rel=1e-4)
+            assert which.forward.calibrated
 
 
 # --- atoms ------------------------------------------------------------------------------------------------------------------
