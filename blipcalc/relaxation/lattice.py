@@ -23,8 +23,6 @@ from ase import Atoms
 
 #: Å, by which distances of images may differ and be the same
 SAME = 1e-4
-#: times that symmetry and the sum rule are restored in turn
-ROUNDS = 3
 
 
 class Images(NamedTuple):
@@ -65,18 +63,16 @@ def nearest_images(atoms: Atoms, supercell: tuple[int, int, int]) -> Images:
 
 
 def with_sum_rules(constants: np.ndarray, supercell: tuple[int, int, int]) -> np.ndarray:
-    """(…, N, 3n, 3n) symmetric under exchange of the two atoms, and without force where everything moves alike."""
-    size = np.array(supercell)
-    opposite = np.ravel_multi_index(((-cells_of(supercell)) % size).T, supercell)
-    n = constants.shape[-1] // 3
-    found = constants
-    for _ in range(ROUNDS):
-        found = 0.5 * (found + found[..., opposite, :, :].swapaxes(-1, -2))
-        total = found.reshape(*found.shape[:-1], n, 3).sum(axis=(-4, -2))
-        for a in range(n):
-            block = slice(3 * a, 3 * a + 3)
-            found[..., 0, block, block] -= total[..., block, :]
-    return found
+    """(…, N, 3n, 3n) symmetric under exchange of the two atoms, and without force where everything moves alike.
+
+    The smallest change that gives both: translations are projected out of Σ_R C(R), in equal parts of every R.
+    """
+    opposite = np.ravel_multi_index(((-cells_of(supercell)) % np.array(supercell)).T, supercell)
+    found = 0.5 * (constants + constants[..., opposite, :, :].swapaxes(-1, -2))
+    n = found.shape[-1] // 3
+    inner = np.eye(3 * n) - np.tile(np.eye(3), (n, n)) / n
+    gamma = found.sum(axis=-3)
+    return found + ((inner @ gamma @ inner - gamma) / len(opposite))[..., None, :, :]
 
 
 def dynamical(constants: np.ndarray, images: Images, masses: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.errors import ConfigurationError, DrawsError, ImaginaryModesError
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.relaxation.lattice import cells_of, nearest_images
+from blipcalc.relaxation.lattice import cells_of, nearest_images, with_sum_rules
 from blipcalc.relaxation.phonons import phonons
 from blipcalc.relaxation.pictures import plot_bands
 from blipcalc.surfaces import Surfaces
@@ -158,6 +158,19 @@ def test_images_share_what_is_equally_near():
     assert np.allclose(totals, 1)
     reverse = {tuple(cell): w for cell, w in zip(images.cells, images.weight, strict=True)}
     assert all(np.allclose(w, reverse[tuple(-cell)].T) for cell, w in zip(images.cells, images.weight, strict=True))
+
+
+@pytest.mark.parametrize("supercell", [(2, 3, 1), (4, 1, 1)])
+def test_sum_rules_of_noisy_constants(supercell):
+    """What differences leave: symmetric at every point, and three translations without frequency at Γ."""
+    cells = int(np.prod(supercell))
+    noisy = np.random.default_rng(0).normal(size=(2, cells, 6, 6))
+    found = with_sum_rules(noisy, supercell)
+    translations = np.tile(np.eye(3), (2, 1))
+    assert np.abs(found.sum(axis=1) @ translations).max() < 1e-12
+    opposite = np.ravel_multi_index((-cells_of(supercell) % np.array(supercell)).T, supercell)
+    assert np.abs(found - found[:, opposite].swapaxes(2, 3)).max() < 1e-12
+    assert np.allclose(with_sum_rules(found, supercell), found, atol=1e-12)  # and what has both is left as it is
 
 
 def lennard_jones(sigma):

@@ -9,6 +9,7 @@ from ase.build import molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixCom
 from ase.optimize import BFGS
+from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 from ase.units import _amu, _e, _hbar, invcm, kB, m
 from ase.vibrations import Vibrations as AseVibrations
 from scipy.optimize import brentq
@@ -130,6 +131,18 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(toys, dimer):
     assert np.mean(naive) < 0.8  # control
 
 
+def test_draws_much_stiffer_than_their_mean_are_reached(toys, dimer):
+    """Steps with the curvature of the mean alone overshoot, and then run away, where a draw is more than twice as stiff."""
+    constants, lengths = np.array([1.0, 2.0, 30.0]), dimer.get_distance(0, 1) * np.array([1.02, 0.99, 1.01])
+    rest = constants @ lengths / constants.sum()
+    dimer.set_distance(0, 1, rest)
+    dimer.calc = toys.calculator([toys.springs({(0, 1): (k, r)}) for k, r in zip(constants, lengths, strict=True)])
+    found = vibrations(dimer, fmax=1e-5)
+    distances = np.linalg.norm(found.positions[:, 1] - found.positions[:, 0], axis=1)
+    assert np.allclose(distances, lengths, atol=1e-5)
+    assert np.allclose(found.frequencies.draws[:, 0], CM * np.sqrt(constants / reduced(dimer)), rtol=1e-5)
+
+
 # --- which coordinates vibrate ------------------------------------------------------------------------------------------
 
 
@@ -217,6 +230,22 @@ def test_matching_of_groups_and_controls():
     assert matched(driving, own, 0.1)[1].min() < 0.7  # without the group the pair is torn apart
 
 
+def test_any_mixture_within_a_group_goes_by_frequency():
+    rng = np.random.default_rng(2)
+    driving = Modes(np.array([1.0, 1.1, 1.2, 1.3, 9.0, 9.1]), np.eye(6))
+    for _ in range(50):
+        vectors = np.zeros((6, 6))
+        vectors[:4, :4], vectors[4:, 4:] = (
+            np.linalg.qr(rng.normal(size=(4, 4)))[0],
+            np.linalg.qr(rng.normal(size=(2, 2)))[0],
+        )
+        shuffled = rng.permutation(6)
+        order, overlap = matched(driving, Modes(np.arange(6.0), vectors[:, shuffled]), 0.5)
+        assert order[:4].tolist() == sorted(np.flatnonzero(shuffled < 4))
+        assert order[4:].tolist() == sorted(np.flatnonzero(shuffled >= 4))
+        assert np.allclose(overlap, 1)
+
+
 # --- constraints ----------------------------------------------------------------------------------------------------------
 
 
@@ -294,16 +323,18 @@ def test_energies_of_an_oscillator_on_every_draw(toys, dimer):
 
 
 def test_thermochemistry_of_ase_on_every_draw(toys, dimer):
-    from ase.thermochemistry import HarmonicThermo, IdealGasThermo
-
     length = dimer.get_distance(0, 1)
-    dimer.calc = toys.calculator([toys.springs({(0, 1): (k, length)}) for k in K])
+    lengths = length * np.array([0.95, 1.0, 1.04])
+    dimer.set_distance(0, 1, K @ lengths / K.sum())
+    dimer.calc = toys.calculator([toys.springs({(0, 1): (k, r)}) for k, r in zip(K, lengths, strict=True)])
     found = vibrations(dimer)
     mapped = found.energies.map(lambda e: HarmonicThermo(e).get_helmholtz_energy(500, verbose=False))
     assert np.allclose(mapped.draws, found.free_energy(500).draws, rtol=1e-6)
     gas = found.gibbs_energy(298.15, symmetry_number=1)
-    one = IdealGasThermo(found.energies.draws[1], "linear", atoms=dimer, symmetrynumber=1, spin=0)
-    assert gas.draws[1] == pytest.approx(one.get_gibbs_energy(298.15, 101325, verbose=False), abs=1e-8)
+    for k, r in enumerate(lengths):
+        molecule_of_draw = Atoms("CO", [[0, 0, 0], [r, 0, 0]])
+        one = IdealGasThermo(found.energies.draws[k], "linear", atoms=molecule_of_draw, symmetrynumber=1, spin=0)
+        assert gas.draws[k] == pytest.approx(one.get_gibbs_energy(298.15, 101325, verbose=False), abs=1e-6)
     dimer.set_constraint(FixAtoms([0]))
     with pytest.raises(ConfigurationError, match="ideal gas"):
         vibrations(dimer).gibbs_energy(300)
