@@ -435,3 +435,17 @@ def test_ethanol_with_the_bundled_model():
     assert std[-1] < 300
     assert 2.0 < found.zero_point_energy().value < 2.3
     assert found.frequencies.calibrated
+
+
+def test_benzene_with_the_bundled_model_has_ten_pairs():
+    """D6h: of 30 modes 10 are pairs, on every draw, for a network knows the symmetry of what it sees."""
+    atoms = starting_structure("benzene")
+    atoms.calc = BayesianCalculator("rmd17", surface="centre", n_draws=2, raw=True)
+    BFGS(atoms, logfile=None).run(fmax=0.01, steps=200)
+    found = vibrations(atoms)
+    pairs = [np.flatnonzero(found.groups == g) for g in np.unique(found.groups)]
+    assert sorted(map(len, pairs)) == [1] * 10 + [2] * 10
+    for pair in pairs:
+        assert np.ptp(found.frequencies.draws[:, pair], axis=1).max() < 0.5
+    assert found.overlaps.min() > 0.95
+    assert found.frequencies.std.max() > 1  # control: draws do differ
