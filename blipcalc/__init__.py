@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from blipcalc.observables.independent import independent_runs
     from blipcalc.observables.scans import dihedral_scan, dimer_scan, distance_scan
     from blipcalc.on_demand import ReferenceOnDemand
+    from blipcalc.relaxation.paths import barrier
+    from blipcalc.relaxation.phonons import phonons
     from blipcalc.relaxation.relax import relax
+    from blipcalc.relaxation.vibrations import vibrations
     from blipcalc.report.page import write_report
     from blipcalc.training.run import train
 
@@ -60,6 +63,7 @@ _PUBLIC = {
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
     "adsorption_energy": ("blipcalc.observables.differences", "adsorption_energy"),
     "average": ("blipcalc.observables.average", "average"),
+    "barrier": ("blipcalc.relaxation.paths", "barrier"),
     "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
     "check_reference": ("blipcalc.monitor.reference", "check_reference"),
@@ -77,11 +81,13 @@ _PUBLIC = {
     "ipi_extras": ("blipcalc.exchange", "ipi_extras"),
     "load": ("blipcalc.checkpoint", "load_model"),
     "mace_results": ("blipcalc.exchange", "mace_results"),
+    "phonons": ("blipcalc.relaxation.phonons", "phonons"),
     "read": ("blipcalc.io", "read"),
     "relax": ("blipcalc.relaxation.relax", "relax"),
     "run_md": ("blipcalc.md.run", "run_md"),
     "train": ("blipcalc.training.run", "train"),
     "vacancy_energy": ("blipcalc.observables.differences", "vacancy_energy"),
+    "vibrations": ("blipcalc.relaxation.vibrations", "vibrations"),
     "write": ("blipcalc.io", "write"),
     "write_report": ("blipcalc.report.page", "write_report"),
 }
@@ -104,6 +110,7 @@ __all__ = [
     "UncertaintyMonitor",
     "adsorption_energy",
     "average",
+    "barrier",
     "bayesianize",
     "calibrate",
     "check_reference",
@@ -121,11 +128,13 @@ __all__ = [
     "ipi_extras",
     "load",
     "mace_results",
+    "phonons",
     "read",
     "relax",
     "run_md",
     "train",
     "vacancy_energy",
+    "vibrations",
     "write",
     "write_report",
 ]

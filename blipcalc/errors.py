@@ -139,11 +139,27 @@ class IncomparableError(BlipcalcError, ValueError):
     """Structures whose energies cannot be subtracted draw by draw."""
 
 
-class NotConvergedError(BlipcalcError, RuntimeError):
+class RelaxationError(BlipcalcError, ValueError):
+    """A structure or a path from which a derived quantity cannot be worked out."""
+
+
+class NotStationaryError(RelaxationError):
+    """A structure that is no minimum or saddle, or from which none is reached."""
+
+
+class ImaginaryModesError(RelaxationError):
+    """Thermodynamics of modes that are no oscillators."""
+
+
+class NoBarrierError(RelaxationError):
+    """A path whose highest image is one of its ends."""
+
+
+class NotConvergedError(RelaxationError):
     """A relaxation that has not arrived within its steps."""
 
 
-class NotAMinimumError(BlipcalcError, ValueError):
+class NotAMinimumError(RelaxationError):
     """A structure whose surface has no minimum there."""
 
 

@@ -206,6 +206,20 @@ class BayesianPredictor:
             graph = self._graph([atoms], fresh=True)
             return Curvature(self._evaluator, self.draws if self.centre is None else self.centre, graph, strain=strain)
 
+    def curvatures(self, structures: Sequence[Atoms]) -> list[Curvature]:
+        """Second derivatives of draw k at structure k, for K structures.
+
+        raises : DrawsError for another number of structures; StructureError as for a call
+        """
+        self._check_number(structures)
+        with self._lock:
+            graphs = [self._graph([atoms], fresh=True) for atoms in structures]
+        return [Curvature(self._evaluator, self.draws[k : k + 1], graph) for k, graph in enumerate(graphs)]
+
+    def _check_number(self, structures: Sequence[Atoms]) -> None:
+        if len(structures) != self.n_draws:
+            raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
+
     def _centre_samples(self, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]) -> list[SampleArrays]:
         """Those of the centre; kept for a single structure, of which MD asks forces first and a variance afterwards."""
         if len(structures) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from ase import Atoms
@@ -10,8 +11,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
 from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator, standard
-from blipcalc.core.contracts import Predictor
-from blipcalc.errors import ConfigurationError, DrawsError, EmptyStructureError
+from blipcalc.core.contracts import Heads, Need, Predictor, Surface
+from blipcalc.core.prediction import Prediction, SampleArrays, summarize
+from blipcalc.errors import DrawsError, EmptyStructureError
 from blipcalc.settings import whole
 
 
@@ -36,19 +38,19 @@ class SingleDraw(Calculator):
 
     Raises
     ------
-    ConfigurationError : its predictor does not give its draws one by one; DrawsError : there is no such draw
+    DrawsError : there is no such draw
     """
 
     name = "draw"
 
     def __init__(self, bayesian: BayesianCalculator, k: int) -> None:
         super().__init__()
-        if not isinstance(bayesian.predictor, Separable):
-            raise ConfigurationError(
-                f"{type(bayesian.predictor).__name__} does not give its draws one by one: it has no method single(k)"
-            )
-        self.bayesian, self.k = bayesian, whole("k", k, error=DrawsError)
-        self.one = BayesianCalculator(bayesian.predictor.single(self.k), raw=True)
+        predictor, k = bayesian.predictor, whole("k", k, error=DrawsError)
+        if not 0 <= k < predictor.n_draws:
+            raise DrawsError(f"k={k}; expected one of the draws 0 … {predictor.n_draws - 1}")
+        self.bayesian, self.k = bayesian, k
+        alone = predictor.single(k) if isinstance(predictor, Separable) else OneOfAll(predictor, k)
+        self.one = BayesianCalculator(alone, raw=True)
         self.parts = (bayesian,)
         self.parameters.update(draw=self.k)
         self._shared = [key for key in CARRIED if key in bayesian.implemented_properties]
@@ -78,3 +80,41 @@ class SingleDraw(Calculator):
     def export_properties(self) -> Properties:
         """Only what ASE knows."""
         return standard(self.results)
+
+
+class OneOfAll:
+    """Draw k of a predictor that does not give its draws one by one, uncalibrated: all are evaluated.
+
+    Parameters
+    ----------
+    predictor : of K draws, that gives its samples
+    k : from 0
+    """
+
+    surface: Surface = "mean"
+    heads: Heads = "none"
+    n_draws = 1
+
+    def __init__(self, predictor: Predictor, k: int) -> None:
+        self._predictor, self._k = predictor, k
+        self.species = predictor.species
+        self.has_stress, self.has_energies = predictor.has_stress, predictor.has_energies
+
+    def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
+        """Predictions in the order of the structures."""
+        found = self._predictor(list(structures), replace(need, variance=True, samples=True))
+        return [
+            summarize(atoms.numbers, self._only(prediction.samples), keep_samples=need.samples)
+            for atoms, prediction in zip(structures, found, strict=True)
+        ]
+
+    def _only(self, samples: SampleArrays) -> SampleArrays:
+        held = {field.name: getattr(samples, field.name) for field in fields(samples)}
+        noise = ("energy_var", "forces_cov")
+        return SampleArrays(
+            **{
+                name: value[self._k : self._k + 1]
+                for name, value in held.items()
+                if value is not None and name not in noise
+            }
+        )

@@ -81,6 +81,10 @@ class Differentiable(Protocol):
         """Of the surface that drives."""
         ...
 
+    def curvatures(self, structures: Sequence[Atoms]) -> Sequence[Hessian]:
+        """Of draw k at structure k."""
+        ...
+
 
 class Surfaces:
     """The surfaces of a calculator.
@@ -145,10 +149,14 @@ class Surfaces:
     def single(self, k: int) -> Calculator:
         """The surface of draw k for MD and optimisers, guarded by the variances of all draws; exact parts are added.
 
-        raises : ConfigurationError for a predictor that does not give its draws one by one; DrawsError for another k
+        raises : DrawsError where there is no draw k
         """
         one = SingleDraw(self.bayesian, k)
         return CombinedCalculator(one, *self.exact) if self.exact else one
+
+    def driving_forces(self, structures: Sequence[Atoms]) -> np.ndarray:
+        """(S, n, 3) eV/Å of the surface that drives alone; constraints are not looked at."""
+        return np.stack([self.calculator.get_property("forces", atoms) for atoms in structures])
 
     def energies(self, structures: Sequence[Atoms]) -> Estimate:
         """(S,) eV of structures, with their error bars."""
@@ -190,6 +198,32 @@ class Surfaces:
         if isinstance(self.predictor, Differentiable) and not self.exact:
             return self.predictor.curvature(atoms, strain=strain)
         return DifferencedHessian(self, atoms, strain=strain)
+
+    def hessians(self, structures: Sequence[Atoms], directions: np.ndarray | None = None) -> np.ndarray:
+        """(K, B, 3n) eV/Å²: Hessian of draw k at structure k times directions (B, 3n); without them all of it, symmetric.
+
+        By automatic differentiation or central differences, as :meth:`hessian`.
+
+        raises : DrawsError for another number of structures than K
+        """
+        if len(structures) != self.n_draws:
+            raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
+        along = np.eye(3 * len(structures[0])) if directions is None else np.asarray(directions, dtype=np.float64)
+        if isinstance(self.predictor, Differentiable) and not self.exact:
+            found = np.stack([one.product(along) for one in self.predictor.curvatures(structures)])
+        else:
+            found = np.stack([self._slopes(structures, v) for v in along], axis=1)
+        return 0.5 * (found + found.swapaxes(1, 2)) if directions is None else found
+
+    def _slopes(self, structures: Sequence[Atoms], v: np.ndarray) -> np.ndarray:
+        """(K, 3n) of the gradients of the draws along v, by central differences."""
+        length = np.abs(v).max()
+        if not length:
+            return np.zeros((self.n_draws, len(v)))
+        up, down = (
+            self.each([displaced(atoms, sign * STEP / length * v) for atoms in structures]).forces for sign in (1, -1)
+        )
+        return (down - up).reshape(self.n_draws, -1) * length / (2 * STEP)
 
     def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:
         if not self.exact:

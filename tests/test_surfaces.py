@@ -7,10 +7,12 @@ from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
 
 from blipcalc.adapters.committee import committee
+from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.predictor import BayesianPredictor
 from blipcalc.surfaces import Surfaces, displaced, gradient
 
 
@@ -109,18 +111,10 @@ def test_members_of_a_committee_one_by_one(copper):
         assert one.get_property("energy", copper) == both.draws.energy[k]
         assert np.array_equal(one.get_property("stress", copper), both.draws.stress[k])
         assert one.get_property("energy_std", copper) == pytest.approx(both.draws.energy.std(ddof=1))
-    with pytest.raises(DrawsError, match="draw 3; expected one of 0 to 2"):
+    with pytest.raises(DrawsError, match="expected one of the draws 0 … 2"):
         surfaces.single(3)
     with pytest.raises(DrawsError, match="k='a'"):
         surfaces.single("a")
-
-
-def test_a_predictor_that_cannot_be_taken_apart_is_named():
-    class Whole:
-        species, n_draws, surface, has_stress, has_energies, heads = None, 2, "mean", False, False, "none"
-
-    with pytest.raises(ConfigurationError, match="no method single"):
-        Surfaces(BayesianCalculator(Whole(), raw=True)).single(0)
 
 
 def test_what_has_no_spread_is_refused():
@@ -128,3 +122,71 @@ def test_what_has_no_spread_is_refused():
         Surfaces(EMT())
     with pytest.raises(DrawsError, match="two draws"):
         Surfaces(BayesianCalculator(committee([EMT()])))
+
+
+class Whole:
+    """A predictor that cannot take its draws apart."""
+
+    def __init__(self, predictor):
+        self._predictor = predictor
+        for name in ("species", "n_draws", "surface", "has_stress", "has_energies", "heads"):
+            setattr(self, name, getattr(predictor, name))
+
+    def __call__(self, structures, need=None):
+        return self._predictor(structures, need)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("summed", [True, False])
+def test_one_draw_alone_is_that_draw(copper, apart, summed):
+    members = committee([Scaled(f) for f in FACTORS])
+    calculator = BayesianCalculator(members if apart else Whole(members), raw=True)
+    if summed:
+        calculator = CombinedCalculator(calculator, MorsePotential(epsilon=0.1, r0=2.5, rcut1=4.0, rcut2=5.0))
+    surfaces = Surfaces(calculator)
+    (both,) = surfaces([copper])
+    for k in range(3):
+        one = surfaces.single(k)
+        assert one.get_property("energy", copper) == pytest.approx(both.draws.energy[k], abs=1e-12)
+        assert np.allclose(one.get_property("forces", copper), both.draws.forces[k], atol=1e-12)
+    assert abs(both.draws.energy[0] - both.draws.energy[1]) > 1e-4  # control: draws differ
+    with pytest.raises(DrawsError, match=r"0 … 2"):
+        surfaces.single(3)
+
+
+def test_a_draw_of_a_network_alone(make_blip, molecule):
+    network = make_blip("painn")
+    predictor = BayesianPredictor(network, BlipPosterior(network.slot_shapes()), n_draws=3, surface="centre")
+    surfaces = Surfaces(BayesianCalculator(predictor, raw=True))
+    (both,) = surfaces([molecule])
+    for k in range(3):
+        assert np.allclose(surfaces.single(k).get_property("forces", molecule), both.draws.forces[k], atol=1e-10)
+    assert np.allclose(predictor([molecule])[0].forces, both.driving.forces, atol=1e-12)  # the whole is left as it was
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_hessians_of_draws_by_differences(copper, apart):
+    members = committee([Scaled(f) for f in FACTORS])
+    surfaces = Surfaces(BayesianCalculator(members if apart else Whole(members), raw=True))
+    structures = [displaced(copper, 0.01 * k * np.eye(12)[3]) for k in range(3)]
+    found = surfaces.hessians(structures)
+    for k, atoms in enumerate(structures):
+        alone = FACTORS[k] / FACTORS.mean() * surfaces.hessian(atoms).matrix()
+        assert np.allclose(found[k], alone, atol=1e-6)
+    rows = surfaces.hessians(structures, np.eye(12)[[2, 5]])
+    assert np.allclose(rows, found[:, [2, 5]], atol=1e-6)
+    with pytest.raises(DrawsError, match="got 2"):
+        surfaces.hessians(structures[:2])
+
+
+@pytest.mark.parametrize("name", ["painn", "visnet"])
+def test_hessians_of_the_draws_of_a_network(make_blip, molecule, name, monkeypatch):
+    monkeypatch.setattr("blipcalc.surfaces.STEP", 1e-4)
+    network = make_blip(name)
+    predictor = BayesianPredictor(network, BlipPosterior(network.slot_shapes()), n_draws=3)
+    surfaces = Surfaces(BayesianCalculator(predictor, raw=True))
+    found = surfaces.hessians([molecule] * 3)
+    assert np.allclose(found.mean(axis=0), surfaces.hessian(molecule).matrix(), atol=1e-10)
+    slopes = np.stack([surfaces._slopes([molecule] * 3, v) for v in np.eye(3 * len(molecule))], axis=1)
+    assert np.abs(slopes - found).max() < 1e-5 * np.abs(found).max()
+    assert np.abs(found[0] - found[1]).max() > 1e-4 * np.abs(found).max()  # control

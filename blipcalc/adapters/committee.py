@@ -56,10 +56,8 @@ class CommitteePredictor:
         """Predictions in the order of the structures; members are evaluated one after the other."""
         predictions = []
         for atoms in structures:
-            check_structure(atoms)
-            # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
-            neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=0.1)
-            prediction = summarize(atoms.numbers, self._samples(atoms, need), keep_samples=need.samples)
+            samples = self._samples(self.calculators, atoms, need)
+            prediction = summarize(atoms.numbers, samples, keep_samples=need.samples)
             predictions.append(prediction if self.calibration is None else self.calibration.apply(prediction))
         return predictions
 
@@ -70,11 +68,8 @@ class CommitteePredictor:
         which = list(range(self.n_draws) if which is None else which)
         if len(structures) != len(which):
             raise DrawsError(f"expected one structure for each of {len(which)} members, got {len(structures)}")
-        need, found = Need(stress=stress), []
-        for k, atoms in zip(which, structures, strict=True):
-            check_structure(atoms)
-            found.append(self._samples(atoms, need, self.calculators[k : k + 1]))
-        return found
+        pairs = zip(which, structures, strict=True)
+        return [self._samples([self.calculators[k]], atoms, Need(stress=stress)) for k, atoms in pairs]
 
     def single(self, k: int) -> CommitteePredictor:
         """Member k alone; raises DrawsError for a k that is none of 0 … K - 1."""
@@ -82,7 +77,10 @@ class CommitteePredictor:
             raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
         return CommitteePredictor([self.calculators[k]])
 
-    def _samples(self, atoms: Atoms, need: Need, members: Sequence[Calculator] | None = None) -> SampleArrays:
+    def _samples(self, members: Sequence[Calculator], atoms: Atoms, need: Need) -> SampleArrays:
+        check_structure(atoms)
+        # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
+        neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=0.1)
         # members see charges, magnetic moments and info, from which some take charge and spin, but no constraints
         bare = atoms.copy()
         bare.set_constraint()
@@ -92,7 +90,7 @@ class CommitteePredictor:
             *(["stress"] if need.stress and self.has_stress else []),
         ]
         values: dict[str, list] = {name: [] for name in names}
-        for calculator in self.calculators if members is None else members:
+        for calculator in members:
             for name in names:
                 values[name].append(np.array(calculator.get_property(name, bare), dtype=np.float64))
         return SampleArrays(**{name: np.stack(value) for name, value in values.items()})

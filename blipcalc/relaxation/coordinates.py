@@ -30,6 +30,8 @@ from blipcalc.errors import ConfigurationError
 MOST_ATOMS = 300
 #: constraints whose allowed displacements are a linear space, the same everywhere
 LINEAR = (FixAtoms, FixCartesian, FixCom, FixSubsetCom, FixedLine, FixedPlane, FixScaled, FixSymmetry)
+#: below this ratio of radii of gyration an axis is that of a linear molecule: one bent by 0.01 Å is still linear
+LINE = 1e-2
 #: Å of a displacement that constraints are shown; singular values below the second are directions that are not free
 SHOWN, FREE = 1e-4, 1e-3
 #: of a rigid motion: how much of it constraints may take away, and how much of all forces may lie along it, at least in eV/Å
@@ -181,14 +183,21 @@ def allowed_displacements(atoms: Atoms) -> np.ndarray:
 def rigid_motions(atoms: Atoms) -> np.ndarray:
     """(3n, r) orthonormal translations, and rotations about the centre as far as the structure is not periodic.
 
-    Along one periodic axis there is the rotation about it; with two or three there is none.
+    Along one periodic axis there is the rotation about it; with two or three there is none, nor about the axis of a linear
+    molecule.
     """
     centred = atoms.positions - atoms.positions.mean(axis=0)
-    columns = [np.tile(axis, (len(atoms), 1)).ravel() for axis in np.eye(3)]
-    periodic = np.flatnonzero(atoms.pbc)
-    axes = {0: np.eye(3), 1: atoms.cell.array[periodic[:1]]}.get(len(periodic), np.zeros((0, 3)))
-    columns += [np.cross(axis / np.linalg.norm(axis), centred).ravel() for axis in axes]
-    return _range(np.array(columns).T, 1e-4)  # of atoms on a line one rotation is none
+    if atoms.pbc.sum() > 1:
+        axes = np.zeros((0, 3))
+    elif atoms.pbc.any():
+        axes = atoms.cell.array[atoms.pbc]
+    else:
+        axes = np.linalg.eigh(centred.T @ centred)[1].T
+    turns = [np.cross(axis / np.linalg.norm(axis), centred).ravel() for axis in axes]
+    widest = max(1e-9, float(np.linalg.norm(centred)))
+    columns = [np.tile(axis, len(atoms)) for axis in np.eye(3)]
+    columns += [turn / widest for turn in turns if np.linalg.norm(turn) > LINE * widest]
+    return _range(np.array(columns).T, 0.0)
 
 
 def _without_force(rigid: np.ndarray, gradients: np.ndarray) -> np.ndarray:
