@@ -35,6 +35,8 @@ from blipcalc.surfaces import Both, Hessian, Surfaces, Values, displaced, gradie
 SPREAD = 0.05
 #: how large what linear response leaves out may be, of what it gives
 LEFT_OUT = 0.2
+#: draws that are asked for their forces at their predicted minima: those that move furthest
+ASKED = 4
 #: eV/Å², below which stiffnesses are not taken at their word when a draw relaxes by itself
 FLOOR = 0.5
 #: eV/Å², of all coordinates of a structure whose matrix was not built
@@ -138,10 +140,14 @@ def fault_of(minimum: Minimum, gradients: np.ndarray, found: Response, inverse: 
     spread = np.nan_to_num(widening, nan=1.0) * np.sqrt(moved.var(axis=0, ddof=1).mean(axis=1).max())
     if spread > SPREAD:
         return f"a spread of {spread:.2g} Å"
-    own = minimum.surfaces.each([displaced(atoms, shift) for shift in found.shifts], stress=free.strain)
+    widest = np.argsort(-np.linalg.norm(found.shifts, axis=1))[:ASKED]
+    own = minimum.surfaces.each(
+        [displaced(atoms, found.shifts[k]) for k in widest], stress=free.strain, which=widest.tolist()
+    )
     left = minimum.gradients(own)
     # without a matrix forces stand for the steps that they would make
     steps, before = (free.down(left), free.down(gradients)) if inverse is None else (inverse(left), found.shifts)
+    before = before[widest]
     share = float(np.sqrt((steps**2).sum() / max((before**2).sum(), 1e-300)))
     if share > LEFT_OUT:
         return f"forces of the draws in their predicted minima would move them on by {100 * share:.0f} % of the way"
