@@ -10,7 +10,9 @@ and of the energy scale for energies and their differences.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,11 +20,13 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
+from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.calculator import BayesianCalculator, ask, bayesian_of
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.predictor import BayesianPredictor
 from blipcalc.single_draw import SingleDraw
 from blipcalc.stats.estimate import Estimate
 
@@ -180,7 +184,20 @@ class Surfaces:
             self.widening(atoms, of),
             self.bayesian.calibration is not None,
             note,
+            self.source,
         )
+
+    @cached_property
+    def source(self) -> str:
+        """Which draws these are, as far as a predictor says so: the same for calculators made alike."""
+        if isinstance(self.predictor, BayesianPredictor):
+            sums = [float(value.double().sum()) for value in self.predictor.draws.overrides.values()]
+            said: object = (self.predictor.surface, self.n_draws, sums)
+        elif isinstance(self.predictor, CommitteePredictor):
+            said = self.predictor.identity
+        else:
+            said = type(self.predictor).__name__
+        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
     def widening(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
         """c, the factor on a spread; 1 without a calibration, NaN with an element that was never calibrated."""
@@ -290,6 +307,13 @@ def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
         return du
     by_strain = moved.get_volume() * np.linalg.solve(d.T, voigt_6_to_full_3x3_stress(values.stress))
     return np.concatenate([du, full_3x3_to_voigt_6_stress(by_strain)])
+
+
+def constraint_energy(atoms: Atoms) -> float:
+    """EV that constraints such as ``Hookean`` add to every surface; they add to forces where those are adjusted."""
+    return float(
+        sum(c.adjust_potential_energy(atoms) for c in atoms.constraints if hasattr(c, "adjust_potential_energy"))
+    )
 
 
 def displaced(atoms: Atoms, q: np.ndarray) -> Atoms:

@@ -11,6 +11,8 @@ import typer
 from blipcalc.cli.options import Device, Draws, Dtype, Seed, make_folder, structure_of
 from blipcalc.errors import ConfigurationError
 
+#: what it writes
+OUTPUTS = ("relaxed.extxyz", "relaxation.json", "draws.traj", "picture.png", "path.traj", "optimizer.log")
 #: exit codes; 2 is bad input, as for every command
 DONE, HALTED, NOT_THERE = 0, 3, 6
 
@@ -59,6 +61,8 @@ def relax(
         stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy
     )
     make_folder(folder)
+    for name in OUTPUTS:  # of an earlier relaxation nothing stays beside this one
+        (folder / name).unlink(missing_ok=True)
     relaxed = relax_atoms(
         atoms,
         optimizer=optimizer,
@@ -74,7 +78,8 @@ def relax(
         trajectory=folder / "path.traj",
         logfile=folder / "optimizer.log",
     )
-    atoms.calc.get_property("atom_std", atoms)  # for the file, of the structure as it ended
+    if "atom_std" in atoms.calc.implemented_properties:
+        atoms.calc.get_property("atom_std", atoms)  # for the file, of the structure as it ended
     write(folder / "relaxed.extxyz", atoms)
     write_atomically(folder / "relaxation.json", json.dumps(relaxed.to_dict(), indent=1).encode())
     if relaxed.bars is not None:

@@ -21,7 +21,8 @@ from blipcalc.calculator import DEVIATIONS
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.frozen import FrozenCalculator
 from blipcalc.io import iterate
-from blipcalc.md.files import STEP, SUMMARY, TRAJECTORY
+from blipcalc.md.files import EVENTS, STEP, SUMMARY, TRAJECTORY
+from blipcalc.monitor.events import read_events
 from blipcalc.run_folder import last_checkpoint
 from blipcalc.settings import number
 from blipcalc.surfaces import Surfaces
@@ -29,6 +30,8 @@ from blipcalc.surfaces import Surfaces
 Source = Path | Sequence[Atoms]
 #: eV per atom by which a frame's energy may differ from that of a calculator for it to be the same model
 SAME_MODEL = 1e-3
+#: eV, spread of draws below which rounding is as large
+SAME_DRAWS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
             continue
         said = _record(path)
         config = said["config"]
+        _check_events(path)
         known.add(_temperature(config, path))
         scales.add(((said.get("provenance") or {}).get("calibration") or {}).get("scale_energy"))
         strides.add(config.get("write_every"))
@@ -104,6 +108,17 @@ def _record(folder: Path) -> dict[str, Any]:
             f"{folder} is no run folder: expected {SUMMARY} or a checkpoint, as run_md(folder=…) leaves them"
         )
     return said or checkpoint[1]
+
+
+def _check_events(folder: Path) -> None:
+    """Refuse a run that was rolled back: positions jump, momenta are drawn again where σ was large, and no ensemble is left."""
+    events = folder / EVENTS
+    rolled = [event["step"] for event in read_events(events) if event["event"] == "rollback"] if events.exists() else []
+    if rolled:
+        raise ConfigurationError(
+            f"{folder} was rolled back {len(rolled)} times (first at step {rolled[0]}): its frames are of no ensemble; average a "
+            "run that flags, or the part of the trajectory before the first rollback, as frames with temperature_K="
+        )
 
 
 def _temperature(config: dict[str, Any], folder: Path) -> float:
@@ -140,6 +155,7 @@ class DrawEnergies:
     def __init__(self, calculator: Calculator | None, batch: int) -> None:
         self.surfaces = None if calculator is None else Surfaces(calculator)
         self.batch, self.found, self._waiting = batch, [], []
+        self._of_run: np.ndarray | None = None
 
     def add(self, atoms: Atoms) -> None:
         """The next frame."""
@@ -149,6 +165,11 @@ class DrawEnergies:
                 f"frame {len(self.found)} was driven by the reference, not by the model: such a run samples neither surface"
             )
         self.found.append(held.get(DEVIATIONS))
+        if self.found[-1] is not None and self.surfaces is not None and self._of_run is None:
+            self._of_run = np.array(
+                self.found[-1]
+            )  # one frame is held against the calculator, which must be that of the run
+            self._check(atoms)
         if self.found[-1] is None:
             if self.surfaces is None:
                 raise DataError(
@@ -167,6 +188,20 @@ class DrawEnergies:
                 f"frames hold energies of {sorted({len(row) for row in self.found})} draws; expected one number"
             )
         return np.array(self.found)
+
+    def _check(self, atoms: Atoms) -> None:
+        """Refuse a calculator of other draws than those that the run was checked with."""
+        (both,) = self.surfaces([atoms], forces=False)
+        here = both.draws.energy - both.driving.energy
+        if len(here) == len(self._of_run):
+            scale = max(float(np.std(self._of_run)), SAME_DRAWS)
+            if np.abs(here - self._of_run).max() <= 0.1 * scale:
+                return
+        raise ConfigurationError(
+            f"this calculator has other draws than those of the run: at frame {len(self.found) - 1} they lie "
+            f"{np.round(here[:4], 4).tolist()} … eV above the surface that drives, stored are "
+            f"{np.round(self._of_run[:4], 4).tolist()} …; give the same model, seed, n_draws and surface"
+        )
 
     def _evaluate(self) -> None:
         waiting, self._waiting = self._waiting, []

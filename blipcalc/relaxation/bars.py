@@ -29,7 +29,7 @@ from blipcalc.relaxation.response import (
     respond_by_products,
 )
 from blipcalc.relaxation.result import ErrorBars, in_frame_of
-from blipcalc.surfaces import Both, Hessian, Surfaces, Values, displaced, gradient
+from blipcalc.surfaces import Both, Hessian, Surfaces, Values, constraint_energy, displaced, gradient
 
 #: Å, largest spread of an atom for which a first order is trusted
 SPREAD = 0.05
@@ -70,8 +70,8 @@ class Minimum:
 
     @property
     def work(self) -> float:
-        """eV, p V."""
-        return self.pressure * self.atoms.get_volume() if self.free.strain else 0.0
+        """eV, p V, and what constraints such as ``Hookean`` add."""
+        return constraint_energy(self.atoms) + (self.pressure * self.atoms.get_volume() if self.free.strain else 0.0)
 
 
 def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
@@ -80,6 +80,8 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
     The structure is moved by a Newton step where one helps; minima of the draws are found from where it was before.
     """
     atoms, surfaces, both = minimum.atoms, minimum.surfaces, minimum.both
+    if not minimum.free.size:
+        return _of_held(minimum), ()
     hessian = minimum.hessian()
     inverse = Inverse(hessian.matrix(), minimum.free) if len(atoms) <= MOST_ATOMS else None
     gradients, work = minimum.gradients(both.draws), minimum.work
@@ -132,7 +134,7 @@ def fault_of(minimum: Minimum, gradients: np.ndarray, found: Response, inverse: 
     """Why a first order is not to be trusted, or None."""
     atoms, free = minimum.atoms, minimum.free
     if not free.linear:
-        return "constraints whose allowed displacements are curved"
+        return "constraints that are curved, or pull"
     if found.softest < SOFT:
         return f"a soft or negative coordinate, {found.softest:.2g} eV/Å²"
     widening = minimum.surfaces.widening(atoms, "forces")
@@ -152,6 +154,29 @@ def fault_of(minimum: Minimum, gradients: np.ndarray, found: Response, inverse: 
     if share > LEFT_OUT:
         return f"forces of the draws in their predicted minima would move them on by {100 * share:.0f} % of the way"
     return None
+
+
+def _of_held(minimum: Minimum) -> ErrorBars:
+    """Of a structure of which nothing can move but as a whole: all draws have their minimum there."""
+    atoms, surfaces, both = minimum.atoms, minimum.surfaces, minimum.both
+    structures = [displaced(atoms, np.zeros(3 * len(atoms))) for _ in range(surfaces.n_draws)]
+    places = np.repeat(atoms.positions[None], surfaces.n_draws, axis=0)
+    return ErrorBars(
+        structures,
+        surfaces.estimate(
+            both.driving.energy + minimum.work,
+            both.draws.energy + minimum.work,
+            "eV",
+            atoms,
+            of="energy",
+            note="energy",
+        ),
+        surfaces.estimate(atoms.positions, places, "Å", atoms, of="forces", note="positions"),
+        "linear response",
+        "nothing can move",
+        np.inf,
+        np.ones(surfaces.n_draws, dtype=bool),
+    )
 
 
 def _preconditioner(inverse: Inverse | None) -> Callable[[np.ndarray], np.ndarray]:

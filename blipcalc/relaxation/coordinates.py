@@ -24,8 +24,6 @@ from ase.constraints import (
 )
 from scipy.linalg import block_diag
 
-from blipcalc.errors import ConfigurationError
-
 #: atoms beyond which no matrix of all coordinates is built
 MOST_ATOMS = 300
 #: constraints whose allowed displacements are a linear space, the same everywhere
@@ -51,6 +49,11 @@ class FreeMotion(Protocol):
     strain: bool
 
     @property
+    def size(self) -> int:
+        """How many free motions there are."""
+        ...
+
+    @property
     def matrix(self) -> np.ndarray:
         """(m, f) a basis; heavy for a large structure."""
         ...
@@ -72,6 +75,11 @@ class Basis:
     length: float
     linear: bool
     strain: bool
+
+    @property
+    def size(self) -> int:
+        """See :class:`FreeMotion`."""
+        return self.matrix.shape[1]
 
     def down(self, gradients: np.ndarray) -> np.ndarray:
         """See :class:`FreeMotion`."""
@@ -95,6 +103,11 @@ class Projection:
     length: float
     strain: bool
     linear: bool = True
+
+    @property
+    def size(self) -> int:
+        """See :class:`FreeMotion`."""
+        return int(self.moves.sum()) - self.rigid.shape[1] + self.strains.shape[1]
 
     @property
     def matrix(self) -> np.ndarray:
@@ -129,10 +142,6 @@ def free_motion(
         like any other
     strain : (6, s) strains in Voigt order that the cell may take, shears twice ε; None for a fixed cell
     atoms_move : False where atoms follow the cell alone
-
-    Raises
-    ------
-    ConfigurationError : nothing can move
     """
     rigid = _without_force(rigid_motions(atoms), gradients)
     length = 1.0 if strain is None else atoms.get_volume() ** (1 / 3)
@@ -142,21 +151,15 @@ def free_motion(
         for held in atoms.constraints:
             moves[held.index] = 0.0
         moves = moves.ravel()
-        found: FreeMotion = Projection(
-            moves, _left_alone(rigid, rigid * (1 - moves)[:, None]), strains, length, strain is not None
-        )
-        size = int(moves.sum())
-    else:
-        allowed = allowed_displacements(atoms) if atoms_move else np.zeros((3 * len(atoms), 0))
-        if allowed.shape[1]:
-            rigid = _left_alone(rigid, rigid - allowed @ (allowed.T @ rigid))
-            allowed = _range(allowed - rigid @ (rigid.T @ allowed), FREE)
-        matrix = allowed if strain is None else block_diag(allowed, strains)
-        linear = all(isinstance(constraint, LINEAR) for constraint in atoms.constraints)
-        found, size = Basis(matrix, length, linear, strain is not None), allowed.shape[1]
-    if not size + strains.shape[1]:
-        raise ConfigurationError(f"nothing can move: the constraints of {atoms.get_chemical_formula()} hold all atoms")
-    return found
+        left = _left_alone(rigid, rigid * (1 - moves)[:, None])
+        return Projection(moves, left, strains, length, strain is not None)
+    allowed = allowed_displacements(atoms) if atoms_move else np.zeros((3 * len(atoms), 0))
+    if allowed.shape[1]:
+        rigid = _left_alone(rigid, rigid - allowed @ (allowed.T @ rigid))
+        allowed = _range(allowed - rigid @ (rigid.T @ allowed), FREE)
+    matrix = allowed if strain is None else block_diag(allowed, strains)
+    linear = all(isinstance(constraint, LINEAR) for constraint in atoms.constraints)
+    return Basis(matrix, length, linear, strain is not None)
 
 
 def _left_alone(rigid: np.ndarray, taken: np.ndarray) -> np.ndarray:

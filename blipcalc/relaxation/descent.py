@@ -27,6 +27,8 @@ from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.relaxation.cell import CellResponse
 
 Status = Literal["converged", "noise floor", "steps", "halted"]
+#: optimisers that do not go step by step to one bound on forces
+UNFIT = ("Optimizer", "ODE12r", "CellAwareBFGS")
 #: times the bound, from which on σ is asked for anew
 NEAR = 1.5
 
@@ -59,7 +61,7 @@ def optimizer_of(kind: str | type[Optimizer], target: Atoms | Filter, options: M
     """One of ASE's optimisers on a structure or a filter; raises ConfigurationError for what is none."""
     if isinstance(kind, str):
         found = getattr(ase.optimize, kind, None)
-        if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        if not _is_optimizer(found):
             known = sorted(name for name, value in vars(ase.optimize).items() if _is_optimizer(value))
             raise ConfigurationError(f"optimizer={kind!r}; ASE has {', '.join(known)}")
         kind = found
@@ -72,7 +74,7 @@ def optimizer_of(kind: str | type[Optimizer], target: Atoms | Filter, options: M
 
 
 def _is_optimizer(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+    return isinstance(value, type) and issubclass(value, Optimizer) and value.__name__ not in UNFIT
 
 
 def descend(

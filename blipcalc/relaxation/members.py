@@ -14,7 +14,7 @@ import numpy as np
 from ase import Atoms
 
 from blipcalc.relaxation.coordinates import FreeMotion
-from blipcalc.surfaces import Surfaces, Values, displaced, gradient
+from blipcalc.surfaces import Surfaces, Values, constraint_energy, displaced, gradient
 
 #: Å that an atom moves in a step at most; steps and gradients that are remembered
 LONGEST, MEMORY = 0.2, 30
@@ -102,7 +102,9 @@ def _advance(
 ) -> None:
     """Take note of where a draw has come to, and make its next step."""
     walk.steps += 1
-    energy = float(values.energy) + (pressure * walk.atoms.get_volume() if pressure else 0.0)
+    energy = (
+        float(values.energy) + constraint_energy(walk.atoms) + (pressure * walk.atoms.get_volume() if pressure else 0.0)
+    )
     slope = gradient(_constrained(values, walk.atoms), walk.atoms, strain=free.strain, pressure=pressure)
     slope = free.down(slope)
     if walk.before is not None:

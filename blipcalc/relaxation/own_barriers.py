@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from ase import Atoms
@@ -88,7 +89,5 @@ def _of_draw(surfaces: Surfaces, k: int, found: Barrier, band: Band, relax_ends:
 
 def _barriers(found: Barrier, values: np.ndarray, draws: np.ndarray, status: Sequence[str], how: str) -> OwnBarriers:
     """From forward barriers and reaction energies of the driving surface, (2,), and of the draws, (K, 2)."""
-    both = type(found.forward)(
-        values, draws, "eV", found.forward.widening, found.forward.calibrated, "each draw on its own"
-    )
+    both = replace(found.forward, value=values, draws=draws, note="each draw on its own")
     return OwnBarriers(both[0], both[0] - both[1], both[1], tuple(status), how)

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 from ase.optimize.optimize import Optimizer
 
 from blipcalc.calculator import DISTANCE
 from blipcalc.errors import ConfigurationError
+from blipcalc.frozen import snapshot
 from blipcalc.monitor.actions import Action
 from blipcalc.monitor.channels import Outside
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -58,9 +60,10 @@ def relax(
 
     Parameters
     ----------
-    atoms : with a BayesianCalculator, or a CombinedCalculator around one; moved in place.  Constraints are respected
+    atoms : with a BayesianCalculator, or a CombinedCalculator around one; moved in place, and kept as a frozen copy in what comes
+        back.  Constraints are respected.  Without error bars any calculator will do
     optimizer : name or class of one of ASE's, with ``options``
-    fmax, z : eV/Å; z = 0 stops at fmax
+    fmax, z : eV/Å; z = 0 stops at fmax, and so does a calculator without ``atom_std``
     steps : of the optimiser at most
     cell : False; True; ``"isotropic"``; ``"shape"`` at fixed volume; a mask of six; or one of ASE's filters around ``atoms``
     pressure_GPa : that a cell which moves is under
@@ -86,7 +89,10 @@ def relax(
     steps = whole("steps", steps, 0)
     if error_bars not in ("auto", "response", "relax", None):
         raise ConfigurationError(f"error_bars={error_bars!r}; expected 'auto', 'response', 'relax' or None")
+    if not isinstance(atoms.calc, Calculator):
+        raise ConfigurationError(f"expected atoms with a calculator, got {type(atoms.calc).__name__}")
     surfaces = Surfaces(atoms.calc) if error_bars is not None else None
+    z = z if "atom_std" in atoms.calc.implemented_properties else 0.0
     around = cell_filter(atoms, cell, pressure_GPa)
     response = None if around is None else response_of(around)
     log = {"logfile": None if logfile is None else str(logfile)}
@@ -101,13 +107,13 @@ def relax(
             )
         descent = descend(dynamics, atoms, response, fmax=fmax, z=z, steps=steps)
     if surfaces is None or not descent.done:
-        return Relaxed(atoms, descent, None, (*_far(atoms), *_breached(monitor)))
+        return Relaxed(snapshot(atoms), descent, None, (*_far(atoms), *_breached(monitor)))
     strain = None if response is None else response.strains
     (both,) = surfaces([atoms], stress=strain is not None)
     free = free_motion(atoms, gradient(both.draws, atoms), strain, atoms_move=response is None or response.atoms_move)
     minimum = Minimum(surfaces, atoms, both, free, 0.0 if response is None else response.pressure)
     bars, said = find_bars(minimum, error_bars)
-    return Relaxed(atoms, descent, bars, (*said, *_far(atoms), *_breached(monitor)))
+    return Relaxed(snapshot(atoms), descent, bars, (*said, *_far(atoms), *_breached(monitor)))
 
 
 def _breached(monitor: UncertaintyMonitor | None) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ class ErrorBars:
 class Relaxed:
     """A relaxed structure with its error bars.
 
-    atoms : the relaxed structure, with its calculator
+    atoms : a frozen copy of the relaxed structure
     descent : how it was come to
     bars : of what the draws say; None where nobody asked, or where it never came to a minimum
     notes : what a user should know
@@ -120,6 +120,7 @@ class Relaxed:
             bars.positions.widening,
             bars.positions.calibrated,
             note,
+            bars.positions.source,
         )
 
     def bonds(self, scale: float = 1.2) -> list[Estimate]:
@@ -139,7 +140,7 @@ class Relaxed:
             calibrated = "calibrated on forces and energies" if self.positions.calibrated else "posterior values"
             lines += [
                 f"error bars: {bars.method} of {self.positions.n_draws} draws, {bars.why}; {calibrated}",
-                f"{'energy':<14}{_line(bars.energy)}",
+                f"{bars.energy.note:<14}{_line(bars.energy)}",
                 f"{'positions':<14}{self.position_std.mean():.2g} Å on average, at most {self.position_std.max():.2g}",
             ]
             if self.cell_moved:
@@ -172,7 +173,7 @@ class Relaxed:
                 "why": self.bars.why,
                 "softest_eV_per_Angstrom2": self.bars.softest,
                 "converged": self.bars.converged.tolist(),
-                "energy": self.energy.to_dict(),
+                self.energy.note: self.energy.to_dict(),
                 "positions": self.positions.to_dict(),
                 "bonds": {bond.note: bond.to_dict() for bond in self.bonds()},
             }

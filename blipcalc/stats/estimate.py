@@ -47,6 +47,7 @@ class Estimate:
         element was never calibrated
     calibrated : whether c comes from a calibration, of forces or energies: none of them is one of this very quantity
     note : how it was come by, where that is not clear from its name
+    source : which draws these are; those of other sources are not combined with them
 
     raises : DrawsError for fewer than two draws, or draws of another shape than the value; ConfigurationError for a widening
         that is none
@@ -58,6 +59,7 @@ class Estimate:
     widening: float = 1.0
     calibrated: bool = False
     note: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
         value, draws = np.asarray(self.value, dtype=np.float64), np.asarray(self.draws, dtype=np.float64)
@@ -124,11 +126,19 @@ class Estimate:
         """A part of an array."""
         return self.map(lambda values: values[index])
 
+    def widened(self) -> Estimate:
+        """The same with its widening put into the draws: deviations from their mean times c."""
+        mean = self._moments[0]
+        return replace(self, draws=mean + self.widening * (self.draws - mean), widening=1.0)
+
     def __sub__(self, other: Estimate | float) -> Estimate:
-        return self._with(other, np.subtract)
+        return self._with(other, np.subtract, "-")
+
+    def __rsub__(self, other: float) -> Estimate:
+        return -self + other
 
     def __add__(self, other: Estimate | float) -> Estimate:
-        return self._with(other, np.add)
+        return self._with(other, np.add, "+")
 
     def __mul__(self, factor: float) -> Estimate:
         """By a number that is known."""
@@ -139,18 +149,31 @@ class Estimate:
     def __neg__(self) -> Estimate:
         return self * -1.0
 
-    def __truediv__(self, divisor: float) -> Estimate:
-        return self * (1.0 / divisor)
+    def __truediv__(self, divisor: Estimate | float) -> Estimate:
+        if not isinstance(divisor, Estimate):
+            return self * (1.0 / divisor)
+        unit = "" if self.unit == divisor.unit else f"{self.unit}/({divisor.unit})"
+        return replace(replace(self, unit=divisor.unit)._with(divisor, np.divide, "/"), unit=unit)
 
-    def _with(self, other: Estimate | float, operation: Callable[[Any, Any], Array]) -> Estimate:
+    def _with(self, other: Estimate | float, operation: Callable[[Any, Any], Array], sign: str) -> Estimate:
         if not isinstance(other, Estimate):
             return self.map(lambda values: operation(values, other))
-        ours, theirs = (self.unit, self.widening, self.n_draws), (other.unit, other.widening, other.n_draws)
+        ours, theirs = (self.unit, self.n_draws, self.source), (other.unit, other.n_draws, other.source)
         if ours != theirs:
             raise DrawsError(
-                f"draws are combined one by one: expected the same unit, widening and K, got {ours} and {theirs}"
+                f"draws are combined one by one: expected the same unit, K and draws, got {ours} and {theirs}"
             )
-        return replace(self, value=operation(self.value, other.value), draws=operation(self.draws, other.draws))
+        # of two molecules, or of energies and forces: widened by factors of their own
+        one, two = (self, other) if self.widening == other.widening else (self.widened(), other.widened())
+        return replace(
+            one,
+            value=operation(one.value, two.value),
+            draws=operation(one.draws, two.draws),
+            calibrated=self.calibrated and other.calibrated,
+            note=f"{self.note} {sign} {other.note}"
+            if self.note and other.note and self.note != other.note
+            else self.note,
+        )
 
     def __str__(self) -> str:
         if self.value.ndim:
@@ -168,13 +191,14 @@ class Estimate:
             "widening": self.widening,
             "calibrated": self.calibrated,
             "note": self.note,
+            "source": self.source,
         }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Estimate:
         """From :meth:`to_dict`."""
-        own = ("value", "draws", "unit", "widening", "calibrated", "note")
-        return cls(**{name: stored[name] for name in own})
+        own = ("value", "draws", "unit", "widening", "calibrated", "note", "source")
+        return cls(**{name: stored[name] for name in own if name in stored})
 
 
 def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: float = 0.95) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.checkpoint import Model
+from blipcalc.checksums import forget_sums
 from blipcalc.cli.main import app
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.prediction import Calibration
@@ -342,3 +344,34 @@ def test_a_refusal_exits_with_two(run, tmp_path, monkeypatch, capsys):
         main()
     assert stopped.value.code == 2
     assert "SamplingError: " in capsys.readouterr().err
+
+
+def test_a_calculator_of_other_draws_is_noticed_though_it_drives_alike(make_blip, molecule, tmp_path):
+    """On the centre surface the energy of a frame does not know the seed of the draws; their energies do."""
+    network = make_blip()
+    model = Model(network, BlipPosterior(network.slot_shapes()))
+
+    def calculator(seed):
+        return BayesianCalculator(model, n_draws=3, seed=seed, surface="centre", raw=True, device="cpu")
+
+    atoms = molecule.copy()
+    atoms.calc = calculator(0)
+    run_md(
+        atoms, folder=tmp_path / "run", time_ps=0.02, timestep_fs=0.25, threshold=1e6, every=4, write_every=2,
+        temperature_K=100.0, progress=False,
+    )  # fmt: skip
+    with pytest.raises(ConfigurationError, match="other draws than those of the run"):
+        average(tmp_path / "run", "distance:0,1", calculator=calculator(1), method="cea")
+    with pytest.raises(SamplingError):  # the right one gets as far as counting frames
+        average(tmp_path / "run", "distance:0,1", calculator=calculator(0), method="cea")
+
+
+def test_a_run_that_was_rolled_back_is_of_no_ensemble(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    average(folder, "distance:0,1")  # control
+    with (folder / "events.jsonl").open("a") as events:
+        events.write(json.dumps({"event": "rollback", "step": 40}) + "\n")
+    forget_sums(folder / "events.jsonl")
+    with pytest.raises(ConfigurationError, match=r"rolled back 1 times \(first at step 40\)"):
+        average(folder, "distance:0,1")

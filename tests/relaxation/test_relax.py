@@ -9,7 +9,8 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-from ase.constraints import FixAtoms, FixBondLengths, FixedPlane, FixSymmetry
+from ase.calculators.morse import MorsePotential
+from ase.constraints import ExternalForce, FixAtoms, FixBondLengths, FixedPlane, FixSymmetry, Hookean
 from ase.filters import FrechetCellFilter, StrainFilter, UnitCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 
@@ -367,6 +368,59 @@ def test_what_makes_no_sense_is_refused(wells):
     for cell in ("round", [1, 0], [0] * 6, FrechetCellFilter(copper())):
         with pytest.raises(ConfigurationError, match="cell="):
             relax(copper(), cell=cell)
+    for name in ("ODE12r", "CellAwareBFGS"):
+        with pytest.raises(ConfigurationError, match="ASE has BFGS"):
+            relax(atoms, optimizer=name)
+    empty = Atoms("Cu", pbc=True)
+    empty.calc = copper().calc
+    with pytest.raises(SingularCellError, match="volume"):
+        relax(empty, cell=True)
+
+
+def test_what_cannot_move_has_energies_alone(wells):
+    atoms = Atoms("H3", 2.0 * np.eye(3))
+    atoms.calc = bayesian(wells[0])
     atoms.set_constraint(FixAtoms([0, 1, 2]))
-    with pytest.raises(ConfigurationError, match="nothing can move"):
-        relax(atoms)
+    held = relax(atoms)
+    assert held.position_std.max() == 0.0
+    assert np.allclose(held.energy.draws, [member.get_potential_energy(atoms) for member in wells[0]])
+    lone = bulk("Cu")
+    lone.calc = copper().calc
+    assert relax(lone).energy.std > 0
+
+
+@pytest.mark.parametrize("constraint", [Hookean(a1=0, a2=1, rt=0.8, k=20.0), ExternalForce(0, 1, 0.5)])
+def test_constraints_that_pull_are_part_of_every_surface(constraint):
+    def dimer_of(calculator):
+        atoms = Atoms("Ar2", [[0, 0, 0], [1.0, 0, 0]], constraint=constraint)
+        atoms.calc = calculator
+        return atoms
+
+    members = [MorsePotential(epsilon=e, r0=r, rho0=6.0) for e, r in ((1.0, 1.0), (1.1, 0.99), (0.9, 1.02))]
+    relaxed = relax(dimer_of(bayesian(members)), fmax=1e-4, z=0.0)
+    exact = []
+    for member in members:
+        one = dimer_of(member)
+        BFGS(one, logfile=None).run(fmax=1e-5)
+        exact.append((one.get_distance(0, 1), one.get_potential_energy()))
+    lengths, energies = np.array(exact).T
+    assert relaxed.bars.method == "re-relaxed"
+    assert relaxed.bars.converged.all()
+    assert np.allclose(relaxed.distance(0, 1).draws, lengths, atol=2e-4)
+    assert np.allclose(relaxed.energy.draws, energies, atol=1e-5)
+
+
+def test_what_was_found_stays_when_the_atoms_move_on(wells):
+    atoms = Atoms("H3", 2.0 * np.eye(3))
+    atoms.calc = bayesian(wells[0])
+    relaxed = relax(atoms, fmax=1e-6)
+    before = relaxed.table()
+    atoms.positions[0] -= 0.5
+    assert relaxed.table() == before
+
+
+def test_any_calculator_relaxes_without_error_bars():
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=0)
+    atoms.calc = EMT()
+    assert relax(atoms, error_bars=None).status == "converged"

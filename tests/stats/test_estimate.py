@@ -68,10 +68,27 @@ def test_an_interval_of_the_quantity_itself_takes_twenty_labels(rng):
         conformal_factor(estimates[:19], truth[:19])
 
 
+def test_quantities_with_widenings_of_their_own_combine_widened(rng):
+    draws = rng.normal(size=(16, 2))
+    a, b = Estimate(1.0, 1 + draws[:, 0], "eV", widening=2.0), Estimate(4.0, 4 + draws[:, 1], "eV", widening=0.5)
+    assert (a - b).std == pytest.approx((2 * draws[:, 0] - 0.5 * draws[:, 1]).std(ddof=1))
+    assert (a - b).value == pytest.approx(-3.0)
+    assert (5.0 - a).value == pytest.approx(4.0)
+    assert (5.0 - a).std == pytest.approx(a.std)
+    ratio = b / b
+    assert (float(ratio.value), ratio.unit, float(ratio.std)) == (1.0, "", pytest.approx(0.0, abs=1e-12))
+    named = Estimate(1.0, draws[:, 0], note="O-H") - Estimate(2.0, draws[:, 1], note="C-H")
+    assert named.note == "O-H - C-H"
+    unknown = Estimate(1.0, draws[:, 0], "eV", widening=float("nan"))
+    assert np.isnan((unknown - b).std)
+
+
 def test_what_cannot_be_combined_is_refused():
     a = Estimate(0.0, [1.0, 2.0], "eV")
     with pytest.raises(DrawsError, match="expected the same unit"):
         a - Estimate(0.0, [1.0, 2.0], "Å")
+    with pytest.raises(DrawsError, match="the same unit, K and draws"):
+        Estimate(0.0, [1.0, 2.0], "eV", source="seed 0") - Estimate(0.0, [1.0, 2.0], "eV", source="seed 1")
     with pytest.raises(DrawsError, match="two draws"):
         Estimate(0.0, [1.0])
     with pytest.raises(DrawsError, match="shape"):
