@@ -55,8 +55,8 @@ print("zero-point energy", modes.zero_point_energy())
 # %% [markdown]
 # ## Two conformers
 #
-# Gauche and trans differ by some ten meV, and each total energy is known to half of that.  On every draw both energies are wrong by nearly
-# the same amount, and the difference is known far better.
+# Gauche and trans differ by some ten meV, and each total energy is known to half of that.  On every draw both energies are
+# wrong by nearly the same amount, and the difference is known far better.
 
 # %%
 other = ethanol.copy()
