@@ -6,27 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
-from ase.neighborlist import natural_cutoffs, neighbor_list
 
 from blipcalc.errors import StructureError
+from blipcalc.relaxation.bonds import bonded_pairs
 from blipcalc.settings import several, whole
-
-#: factor on the sum of covalent radii below which two atoms are bonded
-STRETCH = 1.2
 
 
 def side_of(atoms: Atoms, near: int, far: int) -> list[int]:
     """Atoms that are bonded to ``far``, directly or through others, when the bond between ``near`` and ``far`` is cut.
 
-    Bonds are pairs closer than 1.2 times the sum of their covalent radii (Cordero et al. 2008, as in ASE).
-
     raises : StructureError where that includes ``near``: the bond is in a ring, or there is none
     """
-    first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=STRETCH))
+    first, second, *_ = bonded_pairs(atoms)
     bonded: dict[int, list[int]] = {}
     for i, j in zip(first.tolist(), second.tolist(), strict=True):
         if {i, j} != {near, far}:
             bonded.setdefault(i, []).append(j)
+            bonded.setdefault(j, []).append(i)
     found, left = {far}, [far]
     while left:
         for atom in bonded.get(left.pop(), []):

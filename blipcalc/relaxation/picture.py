@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from ase.neighborlist import neighbor_list
 
+from blipcalc.relaxation.bonds import bonded_pairs
 from blipcalc.relaxation.result import Relaxed
 from blipcalc.sealed import write_atomically
 
 #: quantile of χ² with two degrees of freedom: a plane is what one looks at
 CHI2 = 5.991
-#: Å, half axis of the largest ellipse when it is drawn; times the sum of covalent radii, pairs that are joined
-LARGEST, BOND = 0.4, 1.2
+#: Å, half axis of the largest ellipse when it is drawn
+LARGEST = 0.4
 
 
 def plot_relaxed(relaxed: Relaxed, path: str | Path, title: str = "") -> None:
@@ -37,8 +37,9 @@ def plot_relaxed(relaxed: Relaxed, path: str | Path, title: str = "") -> None:
     span = np.ptp(at[:, :2], axis=0) + 2.0
     figure = Figure(figsize=(7.0, float(np.clip(7.0 * span[1] / span[0], 3.0, 8.0))), layout="constrained")
     axes = figure.add_subplot()
-    for i, j in zip(*_bonds(atoms), strict=True):
-        axes.plot(*at[[i, j], :2].T, color="#888888", lw=2.0, zorder=1)
+    for i, j, _, shift in zip(*bonded_pairs(atoms), strict=True):
+        if not shift.any():  # across a face of the cell it would be a line through the picture
+            axes.plot(*at[[i, j], :2].T, color="#888888", lw=2.0, zorder=1)
     for k in np.argsort(at[:, 2]):  # those in front last
         radius = 0.35 * covalent_radii[atoms.numbers[k]]
         colour = jmol_colors[atoms.numbers[k]]
@@ -68,11 +69,3 @@ def round_factor(factor: float) -> float:
     """The nearest of 1, 2, 5, 10, 20, … below, at least 1."""
     power = 10.0 ** np.floor(np.log10(max(factor, 1.0)))
     return float(max(step * power for step in (1, 2, 5) if step * power <= max(factor, 1.0)))
-
-
-def _bonds(atoms) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs to be joined; none across a face of the cell, which would be lines through the picture."""
-    radii = BOND * covalent_radii[atoms.numbers]
-    i, j, shifts = neighbor_list("ijS", atoms, radii.tolist())
-    kept = (i < j) & ~shifts.any(axis=1)
-    return i[kept], j[kept]

@@ -12,11 +12,14 @@ from ase import Atoms
 from ase.geometry import find_mic
 
 from blipcalc.errors import ConfigurationError
+from blipcalc.relaxation.bonds import bonded_pairs
 from blipcalc.relaxation.descent import Descent
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate, with_error
 from blipcalc.stats.spread import atom_variance, covariance
 
+#: bonds that a table lists one by one
+MOST_BONDS = 40
 Method = Literal["linear response", "re-relaxed"]
 
 
@@ -123,17 +126,33 @@ class Relaxed:
             bars.positions.source,
         )
 
-    def bonds(self, scale: float = 1.2) -> list[Estimate]:
-        """All distances below ``scale`` times the sum of covalent radii, shortest first."""
-        from ase.data import covalent_radii
+    def bonds(self) -> list[Estimate]:
+        """Lengths of all bonds (:mod:`blipcalc.relaxation.bonds`), shortest first; one for several images of a pair."""
+        i, j, *_ = bonded_pairs(self.atoms)
+        return [
+            self.distance(*pair)
+            for pair in dict.fromkeys(zip(i.tolist(), j.tolist(), strict=True))
+            if pair[0] < pair[1]
+        ]
 
-        radii = covalent_radii[self.atoms.numbers]
-        distances = self.atoms.get_all_distances(mic=bool(self.atoms.pbc.any()))
-        near = np.argwhere(np.triu(distances < scale * (radii[:, None] + radii[None]), k=1))
-        return [self.distance(int(i), int(j)) for i, j in sorted(near, key=lambda pair: distances[tuple(pair)])]
+    def mean_bonds(self) -> list[Estimate]:
+        """Å, for each pair of elements the mean length of its bonds, those of the relaxed structure, on every draw."""
+        i, j, _, shifts = bonded_pairs(self.atoms)
+        symbols = np.array(self.atoms.get_chemical_symbols())
+        kinds = np.array(["-".join(sorted(pair)) for pair in zip(symbols[i], symbols[j], strict=True)])
+
+        def mean(atoms: Atoms, kept: np.ndarray) -> float:
+            way = atoms.positions[j[kept]] - atoms.positions[i[kept]] + shifts[kept] @ atoms.cell.array
+            return float(np.linalg.norm(way, axis=1).mean())
+
+        found = []
+        for kind in dict.fromkeys(kinds.tolist()):
+            kept = np.flatnonzero(kinds == kind)
+            found.append(self.measure(lambda a, kept=kept: mean(a, kept), "Å", f"{kind}, mean of {len(kept)}"))
+        return found
 
     def table(self, extra: Sequence[Estimate] = ()) -> str:
-        """Lines of text: how it ended, energy, cell where it moved, bonds, and what else is given."""
+        """Lines of text: how it ended, energy, cell where it moved, bonds (of many the means), and what else is given."""
         lines = [f"{self.descent.status} after {self.descent.steps} steps: {self.descent.reason}"]
         if self.bars is not None:
             bars = self.bars
@@ -150,7 +169,8 @@ class Relaxed:
                 for k, (name, unit) in enumerate(zip(names, units, strict=True)):
                     lines.append(f"{name:<14}{_line(cell[k], unit)}")
                 lines.append(f"{'volume':<14}{_line(self.volume())}")
-            lines += [f"{estimate.note:<14}{_line(estimate)}" for estimate in (*self.bonds(), *extra)]
+            bonds = self.bonds() if len(bonded_pairs(self.atoms)[0]) <= MOST_BONDS else self.mean_bonds()
+            lines += [f"{estimate.note + ' ':<14}{_line(estimate)}" for estimate in (*bonds, *extra)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property

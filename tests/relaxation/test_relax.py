@@ -424,3 +424,21 @@ def test_any_calculator_relaxes_without_error_bars():
     atoms.rattle(0.05, seed=0)
     atoms.calc = EMT()
     assert relax(atoms, error_bars=None).status == "converged"
+
+
+@pytest.mark.parametrize("primitive", [True, False])
+def test_mean_bonds_of_crystals_follow_their_lattice(primitive):
+    atoms = bulk("Cu", cubic=not primitive)
+    atoms.calc = copper().calc
+    relaxed = relax(atoms, cell=True, fmax=1e-5, z=0.0)
+    (mean,) = relaxed.mean_bonds()
+    assert mean.note == f"Cu-Cu, mean of {6 * len(atoms)}"
+    exact = STRETCHES * lattice_constant() / np.sqrt(2)
+    assert np.abs(mean.draws - exact).max() < 0.03 * exact.std()
+
+
+def test_a_table_of_many_bonds_gives_their_means():
+    atoms = copper((2, 2, 1))
+    relaxed = relax(atoms, fmax=1e-3, z=0.0)
+    assert "mean of 96" in relaxed.table()
+    assert "Cu0-Cu1" not in relaxed.table()
