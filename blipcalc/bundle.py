@@ -1,4 +1,4 @@
-"""What comes with the package: models, and starting structures of the molecules that they know."""
+"""What comes with the package: models, and starting structures of the molecules and crystals that they are for."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ase.io import read
 
 from blipcalc.errors import ConfigurationError
 
-#: names of the starting structures
+#: names of the starting structures: molecules of ``rmd17``, zeolites of ``silica``, of which it has not seen the last two
 MOLECULES = ("aspirin", "benzene", "ethanol", "malonaldehyde", "salicylic", "toluene", "uracil")
+ZEOLITES = ("abw", "bct", "dft", "edi", "gis", "nab", "cha", "sod")
 
 
 def bundle_path(name: str) -> Path:
@@ -19,11 +20,12 @@ def bundle_path(name: str) -> Path:
     return Path(str(resources.files("blipcalc") / "bundled" / name))
 
 
-def starting_structure(molecule: str) -> Atoms:
-    """The starting structure of one of :data:`MOLECULES`, without a calculator.
+def starting_structure(name: str) -> Atoms:
+    """The starting structure of one of :data:`MOLECULES` or :data:`ZEOLITES`, without a calculator.
 
     Raises :class:`ConfigurationError` for another name.
     """
-    if molecule not in MOLECULES:
-        raise ConfigurationError(f"no starting structure for {molecule!r}; there are {', '.join(MOLECULES)}")
-    return read(bundle_path("rmd17.extxyz"), index=MOLECULES.index(molecule))
+    for file, names in (("rmd17.extxyz", MOLECULES), ("silica.extxyz", ZEOLITES)):
+        if name in names:
+            return read(bundle_path(file), index=names.index(name))
+    raise ConfigurationError(f"no starting structure for {name!r}; there are {', '.join(MOLECULES + ZEOLITES)}")

@@ -10,12 +10,13 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.units import fs
 
-from blipcalc.bundle import MOLECULES, bundle_path, starting_structure
+from blipcalc.bundle import MOLECULES, ZEOLITES, bundle_path, starting_structure
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.calibration.evaluation import evaluate_residuals
 from blipcalc.calibration.residuals import collect, seen_in_training
 from blipcalc.checkpoint import bundled_models, load_model, model_info
 from blipcalc.data.labels import read_labelled
+from blipcalc.errors import ConfigurationError
 from blipcalc.predictor import BayesianPredictor
 
 
@@ -89,3 +90,19 @@ def test_the_bundled_model_knows_where_its_data_were():
     assert near < 2.5 < 3.0 < min(far)
     assert predictor.domain.n_frames == 6300
     assert 0.95 < predictor.domain.closest["C-H"] < 1.05
+
+
+@pytest.mark.parametrize("zeolite", ZEOLITES)
+def test_zeolites_are_silica_in_cells(zeolite):
+    atoms = starting_structure(zeolite)
+    counts = {symbol: atoms.get_chemical_symbols().count(symbol) for symbol in ("Si", "O")}
+    assert counts["O"] == 2 * counts["Si"] == len(atoms) - counts["Si"]
+    assert atoms.pbc.all()
+    assert 12 < atoms.get_volume() / len(atoms) < 24
+    distances = atoms.get_all_distances(mic=True)[atoms.numbers == 14][:, atoms.numbers == 8]
+    assert ((np.sort(distances, axis=1)[:, :4] > 1.5) & (np.sort(distances, axis=1)[:, :4] < 1.75)).all()
+
+
+def test_another_name_is_refused():
+    with pytest.raises(ConfigurationError, match=r"there are aspirin, .*sod"):
+        starting_structure("water")
