@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -301,6 +301,20 @@ def ask(part: Calculator, key: str, atoms: Atoms, compute: bool = True) -> Any:
     own = key if key in part.implemented_properties else "energy"
     value = part.get_property(own, atoms, allow_calculation=compute)
     return full_3x3_to_voigt_6_stress(value) if key == "stress" and np.shape(value) == (3, 3) else value
+
+
+def gathered(calculator: Calculator, properties: Sequence[str], share: Callable[[str, bool], Any]) -> dict[str, Any]:
+    """Results of a calculator around others: what is asked for, computed, and beside it what its parts know already.
+
+    share : (property, whether to compute it) -> its value, or None where it is not known
+
+    raises : EmptyStructureError where no structure was ever given
+    """
+    if calculator.atoms is None:
+        raise EmptyStructureError("expected an Atoms object, got None; give atoms")
+    asked = {key: share(key, True) for key in properties}
+    beside = {key: share(key, False) for key in calculator.implemented_properties if key not in asked}
+    return asked | {key: value for key, value in beside.items() if value is not None}
 
 
 def standard(results: Mapping[str, Any]) -> Properties:

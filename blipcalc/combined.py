@@ -36,9 +36,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
-from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, ask, bayesian_of, gives, standard
+from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, ask, bayesian_of, gathered, gives, standard
 from blipcalc.core.prediction import SampleArrays
-from blipcalc.errors import ConfigurationError, EmptyStructureError
+from blipcalc.errors import ConfigurationError
 
 SUMS = ("energy", "free_energy", "energies", "forces", "stress")
 
@@ -101,11 +101,7 @@ class CombinedCalculator(Calculator):
         """Ask the parts for what is asked for, and take along what they know beside."""
         self.results = {}
         super().calculate(atoms, list(properties), list(system_changes))
-        if self.atoms is None:
-            raise EmptyStructureError("expected an Atoms object, got None; give atoms")
-        asked = {key: self._ask(key, compute=True) for key in properties}
-        beside = {key: self._ask(key) for key in self.implemented_properties if key not in asked}
-        self.results = asked | {key: value for key, value in beside.items() if value is not None}
+        self.results = gathered(self, properties, self._ask)
 
     def _ask(self, key: str, compute: bool = False) -> Any:
         """A variance, or a sum; None where a part does not know its share and is not to compute it."""

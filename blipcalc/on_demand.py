@@ -18,8 +18,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
-from blipcalc.calculator import CARRIED, BayesianCalculator, ask, bayesian_of, gives, standard
-from blipcalc.errors import ConfigurationError, EmptyStructureError
+from blipcalc.calculator import CARRIED, BayesianCalculator, ask, bayesian_of, gathered, gives, standard
+from blipcalc.errors import ConfigurationError
 
 SURFACES = ("energy", "free_energy", "forces", "stress")
 Active = Literal["model", "reference"]
@@ -91,11 +91,7 @@ class ReferenceOnDemand(Calculator):
         """Ask the active one, and the model for variances; take along what they know beside."""
         self.results = {}
         super().calculate(atoms, list(properties), list(system_changes))
-        if self.atoms is None:
-            raise EmptyStructureError("expected an Atoms object, got None; give atoms")
-        asked = {key: self._ask(key, compute=True) for key in properties}
-        beside = {key: self._ask(key) for key in self.implemented_properties if key not in asked}
-        self.results = asked | {key: value for key, value in beside.items() if value is not None}
+        self.results = gathered(self, properties, self._ask)
 
     def _ask(self, key: str, compute: bool = False) -> Any:
         if key == "from_reference":

@@ -10,10 +10,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
-from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator, standard
+from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator, gathered, standard
 from blipcalc.core.contracts import Heads, Need, Predictor, Surface
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
-from blipcalc.errors import DrawsError, EmptyStructureError
+from blipcalc.errors import DrawsError
 from blipcalc.settings import whole
 
 
@@ -66,11 +66,7 @@ class SingleDraw(Calculator):
         """Ask draw k, and all of them for variances; take along what they know beside."""
         self.results = {}
         super().calculate(atoms, list(properties), list(system_changes))
-        if self.atoms is None:
-            raise EmptyStructureError("expected an Atoms object, got None; give atoms")
-        asked = {key: self._ask(key, True) for key in properties}
-        beside = {key: self._ask(key, False) for key in self.implemented_properties if key not in asked}
-        self.results = asked | {key: value for key, value in beside.items() if value is not None}
+        self.results = gathered(self, properties, self._ask)
 
     def _ask(self, key: str, compute: bool) -> Any:
         value = (self.bayesian if key in self._shared else self.one).get_property(key, self.atoms, compute)
