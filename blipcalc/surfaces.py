@@ -67,6 +67,15 @@ class Hessian(Protocol):
 
 
 @runtime_checkable
+class Pulling(Protocol):
+    """A constraint of ASE with an energy of its own."""
+
+    def adjust_potential_energy(self, atoms: Atoms) -> float:
+        """Its energy, eV."""
+        ...
+
+
+@runtime_checkable
 class Separate(Protocol):
     """A predictor that evaluates every draw on a structure of its own."""
 
@@ -191,8 +200,9 @@ class Surfaces:
     def source(self) -> str:
         """Which draws these are, as far as a predictor says so: the same for calculators made alike."""
         if isinstance(self.predictor, BayesianPredictor):
-            sums = [float(value.double().sum()) for value in self.predictor.draws.overrides.values()]
-            said: object = (self.predictor.surface, self.n_draws, sums)
+            # noise of one seed is the same for networks of one shape: weights belong to what draws are
+            tensors = (*self.predictor.draws.overrides.values(), *self.predictor.model.parameters())
+            said: object = (self.predictor.surface, self.n_draws, [float(t.double().sum()) for t in tensors])
         elif isinstance(self.predictor, CommitteePredictor):
             said = self.predictor.identity
         else:
@@ -310,10 +320,8 @@ def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
 
 
 def constraint_energy(atoms: Atoms) -> float:
-    """EV that constraints such as ``Hookean`` add to every surface; they add to forces where those are adjusted."""
-    return float(
-        sum(c.adjust_potential_energy(atoms) for c in atoms.constraints if hasattr(c, "adjust_potential_energy"))
-    )
+    """What constraints such as ``Hookean`` add to every surface, eV; they add to forces where those are adjusted."""
+    return float(sum(c.adjust_potential_energy(atoms) for c in atoms.constraints if isinstance(c, Pulling)))
 
 
 def displaced(atoms: Atoms, q: np.ndarray) -> Atoms:

@@ -154,6 +154,18 @@ def test_one_draw_alone_is_that_draw(copper, apart, summed):
         surfaces.single(3)
 
 
+def test_draws_of_another_network_are_others_though_their_noise_is_the_same(make_blip, molecule):
+    def energies(seed):
+        network = make_blip("painn", seed)
+        predictor = BayesianPredictor(network, BlipPosterior(network.slot_shapes()), n_draws=3)
+        return Surfaces(BayesianCalculator(predictor, raw=True)).energies([molecule])
+
+    one, alike, other = energies(0), energies(0), energies(1)
+    assert (one - alike).std == pytest.approx(0.0, abs=1e-12)
+    with pytest.raises(DrawsError, match="K and draws"):
+        one - other
+
+
 def test_a_draw_of_a_network_alone(make_blip, molecule):
     network = make_blip("painn")
     predictor = BayesianPredictor(network, BlipPosterior(network.slot_shapes()), n_draws=3, surface="centre")

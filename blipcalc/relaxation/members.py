@@ -61,7 +61,6 @@ def relax_members(
     pressure: float = 0.0,
     tolerance: float = 1e-4,
     steps: int = 200,
-    start: list[Atoms] | None = None,
 ) -> Members:
     """Relax all draws.
 
@@ -73,9 +72,8 @@ def relax_members(
     pressure : eV/Å³
     tolerance : Å; a draw is there when its next step moves no atom by more
     steps : evaluations of a draw at most
-    start : where each begins, instead of that minimum
     """
-    walks = [Walk(_copy(atoms, one)) for one in (start or [atoms] * surfaces.n_draws)]
+    walks = [Walk(_copy(atoms)) for _ in range(surfaces.n_draws)]
     for _ in range(steps):
         going = [k for k, walk in enumerate(walks) if not walk.done]
         if not going:
@@ -162,8 +160,7 @@ def _constrained(values: Values, atoms: Atoms) -> Values:
     return values._replace(forces=forces)
 
 
-def _copy(like: Atoms, atoms: Atoms) -> Atoms:
+def _copy(atoms: Atoms) -> Atoms:
     copy = atoms.copy()
     copy.calc = None
-    copy.set_constraint(like.constraints)
     return copy

@@ -99,7 +99,7 @@ def relax(
     log["trajectory"] = None if trajectory is None else str(trajectory)
     dynamics = optimizer_of(optimizer, atoms if around is None else around, {**log, **(options or {})})
     rules = [*triggers, *([] if outside is None else [Outside(outside)])]
-    with contextlib.closing(dynamics) if hasattr(dynamics, "close") else contextlib.nullcontext():
+    with contextlib.closing(dynamics):
         monitor = None
         if rules or tolerance is not None or threshold is not None:
             monitor = UncertaintyMonitor(
