@@ -24,6 +24,7 @@ from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.calculator import BayesianCalculator, ask, bayesian_of
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.contracts import Need
+from blipcalc.core.deformation import deformation, displaced
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.predictor import BayesianPredictor
@@ -307,7 +308,7 @@ def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: fl
 
 
 def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
-    """(3n,) or (3n + 6,) ∂E/∂q at q itself, of one surface at the structure that :func:`displaced` makes of q.
+    """(3n,) or (3n + 6,) ∂E/∂q at q itself, of one surface at the structure that ``displaced`` makes of q.
 
     With D = 1 + ε:  ∂E/∂u = -F Dᵀ,  ∂E/∂D = V D⁻ᵀ σ.
     """
@@ -322,25 +323,6 @@ def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
 def constraint_energy(atoms: Atoms) -> float:
     """What constraints such as ``Hookean`` add to every surface, eV; they add to forces where those are adjusted."""
     return float(sum(c.adjust_potential_energy(atoms) for c in atoms.constraints if isinstance(c, Pulling)))
-
-
-def displaced(atoms: Atoms, q: np.ndarray) -> Atoms:
-    """A copy with atoms moved by u and everything strained by e, q = (u, e), without constraints and calculator."""
-    moved, n = atoms.copy(), 3 * len(atoms)
-    moved.set_constraint()
-    moved.calc = None
-    d = deformation(q[n:])
-    moved.set_cell(moved.cell.array @ d)
-    moved.positions = (moved.positions + q[:n].reshape(-1, 3)) @ d
-    return moved
-
-
-def deformation(e: np.ndarray) -> np.ndarray:
-    """(6,) strains in Voigt order, shears twice the entries, or none of them -> (3, 3), 1 + ε."""
-    if not len(e):
-        return np.eye(3)
-    xx, yy, zz, yz, xz, xy = e
-    return np.eye(3) + np.array([[xx, xy / 2, xz / 2], [xy / 2, yy, yz / 2], [xz / 2, yz / 2, zz]])
 
 
 def _sum(values: Values, extra: Values) -> Values:

@@ -10,10 +10,11 @@ from blipcalc.adapters.committee import committee
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.combined import CombinedCalculator
+from blipcalc.core.deformation import displaced
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.surfaces import Surfaces, displaced, gradient
+from blipcalc.surfaces import Surfaces, gradient
 
 
 class Scaled(EMT):

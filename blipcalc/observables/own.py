@@ -11,12 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
+from blipcalc.core.deformation import displaced
 from blipcalc.errors import NotConvergedError
 from blipcalc.observables.relaxed import inverse_hessian
 from blipcalc.relaxation.coordinates import FreeMotion, free_motion
 from blipcalc.relaxation.members import relax_members
 from blipcalc.relaxation.response import SOFT, Inverse
-from blipcalc.surfaces import Surfaces, Values, displaced, gradient, gradient_at
+from blipcalc.surfaces import Surfaces, Values, gradient, gradient_at
 
 #: Å, and strain times the length of the cell; a step below it is the last
 ARRIVED = 1e-5

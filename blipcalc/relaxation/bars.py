@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 
+from blipcalc.core.deformation import displaced
 from blipcalc.relaxation.coordinates import MOST_ATOMS, FreeMotion
 from blipcalc.relaxation.members import relax_members
 from blipcalc.relaxation.response import (
@@ -29,7 +30,7 @@ from blipcalc.relaxation.response import (
     respond_by_products,
 )
 from blipcalc.relaxation.result import ErrorBars, in_frame_of
-from blipcalc.surfaces import Both, Hessian, Surfaces, Values, constraint_energy, displaced, gradient
+from blipcalc.surfaces import Both, Hessian, Surfaces, Values, constraint_energy, gradient
 
 #: Å, largest spread of an atom for which a first order is trusted
 SPREAD = 0.05

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from ase import Atoms
 
+from blipcalc.core.deformation import displaced
 from blipcalc.relaxation.coordinates import FreeMotion
-from blipcalc.surfaces import Surfaces, Values, constraint_energy, displaced, gradient
+from blipcalc.surfaces import Surfaces, Values, constraint_energy, gradient
 
 #: Å that an atom moves in a step at most; steps and gradients that are remembered
 LONGEST, MEMORY = 0.2, 30

@@ -6,8 +6,9 @@ import pytest
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.core.contracts import Draws, Need
+from blipcalc.core.deformation import displaced
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.surfaces import DifferencedHessian, Surfaces, displaced
+from blipcalc.surfaces import DifferencedHessian, Surfaces
 
 
 @pytest.fixture

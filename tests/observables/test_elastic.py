@@ -15,12 +15,13 @@ from blipcalc import elastic_constants, equation_of_state
 from blipcalc.adapters.committee import committee
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.core.deformation import displaced
 from blipcalc.errors import ConfigurationError, NotConvergedError, StructureError
 from blipcalc.observables.elastic import stress_strain
 from blipcalc.observables.moduli import ElasticConstants, reuss_bulk, reuss_shear, voigt_bulk, voigt_shear
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.estimate import Estimate
-from blipcalc.surfaces import Surfaces, displaced
+from blipcalc.surfaces import Surfaces
 
 SPREADS = 0.02, 0.005
 
