@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,14 +25,12 @@ from blipcalc.calculator import BayesianCalculator, ask, bayesian_of
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.deformation import deformation, displaced
+from blipcalc.core.differenced import Differenced
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.single_draw import SingleDraw
 from blipcalc.stats.estimate import Estimate
-
-#: Å, half the distance of a central difference where nothing can be differentiated
-STEP = 1e-3
 
 
 class Values(NamedTuple):
@@ -225,7 +223,7 @@ class Surfaces:
         """
         if isinstance(self.predictor, Differentiable) and not self.exact:
             return self.predictor.curvature(atoms, strain=strain)
-        return DifferencedHessian(self, atoms, strain=strain)
+        return Differenced(partial(self.slope_at, atoms), 3 * len(atoms) + (6 if strain else 0))
 
     def hessians(self, structures: Sequence[Atoms], directions: np.ndarray | None = None) -> np.ndarray:
         """(K, B, 3n) eV/Å²: Hessian of draw k at structure k times directions (B, 3n); without them all of it, symmetric.
@@ -236,22 +234,28 @@ class Surfaces:
         """
         if len(structures) != self.n_draws:
             raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
-        along = np.eye(3 * len(structures[0])) if directions is None else np.asarray(directions, dtype=np.float64)
+        size = 3 * len(structures[0])
+        along = np.eye(size) if directions is None else np.asarray(directions, dtype=np.float64)
         if isinstance(self.predictor, Differentiable) and not self.exact:
             found = np.stack([one.product(along) for one in self.predictor.curvatures(structures)])
         else:
-            found = np.stack([self._slopes(structures, v) for v in along], axis=1)
+            found = Differenced(partial(self.slopes_at, structures), size).product(along).swapaxes(0, 1)
         return 0.5 * (found + found.swapaxes(1, 2)) if directions is None else found
 
-    def _slopes(self, structures: Sequence[Atoms], v: np.ndarray) -> np.ndarray:
-        """(K, 3n) of the gradients of the draws along v, by central differences."""
-        length = np.abs(v).max()
-        if not length:
-            return np.zeros((self.n_draws, len(v)))
-        up, down = (
-            self.each([displaced(atoms, sign * STEP / length * v) for atoms in structures]).forces for sign in (1, -1)
-        )
-        return (down - up).reshape(self.n_draws, -1) * length / (2 * STEP)
+    def slope_at(self, atoms: Atoms, q: np.ndarray) -> np.ndarray:
+        """(3n,) or (3n + 6,) ∂E/∂q of the surface that drives at q, counted from a structure; constraints are not looked at."""
+        moved = displaced(atoms, q)
+        forces = self.calculator.get_property("forces", moved)
+        stress = self.calculator.get_property("stress", moved) if len(q) > 3 * len(atoms) else None
+        return gradient_at(Values(np.float64(0.0), forces, stress), moved, q)
+
+    def slopes_at(self, structures: Sequence[Atoms], q: np.ndarray) -> np.ndarray:
+        """(K, 3n) or (K, 3n + 6) ∂E_k/∂q of draw k at q, one for all or (K, …), counted from structure k."""
+        rows = np.broadcast_to(q, (len(structures), q.shape[-1]))
+        moved = [displaced(atoms, row) for atoms, row in zip(structures, rows, strict=True)]
+        energy, forces, stress = self.each(moved, stress=q.shape[-1] > 3 * len(moved[0]))
+        own = zip(energy, forces, [None] * len(moved) if stress is None else stress, strict=True)
+        return np.array([gradient_at(Values(*one), *at) for one, *at in zip(own, moved, rows, strict=True)])
 
     def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:
         if not self.exact:
@@ -263,39 +267,6 @@ class Surfaces:
             sum(ask(part, "forces", bare) for part in self.exact) if forces else None,
             sum(ask(part, "stress", bare) for part in self.exact) if stress else None,
         )
-
-
-class DifferencedHessian:
-    """The same as :class:`~blipcalc.core.curvature.Curvature` by central differences of all forces and stresses."""
-
-    def __init__(self, surfaces: Surfaces, atoms: Atoms, *, strain: bool) -> None:
-        self._surfaces, self._atoms, self._strain = surfaces, atoms.copy(), strain
-        self._atoms.set_constraint()
-        self.size = 3 * len(atoms) + (6 if strain else 0)
-
-    def matrix(self) -> np.ndarray:
-        """(size, size), symmetric."""
-        found = self.product(np.eye(self.size))
-        return 0.5 * (found + found.T)
-
-    def product(self, directions: np.ndarray) -> np.ndarray:
-        """(B, size) -> (B, size)."""
-        rows = []
-        for v in directions:
-            length = np.abs(v).max()
-            if not length:
-                rows.append(np.zeros(self.size))
-                continue
-            forward, backward = (self._gradient(sign * STEP / length * v) for sign in (1, -1))
-            rows.append((forward - backward) * length / (2 * STEP))
-        return np.array(rows)
-
-    def _gradient(self, q: np.ndarray) -> np.ndarray:
-        """Of the surface that drives, with respect to q, at q."""
-        atoms, calculator = displaced(self._atoms, q), self._surfaces.calculator
-        forces = calculator.get_property("forces", atoms)
-        stress = calculator.get_property("stress", atoms) if self._strain else None
-        return gradient_at(Values(np.float64(0.0), forces, stress), atoms, q)
 
 
 def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:

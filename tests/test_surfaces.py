@@ -1,5 +1,7 @@
 """The surfaces behind a calculator: sums with exact parts, committees, widening, refusals."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -11,6 +13,7 @@ from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.deformation import displaced
+from blipcalc.core.differenced import Differenced
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.predictor import BayesianPredictor
@@ -194,12 +197,13 @@ def test_hessians_of_draws_by_differences(copper, apart):
 
 @pytest.mark.parametrize("name", ["painn", "visnet"])
 def test_hessians_of_the_draws_of_a_network(make_blip, molecule, name, monkeypatch):
-    monkeypatch.setattr("blipcalc.surfaces.STEP", 1e-4)
+    monkeypatch.setattr("blipcalc.core.differenced.STEP", 1e-4)
     network = make_blip(name)
     predictor = BayesianPredictor(network, BlipPosterior(network.slot_shapes()), n_draws=3)
     surfaces = Surfaces(BayesianCalculator(predictor, raw=True))
     found = surfaces.hessians([molecule] * 3)
     assert np.allclose(found.mean(axis=0), surfaces.hessian(molecule).matrix(), atol=1e-10)
-    slopes = np.stack([surfaces._slopes([molecule] * 3, v) for v in np.eye(3 * len(molecule))], axis=1)
+    size = 3 * len(molecule)
+    slopes = Differenced(partial(surfaces.slopes_at, [molecule] * 3), size).product(np.eye(size)).swapaxes(0, 1)
     assert np.abs(slopes - found).max() < 1e-5 * np.abs(found).max()
     assert np.abs(found[0] - found[1]).max() > 1e-4 * np.abs(found).max()  # control

@@ -38,11 +38,9 @@ def average(
     dtype: Dtype = "float64",
 ) -> None:
     """Average observables over a run: value, model error, sampling error, effective frames.  Exit code 2: too few frames."""
-    import json
-
     from blipcalc.cli.tables import averages_text
     from blipcalc.observables.average import average as averaged
-    from blipcalc.sealed import write_atomically
+    from blipcalc.sealed import json_text, write_atomically
 
     calculator = None
     if model is not None:
@@ -58,7 +56,7 @@ def average(
     found = [averaged(source, name, **settings) for name in observable]
     typer.echo(averages_text(found))
     if json_file is not None:
-        write_atomically(json_file, json.dumps([one.to_dict() for one in found], indent=1).encode())
+        write_atomically(json_file, json_text([one.to_dict() for one in found]).encode())
     if plot is not None:
         curves = [one for one in found if one.axis is not None]
         (curves or found)[0].plot(plot)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from blipcalc.bundle import starting_structure
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.core.evaluate import Strategy
 from blipcalc.md.run import run_md
+from blipcalc.sealed import json_text, write_atomically
 
 #: of the ramp after the quiet part: K/ps, and where it ends
 HEATING_RATE, HOTTEST_K = 500.0, 4300.0
@@ -62,7 +62,7 @@ def run_demo(molecule: str, model: str, folder: Path, *, time_ps: float, toleran
         "ms_per_step": 1000.0 * run.wall_seconds / max(run.steps, 1),
         "wall_seconds": run.wall_seconds,
     }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    write_atomically(folder / "summary.json", json_text(summary).encode())
     monitor.plot(folder / "uncertainty.png", title=f"{molecule}: {QUIET_K:.0f} K, heated from {time_ps:g} ps on")
     return summary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +95,7 @@ def evaluate(
     from blipcalc.cli.tables import error_bars_text, evaluation_text
     from blipcalc.predictor import BayesianPredictor
     from blipcalc.report.plots import error_against_sigma_plot, reliability_plot
+    from blipcalc.sealed import json_text, write_atomically
 
     stored = load_model(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
@@ -111,7 +111,7 @@ def evaluate(
     training = stored.frames.tolist() or None
     result = evaluate_model(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
     make_folder(output)
-    (output / "evaluation.json").write_text(json.dumps(result.to_dict(), indent=1))
+    write_atomically(output / "evaluation.json", json_text(result.to_dict()).encode())
     reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
     error_against_sigma_plot(residuals, output / "error_against_sigma.png")
     typer.echo(error_bars_text(predictor, stored.calibrations, raw=raw))
@@ -148,6 +148,7 @@ def compare(
     from blipcalc.checkpoint import load_model
     from blipcalc.cli.tables import comparison_text
     from blipcalc.report.plots import comparison_plot
+    from blipcalc.sealed import json_text, write_atomically
 
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
     settings = (foreign_energy_unit, length_unit, energy_key, forces_key, foreign_index)
@@ -166,7 +167,7 @@ def compare(
     text = comparison_text(rows)
     (output / "comparison.md").write_text(text + "\n")
     figures = {row.name: row.to_dict() for row in rows}
-    (output / "comparison.json").write_text(json.dumps(figures, indent=1, allow_nan=False))
+    write_atomically(output / "comparison.json", json_text(figures).encode())
     before = {row.name: row.posterior_residuals for row in rows}
     comparison_plot({row.name: row.residuals for row in rows}, output / "reliability.png", before)
     typer.echo(text)

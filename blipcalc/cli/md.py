@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +65,7 @@ def md(
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.checkpoint import load_model
     from blipcalc.md.run import run_md
+    from blipcalc.sealed import json_text
 
     if tolerance is not None and limits is not None:
         raise ConfigurationError("give --tolerance or --limits, not both")
@@ -98,10 +98,10 @@ def md(
         from blipcalc.observables.independent import independent_runs as run_all
 
         summaries = run_all(atoms, **settings)
-        typer.echo(json.dumps({name: summary.to_dict() for name, summary in summaries.items()}, indent=1))
+        typer.echo(json_text({name: summary.to_dict() for name, summary in summaries.items()}))
         raise typer.Exit(max(_code(summary) for summary in summaries.values()))
     summary, _ = run_md(atoms, **settings)
-    typer.echo(json.dumps(summary.to_dict(), indent=1))
+    typer.echo(json_text(summary.to_dict()))
     raise typer.Exit(_code(summary))
 
 

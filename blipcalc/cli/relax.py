@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +52,7 @@ def relax(
     from blipcalc.io import write
     from blipcalc.relaxation.picture import plot_relaxed
     from blipcalc.relaxation.relax import relax as relax_atoms
-    from blipcalc.sealed import write_atomically
+    from blipcalc.sealed import json_text, write_atomically
 
     atoms, stored = structure_of(structure), load_model(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
@@ -81,7 +80,7 @@ def relax(
     if "atom_std" in atoms.calc.implemented_properties:
         atoms.calc.get_property("atom_std", atoms)  # for the file, of the structure as it ended
     write(folder / "relaxed.extxyz", atoms)
-    write_atomically(folder / "relaxation.json", json.dumps(relaxed.to_dict(), indent=1).encode())
+    write_atomically(folder / "relaxation.json", json_text(relaxed.to_dict()).encode())
     if relaxed.bars is not None:
         write(folder / "draws.traj", relaxed.bars.structures)
         plot_relaxed(relaxed, folder / "picture.png", f"{atoms.get_chemical_formula()}, {model}")

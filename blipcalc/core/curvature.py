@@ -2,18 +2,22 @@
 
 With q = (u, e), displacements u of the atoms and then a strain e of everything,
 
-    d_e(q) = (d_e + u_source - u_target) (1 + ε(e)),    H = ∂²E/∂q²,    H v by differentiating the gradient once more
+    d(q) = (d + u_source - u_target) (1 + ε(e)),    H v = Jᵀ ∂²E/∂d² J v + (∂J/∂q v)ᵀ ∂E/∂d,    J = ∂d/∂q
 
 | symbol | variable | meaning |
 |---|---|---|
-| d_e | ``vectors`` | of a pair, Å |
+| d | ``vectors`` | of a pair, Å |
 | u | first 3N of q | Å |
 | e | last 6 of q | strain in Voigt order (xx, yy, zz, yz, xz, xy), shears twice ε: ∂E/∂e = V · stress as ASE gives it |
+| J v | ``along`` | how the vectors of the pairs change |
 
-Of several draws it is the mean, as their surface is.  Exact to rounding: in float64 for a network in float64.
+The second term is there between displacements and strains alone.  Of several draws it is the mean, as their surface is.  Exact to
+rounding: in float64 for a network in float64.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -21,6 +25,7 @@ from torch import Tensor
 
 from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import PAIRS, Evaluator
+from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
 
 #: pairs times directions per pass where the memory is the only bound
@@ -41,12 +46,12 @@ class Curvature:
     """
 
     def __init__(self, evaluator: Evaluator, draws: Draws, graph: Graph, *, strain: bool = False) -> None:
-        self._evaluator, self._draws = evaluator, draws
+        self._evaluator = evaluator
+        self._draws = [draws[k : k + 1] for k in range(draws.n if draws.overrides else 1)]
         graph = graph if graph.positions.device == evaluator.device else graph.clone().to(str(evaluator.device))
         self._tensors = graph.tensors(evaluator.dtype)
         self._n_atoms = len(graph.species)
         self.size = 3 * self._n_atoms + (6 if strain else 0)
-        self._strained = strain
 
     def matrix(self) -> np.ndarray:
         """(size, size) eV/Å² between displacements, eV/Å and eV with strains; symmetric."""
@@ -59,38 +64,44 @@ class Curvature:
         # on a CPU as many as stay in its caches: 63 directions and 312 pairs took 9.0 s in one pass, 2.8 s in passes of 12
         most = PAIRS if given.device.type == "cpu" else MANY
         per_pass = max(1, most // max(1, self._tensors.vectors.shape[0]))
+        per_pass = math.ceil(self.size / math.ceil(self.size / per_pass))  # as even as can be, and always the same
         total = torch.zeros(given.shape, dtype=torch.float64, device=given.device)
-        single = self._draws.n if self._draws.overrides else 1
-        for k in range(single):
-            overrides = {name: value[k] for name, value in self._draws.overrides.items()}
-            total += self._of_draw(overrides, given, per_pass).double()
-        return (total / single).cpu().numpy()
+        with torch.no_grad():
+            for draw in self._draws:
+                slope = self._evaluator.gradient(draw, self._tensors).double() if self._strained else None
+                total += torch.cat([self._of_draw(draw, slope, v, per_pass) for v in given.split(per_pass)])
+        return (total / len(self._draws)).cpu().numpy()
 
-    def _of_draw(self, overrides: dict[str, Tensor], directions: Tensor, per_pass: int) -> Tensor:
-        """H v of one draw; the gradient is built once, and differentiated once more for all directions."""
-        q = torch.zeros(self.size, dtype=directions.dtype, device=directions.device)
-        if self._evaluator.model.supports_vmap:
-            with torch.no_grad():
-                _, product = torch.func.vjp(torch.func.grad(lambda at: self._energy(at, overrides)), q)
-                passes = [torch.func.vmap(product)(part)[0] for part in directions.split(per_pass)]
-            return torch.cat(passes)
-        with torch.enable_grad():
-            q.requires_grad_()
-            (gradient,) = torch.autograd.grad(self._energy(q, overrides), q, create_graph=True)
-            rows = [torch.autograd.grad(gradient, q, v, retain_graph=True)[0] for v in directions]
-        return torch.stack(rows)
+    @property
+    def _strained(self) -> bool:
+        return self.size > 3 * self._n_atoms
 
-    def _energy(self, q: Tensor, overrides: dict[str, Tensor]) -> Tensor:
+    def _of_draw(self, draw: Draws, slope: Tensor | None, v: Tensor, per_pass: int) -> Tensor:
+        """(b, size) H v of one draw; slope (E, 3) ∂E/∂d with strains."""
+        u, e = v[:, : 3 * self._n_atoms].unflatten(1, (-1, 3)), v[:, 3 * self._n_atoms :]
         source, target = self._tensors.edge_index
-        u = q[: 3 * self._n_atoms].view(-1, 3)
-        vectors = self._tensors.vectors + u[source] - u[target]
-        if self._strained:
-            vectors = vectors + vectors @ strain_matrix(q[3 * self._n_atoms :])
-        return self._evaluator.total_energy(vectors, overrides, self._tensors, linear=self._draws.linear)
+        moved = u[:, source] - u[:, target]
+        along = moved + self._tensors.vectors @ strain_matrix(e) if self._strained else moved
+        filled = torch.nn.functional.pad(along, (0, 0, 0, 0, 0, per_pass - len(v)))  # every pass by the same kernel
+        bent = self._evaluator.curvature(draw, self._tensors, filled)[: len(v)].double()
+        if slope is None:
+            return self._by_atoms(bent)
+        virial = self._tensors.vectors.T.double() @ bent + moved.mT.double() @ slope
+        return torch.cat([self._by_atoms(bent + slope @ strain_matrix(e).double()), voigt(virial)], dim=1)
+
+    def _by_atoms(self, of_pairs: Tensor) -> Tensor:
+        """(b, E, 3) derivatives by vectors -> (b, 3N) by displacements."""
+        return -forces_from_gradient(of_pairs, self._tensors.edge_index, self._n_atoms).flatten(1)
 
 
 def strain_matrix(e: Tensor) -> Tensor:
-    """(6,) strains in Voigt order, shears twice the entries -> (3, 3) symmetric."""
-    xx, yy, zz, yz, xz, xy = e
+    """(b, 6) strains in Voigt order, shears twice the entries -> (b, 3, 3) symmetric."""
+    xx, yy, zz, yz, xz, xy = e.unbind(-1)
     rows = [[xx, xy / 2, xz / 2], [xy / 2, yy, yz / 2], [xz / 2, yz / 2, zz]]
-    return torch.stack([torch.stack(row) for row in rows])
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def voigt(matrices: Tensor) -> Tensor:
+    """(b, 3, 3) derivatives by the entries of ε -> (b, 6) by strains in Voigt order."""
+    both = 0.5 * (matrices + matrices.mT)
+    return torch.stack([both[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], dim=1)

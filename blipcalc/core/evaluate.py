@@ -9,7 +9,7 @@ model declares whether it supports ``vmap``, the caller chooses the rest, and a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -54,8 +54,8 @@ class Evaluator:
     ----------
     model : an EnergyModel; its parameters fix dtype and device
     strategy : ``loop``; ``vmap``; ``traced``, for many calls with the same atoms and draws (MD): a second at the first one,
-        then about twice as fast; ``compiled``, the same through a C++ compiler, a minute or more at the first call; or
-        ``auto``: ``vmap`` where the model supports it, else ``loop``
+        then about twice as fast; ``compiled``, the same through a C++ compiler, a minute or more at the first call, and
+        again for second derivatives; or ``auto``: ``vmap`` where the model supports it, else ``loop``
     chunk : draws per pass, to bound memory; None: on a CPU as many as make :data:`PAIRS` pairs, elsewhere all at once
     """
 
@@ -73,7 +73,7 @@ class Evaluator:
         self.state = {n: p.detach() for n, p in (*model.named_parameters(), *model.named_buffers())}
         reference = next(model.parameters())
         self.dtype, self.device = reference.dtype, reference.device
-        self._kernels: dict[tuple[bool, bool], Kernels] = {}
+        self._kernels: dict[object, Kernels] = {}
 
     def _comfortable(self, n: int, tensors: GraphTensors) -> int:
         """Draws per pass where nobody asked for a number: a divisor of ``n``, so that all passes are alike."""
@@ -89,16 +89,32 @@ class Evaluator:
             plain = torch.func.vmap(plain, in_dims=(None, 0, None))
         if self.strategy not in ("traced", "compiled"):
             return plain
-        key = (linear, single)
+        return partial(self._kernels_of(("gradient", linear, single), plain), constant=whole)
+
+    def _kernels_of(self, key: object, plain: Function) -> Kernels:
         if key not in self._kernels:
             self._kernels[key] = Kernels(plain, float(self.model.cutoff), compiled=self.strategy == "compiled")
-        return partial(self._kernels[key], constant=whole)
+        return self._kernels[key]
 
-    def total_energy(
-        self, vectors: Tensor, overrides: Mapping[str, Tensor], graph: GraphTensors, *, linear: bool = False
-    ) -> Tensor:
-        """() eV of one draw, differentiable with respect to the vectors as often as the model is."""
-        return (self._linear if linear else self._energy)(vectors, self.state, overrides, graph)[0]
+    def gradient(self, draw: Draws, graph: GraphTensors) -> Tensor:
+        """(E, 3) eV/Å, ∂E/∂d of a single draw."""
+        one = self._function(linear=draw.linear, single=True, whole=False)
+        return one(self.state, single_draw(draw), graph)[0]
+
+    def curvature(self, draw: Draws, graph: GraphTensors, directions: Tensor) -> Tensor:
+        """(B, E, 3) eV/Å² times directions (B, E, 3), ∂²E/∂d² of a single draw, all in one pass."""
+        energy = self._linear if draw.linear else self._energy
+        if self.model.supports_vmap:
+            curve: Function = partial(_along, energy)
+            if self.strategy == "compiled":  # tracing alone gains nothing here
+                curve = partial(self._kernels_of(("curvature", draw.linear), curve), constant=False)
+            return curve(self.state, single_draw(draw), graph, directions)[0]
+        with torch.enable_grad():
+            vectors = graph.vectors.detach().requires_grad_()
+            value = energy(vectors, self.state, single_draw(draw), graph)[0]
+            (gradient,) = torch.autograd.grad(value, vectors, create_graph=True)
+            rows = [torch.autograd.grad(gradient, vectors, v, retain_graph=True)[0] for v in directions]
+        return torch.stack(rows)
 
     def _energy(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
@@ -185,6 +201,27 @@ class Evaluator:
             self._samples(one, graph, forces=True, stress=stress, chunk=1, whole=False)
             for one, graph in zip(draws, graphs, strict=True)
         ]
+
+
+def single_draw(draw: Draws) -> dict[str, Tensor]:
+    """The tensors of draws of which there is one, without their leading axis."""
+    return {name: value[0] for name, value in draw.overrides.items()}
+
+
+def _along(
+    energy: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
+    state: Mapping[str, Tensor],
+    overrides: Mapping[str, Tensor],
+    graph: GraphTensors,
+    directions: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Directions times second derivatives: the gradient is built once, and differentiated once more for all of them."""
+
+    def slope(vectors: Tensor) -> Tensor:
+        return torch.func.grad(energy, has_aux=True)(vectors, state, overrides, graph)[0]
+
+    _, product = torch.func.vjp(slope, graph.vectors)
+    return torch.func.vmap(product)(directions)[0], ()
 
 
 def _stacked(rows: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -2,9 +2,9 @@
 
 ``vmap(grad(energy))`` is traced once per kernel with everything that stays (weights, draws, species) held constant; what
 depends on constants alone is computed then and there, and what is left runs without autograd and without ``vmap``: pairs and
-their vectors in, gradient and energies out.  Draws that come in several chunks are an input too, so that one kernel serves
-them all.  Tracing takes about a second.  ``compiled`` hands the same list to ``torch.compile``, which fuses it (a C++
-compiler, a minute or more per kernel).
+their vectors in, gradient and energies out, or directions in and second derivatives along them out.  Draws that come in
+several chunks are an input too, so that one kernel serves them all.  Tracing takes about a second.  ``compiled`` hands the same
+list to ``torch.compile``, which fuses it (a C++ compiler, a minute or more per kernel).
 
 A kernel belongs to the atoms of a graph and to a *padded* number of pairs: pairs are added at exactly the cutoff, where every
 model gives zero, and cut off again.  Every new kernel is compared with the plain result on the input it was made for.
@@ -24,9 +24,10 @@ from torch.fx.node import map_arg
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import CompilationError
 
-#: (gradient (…, E, 3), (energy (…, S), energies (…, N), and the variances of heads where there are any))
+#: (derivatives (…, E, 3), (energy (…, S), energies (…, N), and the variances of heads where there are any; or nothing))
 Output = tuple[Tensor, tuple[Tensor, ...]]
-Function = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], GraphTensors], Output]
+#: of (state, overrides, graph), and of directions (…, E, 3) where it takes them
+Function = Callable[..., Output]
 
 #: largest difference of a kernel from the plain result, relative to the largest entry: rounding in another order
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -58,11 +59,12 @@ class Kernels:
         state: Mapping[str, Tensor],
         overrides: Mapping[str, Tensor],
         graph: GraphTensors,
-        *,
+        *directions: Tensor,
         constant: bool = True,
     ) -> Output:
         """The result of the function.
 
+        directions : (…, E, 3), if it takes any
         constant : these very draws come at every call; False where others of the same shapes take their turn
 
         Raises
@@ -71,8 +73,10 @@ class Kernels:
         """
         n_pairs = graph.vectors.shape[0]
         if n_pairs < 2:
-            return self._plain(state, overrides, graph)
+            return self._plain(state, overrides, graph, *directions)
         padded = padded_pairs(graph, self._cutoff)
+        missing = padded.vectors.shape[0] - n_pairs
+        along = tuple(torch.nn.functional.pad(given, (0, 0, 0, missing)) for given in directions)
         key = (
             padded.vectors.shape[0],
             graph.n_structures,
@@ -83,14 +87,15 @@ class Kernels:
                 (value.data_ptr(), value._version, value.shape) if constant else (name, value.shape)
                 for name, value in overrides.items()
             ),
+            tuple(given.shape for given in along),
         )
-        inputs = (padded.vectors, padded.edge_index, *(() if constant else overrides.values()))
+        inputs = (padded.vectors, padded.edge_index, *along, *(() if constant else overrides.values()))
         if key in self._kernels:
             self._kernels.move_to_end(key)
             return _run(self._kernels[key][0], inputs, n_pairs)
-        kernel = self._made(state, overrides, padded, inputs)
+        kernel = self._made(state, overrides, padded, inputs, len(along))
         result = _run(kernel, inputs, n_pairs)
-        check_equal(result, self._plain(state, overrides, graph), TOLERANCE[graph.vectors.dtype])
+        check_equal(result, self._plain(state, overrides, graph, *directions), TOLERANCE[graph.vectors.dtype])
         self._kernels[key] = kernel, (state, overrides if constant else None)
         while len(self._kernels) > KEPT:
             self._kernels.popitem(last=False)
@@ -102,11 +107,13 @@ class Kernels:
         overrides: Mapping[str, Tensor],
         graph: GraphTensors,
         inputs: tuple[Tensor, ...],
+        n_along: int,
     ) -> Callable[..., tuple[Tensor, ...]]:
-        def run(vectors: Tensor, edge_index: Tensor, *draws: Tensor) -> tuple[Tensor, ...]:
+        def run(vectors: Tensor, edge_index: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             here = graph._replace(vectors=vectors, edge_index=edge_index)
+            along, draws = others[:n_along], others[n_along:]
             given = dict(zip(overrides, draws, strict=True)) if draws else overrides
-            gradient, values = self._plain(state, given, here)
+            gradient, values = self._plain(state, given, here, *along)
             return gradient, *values
 
         # functional: an operation in place on a constant would spoil it for the next call

@@ -23,8 +23,8 @@ from ase import Atoms
 
 from blipcalc.errors import ConfigurationError, IncomparableError, StructureError
 from blipcalc.observables.comparable import surfaces_of
-from blipcalc.observables.relaxed import relaxed_copy, relaxed_energies
 from blipcalc.observables.tables import table_of
+from blipcalc.relaxation.copies import relaxed_copy, relaxed_energies
 from blipcalc.settings import number, several, switch, whole
 from blipcalc.stats.estimate import Estimate
 
@@ -84,7 +84,7 @@ def energy_difference(
     terms : (coefficient, structure) with calculators that are the same
     relax : take the minimum of every structure, with its constraints in place: found on the surface that drives, which is exact
         at first order for the draws
-    second_order : with ``relax``, add what a draw gains in its own minimum (:mod:`blipcalc.observables.relaxed`)
+    second_order : with ``relax``, add what a draw gains in its own minimum (:mod:`blipcalc.relaxation.copies`)
     balanced : refuse a sum in which elements are left over, whose value depends on reference energies
     fmax, steps : of the relaxations, eV/Å
 

@@ -12,9 +12,9 @@
 forces and stresses for the draws.
 
 **Lattices.**  At a shared lattice draws are under pressure, and a pressure changes C by C′ δp, as much at first order as the draw
-itself.  So every draw is taken to its own minimum (:mod:`blipcalc.observables.own`), where its stress is zero and C is unique;
-what is neglected there is the step of the differences alone.  At a shared lattice C is the stress–strain coefficient (Wallace
-1967), symmetric under hydrostatic stress; half the sum with its transpose is given.
+itself.  So every draw is taken to its own minimum (:mod:`blipcalc.relaxation.own_minima`), where its stress is zero and C is
+unique; what is neglected there is the step of the differences alone.  At a shared lattice C is the stress–strain coefficient
+(Wallace 1967), symmetric under hydrostatic stress; half the sum with its transpose is given.
 
 **Ions.**  For draws X = -H_uu⁺ L, L = H_uε, is found by conjugate gradients that know the Hessian of the surface that drives, and
 enters in the stationary form H_εε + Xᵀ L + Lᵀ X + Xᵀ H_uu X, whose error is the square of that of X.
@@ -28,16 +28,17 @@ import ase.units
 import numpy as np
 from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
-from scipy.linalg import null_space
 
+from blipcalc.core.differenced import STEP
 from blipcalc.errors import ConfigurationError, NotAMinimumError, NotConvergedError, StructureError
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.moduli import ElasticConstants
-from blipcalc.observables.own import motions, own_minima, settled, slopes
-from blipcalc.observables.relaxed import inverse_hessian, relaxed_copy
-from blipcalc.relaxation.coordinates import rigid_motions
+from blipcalc.relaxation.coordinates import free_motion
+from blipcalc.relaxation.copies import relaxed_copy
+from blipcalc.relaxation.own_minima import motions, own_minima, settled
+from blipcalc.relaxation.response import Inverse
 from blipcalc.settings import switch
-from blipcalc.surfaces import STEP, Surfaces
+from blipcalc.surfaces import Surfaces
 
 #: half the strain of a central difference
 STRAIN = 5e-4
@@ -78,10 +79,10 @@ def elastic_constants(
     minimum = settled(surfaces, start, free)
     matrix = surfaces.hessian(minimum, strain=True).matrix()
     n = 3 * len(atoms)
-    ions = inverse_hessian(matrix[:n, :n], null_space(rigid_motions(minimum).T))
-    value = _driving_tensor(surfaces, minimum, matrix, np.zeros_like(ions) if clamped else ions)
+    ions = None if clamped else Inverse(matrix[:n, :n], free_motion(minimum, np.zeros((1, n)))).of_minimum()
+    value = _driving_tensor(surfaces, minimum, matrix, ions)
     own = own_minima(surfaces, minimum, free, matrix)
-    draws = _draw_tensors(surfaces, own, None if clamped else ions)
+    draws = _draw_tensors(surfaces, own, ions)
 
     def estimate(value: np.ndarray, draws: np.ndarray, unit: str):
         return surfaces.estimate(value, draws, unit, atoms, of="forces")
@@ -104,17 +105,19 @@ def _check(surfaces: Surfaces, atoms: Atoms) -> None:
         raise ConfigurationError("elastic constants take a calculator with stress, this one gives none")
 
 
-def _driving_tensor(surfaces: Surfaces, atoms: Atoms, matrix: np.ndarray, ions: np.ndarray) -> np.ndarray:
+def _driving_tensor(surfaces: Surfaces, atoms: Atoms, matrix: np.ndarray, ions: Inverse | None) -> np.ndarray:
     """(6, 6) eV/Å³."""
-    n, coupling = 3 * len(atoms), matrix[: 3 * len(atoms), 3 * len(atoms) :]
-    second = matrix[n:, n:] - coupling.T @ ions @ coupling
+    n = 3 * len(atoms)
+    second, coupling = matrix[n:, n:], matrix[n:, :n]
+    if ions is not None:
+        second = second - ions(coupling) @ coupling.T
     return stress_strain(second / atoms.get_volume(), surfaces.calculator.get_property("stress", atoms))
 
 
-def _draw_tensors(surfaces: Surfaces, structures: list[Atoms], ions: np.ndarray | None) -> np.ndarray:
+def _draw_tensors(surfaces: Surfaces, structures: list[Atoms], ions: Inverse | None) -> np.ndarray:
     """(K, 6, 6) eV/Å³ of draw k at structure k.
 
-    ions : (3n, 3n) approximate inverse of H_uu, or None for clamped ions
+    ions : approximate inverse of H_uu, or None for clamped ions
     """
     n, count = 3 * len(structures[0]), len(structures)
     directions = np.zeros((count, n + 6, 6))
@@ -129,14 +132,14 @@ def _draw_tensors(surfaces: Surfaces, structures: list[Atoms], ions: np.ndarray 
 
 
 def _relaxation(
-    surfaces: Surfaces, structures: list[Atoms], ions: np.ndarray, coupling: np.ndarray, tolerance: float
+    surfaces: Surfaces, structures: list[Atoms], ions: Inverse, coupling: np.ndarray, tolerance: float
 ) -> np.ndarray:
     """(K, 6, 6) -L_kᵀ H_uu,k⁺ L_k of couplings L (K, 3n, 6), to a tolerance, all in eV.
 
     Conjugate gradients for all draws and strains at once, preconditioned with the Hessian of the surface that drives.
     """
     response, rest = np.zeros_like(coupling), -coupling
-    steep = ions @ rest
+    steep = _each_column(ions, rest)
     towards, square = steep, _dots(rest, steep)
     for _ in range(STEPS):
         if square.max() <= tolerance:
@@ -152,7 +155,7 @@ def _relaxation(
         length = np.where(active, square / np.where(active, along, 1.0), 0.0)[:, None]
         response = response + length * towards
         rest = rest - length * bent
-        steep = ions @ rest
+        steep = _each_column(ions, rest)
         fresh = np.where(active, _dots(rest, steep), square)
         towards = np.where(active[:, None], steep + (fresh / np.where(active, square, 1.0))[:, None] * towards, 0.0)
         square = fresh
@@ -160,6 +163,11 @@ def _relaxation(
         f"expected the response of ions to strain within {STEPS} iterations, {square.max():.3g} eV are missing; the Hessians "
         "of the draws differ too much from that of the surface that drives: train more, or take clamped=True"
     )
+
+
+def _each_column(ions: Inverse, columns: np.ndarray) -> np.ndarray:
+    """(K, 3n, 6) H_uu⁻¹ times columns (K, 3n, 6)."""
+    return ions(columns.swapaxes(1, 2)).swapaxes(1, 2)
 
 
 def _dots(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -180,7 +188,7 @@ def _products(surfaces: Surfaces, structures: list[Atoms], directions: np.ndarra
     """(K, 3n + 6, B) differences of slopes along small directions (K, 3n + 6, B): H_k times each of them."""
     columns = []
     for b in range(directions.shape[2]):
-        forward, backward = (slopes(surfaces, structures, sign * directions[:, :, b]) for sign in (1, -1))
+        forward, backward = (surfaces.slopes_at(structures, sign * directions[:, :, b]) for sign in (1, -1))
         columns.append((forward - backward) / 2)
     return np.stack(columns, axis=2)
 

@@ -3,7 +3,7 @@
 Energies of the surface that drives and of all draws at the same volumes, one curve through those of each.
 
 Where ions (and the shape of the cell) are relaxed, that happens on the surface that drives at every volume; energies, volumes and
-bulk moduli of the draws are then exact at first order (:mod:`blipcalc.observables.relaxed`), and at second order where that is
+bulk moduli of the draws are then exact at first order (:mod:`blipcalc.relaxation.copies`), and at second order where that is
 asked for.
 """
 
@@ -20,8 +20,8 @@ from ase import Atoms
 from blipcalc.errors import ConfigurationError, NotAMinimumError, OutOfRangeError, StructureError
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.fits import NAMES, Fit, fit
-from blipcalc.observables.relaxed import relaxed_copy, relaxed_energies
 from blipcalc.observables.tables import table_of
+from blipcalc.relaxation.copies import relaxed_copy, relaxed_energies
 from blipcalc.settings import number, several, switch, whole
 from blipcalc.stats.estimate import Estimate
 

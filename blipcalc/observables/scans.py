@@ -2,7 +2,7 @@
 
 All points of a scan are evaluated as one batch, on the surface that drives and on every draw.  In a relaxed scan everything but
 the coordinate moves to the minimum of the surface that drives; the energies of the draws are then exact at first order
-(:mod:`blipcalc.observables.relaxed`).
+(:mod:`blipcalc.relaxation.copies`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from blipcalc.errors import ConfigurationError, NotConvergedError, StructureErro
 from blipcalc.observables.bonds import indices_of, pulled, side_of, turned
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.curves import Scan, Zero, zero_of
-from blipcalc.observables.relaxed import relaxed_copy
+from blipcalc.relaxation.copies import relaxed_copy
 from blipcalc.settings import number, several, switch
 from blipcalc.stats.estimate import Estimate
 from blipcalc.surfaces import Surfaces

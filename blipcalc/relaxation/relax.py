@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.io import Trajectory
 from ase.optimize.optimize import Optimizer
 
 from blipcalc.calculator import DISTANCE
@@ -71,7 +72,7 @@ def relax(
     tolerance, threshold, triggers, on_breach : rules of an :class:`~blipcalc.monitor.observer.UncertaintyMonitor` that watches
         every step; a breach is flagged unless told otherwise, for many a structure begins far from its minimum
     outside : largest latent distance that is no breach, watched at every step; None looks at the end alone
-    trajectory, logfile : of the optimiser
+    trajectory, logfile : of the optimiser; the Newton step is the last frame
 
     Raises
     ------
@@ -112,7 +113,11 @@ def relax(
     (both,) = surfaces([atoms], stress=strain is not None)
     free = free_motion(atoms, gradient(both.draws, atoms), strain, atoms_move=response is None or response.atoms_move)
     minimum = Minimum(surfaces, atoms, both, free, 0.0 if response is None else response.pressure)
+    before = atoms.positions.copy()
     bars, said = find_bars(minimum, error_bars)
+    if trajectory is not None and (atoms.positions != before).any():
+        with Trajectory(str(trajectory), "a") as path:  # its last frame is the structure that comes back
+            path.write(atoms, forces=atoms.get_forces())
     return Relaxed(snapshot(atoms), descent, bars, (*said, *_far(atoms), *_breached(monitor)))
 
 

@@ -17,14 +17,18 @@ Source: the implicit function theorem; for potentials Maliyov, Grigorev, Swinbur
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
+from blipcalc.errors import NotAMinimumError
 from blipcalc.relaxation.coordinates import FreeMotion
 from blipcalc.surfaces import Hessian
 
 #: eV/Å², below which a coordinate is soft
 SOFT = 1e-3
+#: eigenvalues of a minimum, as a fraction of the largest, are above it
+FLAT = 1e-6
 #: relative residual of the conjugate gradients, and how many at most
 RESIDUAL, ITERATIONS = 1e-6, 1000
 
@@ -57,8 +61,18 @@ class Inverse:
         self.values, self._vectors = np.linalg.eigh(free.down(free.down(hessian).T))
 
     def __call__(self, gradients: np.ndarray) -> np.ndarray:
-        """(K, m) -> (K, m) H̄⁻¹ g."""
+        """(…, m) -> (…, m) H̄⁻¹ g."""
         return self._free.up(self._solved(self._free.down(gradients), self.values))
+
+    def of_minimum(self) -> Self:
+        """Itself; raises NotAMinimumError for an eigenvalue that is not positive."""
+        if self._free.size and self.values[0] <= FLAT * np.abs(self.values).max():
+            raise NotAMinimumError(
+                f"expected a minimum of the surface that drives, its lowest curvature is {self.values[0]:.3g} (highest "
+                f"{self.values[-1]:.3g}); displace the structure along the soft mode and relax it again, or do without its "
+                "curvature (second_order=False) where that is a setting"
+            )
+        return self
 
     def stiff(self, slopes: np.ndarray, floor: float) -> np.ndarray:
         """(f,) -> (f,) along free motions, by |H̄| with no eigenvalue below a floor."""

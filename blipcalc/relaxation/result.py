@@ -106,7 +106,7 @@ class Relaxed:
         return self.measure(near, "°", self._named(four))
 
     def cell_parameters(self) -> Estimate:
-        """(6,) lengths in Å and angles in °, as ``cell.cellpar()``."""
+        """(6,) lengths in Å and angles in °, as ``cell.cellpar()``; widened as forces are, for stress has no calibration."""
         return self.measure(lambda atoms: atoms.cell.cellpar(), "Å, °", "cell")
 
     def volume(self) -> Estimate:
@@ -169,6 +169,8 @@ class Relaxed:
                 for k, (name, unit) in enumerate(zip(names, units, strict=True)):
                     lines.append(f"{name:<14}{_line(cell[k], unit)}")
                 lines.append(f"{'volume':<14}{_line(self.volume())}")
+                if self.positions.calibrated:
+                    lines.append(f"{'':<14}(cell: widened as forces are; stresses have no labels and no calibration)")
             bonds = self.bonds() if len(bonded_pairs(self.atoms)[0]) <= MOST_BONDS else self.mean_bonds()
             lines += [f"{estimate.note + ' ':<14}{_line(estimate)}" for estimate in (*bonds, *extra)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

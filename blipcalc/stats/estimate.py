@@ -196,9 +196,10 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Estimate:
-        """From :meth:`to_dict`."""
+        """From :meth:`to_dict`; null in a file stands for NaN."""
         own = ("value", "draws", "unit", "widening", "calibrated", "note", "source")
-        return cls(**{name: stored[name] for name in own if name in stored})
+        found = {name: stored[name] for name in own if name in stored}
+        return cls(**found | {"widening": float("nan") if stored["widening"] is None else stored["widening"]})
 
 
 def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: float = 0.95) -> float:

@@ -1,10 +1,10 @@
-"""How often does the true value lie inside the error bar?  Minima, bonds, angles and torsions of the bundled model against DFT.
+"""How often does the true value lie inside the error bar?  Minima, normal modes and torsions of the bundled model against DFT.
 
     python examples/reproduce/minima_coverage.py        # reads minima/*.json of minima_labels.py; a minute or two
 
 Each molecule is relaxed with the bundled model (centre surface, 16 draws) from the minimum of DFT.  Bonds and angles are those of
-:meth:`Relaxed.bonds`; energies are total ones, those of torsions relative to the minimum, with all else relaxed on the surface
-that drives, where the draws' energies are right to first order.
+:meth:`Relaxed.bonds`; harmonic frequencies are matched by their vectors; energies are total ones, those of torsions relative to
+the minimum, with all else relaxed on the surface that drives, where the draws' energies are right to first order.
 """
 
 import json
@@ -15,9 +15,11 @@ from ase import Atoms
 from ase.constraints import FixInternals
 from ase.optimize import BFGS
 
-from blipcalc import BayesianCalculator, relax
+from blipcalc import BayesianCalculator, relax, vibrations
 from blipcalc.bundle import starting_structure
+from blipcalc.relaxation.modes import Modes, matched, modes_of
 from blipcalc.relaxation.result import Relaxed
+from blipcalc.relaxation.rigid import complement, rigid_motions_of
 from blipcalc.stats.estimate import Estimate
 from blipcalc.surfaces import Surfaces
 
@@ -42,6 +44,23 @@ def geometry(relaxed: Relaxed, true: Atoms) -> dict[str, list[tuple[Estimate, fl
             for j in ends[a + 1 :]:
                 found["angles, °"].append((relaxed.angle(i, k, j), true.get_angle(i, k, j)))
     return found
+
+
+def frequencies(stored: dict, true: Atoms, relaxed: Atoms) -> list[tuple[Estimate, float]]:
+    """Of all normal modes, cm⁻¹."""
+    if "hessian" not in stored:
+        return []
+    found, hessian = vibrations(relaxed, fmax=FMAX), np.array(stored["hessian"])
+    here, there = modes(found.atoms, found.hessian), modes(true, hessian)
+    order, _ = matched(here, there, 2.0)
+    return [(found.frequencies[i], float(there.frequencies[k])) for i, k in enumerate(order)]
+
+
+def modes(atoms: Atoms, hessian: np.ndarray) -> Modes:
+    """Of a free molecule."""
+    root = np.sqrt(np.repeat(atoms.get_masses(), 3))
+    motions = rigid_motions_of(atoms, np.ones(len(root), dtype=bool))
+    return modes_of(hessian / np.outer(root, root), complement(motions, root))
 
 
 def torsions(stored: dict, start: Atoms) -> list[tuple[Estimate, float]]:
@@ -88,6 +107,7 @@ def main() -> None:
         atoms.calc = calculator()
         relaxed = relax(atoms, fmax=FMAX, z=0.0)
         kinds = geometry(relaxed, true)
+        kinds["frequencies, cm⁻¹"] = frequencies(stored, true, atoms)
         kinds["energy, eV"] = [(relaxed.energy, stored["minimum"]["energy"])]
         kinds["torsions, eV"] = torsions(stored, atoms)
         for kind, pairs in kinds.items():

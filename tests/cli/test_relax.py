@@ -10,6 +10,7 @@ from ase.io import write
 from PIL import Image
 from typer.testing import CliRunner
 
+from blipcalc import checkpoint
 from blipcalc.bundle import starting_structure
 from blipcalc.cli.main import app
 from blipcalc.errors import ConfigurationError, SingularCellError
@@ -49,6 +50,29 @@ def test_a_molecule_with_its_table_picture_and_draws(ethanol, tmp_path):
     assert np.linalg.norm(relaxed.get_forces(), axis=1).max() < max(0.01, 0.3 * relaxed.calc.results["atom_std"].max())
     picture = np.asarray(Image.open(folder / "picture.png").convert("RGB"))
     assert picture.std() > 5
+
+
+def test_an_element_without_calibration_has_no_error_bars(ethanol, tmp_path, monkeypatch):
+    load = checkpoint.load_model
+
+    def without_oxygen(name):
+        stored = load(name)
+        for calibration in stored.calibrations:
+            calibration.scale.pop(8)
+        return stored
+
+    monkeypatch.setattr(checkpoint, "load_model", without_oxygen)
+    folder = tmp_path / "relaxed"
+    assert call(ethanol, "--folder", folder, "--n-draws", 8, "--surface", "centre").exit_code == 0
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    stored = json.loads((folder / "relaxation.json").read_text(), parse_constant=refuse)
+    energy, bond = Estimate.from_dict(stored["energy"]), Estimate.from_dict(stored["bonds"]["O2-H8"])
+    assert np.isfinite(energy.std)
+    assert np.isnan(bond.std)
+    assert np.isfinite(bond.draws).all()
 
 
 def test_codes_for_a_halt_and_for_too_few_steps(ethanol, tmp_path):

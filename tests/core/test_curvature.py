@@ -1,14 +1,21 @@
 """Second derivatives of a surface, held against central differences of forces and stresses."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.calculator import BayesianCalculator
-from blipcalc.core.contracts import Draws, Need
+from blipcalc.core.contracts import Draws, Need, place_draws
+from blipcalc.core.curvature import Curvature
 from blipcalc.core.deformation import displaced
+from blipcalc.core.differenced import Differenced
+from blipcalc.core.evaluate import Evaluator
+from blipcalc.core.graph import Graph
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.surfaces import DifferencedHessian, Surfaces
+from blipcalc.surfaces import Surfaces
 
 
 @pytest.fixture
@@ -49,11 +56,12 @@ def test_translations_have_no_curvature(predictor, molecule):
 
 @pytest.mark.parametrize("surface", ["mean", "centre"])
 def test_strains_of_a_crystal(predictor, crystal, surface, monkeypatch):
-    monkeypatch.setattr("blipcalc.surfaces.STEP", 1e-4)
+    monkeypatch.setattr("blipcalc.core.differenced.STEP", 1e-4)
     model, atoms = predictor(surface=surface), crystal
     found = model.curvature(atoms, strain=True).matrix()
     calculator = BayesianCalculator(model, raw=True)
-    expected = DifferencedHessian(Surfaces(calculator), atoms, strain=True).matrix()
+    surfaces = Surfaces(calculator)
+    expected = Differenced(partial(surfaces.slope_at, atoms), 3 * len(atoms) + 6).matrix()
     assert found.shape == (3 * len(atoms) + 6,) * 2
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
 
@@ -62,6 +70,47 @@ def test_products_are_those_of_the_matrix(predictor, crystal, rng):
     curvature = predictor().curvature(crystal, strain=True)
     directions = rng.normal(size=(7, curvature.size))
     assert np.allclose(curvature.product(directions), directions @ curvature.matrix(), rtol=1e-9, atol=1e-9)
+
+
+def test_products_are_the_same_in_any_number(predictor, crystal, rng):
+    curvature = predictor().curvature(crystal, strain=True)
+    directions = rng.normal(size=(2 * curvature.size + 1, curvature.size))
+    together = curvature.product(directions)
+    alone = np.concatenate([curvature.product(v[None]) for v in directions[-3:]])
+    assert np.abs(together[-3:] - alone).max() < 1e-12 * np.abs(together).max()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("surface", ["mean", "centre"])
+def test_compiled_second_derivatives(predictor, molecule, crystal, surface):
+    compiled, plain = predictor(surface=surface, strategy="compiled"), predictor(surface=surface)
+    for atoms, strain in ((molecule, False), (crystal, True)):
+        found, expected = (one.curvature(atoms, strain=strain).matrix() for one in (compiled, plain))
+        assert np.abs(found - expected).max() < 1e-10 * np.abs(expected).max()
+    structures = [crystal.copy() for _ in range(3)]
+    for k, atoms in enumerate(structures):
+        atoms.rattle(0.02, seed=k)
+    for one, other in zip(compiled.curvatures(structures), plain.curvatures(structures), strict=True):
+        assert np.abs(one.matrix() - other.matrix()).max() < 1e-10 * np.abs(other.matrix()).max()
+
+
+def test_the_hessian_of_a_linearised_network(make_blip, molecule, rng):
+    network = make_blip("painn")
+    names = [name for name, _ in network.named_parameters()][-4:]
+    state = dict(network.named_parameters())
+    moved = {name: torch.stack([state[name].detach() * (1 + 0.1 * k) for k in (0, 1)]) for name in names}
+    evaluator = Evaluator(network)
+    draws, graph = place_draws(network, Draws(2, moved, linear=True)), Graph.from_atoms(molecule, network.cutoff)
+    found = Curvature(evaluator, draws, graph).matrix()
+    h, expected = 2e-5, []
+    for v in np.eye(3 * len(molecule)):
+        sides = [
+            evaluator(draws, Graph.from_atoms(displaced(molecule, sign * h * v), network.cutoff)).forces.mean(0)
+            for sign in (1, -1)
+        ]
+        expected.append((sides[1] - sides[0]).ravel().numpy() / (2 * h))
+    assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
 
 
 def test_the_hessian_of_a_mean_surface_is_the_mean_of_the_hessians(make_blip, molecule):

@@ -142,6 +142,21 @@ def test_only_so_many_kernels_are_kept():
     assert len(function._kernels) == KEPT
 
 
+def test_directions_are_an_input():
+    def along(state, overrides, graph, directions):
+        return directions * graph.vectors * state["scale"], ()
+
+    function, graph = Kernels(along, 4.0, compiled=False), tensors(7)
+    assert graph.vectors.shape[0] % 2  # control: pairs are added, and directions of nothing with them
+    for n in (2, 3, 2):
+        directions = torch.randn(
+            n, *graph.vectors.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(n)
+        )
+        expected = along(STATE, {}, graph, directions)[0]
+        assert torch.allclose(function(STATE, {}, graph, directions)[0], expected, atol=1e-10)
+    assert len(function._kernels) == 2
+
+
 def test_other_draws_get_a_kernel_of_their_own():
     def shifted(state, overrides, graph):
         return graph.vectors * overrides["a"], (graph.vectors.sum(), graph.vectors.sum(0))

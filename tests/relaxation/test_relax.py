@@ -12,6 +12,7 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.morse import MorsePotential
 from ase.constraints import ExternalForce, FixAtoms, FixBondLengths, FixedPlane, FixSymmetry, Hookean
 from ase.filters import FrechetCellFilter, StrainFilter, UnitCellFilter
+from ase.io import read
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from blipcalc.adapters.committee import committee
@@ -302,6 +303,18 @@ def test_it_stops_at_the_noise_of_the_model_and_says_so(wells, optimizer):
     assert "does not know them any better" in relaxed.table()
     polished = relax(atoms, fmax=1e-6, z=0.0, optimizer=optimizer, steps=2000)
     assert polished.status == "converged"
+
+
+def test_the_trajectory_ends_where_the_structure_does(wells, tmp_path):
+    members, _ = wells
+    atoms = Atoms("H3", 2.0 * np.eye(3) + 0.02)
+    atoms.calc = bayesian(members)
+    relaxed = relax(atoms, trajectory=tmp_path / "path.traj", fmax=0.1, z=0.0)
+    frames = read(tmp_path / "path.traj", ":")
+    assert len(frames) == relaxed.descent.steps + 2  # where it began, steps, and the Newton step
+    assert np.array_equal(frames[-1].positions, atoms.positions)
+    assert np.array_equal(atoms.positions, relaxed.atoms.positions)
+    assert np.abs(frames[-1].get_forces()).max() < np.abs(frames[-2].get_forces()).max()
 
 
 def test_running_out_of_steps_is_no_minimum(wells):

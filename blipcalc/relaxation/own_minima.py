@@ -1,4 +1,4 @@
-"""Minima for elastic constants: that of the surface that drives to the last digits, and that of every draw near it.
+"""Minima of a crystal: that of the surface that drives to the last digits, and that of every draw near it.
 
 Draws begin in the minimum of the surface that drives, with its Hessian (:mod:`blipcalc.relaxation.members`); strains are among
 the coordinates where lattices are their own.
@@ -6,18 +6,15 @@ the coordinates where lattices are their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from ase import Atoms
 
 from blipcalc.core.deformation import displaced
 from blipcalc.errors import NotConvergedError
-from blipcalc.observables.relaxed import inverse_hessian
 from blipcalc.relaxation.coordinates import FreeMotion, free_motion
 from blipcalc.relaxation.members import relax_members
 from blipcalc.relaxation.response import SOFT, Inverse
-from blipcalc.surfaces import Surfaces, Values, gradient, gradient_at
+from blipcalc.surfaces import Surfaces, gradient
 
 #: Å, and strain times the length of the cell; a step below it is the last
 ARRIVED = 1e-5
@@ -41,13 +38,11 @@ def settled(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None) -> Atoms:
     if free is None:
         return atoms
     m = len(free.matrix)
-    inverse = inverse_hessian(surfaces.hessian(atoms, strain=True).matrix()[:m, :m], free.matrix)
-    q = np.zeros(3 * len(atoms) + 6)
+    inverse = Inverse(surfaces.hessian(atoms, strain=free.strain).matrix(), free).of_minimum()
+    q = np.zeros(m)
     for _ in range(STEPS):
-        moved = displaced(atoms, q)
-        values = [surfaces.calculator.get_property(name, moved) for name in ("energy", "forces", "stress")]
-        step = inverse @ gradient_at(Values(*values), moved, q)[:m]
-        q[:m] -= step
+        step = inverse(surfaces.slope_at(atoms, q))
+        q -= step
         if np.abs(step).max() < ARRIVED:
             return displaced(atoms, q)
     raise NotConvergedError(
@@ -76,11 +71,3 @@ def own_minima(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None, matrix
             "too much for an error bar here; train more, or take shared_lattice=True"
         )
     return found.structures
-
-
-def slopes(surfaces: Surfaces, origins: Sequence[Atoms], q: np.ndarray) -> np.ndarray:
-    """(K, 3n + 6) ∂E_k/∂q of draw k at q_k (K, 3n + 6) from its own origin."""
-    structures = [displaced(origin, row) for origin, row in zip(origins, q, strict=True)]
-    values = surfaces.each(structures, stress=True)
-    rows = zip(*values, structures, q, strict=True)
-    return np.array([gradient_at(Values(*one), moved, row) for *one, moved, row in rows])
