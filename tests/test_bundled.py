@@ -1,4 +1,4 @@
-"""The bundled model: what it promises, on the frames that it was not trained on."""
+"""The bundled models: what they promise, on the frames that they were not trained on."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
-from ase.units import fs
+from ase.units import GPa, fs
 
 from blipcalc.bundle import MOLECULES, ZEOLITES, bundle_path, starting_structure
 from blipcalc.calculator import BayesianCalculator
@@ -17,7 +17,9 @@ from blipcalc.calibration.residuals import collect, seen_in_training
 from blipcalc.checkpoint import bundled_models, load_model, model_info
 from blipcalc.data.labels import read_labelled
 from blipcalc.errors import ConfigurationError
+from blipcalc.md.run import run_md
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.relaxation.relax import relax
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +27,14 @@ def model():
     return load_model("rmd17")
 
 
-def test_it_is_small_and_says_where_it_comes_from(model):
-    assert "rmd17" in bundled_models()
-    assert bundle_path("rmd17.blip").stat().st_size <= 5_000_000
-    manifest = model_info("rmd17")
-    assert manifest["species"] == [1, 6, 7, 8]
+@pytest.mark.parametrize(("name", "species", "most"), [("rmd17", [1, 6, 7, 8], 7000), ("silica", [8, 14], 2000)])
+def test_they_are_small_and_say_where_they_come_from(name, species, most):
+    assert name in bundled_models()
+    assert bundle_path(f"{name}.blip").stat().st_size <= 5_000_000
+    manifest = model_info(name)
+    assert manifest["species"] == species
     assert {"command", "wall_seconds", "machine", "versions", "n_train"} <= set(manifest["training"])
-    assert manifest["training"]["n_train"] <= 7 * 1000
+    assert manifest["training"]["n_train"] <= most
     assert {(c["surface"], c["n_draws"]) for c in manifest["calibrations"]} >= {
         (s, k) for s in ("mean", "centre") for k in (8, 16, 32)
     }
@@ -101,6 +104,47 @@ def test_zeolites_are_silica_in_cells(zeolite):
     assert 12 < atoms.get_volume() / len(atoms) < 24
     distances = atoms.get_all_distances(mic=True)[atoms.numbers == 14][:, atoms.numbers == 8]
     assert ((np.sort(distances, axis=1)[:, :4] > 1.5) & (np.sort(distances, axis=1)[:, :4] < 1.75)).all()
+
+
+@pytest.fixture(scope="module")
+def silica():
+    return load_model("silica")
+
+
+@pytest.mark.parametrize("zeolite", ZEOLITES)
+def test_zeolites_are_calm(silica, zeolite):
+    atoms = starting_structure(zeolite)
+    atoms.calc = BayesianCalculator(silica, n_draws=8)
+    assert np.abs(atoms.get_forces()).max() < 3.0
+    assert np.abs(atoms.get_stress()).max() < 10 * GPa
+    assert atoms.calc.get_property("atom_std", atoms).max() < atoms.calc.calibration.halt_limit(1.0)
+
+
+def test_a_zeolite_and_its_cell_with_error_bars(silica):
+    atoms = starting_structure("edi")
+    atoms.rattle(0.02, seed=0)
+    atoms.calc = BayesianCalculator(silica, n_draws=8)
+    before = atoms.cell.cellpar()
+    relaxed = relax(atoms, cell=True, fmax=0.02)
+    assert relaxed.descent.done
+    lengths = relaxed.cell_parameters()[:3]
+    assert np.abs(lengths.value - before[:3]).max() < 0.3
+    assert ((lengths.std > 1e-4) & (lengths.std < 0.1)).all()
+    assert np.abs(atoms.get_stress()).max() < 0.2 * GPa
+    (bond,) = relaxed.mean_bonds()
+    assert 1.60 < bond.value < 1.65  # PBE
+    assert "no calibration" in relaxed.table()
+
+
+def test_a_zeolite_under_constant_pressure(silica):
+    atoms = starting_structure("edi")
+    atoms.calc = BayesianCalculator(silica, n_draws=8, dtype="float32", strategy="traced")
+    volume = atoms.get_volume()
+    summary, _ = run_md(
+        atoms, time_ps=0.1, timestep_fs=1.0, ensemble="npt-cell", tolerance=2.0, every=20, progress=False
+    )
+    assert summary.status == "finished"
+    assert 0 < abs(atoms.get_volume() / volume - 1) < 0.1
 
 
 def test_another_name_is_refused():

@@ -44,6 +44,11 @@ FLOOR = 0.5
 STIFF = 30.0
 #: Å, a draw that moves an atom further has found another minimum
 ANOTHER = 0.5
+#: what a user should do about a structure that came to rest by its symmetry alone
+SADDLE = (
+    "this is a saddle of the surface that drives, not a minimum: a curvature is {:.2g} eV/Å²; break the symmetry "
+    "(atoms.rattle(0.05)) and relax again, for draws slide down from here and their spread says little"
+)
 How = Literal["auto", "response", "relax"]
 
 
@@ -104,6 +109,8 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
     energy_here = float(both.driving.energy) + work
     if inverse is not None and inverse.values.min() > SOFT and minimum.free.linear:
         energy_here = newton_step(minimum, inverse)
+    if found.softest < -SOFT:
+        notes = (*notes, SADDLE.format(found.softest))
     places = in_frame_of(atoms, structures)
     positions = surfaces.estimate(atoms.positions, places, "Å", atoms, of="forces", note="positions")
     name = "enthalpy" if minimum.pressure else "energy"

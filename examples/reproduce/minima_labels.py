@@ -27,7 +27,7 @@ from blipcalc.sealed import write_atomically
 FOLDER = Path(__file__).parent / "minima"
 FMAX, STEP = 0.002, 0.01
 #: eV/Å², of the Hessian that the first step is made with
-SOFTEST = 0.2
+SOFTEST = 2.0
 #: {molecule: {name: (four atoms, angles in °)}}
 TORSIONS = {
     "ethanol": {
@@ -53,7 +53,7 @@ def relaxed(atoms: Atoms, fmax: float) -> dict:
     """The minimum under the constraints of the structure, which moves there: first by the bundled model, then by DFT."""
     near = atoms.copy()
     near.calc = BayesianCalculator("rmd17", surface="centre", n_draws=8)
-    BFGS(near, logfile=None).run(fmax=fmax, steps=200)
+    BFGS(near, logfile=None).run(fmax=fmax / 2, steps=200)
     atoms.positions = near.positions
     optimizer = BFGS(atoms, logfile="-")
     values, vectors = np.linalg.eigh(near.calc.predictor.curvature(near).matrix())
@@ -86,7 +86,7 @@ def torsion(atoms: Atoms, four: tuple, angles: tuple) -> list:
         moving = beyond(atoms, four[1], four[2])
         atoms.set_dihedral(*four, angle, indices=moving)
         atoms.set_constraint(FixInternals(dihedrals_deg=[[angle, list(four)]]))
-        found.append({"angle": angle} | relaxed(atoms, 5 * FMAX))
+        found.append({"angle": angle} | relaxed(atoms, 10 * FMAX))
     return found
 
 

@@ -34,17 +34,22 @@ def frames(path: Path, picked: np.ndarray) -> list[Atoms]:
     return found
 
 
+def split(path: Path, topology: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which frames of a file serve to train, and which to test."""
+    with np.load(path) as data:
+        order = np.random.default_rng(0).permutation(len(data["energies"]))
+    n_train, n_test = (TRAIN, TEST) if topology in SEEN else (0, TEST_UNSEEN)
+    return np.sort(order[:n_train]), np.sort(order[n_train : n_train + n_test])
+
+
 def main() -> None:
     source, target = map(Path, sys.argv[1:3])
     target.mkdir(parents=True, exist_ok=True)
     for topology in SEEN + UNSEEN:
         path = source / f"{topology}.npz"
-        with np.load(path) as data:
-            order = np.random.default_rng(0).permutation(len(data["energies"]))
-        n_train, n_test = (TRAIN, TEST) if topology in SEEN else (0, TEST_UNSEEN)
-        if n_train:
-            write(target / f"train_{topology}.extxyz", frames(path, np.sort(order[:n_train])))
-        write(target / f"test_{topology}.extxyz", frames(path, np.sort(order[n_train : n_train + n_test])))
+        for kind, picked in zip(("train", "test"), split(path, topology), strict=True):
+            if len(picked):
+                write(target / f"{kind}_{topology}.extxyz", frames(path, picked))
 
 
 if __name__ == "__main__":
