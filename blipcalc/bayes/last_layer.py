@@ -90,8 +90,9 @@ class LastLayerPosterior:
         """K independent draws; draw k is the same whatever K is."""
         if n < 1:
             raise DrawsError(f"expected at least one draw, got n={n}")
-        noise = torch.stack([self.normals(generator)["weights"] for _ in range(n)])
-        return with_rows(self.weights, flat(self.weights) + noise @ self.factor.T)
+        # one by one: the last digits of a product of matrices depend on the number of its rows
+        noise = torch.stack([self.factor @ self.normals(generator)["weights"] for _ in range(n)])
+        return with_rows(self.weights, flat(self.weights) + noise)
 
     def centre(self) -> Draws:
         """The trained network."""
