@@ -1,9 +1,9 @@
 """The model file: one sealed safetensors file, ``name.blip``, with everything that a trained model is.
 
 Tensors: ``model/<name>`` parameters and buffers of the network, ``members/<name>`` stacked (M, *shape) parameters of an
-ensemble or a mixture, ``posterior/<name>`` what a Gaussian around the network has beside it, ``domain/<Z>/centre`` and ``root``
-(lower triangle, row by row, float32) where the features of its data lie, ``frames`` the 64-bit fingerprints of the frames it was
-trained on.  The manifest holds the rest.
+ensemble or a mixture, ``posterior/<name>`` what a distribution around the network has beside it, ``domain/<Z>/centre`` and
+``root`` (lower triangle, row by row, float32) where the features of its data lie, ``frames`` the 64-bit fingerprints of the
+frames it was trained on.  The manifest holds the rest.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior
 from blipcalc.bayes.gaussian import LINEAR, GaussianPosterior
 from blipcalc.bayes.last_layer import LAST_LAYER, LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
+from blipcalc.bayes.pops import PopsPosterior
 from blipcalc.bundle import bundle_path
 from blipcalc.core.contracts import Posterior, Surface
 from blipcalc.core.domain import Domain
@@ -44,9 +45,10 @@ from blipcalc.stats.ellipsoid import Ellipsoid
 
 #: the draws whose hash is kept: enough to notice a changed random stream
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
-#: Gaussians around a network, and which of them a name stands for
-GAUSSIANS = (GaussianPosterior, LastLayerPosterior)
-RESTORED = dict.fromkeys(LAST_LAYER, LastLayerPosterior) | dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
+#: distributions around a network, and which of them a name stands for
+AROUND = (GaussianPosterior, LastLayerPosterior, PopsPosterior)
+RESTORED = dict.fromkeys(LAST_LAYER, LastLayerPosterior) | {"pops": PopsPosterior}
+RESTORED |= dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,8 @@ def _tensors(model: Model) -> dict[str, Tensor]:
     """What is stored: members stacked, the rest of the network once."""
     members = dict(getattr(model.posterior, "members", {}))
     network = {n: v for n, v in model.network.state_dict().items() if n not in members}
-    gaussian = model.posterior.tensors() if isinstance(model.posterior, GAUSSIANS) else {}
-    kinds = {"model": network, "members": members, "posterior": gaussian}
+    beside = model.posterior.tensors() if isinstance(model.posterior, AROUND) else {}
+    kinds = {"model": network, "members": members, "posterior": beside}
     return {f"{kind}/{name}": value for kind, tensors in kinds.items() for name, value in tensors.items()}
 
 
@@ -250,8 +252,8 @@ def _draws_hash(posterior: Posterior) -> str | None:
     """Fingerprint of noise drawn from a fixed seed; None where draws do not depend on a random stream."""
     noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
     generator = torch.Generator().manual_seed(WITNESS_SEED)
-    if isinstance(noise, GAUSSIANS):  # not the draws: last digits of matrix products differ between machines
-        drawn = [noise.normals(generator) for _ in range(WITNESS_DRAWS)]
+    if isinstance(noise, AROUND):  # not the draws: last digits of matrix products differ between machines
+        drawn = [noise.numbers(generator) for _ in range(WITNESS_DRAWS)]
         return tensors_hash({f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()})
     if isinstance(noise, BlipPosterior):
         return tensors_hash(noise.draw(WITNESS_DRAWS, generator=generator).overrides)
@@ -320,7 +322,7 @@ def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], member
 
 
 def _posterior(
-    path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor], gaussian: dict[str, Tensor]
+    path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor], beside: dict[str, Tensor]
 ) -> Posterior:
     is_blip, has_members = isinstance(network, BlipModel), bool(members)
     expected = {"blip": (True, False), "ensemble": (False, True), "mixture": (True, True)}
@@ -328,11 +330,11 @@ def _posterior(
         raise SchemaError(f"{path}: posterior {manifest.posterior!r} does not fit the stored network and members")
     if manifest.posterior in RESTORED:
         try:
-            return RESTORED[manifest.posterior].restore(manifest.posterior, network, gaussian)
+            return RESTORED[manifest.posterior].restore(manifest.posterior, network, beside)
         except (ConfigurationError, DrawsError) as error:
             raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None
-    if gaussian:
-        raise SchemaError(f"{path}: posterior {manifest.posterior!r} has no tensors {', '.join(gaussian)}")
+    if beside:
+        raise SchemaError(f"{path}: posterior {manifest.posterior!r} has no tensors {', '.join(beside)}")
     noise = BlipPosterior(network.slot_shapes()) if is_blip else None
     if has_members:
         return MixturePosterior(members, noise) if is_blip else EnsemblePosterior(members)

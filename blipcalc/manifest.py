@@ -13,7 +13,7 @@ from blipcalc.errors import SchemaError
 SCHEMA = 1
 
 PosteriorName = Literal[
-    "point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "laplace-all", "laplace-kron", "llpr"
+    "point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "laplace-all", "laplace-kron", "llpr", "pops"
 ]
 
 

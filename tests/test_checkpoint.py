@@ -30,6 +30,7 @@ from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_m
 from blipcalc.bayes.gaussian import GaussianPosterior
 from blipcalc.bayes.last_layer import LastLayerPosterior, flat, last_weights
 from blipcalc.bayes.point import PointPosterior
+from blipcalc.bayes.pops import PopsPosterior
 from blipcalc.checkpoint import Model, find_model, load_model, model_info, save_model
 from blipcalc.core.contracts import Draws
 from blipcalc.core.prediction import Calibration
@@ -330,8 +331,8 @@ def test_a_changed_random_stream_is_noticed(good, monkeypatch):
         load_model(good)
 
 
-@pytest.mark.parametrize("name", ["swag", "llpr"])
-def test_a_gaussian_is_witnessed_by_its_random_numbers_alone(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("name", ["swag", "llpr", "pops"])
+def test_what_is_around_a_network_is_witnessed_by_its_random_numbers_alone(tmp_path, monkeypatch, name):
     """Matrix products have other last digits on another machine; a file made here must open there, if its stream is the same."""
     network = build_model("painn", {"features": 8, "interactions": 1}, (1, 8))
     mean = {key: value.detach() for key, value in network.named_parameters()}
@@ -340,7 +341,10 @@ def test_a_gaussian_is_witnessed_by_its_random_numbers_alone(tmp_path, monkeypat
         posterior = GaussianPosterior("swag", mean, {k: torch.ones_like(v) for k, v in mean.items()}, deviations)
     else:
         weights = last_weights(network)
-        posterior = LastLayerPosterior(weights, torch.eye(len(flat(weights)), dtype=torch.float64), "llpr")
+        axes = torch.eye(len(flat(weights)), dtype=torch.float64)
+        posterior = LastLayerPosterior(weights, axes, "llpr")
+        if name == "pops":
+            posterior = PopsPosterior(weights, axes, -axes.diagonal(), axes.diagonal())
     save_model(Model(network, posterior), tmp_path / "a.blip")
     kind, real = type(posterior), type(posterior).draw
 
@@ -350,8 +354,8 @@ def test_a_gaussian_is_witnessed_by_its_random_numbers_alone(tmp_path, monkeypat
 
     monkeypatch.setattr(kind, "draw", rounded_otherwise)
     load_model(tmp_path / "a.blip")
-    normals = kind.normals
-    monkeypatch.setattr(kind, "normals", lambda self, generator: {k: -v for k, v in normals(self, generator).items()})
+    numbers = kind.numbers
+    monkeypatch.setattr(kind, "numbers", lambda self, generator: {k: -v for k, v in numbers(self, generator).items()})
     with pytest.raises(ChangedRandomStreamError):
         load_model(tmp_path / "a.blip")
 

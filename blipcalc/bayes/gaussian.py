@@ -56,7 +56,7 @@ class GaussianPosterior:
         """R."""
         return next((len(value) for value in self.deviations.values()), 0)
 
-    def normals(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The standard normal numbers behind one draw, float64: y (R,) under the empty name, and z of every parameter."""
         shared = torch.randn(self.rank, generator=generator, dtype=torch.float64)
         own = {k: torch.randn(v.shape, generator=generator, dtype=torch.float64) for k, v in self.mean.items()}
@@ -71,7 +71,7 @@ class GaussianPosterior:
         return Draws(n, stacked, self.linear)
 
     def _one(self, generator: torch.Generator) -> dict[str, Tensor]:
-        normals, draw = self.normals(generator), {}
+        normals, draw = self.numbers(generator), {}
         for name, mean in self.mean.items():
             away = self.std[name].double() * normals[name]
             if self.left:

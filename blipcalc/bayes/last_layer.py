@@ -36,7 +36,7 @@ from blipcalc.core.contracts import Draws
 from blipcalc.errors import ConfigurationError, DrawsError
 
 #: names of posteriors over the last layers
-LAST_LAYER = ("laplace", "llpr")
+LAST_LAYER = ("laplace", "llpr", "pops")
 #: ς² of LLPR, relative to the mean eigenvalue of FᵀF
 REGULARISATION = 1e-10
 
@@ -82,7 +82,7 @@ class LastLayerPosterior:
     name: str
     is_random: ClassVar[bool] = True
 
-    def normals(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The standard normal numbers (P,) behind one draw, float64."""
         return {"weights": torch.randn(len(self.factor), generator=generator, dtype=torch.float64)}
 
@@ -90,8 +90,9 @@ class LastLayerPosterior:
         """K independent draws; draw k is the same whatever K is."""
         if n < 1:
             raise DrawsError(f"expected at least one draw, got n={n}")
-        noise = torch.stack([self.normals(generator)["weights"] for _ in range(n)])
-        return with_rows(self.weights, flat(self.weights) + noise @ self.factor.T)
+        # one by one: the last digits of a product of matrices depend on the number of its rows
+        noise = torch.stack([self.factor @ self.numbers(generator)["weights"] for _ in range(n)])
+        return with_rows(self.weights, flat(self.weights) + noise)
 
     def centre(self) -> Draws:
         """The trained network."""

@@ -20,7 +20,7 @@ def train(
         str | None, typer.Option(help="painn, race, schnet or visnet; default: painn, or that of --start")
     ] = None,
     posterior: Annotated[
-        str, typer.Option(help="point, blip, ensemble, mixture (of BLIPs), swag, ivon, laplace or llpr")
+        str, typer.Option(help="point, blip, ensemble, mixture (of BLIPs), swag, ivon, laplace, llpr or pops")
     ] = "mixture",
     members: Annotated[
         int | None, typer.Option(help="networks of an ensemble or a mixture; default: 2, or those of --start")

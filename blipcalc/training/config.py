@@ -42,10 +42,10 @@ class ModelConfig(Settings):
     sizes: dict[str, Any] = Field(
         default_factory=dict, description="settings of the architecture; its defaults otherwise"
     )
-    posterior: Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr"] = Field(
+    posterior: Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr", "pops"] = Field(
         "mixture",
-        description="swag and ivon: a Gaussian over all weights, from the training; laplace and llpr: over the last layers of a "
-        "trained network (laplace.weights=all: over all, by laplace.structure), no retraining",
+        description="swag and ivon: a Gaussian over all weights, from the training; laplace, llpr and pops: over the last layers "
+        "of a trained network (laplace.weights=all: over all, by laplace.structure), no retraining",
     )
     members: int | None = Field(
         None, ge=2, description="networks of an ensemble or a mixture; None: 2, or those of ``start``"

@@ -7,7 +7,7 @@ forward for each coordinate of a structure, however many weights there are.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,25 +24,48 @@ from blipcalc.bayes.last_layer import (
     llpr,
     rescaled,
 )
+from blipcalc.bayes.pops import PopsPosterior, pops
 from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph, GraphTensors
 
 Features = Callable[[Tensor], Tensor]
+#: of a structure, see :func:`jacobians`
+Outputs = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]
 
 
 def fit_last_layer(
     name: str, network: nn.Module, train: Sequence[Graph], validation: Sequence[Graph], device: str = "cpu"
-) -> tuple[LastLayerPosterior, dict[str, Any]]:
-    """The posterior of a trained network, ``laplace`` or ``llpr``, and the figures of its fit.
+) -> tuple[LastLayerPosterior | PopsPosterior, dict[str, Any]]:
+    """The posterior of a trained network, ``laplace``, ``llpr`` or ``pops``, and the figures of its fit.
 
-    train : labelled graphs that the curvature comes from; validation : those that α of LLPR comes from
+    train : labelled graphs that the curvature, and the box of POPS, come from; validation : those that α of LLPR comes from
+
+    For POPS, which goes over them three times, the derivatives of all labels stay in memory: 8 P bytes for each of them.
     """
     weights = last_weights(network)
-    gram = accumulate(network, train, device)
+    outputs: Iterable[Outputs] = jacobians(network, train, device)
+    if name == "pops":
+        outputs = list(outputs)
+    gram = accumulate(outputs)
+    if name == "llpr":
+        return _scaled(llpr(weights, gram), network, validation, device)
+    posterior, figures = laplace(weights, gram)
     if name == "laplace":
-        return laplace(weights, gram)
-    posterior = llpr(weights, gram)
+        return posterior, figures
+    noise = figures["noise_energy"], figures["noise_forces"]
+    labels = [
+        (of_label.flatten(1), error.flatten(), sigma)
+        for *errors, of_structure in outputs
+        for of_label, error, sigma in zip(of_structure, errors, noise, strict=True)
+    ]
+    return pops(posterior, labels), figures
+
+
+def _scaled(
+    posterior: LastLayerPosterior, network: nn.Module, validation: Sequence[Graph], device: str
+) -> tuple[LastLayerPosterior, dict[str, Any]]:
+    """LLPR with the α of best likelihood on the forces of validation."""
     errors, variances = [], []
     for energy, forces, jacobian in jacobians(network, validation, device):
         del energy
@@ -53,24 +76,21 @@ def fit_last_layer(
     return rescaled(posterior, alpha), {"alpha": alpha}
 
 
-def accumulate(network: nn.Module, graphs: Sequence[Graph], device: str = "cpu") -> Gram:
-    """Sums over all energies and forces of the graphs."""
-    n = len(flat(last_weights(network)))
-    energy, forces = torch.zeros(2, n, n, dtype=torch.float64)
+def accumulate(outputs: Iterable[Outputs]) -> Gram:
+    """Sums over all energies and forces of the structures."""
+    energy = forces = torch.zeros((), dtype=torch.float64)
     sse, counts = [0.0, 0.0], [0, 0]
-    for energy_error, forces_error, (of_energy, of_forces) in jacobians(network, graphs, device):
+    for energy_error, forces_error, (of_energy, of_forces) in outputs:
         rows = of_forces.flatten(1)
-        energy += of_energy @ of_energy.T
-        forces += rows @ rows.T
+        energy = energy + of_energy @ of_energy.T
+        forces = forces + rows @ rows.T
         for k, error in enumerate((energy_error, forces_error)):
             sse[k] += float(error.square().sum())
             counts[k] += error.numel()
     return Gram(energy, forces, *sse, *counts)
 
 
-def jacobians(
-    network: nn.Module, graphs: Sequence[Graph], device: str = "cpu"
-) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, Tensor]]]:
+def jacobians(network: nn.Module, graphs: Sequence[Graph], device: str = "cpu") -> Iterator[Outputs]:
     """Of structures: errors of energies (1,) eV and forces (n, 3) eV/Å, and their derivatives φ (P, 1) and J (P, n, 3) by w."""
     network = copy.deepcopy(network).to(device, torch.float64).eval().requires_grad_(False)
     evaluator, one = Evaluator(network), Draws(1)

@@ -164,6 +164,7 @@ def recipes(data, preset, epochs, device):
         "laplace-kron": fitted("laplace", "point", model={"laplace": {"weights": "all", "structure": "kronecker"}}),
         "llpr": fitted("llpr", "point"),
         "llpr-jef": fitted("llpr", "mve-jef"),
+        "pops": fitted("pops", "point"),
         "blip": fitted("blip", "point", noise=noise),
         "blip-jef": fitted("blip", "mve-jef", noise=noise),
         "mixture": trained("mixture", kept) | {"warm": mae, "noise": noise},

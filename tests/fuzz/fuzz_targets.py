@@ -293,7 +293,7 @@ def files(source: Source, tools: Tools, folder: Path) -> Any:
 
 WORDS = (
     "", "x", "-1", "0", "1", "1e999", "nan", "16", ":", "::0", "a.xyz", "a.traj", "a.npz", "a.db", "a.blip", "limits.json",
-    "none.xyz", "rmd18", "float16", "mean", "centre", "trip", "--", "é", "blip", "llpr", "model.x=1", "warm.batch_size=0",
+    "none.xyz", "rmd18", "float16", "mean", "centre", "trip", "--", "é", "blip", "llpr", "pops", "model.x=1", "warm.batch_size=0",
 )  # fmt: skip
 #: {command: (sound words, options to add)}
 COMMANDS = {

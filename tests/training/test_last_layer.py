@@ -1,6 +1,7 @@
-"""Gaussians over the last layers, where everything is known: a network with fixed features is a linear model.
+"""Posteriors over the last layers, where everything is known: a network with fixed features is a linear model.
 
-Exact: the posterior of Bayesian linear regression on energies and forces, its evidence, and the variance of any prediction.
+Exact: the posterior of Bayesian linear regression on energies and forces, its evidence, the variance of any prediction, and what
+the box of POPS reaches.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from ase.build import molecule
 from blipcalc import BayesianCalculator
 from blipcalc.bayes.blip import bayesianize
 from blipcalc.bayes.last_layer import (
-    LastLayerPosterior,
     best_alpha,
     flat,
     laplace,
@@ -24,7 +24,8 @@ from blipcalc.bayes.last_layer import (
     rescaled,
     with_rows,
 )
-from blipcalc.checkpoint import Model, load_model, save_model
+from blipcalc.bayes.pops import LEVERAGE
+from blipcalc.checkpoint import RESTORED, load_model, save_model
 from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
@@ -117,7 +118,7 @@ def test_laplace_is_bayesian_linear_regression(name):
     model = network(name)
     graphs, truth = labelled(model, 60)
     e, f, ye, yf = design(model, graphs)
-    gram = accumulate(model, graphs)
+    gram = accumulate(jacobians(model, graphs))
     sigma_e, sigma_f, tau = (torch.tensor(x, dtype=torch.float64) for x in (0.1, 0.3, 2.0))
     precision = e.T @ e / sigma_e**2 + f.T @ f / sigma_f**2 + tau * torch.eye(e.shape[1], dtype=torch.float64)
     torch.testing.assert_close(gram.precision(sigma_e, sigma_f, tau), precision, rtol=1e-9, atol=1e-8)
@@ -127,7 +128,7 @@ def test_laplace_is_bayesian_linear_regression(name):
     with torch.no_grad():
         for key, value in at_mode.items():
             dict(model.named_parameters())[key].copy_(value[0])
-    gram = accumulate(model, graphs)
+    gram = accumulate(jacobians(model, graphs))
     a, y = torch.cat([e, f]), torch.cat([ye, yf])
     noise = torch.cat([sigma_e.expand(len(e)), sigma_f.expand(len(f))])
     exact = torch.distributions.MultivariateNormal(
@@ -177,13 +178,42 @@ def test_llpr_has_unit_mean_square_on_the_frames_it_is_scaled_on():
     covariance = posterior.factor @ posterior.factor.T
     z2 = (yf - f @ flat(posterior.weights)).square() / (f @ covariance @ f.T).diagonal()
     assert float(z2.mean()) == pytest.approx(1.0, rel=1e-8)
-    plain = llpr(last_weights(model), accumulate(model, train_graphs))
+    plain = llpr(last_weights(model), accumulate(jacobians(model, train_graphs)))
     torch.testing.assert_close(rescaled(plain, figures["alpha"]).factor, posterior.factor)
     assert best_alpha(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 4.0])) == pytest.approx(2.0)
     # the force on an atom without neighbours is zero and cannot vary
     assert best_alpha(torch.tensor([2.0, 4.0, 0.0]), torch.tensor([1.0, 4.0, 0.0])) == pytest.approx(2.0)
     with pytest.raises(ConfigurationError, match="no validation frame"):
         best_alpha(torch.zeros(2), torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_box_of_pops_reaches_every_label_that_a_network_is_fitted_to(name):
+    model = network(name)
+    graphs, _ = labelled(model, 20)
+    posterior, figures = fit_last_layer("pops", model, graphs, [])
+    e, f, ye, yf = design(model, graphs)
+    rows, y = torch.cat([e, f]), torch.cat([ye, yf])
+    along = rows @ posterior.axes
+    ends = torch.stack([along * posterior.low, along * posterior.high])
+    middle = rows @ flat(posterior.weights)
+    reached = (middle + ends.amin(dim=0).sum(dim=1) <= y + 1e-9) & (y <= middle + ends.amax(dim=0).sum(dim=1) + 1e-9)
+    noise = torch.tensor([figures["noise_energy"]] * len(e) + [figures["noise_forces"]] * len(f), dtype=torch.float64)
+    scaled = rows / noise[:, None]
+    precision = scaled.T @ scaled + figures["prior_precision"] * torch.eye(rows.shape[1], dtype=torch.float64)
+    leverage = (scaled * torch.linalg.solve(precision, scaled.T).T).sum(dim=1)
+    kept = leverage > LEVERAGE * rows.shape[1] / len(rows)
+    assert int((~kept).sum()) <= 2  # of 200
+    assert reached[kept].all()
+    # a draw is a network with such weights
+    draws = posterior.draw(4, generator=torch.Generator().manual_seed(0))
+    samples = evaluate(model, place_draws(model, draws), graphs[0])
+    middle = evaluate(model, posterior.centre(), graphs[0])
+    away = samples.forces.flatten(1) - middle.forces.flatten(1)
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.stack([posterior.numbers(generator)["weights"] for _ in range(4)])
+    inside = posterior.low + (posterior.high - posterior.low) * uniform
+    torch.testing.assert_close(away, inside @ along[len(e) : len(e) + away.shape[1]].T, rtol=1e-8, atol=1e-8)
 
 
 def test_draws_are_repeatable_and_do_not_know_their_number():
@@ -214,12 +244,12 @@ def test_a_network_without_last_layers_is_refused():
 
 def test_too_few_data_are_named():
     model = network()
-    gram = accumulate(model, labelled(model, 1)[0])
+    gram = accumulate(jacobians(model, labelled(model, 1)[0]))
     with pytest.raises(ConfigurationError, match="singular"):
         llpr(last_weights(model), gram.__class__(0 * gram.energy, 0 * gram.forces, 1.0, 1.0, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["laplace", "llpr"])
+@pytest.mark.parametrize("name", ["laplace", "llpr", "pops"])
 def test_from_files_through_a_model_file_to_error_bars(small, no_events, tmp_path, name):
     settings = {
         "data": {"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0},
@@ -235,7 +265,10 @@ def test_from_files_through_a_model_file_to_error_bars(small, no_events, tmp_pat
         assert torch.equal(a, b), key
     loaded = load_model(tmp_path / "a.blip")
     assert (loaded.hash, loaded.surface, loaded.posterior.name) == (made.hash, "centre", name)
-    assert torch.equal(loaded.posterior.factor, made.posterior.factor)
+    assert isinstance(loaded.posterior, RESTORED[name])
+    kept = made.posterior.tensors()
+    for key, value in loaded.posterior.tensors().items():
+        assert torch.equal(value, kept[key])
     atoms = small.ethanol(1)[0].copy()
     atoms.calc = BayesianCalculator(loaded, raw=True)
     assert (atoms.calc.get_property("atom_std", atoms) > 0).all()
@@ -244,8 +277,8 @@ def test_from_files_through_a_model_file_to_error_bars(small, no_events, tmp_pat
     np.testing.assert_allclose(atoms.get_forces(), bare.get_forces(), atol=1e-12)
     save_model(loaded, tmp_path / "b.blip")
     tensors, manifest = read_sealed(tmp_path / "b.blip")
-    for change in ({"posterior/factor": tensors["posterior/factor"][:-1]}, {"posterior/other": torch.ones(2)}):
+    some = f"posterior/{next(iter(kept))}"
+    for change in ({some: tensors[some][:-1]}, {"posterior/other": torch.ones(2)}):
         write_sealed(tmp_path / "c.blip", tensors | change, manifest)
         with pytest.raises(SchemaError):
             load_model(tmp_path / "c.blip")
-    assert isinstance(Model(loaded.network, loaded.posterior).posterior, LastLayerPosterior)
