@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,14 @@ SHAPES = {"isotropic": {"hydrostatic_strain": True}, "shape": {"constant_volume"
 #: of a tensor in Voigt order
 TRACE = np.array([1.0, 1, 1, 0, 0, 0])
 Cell = bool | str | Sequence[bool] | Filter
+
+
+@contextlib.contextmanager
+def rounding_is_no_news() -> Iterator[None]:
+    """Without scipy's warnings that a logarithm of a matrix is off by 1e-13, of which ASE's filter takes one at every step."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "logm result may be inaccurate", RuntimeWarning)
+        yield
 
 
 def cell_filter(atoms: Atoms, cell: Cell, pressure_GPa: float) -> Filter | None:

@@ -21,7 +21,7 @@ from blipcalc.monitor.channels import Outside
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.relaxation.bars import How, Minimum, find_bars
-from blipcalc.relaxation.cell import Cell, cell_filter, response_of
+from blipcalc.relaxation.cell import Cell, cell_filter, response_of, rounding_is_no_news
 from blipcalc.relaxation.coordinates import free_motion
 from blipcalc.relaxation.descent import descend, optimizer_of
 from blipcalc.relaxation.result import Relaxed
@@ -100,7 +100,7 @@ def relax(
     log["trajectory"] = None if trajectory is None else str(trajectory)
     dynamics = optimizer_of(optimizer, atoms if around is None else around, {**log, **(options or {})})
     rules = [*triggers, *([] if outside is None else [Outside(outside)])]
-    with contextlib.closing(dynamics):
+    with contextlib.closing(dynamics), rounding_is_no_news():
         monitor = None
         if rules or tolerance is not None or threshold is not None:
             monitor = UncertaintyMonitor(

@@ -11,6 +11,7 @@ already is not done again.  What comes out is kept in ``minima/NAME.json``, with
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +64,17 @@ def relaxed(atoms: Atoms, fmax: float) -> dict:
     return {"positions": atoms.positions.tolist(), "energy": atoms.get_potential_energy()}
 
 
-def hessian(atoms: Atoms) -> list:
-    rows, home = [], atoms.positions.copy()
-    for k in range(home.size):
+def hessian(atoms: Atoms, rows: list, keep: Callable[[str, object], None]) -> list:
+    """Rows that are done already, and the others, each of which is kept."""
+    home = atoms.positions.copy()
+    for k in range(len(rows), home.size):
         sides = []
         for sign in (1, -1):
             atoms.positions = home
             atoms.positions.reshape(-1)[k] += sign * STEP
             sides.append(atoms.get_forces().ravel())
-        rows.append((sides[1] - sides[0]) / (2 * STEP))
+        rows.append(((sides[1] - sides[0]) / (2 * STEP)).tolist())
+        keep("hessian_rows", rows)
         print(f"hessian {k + 1} of {home.size}", flush=True)
     atoms.positions = home
     found = np.array(rows)
@@ -139,7 +142,9 @@ def main() -> None:
                 molecule.keep("torsions", done | {name: scan})
     for molecule in molecules:
         if "hessian" not in molecule.parts:
-            molecule.keep("hessian", hessian(molecule.atoms()))
+            found = hessian(molecule.atoms(), molecule.parts.get("hessian_rows", []), molecule.keep)
+            molecule.parts.pop("hessian_rows")
+            molecule.keep("hessian", found)
 
 
 if __name__ == "__main__":
