@@ -92,7 +92,7 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
     inverse = Inverse(hessian.matrix(), minimum.free) if len(atoms) <= MOST_ATOMS else None
     gradients, work = minimum.gradients(both.draws), minimum.work
     found = respond(inverse, gradients) if inverse else respond_by_products(hessian, minimum.free, gradients)
-    fault = fault_of(minimum, gradients, found, inverse)
+    fault = None if how == "relax" else fault_of(minimum, gradients, found, inverse)
     notes: tuple[str, ...] = ()
     if how == "response" or (how == "auto" and fault is None):
         method, why = "linear response", fault or "no soft coordinate, small spread, draws agree"
@@ -103,7 +103,9 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
             notes = (f"linear response is not safe here: {fault}",)
     else:
         method, why = "re-relaxed", fault or "as asked"
-        members = relax_members(surfaces, atoms, minimum.free, _preconditioner(inverse), pressure=minimum.pressure)
+        members = relax_members(
+            surfaces, atoms, minimum.free, _preconditioner(inverse), begin=both.draws, pressure=minimum.pressure
+        )
         structures, energies, converged = members.structures, members.energy, members.converged
         notes = _of_members(atoms, structures, converged)
     energy_here = float(both.driving.energy) + work

@@ -59,6 +59,7 @@ def relax_members(
     free: FreeMotion,
     precondition: Callable[[np.ndarray], np.ndarray],
     *,
+    begin: Values | None = None,
     pressure: float = 0.0,
     tolerance: float = 1e-4,
     steps: int = 200,
@@ -70,19 +71,23 @@ def relax_members(
     atoms : the minimum of the surface that drives, with its constraints
     free : motions, in whose directions all draws move
     precondition : (f,) gradient along free motions -> (f,) H₀⁻¹ g
+    begin : what the K draws say at that minimum, where it is known
     pressure : eV/Å³
     tolerance : Å; a draw is there when its next step moves no atom by more
     steps : evaluations of a draw at most
     """
     walks = [Walk(_copy(atoms)) for _ in range(surfaces.n_draws)]
+    values = begin
     for _ in range(steps):
         going = [k for k, walk in enumerate(walks) if not walk.done]
         if not going:
             break
-        values = surfaces.each([walks[k].atoms for k in going], stress=free.strain, which=going)
+        if values is None:
+            values = surfaces.each([walks[k].atoms for k in going], stress=free.strain, which=going)
         for row, k in enumerate(going):
             own = Values(*(None if part is None else part[row] for part in values))
             _advance(walks[k], own, free, precondition, pressure, tolerance)
+        values = None
     return Members(
         [walk.atoms for walk in walks],
         np.array([walk.energy for walk in walks]),

@@ -20,6 +20,7 @@ from blipcalc.calculator import BayesianCalculator
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DrawsError, SingularCellError
 from blipcalc.relaxation.relax import relax
+from blipcalc.surfaces import Surfaces
 
 SIGMA, EPSILON = 3.40, 0.0104
 
@@ -192,6 +193,19 @@ def test_control_linear_response_is_wrong_there_and_says_so():
     relaxed = relax(atoms, fmax=1e-6, z=0.0, error_bars="response")
     assert np.abs(relaxed.distance(0, 1).draws - 2 ** (1 / 6) * sigmas).max() > 0.02
     assert any("not safe" in note for note in relaxed.notes)
+
+
+def test_control_hessians_of_single_draws_would_diverge():
+    atoms, _, sigmas = dimer(0.10, 0.03, n=40)
+    relaxed = relax(atoms, fmax=1e-6, z=0.0, error_bars="response")
+    surfaces = Surfaces(atoms.calc)
+    (both,) = surfaces([atoms])
+    along = np.array([-1.0, 0, 0, 1.0, 0, 0])  # of a longer bond
+    stiffness = surfaces.hessians([atoms] * 40, along[None])[:, 0] @ along / 2
+    single = both.draws.forces.reshape(40, 6) @ along / stiffness
+    exact = (2 ** (1 / 6) * sigmas).std(ddof=1)
+    assert relaxed.distance(0, 1).std == pytest.approx(exact, rel=0.2)
+    assert single.std(ddof=1) > 2 * exact
 
 
 # crystals --------------------------------------------------------------------------------------------------------------
