@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from blipcalc.bayes.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
 from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior
 from blipcalc.bayes.gaussian import LINEAR, GaussianPosterior
-from blipcalc.bayes.last_layer import LAST_LAYER, LastLayerPosterior
+from blipcalc.bayes.last_layer import LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bayes.pops import PopsPosterior
 from blipcalc.bundle import bundle_path
@@ -47,7 +47,7 @@ from blipcalc.stats.ellipsoid import Ellipsoid
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
 #: distributions around a network, and which of them a name stands for
 AROUND = (GaussianPosterior, LastLayerPosterior, PopsPosterior)
-RESTORED = dict.fromkeys(LAST_LAYER, LastLayerPosterior) | {"pops": PopsPosterior}
+RESTORED = {"laplace": LastLayerPosterior, "llpr": LastLayerPosterior, "pops": PopsPosterior}
 RESTORED |= dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
 
 

@@ -223,7 +223,7 @@ class Surfaces:
         """
         if isinstance(self.predictor, Differentiable) and not self.exact:
             return self.predictor.curvature(atoms, strain=strain)
-        return Differenced(partial(self.slope_at, atoms), 3 * len(atoms) + (6 if strain else 0))
+        return Differenced(partial(self.slope_at, atoms.copy()), 3 * len(atoms) + (6 if strain else 0))
 
     def hessians(self, structures: Sequence[Atoms], directions: np.ndarray | None = None) -> np.ndarray:
         """(K, B, 3n) eV/Å²: Hessian of draw k at structure k times directions (B, 3n); without them all of it, symmetric.

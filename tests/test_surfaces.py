@@ -195,6 +195,13 @@ def test_hessians_of_draws_by_differences(copper, apart):
         surfaces.hessians(structures[:2])
 
 
+def test_a_hessian_is_that_of_the_structure_it_was_asked_for(copper):
+    hessian = Surfaces(BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)).hessian(copper)
+    before = hessian.product(np.eye(12)[:2])
+    copper.positions[0] += 0.3
+    assert np.array_equal(hessian.product(np.eye(12)[:2]), before)
+
+
 @pytest.mark.parametrize("name", ["painn", "visnet"])
 def test_hessians_of_the_draws_of_a_network(make_blip, molecule, name, monkeypatch):
     monkeypatch.setattr("blipcalc.core.differenced.STEP", 1e-4)

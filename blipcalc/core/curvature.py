@@ -18,6 +18,7 @@ rounding: in float64 for a network in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
+from blipcalc.core.kernels import padded_number
 
 #: pairs times directions per pass where the memory is the only bound
 MANY = 300_000
@@ -63,27 +65,29 @@ class Curvature:
         given = torch.as_tensor(directions, dtype=self._evaluator.dtype, device=self._evaluator.device)
         # on a CPU as many as stay in its caches: 63 directions and 312 pairs took 9.0 s in one pass, 2.8 s in passes of 12
         most = PAIRS if given.device.type == "cpu" else MANY
-        per_pass = max(1, most // max(1, self._tensors.vectors.shape[0]))
-        per_pass = math.ceil(self.size / math.ceil(self.size / per_pass))  # as even as can be, and always the same
+        per_pass = max(1, most // max(1, padded_number(self._tensors.vectors.shape[0])))
+        per_pass = math.ceil(self.size / math.ceil(self.size / per_pass))  # as even as can be
         total = torch.zeros(given.shape, dtype=torch.float64, device=given.device)
         with torch.no_grad():
             for draw in self._draws:
                 slope = self._evaluator.gradient(draw, self._tensors).double() if self._strained else None
-                total += torch.cat([self._of_draw(draw, slope, v, per_pass) for v in given.split(per_pass)])
+                curve = self._evaluator.curvature(draw, self._tensors)
+                total += torch.cat([self._of_draw(curve, slope, v, per_pass) for v in given.split(per_pass)])
         return (total / len(self._draws)).cpu().numpy()
 
     @property
     def _strained(self) -> bool:
         return self.size > 3 * self._n_atoms
 
-    def _of_draw(self, draw: Draws, slope: Tensor | None, v: Tensor, per_pass: int) -> Tensor:
-        """(b, size) H v of one draw; slope (E, 3) ∂E/∂d with strains."""
+    def _of_draw(self, curve: Callable[[Tensor], Tensor], slope: Tensor | None, v: Tensor, per_pass: int) -> Tensor:
+        """(b, size) H v of one draw; curve : its second derivatives, slope : (E, 3) ∂E/∂d with strains."""
         u, e = v[:, : 3 * self._n_atoms].unflatten(1, (-1, 3)), v[:, 3 * self._n_atoms :]
         source, target = self._tensors.edge_index
         moved = u[:, source] - u[:, target]
         along = moved + self._tensors.vectors @ strain_matrix(e) if self._strained else moved
-        filled = torch.nn.functional.pad(along, (0, 0, 0, 0, 0, per_pass - len(v)))  # every pass by the same kernel
-        bent = self._evaluator.curvature(draw, self._tensors, filled)[: len(v)].double()
+        if self._evaluator.strategy == "compiled":  # every pass by the same kernel
+            along = torch.nn.functional.pad(along, (0, 0, 0, 0, 0, per_pass - len(v)))
+        bent = curve(along)[: len(v)].double()
         if slope is None:
             return self._by_atoms(bent)
         virial = self._tensors.vectors.T.double() @ bent + moved.mT.double() @ slope

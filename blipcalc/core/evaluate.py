@@ -97,24 +97,25 @@ class Evaluator:
         return self._kernels[key]
 
     def gradient(self, draw: Draws, graph: GraphTensors) -> Tensor:
-        """(E, 3) eV/Å, ∂E/∂d of a single draw."""
-        one = self._function(linear=draw.linear, single=True, whole=False)
-        return one(self.state, single_draw(draw), graph)[0]
+        """(E, 3) eV/Å, ∂E/∂d of a single draw; without a kernel, for who asks once."""
+        return (self._gradient_linear if draw.linear else self._gradient)(self.state, single_draw(draw), graph)[0]
 
-    def curvature(self, draw: Draws, graph: GraphTensors, directions: Tensor) -> Tensor:
-        """(B, E, 3) eV/Å² times directions (B, E, 3), ∂²E/∂d² of a single draw, all in one pass."""
-        energy = self._linear if draw.linear else self._energy
+    def curvature(self, draw: Draws, graph: GraphTensors) -> Callable[[Tensor], Tensor]:
+        """Directions (B, E, 3) -> (B, E, 3) ∂²E/∂d² times each, eV/Å², of a single draw; what they share is done here, once.
+
+        Of kernels (``compiled``; tracing alone gains nothing) one belongs to each B and :func:`padded_number` of pairs.
+        """
+        energy, overrides = self._linear if draw.linear else self._energy, single_draw(draw)
+        if self.strategy == "compiled":
+            kernels = self._kernels_of(("curvature", draw.linear), partial(_along, energy))
+            return lambda v: kernels(self.state, overrides, graph, v, constant=False)[0]
         if self.model.supports_vmap:
-            curve: Function = partial(_along, energy)
-            if self.strategy == "compiled":  # tracing alone gains nothing here
-                curve = partial(self._kernels_of(("curvature", draw.linear), curve), constant=False)
-            return curve(self.state, single_draw(draw), graph, directions)[0]
+            return _products(energy, self.state, overrides, graph)
         with torch.enable_grad():
             vectors = graph.vectors.detach().requires_grad_()
-            value = energy(vectors, self.state, single_draw(draw), graph)[0]
+            value = energy(vectors, self.state, overrides, graph)[0]
             (gradient,) = torch.autograd.grad(value, vectors, create_graph=True)
-            rows = [torch.autograd.grad(gradient, vectors, v, retain_graph=True)[0] for v in directions]
-        return torch.stack(rows)
+        return lambda v: torch.stack([torch.autograd.grad(gradient, vectors, one, retain_graph=True)[0] for one in v])
 
     def _energy(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
@@ -154,14 +155,13 @@ class Evaluator:
         if not gradient:
             energy = self._linear if draws.linear else self._energy
             outputs = [
-                energy(tensors.vectors, self.state, {n: v[k] for n, v in draws.overrides.items()}, tensors)[1]
-                for k in range(draws.n)
+                energy(tensors.vectors, self.state, single_draw(draws[k : k + 1]), tensors)[1] for k in range(draws.n)
             ]
             return _stacked(outputs), None
         n = draws.n if draws.overrides else 1
         if n == 1 or self.strategy == "loop":
             one = self._function(linear=draws.linear, single=True, whole=whole and n == 1)
-            passes = [one(self.state, {name: v[k] for name, v in draws.overrides.items()}, tensors) for k in range(n)]
+            passes = [one(self.state, single_draw(draws[k : k + 1]), tensors) for k in range(n)]
             (g,), values = _stacked([(p[0],) for p in passes]), _stacked([p[1] for p in passes])
             return [value.expand(draws.n, *value.shape[1:]) for value in values], g.expand(draws.n, -1, -1)
         g, values = self._function(linear=draws.linear, single=False, whole=whole)(
@@ -208,6 +208,21 @@ def single_draw(draw: Draws) -> dict[str, Tensor]:
     return {name: value[0] for name, value in draw.overrides.items()}
 
 
+def _products(
+    energy: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
+    state: Mapping[str, Tensor],
+    overrides: Mapping[str, Tensor],
+    graph: GraphTensors,
+) -> Callable[[Tensor], Tensor]:
+    """Directions times second derivatives: the gradient is built here, and differentiated once more for each."""
+
+    def slope(vectors: Tensor) -> Tensor:
+        return torch.func.grad(energy, has_aux=True)(vectors, state, overrides, graph)[0]
+
+    _, product = torch.func.vjp(slope, graph.vectors)
+    return lambda directions: torch.func.vmap(product)(directions)[0]
+
+
 def _along(
     energy: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
     state: Mapping[str, Tensor],
@@ -215,13 +230,8 @@ def _along(
     graph: GraphTensors,
     directions: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Directions times second derivatives: the gradient is built once, and differentiated once more for all of them."""
-
-    def slope(vectors: Tensor) -> Tensor:
-        return torch.func.grad(energy, has_aux=True)(vectors, state, overrides, graph)[0]
-
-    _, product = torch.func.vjp(slope, graph.vectors)
-    return torch.func.vmap(product)(directions)[0], ()
+    """The same as a function for kernels."""
+    return _products(energy, state, overrides, graph)(directions), ()
 
 
 def _stacked(rows: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:

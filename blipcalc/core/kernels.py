@@ -165,11 +165,15 @@ def _as_constant(module: GraphModule, node: Node, value: Tensor, name: str) -> N
         node.replace_all_uses_with(module.graph.get_attr(name))
 
 
+def padded_number(n_pairs: int) -> int:
+    """At most an eighth more: few sizes for many E."""
+    return n_pairs + -n_pairs % max(1, 2 ** (n_pairs.bit_length() - 4))
+
+
 def padded_pairs(graph: GraphTensors, cutoff: float) -> GraphTensors:
-    """The same graph with at most an eighth more pairs, of atom 0 with itself at the cutoff: few sizes for many E."""
+    """The same graph with :func:`padded_number` of pairs, those added of atom 0 with itself at the cutoff."""
     n_pairs = graph.vectors.shape[0]
-    step = max(1, 2 ** (n_pairs.bit_length() - 4))
-    missing = -n_pairs % step
+    missing = padded_number(n_pairs) - n_pairs
     if not missing:
         return graph
     vectors = graph.vectors.new_zeros(missing, 3)

@@ -79,7 +79,7 @@ def elastic_constants(
     minimum = settled(surfaces, start, free)
     matrix = surfaces.hessian(minimum, strain=True).matrix()
     n = 3 * len(atoms)
-    ions = None if clamped else Inverse(matrix[:n, :n], free_motion(minimum, np.zeros((1, n)))).of_minimum()
+    ions = None if clamped else Inverse(matrix[:n, :n], free_motion(minimum, np.zeros((1, n)), dense=True)).of_minimum()
     value = _driving_tensor(surfaces, minimum, matrix, ions)
     own = own_minima(surfaces, minimum, free, matrix)
     draws = _draw_tensors(surfaces, own, ions)

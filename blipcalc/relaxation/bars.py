@@ -111,7 +111,7 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
     energy_here = float(both.driving.energy) + work
     if inverse is not None and inverse.values.min() > SOFT and minimum.free.linear:
         energy_here = newton_step(minimum, inverse)
-    if found.softest < -SOFT:
+    if minimum.free.linear and found.softest < -SOFT:  # curved constraints, and springs, have a curvature of their own
         notes = (*notes, SADDLE.format(found.softest))
     places = in_frame_of(atoms, structures)
     positions = surfaces.estimate(atoms.positions, places, "Å", atoms, of="forces", note="positions")

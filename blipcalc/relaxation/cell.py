@@ -26,7 +26,7 @@ Cell = bool | str | Sequence[bool] | Filter
 def rounding_is_no_news() -> Iterator[None]:
     """Without scipy's warnings that a logarithm of a matrix is off by 1e-13, of which ASE's filter takes one at every step."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "logm result may be inaccurate", RuntimeWarning)
+        warnings.filterwarnings("ignore", r"logm result may be inaccurate, approximate err = \S+e-1\d", RuntimeWarning)
         yield
 
 

@@ -131,7 +131,12 @@ class Projection:
 
 
 def free_motion(
-    atoms: Atoms, gradients: np.ndarray, strain: np.ndarray | None = None, *, atoms_move: bool = True
+    atoms: Atoms,
+    gradients: np.ndarray,
+    strain: np.ndarray | None = None,
+    *,
+    atoms_move: bool = True,
+    dense: bool = False,
 ) -> FreeMotion:
     """The free motions of a structure.
 
@@ -142,11 +147,13 @@ def free_motion(
         like any other
     strain : (6, s) strains in Voigt order that the cell may take, shears twice ε; None for a fixed cell
     atoms_move : False where atoms follow the cell alone
+    dense : with a matrix, whatever the size, for who inverts a Hessian
     """
     rigid = _without_force(rigid_motions(atoms), gradients)
     length = 1.0 if strain is None else atoms.get_volume() ** (1 / 3)
     strains = np.zeros((6, 0)) if strain is None else _range(_allowed_strains(atoms, strain), FREE) / length
-    if len(atoms) > MOST_ATOMS and atoms_move and all(isinstance(held, FixAtoms) for held in atoms.constraints):
+    projected = len(atoms) > MOST_ATOMS and atoms_move and not dense
+    if projected and all(isinstance(held, FixAtoms) for held in atoms.constraints):
         moves = np.ones((len(atoms), 3))
         for held in atoms.constraints:
             moves[held.index] = 0.0

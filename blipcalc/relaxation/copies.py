@@ -54,7 +54,7 @@ def relaxed_energies(
     for s, (atoms, both) in enumerate(zip(structures, found, strict=True)):
         if second_order and len(atoms) > 1:  # an atom alone is where it is
             own, shared = gradient(both.draws, atoms), gradient(both.driving, atoms)
-            free = free_motion(atoms, own)
+            free = free_motion(atoms, own, dense=True)
             if not free.linear:
                 kinds = ", ".join(sorted({type(c).__name__ for c in atoms.constraints}))
                 raise ConfigurationError(f"second_order=True takes constraints such as FixAtoms, got {kinds}")

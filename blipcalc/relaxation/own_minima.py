@@ -27,7 +27,7 @@ def motions(surfaces: Surfaces, atoms: Atoms, *, strains: bool) -> FreeMotion | 
     if len(atoms) == 1 and not strains:
         return None
     (both,) = surfaces([atoms])
-    return free_motion(atoms, gradient(both.draws, atoms), np.eye(6) if strains else None)
+    return free_motion(atoms, gradient(both.draws, atoms), np.eye(6) if strains else None, dense=True)
 
 
 def settled(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None) -> Atoms:

@@ -100,7 +100,7 @@ def relax(
     log["trajectory"] = None if trajectory is None else str(trajectory)
     dynamics = optimizer_of(optimizer, atoms if around is None else around, {**log, **(options or {})})
     rules = [*triggers, *([] if outside is None else [Outside(outside)])]
-    with contextlib.closing(dynamics), rounding_is_no_news():
+    with contextlib.closing(dynamics), contextlib.nullcontext() if response is None else rounding_is_no_news():
         monitor = None
         if rules or tolerance is not None or threshold is not None:
             monitor = UncertaintyMonitor(
@@ -113,9 +113,10 @@ def relax(
     (both,) = surfaces([atoms], stress=strain is not None)
     free = free_motion(atoms, gradient(both.draws, atoms), strain, atoms_move=response is None or response.atoms_move)
     minimum = Minimum(surfaces, atoms, both, free, 0.0 if response is None else response.pressure)
-    before = atoms.positions.copy()
+    before = atoms.positions.copy(), atoms.cell.array.copy()
     bars, said = find_bars(minimum, error_bars)
-    if trajectory is not None and (atoms.positions != before).any():
+    moved = (atoms.positions != before[0]).any() or (atoms.cell.array != before[1]).any()
+    if trajectory is not None and moved:
         with Trajectory(str(trajectory), "a") as path:  # its last frame is the structure that comes back
             path.write(atoms, forces=atoms.get_forces())
     return Relaxed(snapshot(atoms), descent, bars, (*said, *_far(atoms), *_breached(monitor)))

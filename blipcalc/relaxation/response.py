@@ -53,7 +53,7 @@ class Inverse:
     Parameters
     ----------
     hessian : (m, m) of the surface that drives
-    free : motions
+    free : motions, of which ``down`` leaves nothing that is not free: ``dense``, or of few atoms
     """
 
     def __init__(self, hessian: np.ndarray, free: FreeMotion) -> None:

@@ -199,7 +199,9 @@ class Estimate:
         """From :meth:`to_dict`; null in a file stands for NaN."""
         own = ("value", "draws", "unit", "widening", "calibrated", "note", "source")
         found = {name: stored[name] for name in own if name in stored}
-        return cls(**found | {"widening": float("nan") if stored["widening"] is None else stored["widening"]})
+        if found.get("widening", 1.0) is None:
+            found["widening"] = float("nan")
+        return cls(**found)
 
 
 def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: float = 0.95) -> float:

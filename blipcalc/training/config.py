@@ -45,7 +45,7 @@ class ModelConfig(Settings):
     posterior: Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr", "pops"] = Field(
         "mixture",
         description="swag and ivon: a Gaussian over all weights, from the training; laplace, llpr and pops: over the last layers "
-        "of a trained network (laplace.weights=all: over all, by laplace.structure), no retraining",
+        "of a trained network, no retraining (laplace with laplace.weights=all: over all, by laplace.structure)",
     )
     members: int | None = Field(
         None, ge=2, description="networks of an ensemble or a mixture; None: 2, or those of ``start``"
@@ -62,6 +62,14 @@ class ModelConfig(Settings):
     surface: Surface | None = Field(
         None, description="surface that the model file recommends; None: centre where there is one, else mean"
     )
+
+    @model_validator(mode="after")
+    def _only_laplace_takes_all_weights(self) -> Self:
+        if self.posterior in ("llpr", "pops") and self.laplace.weights == "all":
+            raise ValueError(
+                f"posterior={self.posterior!r} is over the last layers; laplace.weights='all' belongs to laplace"
+            )
+        return self
 
     @property
     def is_blip(self) -> bool:

@@ -3,10 +3,10 @@
     pip install pyscf
     python examples/reproduce/minima_labels.py ethanol malonaldehyde benzene
 
-Of each molecule: the minimum next to that of the bundled model (BFGS to 0.002 eV/Å), relaxed scans of the torsions named in
-:data:`TORSIONS`, and the Hessian in the minimum by central differences of forces (0.01 Å).  Every relaxation begins where the
-bundled model ends, with its Hessian, which saves most of the way.  Minutes to an hour for each; a part that is in the file
-already is not done again.  What comes out is kept in ``minima/NAME.json``, with its input.
+Of each molecule: the minimum next to that of the bundled model (BFGS to 0.002 eV/Å), scans of the torsions named in
+:data:`TORSIONS` with all else relaxed to 0.02 eV/Å, and the Hessian in the minimum by central differences of forces (0.01 Å).
+Every relaxation begins where the bundled model ends, with its Hessian, which saves most of the way.  Minutes to an hour for each;
+a part that is in the file already is not done again.  What comes out is kept in ``minima/NAME.json``, with its input.
 """
 
 import json

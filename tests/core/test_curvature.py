@@ -14,6 +14,7 @@ from blipcalc.core.deformation import displaced
 from blipcalc.core.differenced import Differenced
 from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
+from blipcalc.core.kernels import Kernels
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.surfaces import Surfaces
 
@@ -70,6 +71,34 @@ def test_products_are_those_of_the_matrix(predictor, crystal, rng):
     curvature = predictor().curvature(crystal, strain=True)
     directions = rng.normal(size=(7, curvature.size))
     assert np.allclose(curvature.product(directions), directions @ curvature.matrix(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("pairs", [1, 400, 10**6])
+@pytest.mark.parametrize("name", ["painn", "visnet"])
+def test_passes_of_any_size_give_the_same(predictor, crystal, name, pairs, monkeypatch):
+    curvature = predictor(name).curvature(crystal, strain=True)
+    expected = curvature.matrix()
+    monkeypatch.setattr("blipcalc.core.curvature.PAIRS", pairs)
+    assert np.abs(curvature.matrix() - expected).max() < 1e-10 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("surface", ["mean", "centre"])
+def test_kernels_of_second_derivatives(predictor, molecule, crystal, surface, monkeypatch):
+    """As compiled ones, but only traced; structures of nearly the same pairs share one."""
+    made = []
+
+    def traced(function, cutoff, *, compiled):
+        made.append(Kernels(function, cutoff, compiled=False))
+        return made[-1]
+
+    monkeypatch.setattr("blipcalc.core.evaluate.Kernels", traced)
+    kernels, plain = predictor(surface=surface, strategy="compiled"), predictor(surface=surface)
+    for atoms, strain in ((molecule, False), (crystal, True)):
+        found, expected = (one.curvature(atoms, strain=strain).matrix() for one in (kernels, plain))
+        assert np.abs(found - expected).max() < 1e-10 * np.abs(expected).max()
+        kernels.curvature(atoms, strain=strain).product(np.eye(len(expected))[:1])
+    assert len(made) == 1
+    assert len(made[0]._kernels) == 2
 
 
 def test_products_are_the_same_in_any_number(predictor, crystal, rng):

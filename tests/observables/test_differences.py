@@ -17,7 +17,9 @@ from blipcalc.calculator import BayesianCalculator
 from blipcalc.combined import CombinedCalculator
 from blipcalc.errors import ConfigurationError, IncomparableError, NotAMinimumError, NotConvergedError, StructureError
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.relaxation.copies import relaxed_copy, relaxed_energies
 from blipcalc.stats.estimate import Estimate
+from blipcalc.surfaces import Surfaces
 
 
 def crystal(morse, n=2):
@@ -106,6 +108,19 @@ FACTORS = np.array([0.95, 1.0, 1.05])
 
 def scaled_emt():
     return BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)
+
+
+def test_large_structures_are_minima_too(morse, monkeypatch):
+    """Beyond so many atoms free motions come without a matrix, unless a Hessian is to be inverted."""
+    atoms = crystal(morse, 1)
+    atoms.rattle(0.05, seed=0)
+    surfaces = Surfaces(atoms.calc)
+    moved = relaxed_copy(surfaces, atoms, fmax=1e-3)
+    (value,), draws = relaxed_energies(surfaces, [moved], second_order=True)
+    monkeypatch.setattr("blipcalc.relaxation.coordinates.MOST_ATOMS", 3)
+    (again,), others = relaxed_energies(surfaces, [moved], second_order=True)
+    assert again == pytest.approx(value, abs=1e-10)
+    assert np.allclose(others, draws, atol=1e-10)
 
 
 def test_adsorption_of_members_that_scale():

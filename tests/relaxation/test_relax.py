@@ -40,6 +40,24 @@ class Well(Calculator):
         self.results = {"energy": 0.5 * x @ self.hessian @ x, "forces": -(self.hessian @ x).reshape(-1, 3)}
 
 
+class DoubleWell(Calculator):
+    """h (x² - 1)² + 5 (y² + z²) of the first atom."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, height):
+        super().__init__()
+        self.height = height
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        x, y, z = self.atoms.positions[0]
+        energy = self.height * (x**2 - 1) ** 2 + 5 * (y**2 + z**2)
+        forces = np.zeros((len(self.atoms), 3))
+        forces[0] = -4 * self.height * x * (x**2 - 1), -10 * y, -10 * z
+        self.results = {"energy": energy, "forces": forces}
+
+
 class Scaled(EMT):
     """EMT times a factor, of a lattice stretched by another: E_k(x) = f E(x / s)."""
 
@@ -329,6 +347,32 @@ def test_the_trajectory_ends_where_the_structure_does(wells, tmp_path):
     assert np.array_equal(frames[-1].positions, atoms.positions)
     assert np.array_equal(atoms.positions, relaxed.atoms.positions)
     assert np.abs(frames[-1].get_forces()).max() < np.abs(frames[-2].get_forces()).max()
+
+
+def test_the_trajectory_ends_where_the_cell_does(tmp_path):
+    atoms = copper()
+    atoms.set_cell(1.01 * atoms.cell.array, scale_atoms=True)
+    atoms.set_constraint(FixAtoms([0]))
+    relax(atoms, cell=True, trajectory=tmp_path / "path.traj", fmax=0.2, z=0.0)
+    last = read(tmp_path / "path.traj")
+    assert np.array_equal(last.cell.array, atoms.cell.array)
+    assert np.array_equal(last.positions, atoms.positions)
+
+
+def test_a_saddle_is_no_minimum_and_says_so():
+    double = DoubleWell(1.0), DoubleWell(1.1)
+    places = np.concatenate([np.zeros((1, 3)), 5.0 * np.eye(3)])  # three that are held, so that nothing turns
+    atoms = Atoms("H4", places, constraint=FixAtoms([1, 2, 3]))
+    atoms.calc = bayesian(double)
+    relaxed = relax(atoms, fmax=0.01, z=0.0)
+    assert relaxed.descent.done
+    assert any("saddle" in note for note in relaxed.notes)
+    atoms.positions[0, 0] = 0.1
+    assert not any("saddle" in note for note in relax(atoms, fmax=0.01, z=0.0).notes)
+    held = Atoms("H4", places)
+    held.set_constraint([FixAtoms([1, 2, 3]), Hookean(0, [0.0, 0.0, 0.0], k=50.0, rt=0.0)])  # a minimum, by its spring
+    held.calc = bayesian(double)
+    assert not any("saddle" in note for note in relax(held, fmax=0.01, z=0.0).notes)
 
 
 def test_running_out_of_steps_is_no_minimum(wells):

@@ -14,7 +14,7 @@ from blipcalc.predictor import BayesianPredictor
 
 @pytest.mark.data
 def test_topologies_seen_and_never_seen(script):
-    """Force errors and coverage where it learned; elsewhere errors grow, and σ with them."""
+    """Force errors and coverage where it learned; elsewhere errors grow, and σ does not see it: what README admits."""
     frames_of, silica = script("silica_frames"), load_model("silica")
     folder = Path(os.environ["BLIPCALC_DATA"]) / "si_zeo22"
 
@@ -29,4 +29,6 @@ def test_topologies_seen_and_never_seen(script):
     assert np.abs(inside.force_error).mean() <= 0.02
     (pooled,) = [c for c in evaluate_residuals(inside).forces.coverage if c.kind == "all" and c.level == 0.95]
     assert pooled.inside, pooled
-    assert np.abs(outside.force_error).mean() > np.abs(inside.force_error).mean()
+    assert np.abs(outside.force_error).mean() > 1.1 * np.abs(inside.force_error).mean()
+    (covers,) = [c for c in evaluate_residuals(outside).forces.coverage if c.kind == "all" and c.level == 0.95]
+    assert 0.6 < covers.observed < 0.9, covers

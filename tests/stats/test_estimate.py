@@ -97,6 +97,12 @@ def test_what_cannot_be_combined_is_refused():
         a.interval(1.0)
 
 
+def test_what_a_file_leaves_out_or_has_no_number_for():
+    stored = {"value": 1.0, "draws": [1.0, 2.0], "unit": "eV"}
+    assert Estimate.from_dict(stored).widening == 1.0
+    assert np.isnan(Estimate.from_dict(stored | {"widening": None}).std)
+
+
 def test_it_goes_through_json_and_prints_two_digits_of_the_error():
     estimate = Estimate(1.09544, [1.0951, 1.0957, 1.0955], "Å", widening=1.2, calibrated=True, note="O-H")
     again = Estimate.from_dict(estimate.to_dict())

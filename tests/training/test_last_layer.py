@@ -32,6 +32,7 @@ from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, SchemaError
 from blipcalc.models.registry import build_model
 from blipcalc.sealed import read_sealed, write_sealed
+from blipcalc.training.config import ModelConfig
 from blipcalc.training.last_layer import accumulate, fit_last_layer, jacobians
 from blipcalc.training.run import train
 
@@ -240,6 +241,13 @@ def test_heads_for_variances_stay_as_they_are():
 def test_a_network_without_last_layers_is_refused():
     with pytest.raises(ConfigurationError, match="last layers"):
         last_weights(bayesianize(network()))
+
+
+@pytest.mark.parametrize("posterior", ["llpr", "pops"])
+def test_all_weights_belong_to_laplace(posterior):
+    with pytest.raises(ConfigurationError, match="belongs to laplace"):
+        ModelConfig.of({"posterior": posterior, "laplace": {"weights": "all"}})
+    ModelConfig.of({"posterior": "laplace", "laplace": {"weights": "all"}})
 
 
 def test_too_few_data_are_named():
