@@ -68,7 +68,6 @@ def test_short_md_stays_at_its_temperature(model):
 
 
 @pytest.mark.data
-@pytest.mark.timeout(900)
 def test_accuracy_and_coverage_on_the_test_sets(model):
     """25 meV/Å on the mean of the seven molecules, and 95 % coverage inside its limits, pooled."""
     folder = Path(os.environ["BLIPCALC_DATA"]) / "rmd17"

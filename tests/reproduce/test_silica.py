@@ -13,7 +13,6 @@ from blipcalc.predictor import BayesianPredictor
 
 
 @pytest.mark.data
-@pytest.mark.timeout(900)
 def test_topologies_seen_and_never_seen(script):
     """Force errors and coverage where it learned; elsewhere errors grow, and σ does not see it: what README admits."""
     frames_of, silica = script("silica_frames"), load_model("silica")
