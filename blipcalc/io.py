@@ -35,6 +35,7 @@ from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from blipcalc.calculator import CARRIED, DEVIATIONS, Sampled
 from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
+from blipcalc.core.validate import check_all_arrays
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import BlipcalcError, DataError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
@@ -72,6 +73,7 @@ def write(
 
     Raises
     ------
+    StructureError : an array that is not one of values for each atom
     DataError : unknown suffix, no frames, an array of more than two axes for a text file, no samples to be had, checksums of a
         database
     """
@@ -87,7 +89,7 @@ def write(
     prepared = []
     with _named(f"{path}: a frame holds what this format cannot; look at its arrays and info", (OSError,)):
         for i, atoms in enumerate(frames):
-            _check_arrays(atoms)
+            check_all_arrays(atoms)
             frame = snapshot(atoms)
             annotate(frame)
             if samples:
@@ -147,18 +149,6 @@ def _named(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[Non
         raise DataError(f"{what}: {type(error).__name__}: {error}") from error
 
 
-def _check_arrays(atoms: Atoms) -> None:
-    """Refuse arrays that ASE writes into a ``.traj`` and then cannot read."""
-    shapes = {"positions": (len(atoms), 3), "momenta": (len(atoms), 3)}
-    one_each = ("numbers", "tags", "masses", "initial_charges")
-    for name, values in atoms.arrays.items():
-        wanted = shapes.get(name, (len(atoms),) if name in one_each else (len(atoms), *np.shape(values)[1:]))
-        if np.shape(values) != wanted or np.asarray(values).dtype.kind not in "biufcU":
-            raise DataError(
-                f"atoms.arrays[{name!r}] has shape {np.shape(values)} and type {values.dtype}; expected {wanted}, numbers"
-            )
-
-
 def iterate(path: str | Path) -> Iterator[Atoms]:
     """The structures of a file one after the other, as :func:`read` gives them; of a ``.traj`` one is in memory at a time."""
     path = Path(path)
@@ -167,7 +157,7 @@ def iterate(path: str | Path) -> Iterator[Atoms]:
         return
     verify(path)
     stored = _stored_samples(path)
-    with TrajectoryReader(path) as frames:
+    with _named(f"{path} cannot be read"), TrajectoryReader(path) as frames:
         for k in range(len(frames)):
             yield _restore(frames[k], stored)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blipcalc.errors import BlipcalcError, ConfigurationError
@@ -97,11 +98,30 @@ def switch(name: str, value: object) -> bool:
     return bool(value)
 
 
+def choice(name: str, value: object, options: Sequence[object]) -> Any:
+    """One of a few words, True, False or None."""
+    if not ((value is None or isinstance(value, (str, bool))) and value in options):
+        raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected one of {', '.join(map(repr, options))}")
+    return value
+
+
 def path_of(name: str, value: object) -> Path:
     """A path; anything but one or its text is an error."""
     if not isinstance(value, (str, Path)) or not str(value):
         raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected the path of a file")
     return Path(value)
+
+
+def numbers(name: str, value: object, what: str) -> np.ndarray:
+    """Finite real numbers that a user gave, as float64; anything else is an error that says what was expected."""
+    try:
+        found = np.asarray(value)
+        found = found.astype(np.float64) if found.dtype.kind in "fiu" else np.array(np.nan)
+    except (ValueError, TypeError):
+        found = np.array(np.nan)
+    if not np.isfinite(found).all():
+        raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected {what}")
+    return found
 
 
 def several(name: str, value: Any, what: str, *, error: type[BlipcalcError] = ConfigurationError) -> list[Any]:

@@ -22,13 +22,20 @@ from blipcalc.errors import (
 COINCIDENT_BELOW = 1e-3
 #: Å; beyond it float64 knows a distance to less than 1e-9 Å, and searches for pairs lose some
 LARGEST = 1e6
+#: of one atom, in arrays that ASE knows
+OWN_SHAPE = {"positions": (3,), "momenta": (3,), "numbers": (), "masses": (), "tags": (), "initial_charges": ()}
 
 
 def check_structure(atoms: Atoms) -> None:
-    """Refuse a structure without atoms, with non-finite coordinates, or with a singular periodic cell."""
+    """Refuse a structure without atoms, of what is no element, with non-finite coordinates, or a singular periodic cell."""
     check_arrays(atoms)
+    check_all_arrays(atoms)
     if len(atoms) == 0:
         raise EmptyStructureError("expected at least one atom, got an empty Atoms object")
+    if atoms.numbers.min() < 0 or atoms.numbers.max() >= len(chemical_symbols):
+        raise UnknownElementError(
+            f"expected atomic numbers from 0 to {len(chemical_symbols) - 1}, got {atoms.numbers.tolist()}"
+        )
     bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
     if bad.size:
         raise NonFiniteError(
@@ -69,13 +76,20 @@ def check_arrays(atoms: Atoms) -> None:
             )
 
 
+def check_all_arrays(atoms: Atoms) -> None:
+    """Refuse any array that is not one of values for each atom: ASE copies and writes what it cannot read again."""
+    for name, values in atoms.arrays.items():
+        expected = (len(atoms), *OWN_SHAPE.get(name, np.shape(values)[1:]))
+        if np.shape(values) != expected or np.asarray(values).dtype.kind not in "biufcU":
+            raise StructureError(
+                f"atoms.arrays[{name!r}] has shape {np.shape(values)} and type {values.dtype}; expected {expected}, numbers: "
+                "remove it, or set it anew"
+            )
+
+
 def check_motion(atoms: Atoms) -> None:
     """Refuse momenta that are not finite, and masses that are not positive."""
     n = len(atoms)
-    if atoms.numbers.min() < 0 or atoms.numbers.max() >= len(chemical_symbols):
-        raise StructureError(
-            f"atomic numbers from 0 to {len(chemical_symbols) - 1} have masses, got {atoms.numbers.tolist()}"
-        )
     for name, values, shape in (("momenta", atoms.get_momenta(), (n, 3)), ("masses", atoms.get_masses(), (n,))):
         values = np.asarray(values)
         if values.shape != shape or values.dtype.kind not in "fiu":

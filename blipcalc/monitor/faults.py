@@ -19,11 +19,11 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers, chemical_symbols
-from ase.geometry import find_mic
 
 from blipcalc.calculator import bayesian_of
 from blipcalc.core.domain import pair_name
 from blipcalc.core.neighbors import NeighborList
+from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.monitor.triggers import Verdict
 
@@ -107,7 +107,9 @@ class Leap:
         shift = atoms.positions - last[1]
         moved = np.linalg.norm(shift, axis=1)
         if atoms.pbc.any() and np.isfinite(shift).all() and moved.max() > self.largest:
-            moved = find_mic(shift, atoms.cell, atoms.pbc)[1]  # who wraps atoms into the cell moves none
+            moved = np.linalg.norm(
+                shortest(shift, atoms.cell, atoms.pbc), axis=1
+            )  # who wraps atoms into the cell moves none
         atom = int(np.argmax(np.where(np.isnan(moved), np.inf, moved)))
         value = float(moved[atom])
         reason = f"atom {atom} ({atoms.symbols[atom]}) moved by {value:.3g} Å in one step, limit {self.largest:g}"

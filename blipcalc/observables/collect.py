@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, DataError, NonFiniteError
 from blipcalc.observables.displacement import Displacement, interval_ps, relative, unwrapped
 from blipcalc.observables.per_frame import Array, Axis, Observable
 from blipcalc.observables.stored import DrawEnergies, Stored
 from blipcalc.observables.thermal import Series
+from blipcalc.settings import number
 
 
 def collect(
@@ -40,7 +43,7 @@ def collect(
     ------
     DataError : no frames, shapes that differ, frames without energies of the draws; NonFiniteError : a value that is none
     """
-    if not 0 <= discard < 1:
+    if not 0 <= number("discard", discard) < 1:
         raise ConfigurationError(f"discard={discard}; expected a part of the run, at least 0 and below 1")
     replicas = []
     for source in stored.replicas:
@@ -84,7 +87,14 @@ class _Replica:
             self.times.append(float(atoms.info.get("time_fs", np.nan)))
             self._cells.append(atoms.cell.array)
         else:
-            value = np.asarray(self.observable.function(atoms), dtype=np.float64)
+            check_structure(atoms)
+            given = self.observable.function(atoms)
+            try:
+                value = np.asarray(given, dtype=np.float64)
+            except (TypeError, ValueError):
+                raise DataError(
+                    f"{self.observable.name} gives {reprlib.repr(given)} at frame {len(self)}; expected numbers"
+                ) from None
         if self.values and value.shape != self.values[0].shape:
             raise DataError(
                 f"{self.observable.name}: shape {value.shape} at frame {len(self)}, {self.values[0].shape} before; expected one "

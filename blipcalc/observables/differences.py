@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, IncomparableError, StructureError
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.tables import table_of
@@ -137,6 +138,7 @@ def vacancy_energy(crystal: Atoms, index: int = 0, **settings: Any) -> EnergyDif
 
     raises : StructureError for one atom, or several elements, where an atom has no energy of its own
     """
+    check_structure(crystal)
     n = len(crystal)
     if n < 2 or len(set(crystal.numbers)) != 1:
         raise StructureError(
@@ -147,7 +149,10 @@ def vacancy_energy(crystal: Atoms, index: int = 0, **settings: Any) -> EnergyDif
     if index >= n:
         raise StructureError(f"index={index}; expected one of the {n} atoms")
     defect = crystal.copy()
-    del defect[index]
+    try:
+        del defect[index]
+    except RuntimeError as error:
+        raise StructureError(f"atom {index} cannot be taken out: {error}") from None
     defect.calc = crystal.calc
     return energy_difference([(1.0, defect), (-(n - 1) / n, crystal)], **({"name": "vacancy energy"} | settings))
 

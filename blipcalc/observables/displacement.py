@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.geometry import find_mic
 
+from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.observables.per_frame import Array, Axis
 
@@ -105,7 +105,7 @@ def unwrapped(positions: Array, cells: Array, pbc: np.ndarray) -> Array:
     if not np.any(pbc):
         return np.asarray(positions, dtype=np.float64)
     steps = [
-        find_mic(after - before, cell, pbc)[0]
+        shortest(after - before, cell, pbc)
         for before, after, cell in zip(positions[:-1], positions[1:], cells[1:], strict=True)
     ]
     return np.concatenate([positions[:1], positions[0] + np.cumsum(steps, axis=0)])

@@ -22,7 +22,7 @@ from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.fits import NAMES, Fit, fit
 from blipcalc.observables.tables import table_of
 from blipcalc.relaxation.copies import relaxed_copy, relaxed_energies
-from blipcalc.settings import number, several, switch, whole
+from blipcalc.settings import choice, number, several, switch, whole
 from blipcalc.stats.estimate import Estimate
 
 #: primitive cells in the cubic one, by the name of the lattice in ASE
@@ -113,8 +113,7 @@ def equation_of_state(
     surfaces = surfaces_of(atoms)
     if not atoms.pbc.all():
         raise StructureError(f"expected a crystal, periodic in three directions; pbc is {atoms.pbc.tolist()}")
-    if eos not in NAMES:
-        raise ConfigurationError(f"eos={eos!r}; expected one of {', '.join(NAMES)}")
+    choice("eos", eos, NAMES)
     relax_ions, relax_shape = switch("relax_ions", relax_ions), switch("relax_shape", relax_shape)
     second_order = switch("second_order", second_order)
     if second_order and (relax_shape or not relax_ions):

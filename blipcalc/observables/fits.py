@@ -24,7 +24,7 @@ import numpy as np
 from ase.eos import anton_schmidt, murnaghan, vinet
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from blipcalc.errors import ConfigurationError
+from blipcalc.settings import choice
 
 #: m of x = V^m; 0 stands for ln V
 POWERS = {
@@ -67,8 +67,7 @@ def fit(name: str, volumes: np.ndarray, energies: np.ndarray) -> Fit:
 
     raises : ConfigurationError for a name that is not known
     """
-    if name not in NAMES:
-        raise ConfigurationError(f"eos={name!r}; expected one of {', '.join(NAMES)}")
+    choice("eos", name, NAMES)
     if name in POWERS:
         return _polynomial(POWERS[name], volumes, energies)
     start = _polynomial(POWERS["birchmurnaghan"], volumes, energies)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from difflib import get_close_matches
 
@@ -94,6 +95,9 @@ def _atoms(text: str, n: int, what: str) -> tuple[int, ...]:
 def _numbers(text: str, what: str) -> list[float]:
     """``"6.0,120"`` -> [6.0, 120.0]; nothing for no text."""
     try:
-        return [float(part) for part in text.split(",")] if text else []
+        found = [float(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise ConfigurationError(f"observable {what!r}: expected numbers behind the last colon, got {text!r}") from None
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise ConfigurationError(f"observable {what!r}: expected numbers behind the last colon, got {text!r}")
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from blipcalc.io import iterate
 from blipcalc.md.files import EVENTS, STEP, SUMMARY, TRAJECTORY
 from blipcalc.monitor.events import read_events
 from blipcalc.run_folder import last_checkpoint
-from blipcalc.settings import number
+from blipcalc.settings import number, several
 from blipcalc.surfaces import Surfaces
 
 Source = Path | Sequence[Atoms]
@@ -66,7 +67,10 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
     ConfigurationError : no temperature, another one, one that changes, or a run at constant energy
     DataError : nothing that could be read
     """
-    parts = [run] if isinstance(run, (str, Path)) else list(run)
+    what = "a run folder, a trajectory, frames, or a list of the first two"
+    parts = [run] if isinstance(run, (str, Path)) else several("run", run, what)
+    if odd := [part for part in parts if not isinstance(part, (str, Path, Atoms))]:
+        raise DataError(f"expected {what}, got {reprlib.repr(odd[0])} among them")
     if not parts:
         raise DataError("expected a run folder, a trajectory or frames, got an empty list")
     temperature_K = None if temperature_K is None else number("temperature_K", temperature_K, above=0.0)

@@ -15,7 +15,8 @@ from typing import Literal, get_args
 import numpy as np
 from ase import units
 
-from blipcalc.errors import ConfigurationError, SamplingError
+from blipcalc.errors import SamplingError
+from blipcalc.settings import choice
 from blipcalc.stats.reweighting import Array, averages, effective_fraction, next_weights, weights
 from blipcalc.stats.series import blocks, jackknife, statistical_inefficiency
 
@@ -92,8 +93,7 @@ def thermal_average(series: Series, temperature_K: float, method: Choice = "auto
     SamplingError : fewer than 20 independent frames; direct weights of fewer than 100; an expansion whose second order is larger
         than its first
     """
-    if method not in get_args(Choice):
-        raise ConfigurationError(f"method={method!r}; expected one of {', '.join(get_args(Choice))}")
+    choice("method", method, get_args(Choice))
     h = np.concatenate(series.deviations) / (units.kB * temperature_K)
     g, n_independent = independent_frames(series.values, _shifts(series, h))
     n_eff = n_independent * effective_fraction(h)

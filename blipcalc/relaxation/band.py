@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation
-from ase.geometry import find_mic
 from ase.mep import NEB
 from ase.optimize import BFGS
 from ase.optimize.optimize import Optimizer
 
+from blipcalc.core.periodic import shortest
 from blipcalc.errors import NoBarrierError
 
 #: eV/Å, the band is this near before its highest image climbs
@@ -64,7 +64,7 @@ class Band:
         there = last.copy()
         if self.align:
             minimize_rotation_and_translation(first, there)
-        _, away = find_mic(there.positions - first.positions, first.cell, first.pbc)
+        away = np.linalg.norm(shortest(there.positions - first.positions, first.cell, first.pbc), axis=1)
         if away.max() < ONE_MINIMUM:
             raise NoBarrierError(
                 f"expected two minima, but both ends relax to structures that differ by {away.max():.2g} Å: there is no barrier "

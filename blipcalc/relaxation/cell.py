@@ -52,8 +52,6 @@ def cell_filter(atoms: Atoms, cell: Cell, pressure_GPa: float) -> Filter | None:
         return None
     if not atoms.pbc.all():
         raise SingularCellError(f"a cell moves where it is periodic in three directions; pbc is {atoms.pbc.tolist()}")
-    if atoms.cell.rank < 3:
-        raise SingularCellError(f"expected a cell with a volume, got {atoms.cell.array.tolist()}")
     options: dict[str, object] = {}
     if isinstance(cell, str):
         if cell not in SHAPES:

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from ase import Atoms
 from ase.filters import Filter
 from ase.optimize.optimize import Optimizer
 
-from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.errors import ConfigurationError, NonFiniteError, NotConvergedError
 from blipcalc.relaxation.cell import CellResponse
 
 Status = Literal["converged", "noise floor", "steps", "halted"]
@@ -57,8 +57,15 @@ class Descent:
         return self.status in ("converged", "noise floor")
 
 
-def optimizer_of(kind: str | type[Optimizer], target: Atoms | Filter, options: Mapping[str, Any]) -> Optimizer:
-    """One of ASE's optimisers on a structure or a filter; raises ConfigurationError for what is none."""
+def optimizer_of(
+    kind: str | type[Optimizer], target: Atoms | Filter, log: Mapping[str, Any], options: Mapping[str, Any] | None
+) -> Optimizer:
+    """One of ASE's optimisers on a structure or a filter; raises ConfigurationError for what is none.
+
+    log : where it writes; options : others, which a user gave
+    """
+    if not (options is None or isinstance(options, Mapping)):
+        raise ConfigurationError(f"options={options!r}; expected {{name: value}} of the optimiser")
     if isinstance(kind, str):
         found = getattr(ase.optimize, kind, None)
         if not _is_optimizer(found):
@@ -68,7 +75,7 @@ def optimizer_of(kind: str | type[Optimizer], target: Atoms | Filter, options: M
     if not _is_optimizer(kind):
         raise ConfigurationError(f"optimizer={kind!r}; expected the name of one of ASE's optimisers, or its class")
     try:
-        return kind(target, **options)
+        return kind(target, **log, **(options or {}))
     except TypeError as error:
         raise ConfigurationError(f"{kind.__name__} refuses its options: {error}") from None
 
@@ -92,11 +99,12 @@ def descend(
     Raises
     ------
     NonFiniteError : a force that is not finite; what ASE's optimisers go on with
+    NotConvergedError : an optimiser, or a constraint, that gave up
     """
     noise = row_noise(atoms, response) if z else np.zeros(1)
     bound = np.maximum(fmax, z * noise)
     planned = optimizer.nsteps + steps
-    for _ in optimizer.irun(fmax=fmax, steps=steps):
+    for _ in _steps(optimizer, fmax, steps):
         if optimizer.max_steps < planned:
             break  # an observer has had enough
         norms = np.linalg.norm(optimizer.atoms.get_forces(), axis=-1)
@@ -113,6 +121,19 @@ def descend(
     if optimizer.max_steps < planned:
         return Descent("halted", f"halted by an observer: {left}", optimizer.nsteps, float(norms.max()), floor)
     return Descent("steps", f"not there after {steps} steps: {left}", optimizer.nsteps, float(norms.max()), floor)
+
+
+def _steps(optimizer: Optimizer, fmax: float, steps: int) -> Iterator[bool]:
+    """Of the optimiser; where a line search or a constraint of ASE gives up, that has a name."""
+    try:
+        yield from optimizer.irun(fmax=fmax, steps=steps)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:
+            raise
+        raise NotConvergedError(
+            f"{type(optimizer).__name__} was stopped after {optimizer.nsteps} steps by an error: {error}; expected constraints "
+            "that can be met, and an optimiser that suits"
+        ) from error
 
 
 def _ended(norms: np.ndarray, fmax: float, z: float, noise: np.ndarray, steps: int) -> Descent:

@@ -21,13 +21,17 @@ from ase.mep import NEB
 from ase.optimize import FIRE
 from ase.optimize.optimize import Optimizer
 
+from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
 from blipcalc.relaxation.band import Band
 from blipcalc.relaxation.own_barriers import own_paths, own_points
 from blipcalc.relaxation.profile import Barrier, lengths_and_tangents, spline, top_of
 from blipcalc.relaxation.rigid import free_coordinates
-from blipcalc.settings import number, whole
+from blipcalc.settings import choice, number, several, switch, whole
 from blipcalc.surfaces import Surfaces
+
+#: of ASE's NEB
+METHODS = ("improvedtangent", "aseneb", "eb", "spline", "string")
 
 
 def barrier(
@@ -73,21 +77,20 @@ def barrier(
     >>> found = barrier([reactant, product], BayesianCalculator("rmd17"), reoptimize="points")
     >>> found.forward, found.reoptimized.forward, found.first_order_error
     """
-    how = "paths" if reoptimize is True else reoptimize
-    if how not in (False, "points", "paths") or interpolation not in ("idpp", "linear"):
-        raise ConfigurationError(
-            f"reoptimize={reoptimize!r}, interpolation={interpolation!r}; expected 'points', 'paths' or False, and 'idpp' or "
-            "'linear'"
-        )
+    climb, relax_ends, project = switch("climb", climb), switch("relax_ends", relax_ends), switch("project", project)
+    how = choice("reoptimize", reoptimize, ("points", "paths", True, False))
+    choice("interpolation", interpolation, ("idpp", "linear"))
+    choice("method", method, METHODS)
+    fmax, spring = number("fmax", fmax, above=0), number("spring", spring, above=0)
     path, shared = _path(images, calculator, whole("n_images", n_images, 1), interpolation)
     surfaces = Surfaces(shared)
     align = len(path[0]) > 1 and not path[0].pbc.any() and not path[0].constraints
     band = Band(
-        climb, method, spring, number("fmax", fmax, above=0), whole("steps", steps, 0), optimizer, align, attach, logfile
+        climb, method, spring, fmax, whole("steps", steps, 0), optimizer, align, attach, logfile
     )  # fmt: skip
     residual, n_steps = band.run(path, relax_ends)
     found = _measured(surfaces, path, residual, n_steps, climbing=climb and steps > 0, fmax=fmax)
-    if how == "paths":
+    if how in ("paths", True):
         own = own_paths(surfaces, found, replace(band, attach=None), relax_ends)
     elif how == "points":
         own = own_points(surfaces, found, project)
@@ -100,7 +103,11 @@ def _path(
     images: Sequence[Atoms], calculator: Calculator | None, n_images: int, interpolation: str
 ) -> tuple[list[Atoms], Calculator | None]:
     """Copies of the images with calculators, interpolated where there are two, and the calculator whose surfaces are meant."""
-    given = list(images)
+    given = several("images", images, "two minima, or a path")
+    if not all(isinstance(image, Atoms) for image in given):
+        raise ConfigurationError(f"expected images that are Atoms, got {[type(image).__name__ for image in given]}")
+    for image in given:
+        check_structure(image)
     if len(given) < 2:
         raise ConfigurationError(f"expected two minima or a path, got {len(given)} images")
     first = given[0]

@@ -30,7 +30,7 @@ from blipcalc.relaxation.modes import Modes, matched, modes_of
 from blipcalc.relaxation.oscillators import Oscillators, oscillators
 from blipcalc.relaxation.points import at_rest
 from blipcalc.relaxation.rigid import complement, rigid_motions_of
-from blipcalc.settings import number, whole
+from blipcalc.settings import number, numbers, several, whole
 from blipcalc.stats.estimate import Estimate, with_error
 from blipcalc.surfaces import Surfaces
 
@@ -102,7 +102,9 @@ class Phonons:
 
     def modes(self, q: np.ndarray) -> tuple[Modes, Modes]:
         """At (Q, 3) points in reciprocal cell vectors: of the driving surface, (Q, 3n), and of the draws, (K, Q, 3n), rising."""
-        points = np.atleast_2d(np.asarray(q, dtype=np.float64))
+        points = np.atleast_2d(numbers("q", q, "points of three numbers"))
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ConfigurationError(f"expected points of three numbers, got the shape {points.shape}")
         masses = self.atoms.get_masses()
         waves = [dynamical(c, self._images, masses, points) for c in (self.constants, self.draws)]
         return modes_of(waves[0]), modes_of(waves[1])
@@ -156,7 +158,7 @@ class Phonons:
         self, frequencies_cm: np.ndarray, mesh: Sequence[int] | None = None, *, width_cm: float = 10.0
     ) -> Estimate:
         """States per cm⁻¹ and cell, (F,), whose integral is 3n: Gaussians of a standard deviation ``width_cm``."""
-        width, at = number("width_cm", width_cm, above=0), np.asarray(frequencies_cm, dtype=np.float64)
+        width, at = number("width_cm", width_cm, above=0), numbers("frequencies_cm", frequencies_cm, "frequencies")
         points = monkhorst_pack([POINTS if p else 1 for p in self.atoms.pbc] if mesh is None else list(mesh))
 
         def of(values: np.ndarray) -> np.ndarray:
@@ -207,16 +209,18 @@ def phonons(
     >>> found = phonons(atoms, BayesianCalculator("silica.blip"), supercell=(3, 3, 3))
     >>> found.bands("GXWKGL").frequencies.std, found.free_energy(300)
     """
-    size = _size(atoms, supercell)
+    size, fmax = _size(atoms, supercell), number("fmax", fmax, above=0)
+    degenerate_cm = number("degenerate_cm", degenerate_cm)
     surfaces = Surfaces(atoms.calc if calculator is None else calculator)
     start = atoms.copy()
     start.calc = None
     if structures is None:
         start, own = _at_rest(surfaces, start, fmax)
-    elif len(structures) != surfaces.n_draws or any(s.numbers.tolist() != start.numbers.tolist() for s in structures):
-        raise DrawsError(f"expected {surfaces.n_draws} structures of {start.symbols}, one for each draw")
     else:
-        own = list(structures)
+        own = several("structures", structures, "structures, one for each draw")
+        alike = [isinstance(s, Atoms) and s.numbers.tolist() == start.numbers.tolist() for s in own]
+        if len(own) != surfaces.n_draws or not all(alike):
+            raise DrawsError(f"expected {surfaces.n_draws} structures of {start.symbols}, one for each draw")
     moved = np.eye(3 * len(start), 3 * len(start) * int(np.prod(size)))
     driving = surfaces.hessian(start * size).product(moved)
     draws = surfaces.hessians([one * size for one in own], moved)
@@ -227,7 +231,8 @@ def phonons(
 
 
 def _size(atoms: Atoms, supercell: Sequence[int]) -> tuple[int, int, int]:
-    size = tuple(whole("supercell", number_of, 1) for number_of in supercell)
+    given = several("supercell", supercell, "three numbers of cells")
+    size = tuple(whole("supercell", number_of, 1) for number_of in given)
     if len(size) != 3 or not atoms.pbc.any() or any(s > 1 and not p for s, p in zip(size, atoms.pbc, strict=True)):
         raise ConfigurationError(
             f"expected three numbers of cells, 1 where nothing repeats, got supercell={size} with pbc={atoms.pbc.tolist()}"

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import find_mic
 from scipy.interpolate import CubicHermiteSpline
 
+from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, NoBarrierError
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate, with_error
@@ -145,8 +145,7 @@ def lengths_and_tangents(images: list[Atoms]) -> tuple[np.ndarray, np.ndarray]:
     """(I,) Å along the path and (I, n, 3) unit vectors along it; nearest images where the cell repeats."""
     steps = np.array([one.positions - other.positions for one, other in zip(images[1:], images[:-1], strict=True)])
     if images[0].pbc.any():
-        flat, _ = find_mic(steps.reshape(-1, 3), images[0].cell, images[0].pbc)
-        steps = flat.reshape(steps.shape)
+        steps = shortest(steps.reshape(-1, 3), images[0].cell, images[0].pbc).reshape(steps.shape)
     along = np.concatenate([steps[:1], steps[1:] + steps[:-1], steps[-1:]])
     size = np.linalg.norm(steps.reshape(len(steps), -1), axis=1)
     tangents = along / np.linalg.norm(along.reshape(len(along), -1), axis=1)[:, None, None]

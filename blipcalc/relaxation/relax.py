@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from ase import Atoms
@@ -14,6 +14,7 @@ from ase.io import Trajectory
 from ase.optimize.optimize import Optimizer
 
 from blipcalc.calculator import DISTANCE
+from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
 from blipcalc.monitor.actions import Action
@@ -25,7 +26,7 @@ from blipcalc.relaxation.cell import Cell, cell_filter, response_of, rounding_is
 from blipcalc.relaxation.coordinates import free_motion
 from blipcalc.relaxation.descent import descend, optimizer_of
 from blipcalc.relaxation.result import Relaxed
-from blipcalc.settings import number, whole
+from blipcalc.settings import choice, number, several, whole
 from blipcalc.surfaces import Surfaces, gradient
 
 #: latent distance beyond which a structure lies outside of the data: 10 ps of ethanol at 300 K stay below
@@ -88,18 +89,18 @@ def relax(
     """
     fmax, z = number("fmax", fmax, above=0.0), number("z", z, above=-1e-300)
     steps = whole("steps", steps, 0)
-    if error_bars not in ("auto", "response", "relax", None):
-        raise ConfigurationError(f"error_bars={error_bars!r}; expected 'auto', 'response', 'relax' or None")
+    choice("error_bars", error_bars, (*get_args(How), None))
     if not isinstance(atoms.calc, Calculator):
         raise ConfigurationError(f"expected atoms with a calculator, got {type(atoms.calc).__name__}")
+    check_structure(atoms)
     surfaces = Surfaces(atoms.calc) if error_bars is not None else None
     z = z if "atom_std" in atoms.calc.implemented_properties else 0.0
     around = cell_filter(atoms, cell, pressure_GPa)
     response = None if around is None else response_of(around)
     log = {"logfile": None if logfile is None else str(logfile)}
     log["trajectory"] = None if trajectory is None else str(trajectory)
-    dynamics = optimizer_of(optimizer, atoms if around is None else around, {**log, **(options or {})})
-    rules = [*triggers, *([] if outside is None else [Outside(outside)])]
+    dynamics = optimizer_of(optimizer, atoms if around is None else around, log, options)
+    rules = [*several("triggers", triggers, "a list of triggers"), *([] if outside is None else [Outside(outside)])]
     with contextlib.closing(dynamics), contextlib.nullcontext() if response is None else rounding_is_no_news():
         monitor = None
         if rules or tolerance is not None or threshold is not None:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import find_mic
 
+from blipcalc.core.periodic import repeating, shortest
 from blipcalc.errors import ConfigurationError
 from blipcalc.relaxation.bonds import bonded_pairs
 from blipcalc.relaxation.descent import Descent
@@ -236,8 +236,8 @@ def in_frame_of(atoms: Atoms, structures: Sequence[Atoms]) -> np.ndarray:
     found = []
     for other in structures:
         if atoms.pbc.any():
-            placed = other.get_scaled_positions(wrap=False) @ atoms.cell.array
-            moved = find_mic(placed - atoms.positions, atoms.cell, atoms.pbc)[0]
+            scaled = repeating(other.cell, atoms.pbc).scaled_positions(other.positions)
+            moved = shortest(scaled @ repeating(atoms.cell, atoms.pbc) - atoms.positions, atoms.cell, atoms.pbc)
         else:
             moved = other.positions - atoms.positions
         if not atoms.constraints:

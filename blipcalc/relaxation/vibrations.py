@@ -33,6 +33,7 @@ from blipcalc.relaxation.modes import Modes, labels, matched, modes_of
 from blipcalc.relaxation.points import at_rest
 from blipcalc.relaxation.rigid import check_rigid, complement, free_coordinates, rigid_motions_of, symmetric
 from blipcalc.relaxation.spectrum import Vibrations
+from blipcalc.settings import choice, number, numbers, switch
 from blipcalc.surfaces import Surfaces
 
 #: eV/Å, largest force component of the driving surface from which its stationary point is looked for
@@ -69,14 +70,15 @@ def vibrations(
     >>> found = vibrations(atoms)
     >>> found.frequencies[-1], found.zero_point_energy(), found.free_energy(300)
     """
-    if at not in ("own", "shared") or (at == "shared" and positions is not None):
-        raise ConfigurationError(f"at={at!r}; expected 'own', with or without positions, or 'shared' without")
+    if choice("at", at, ("own", "shared")) == "shared" and positions is not None:
+        raise ConfigurationError("positions= are where each draw rests; at='shared' takes all at one structure")
+    degenerate_cm, fmax = number("degenerate_cm", degenerate_cm), number("fmax", fmax, above=0)
     surfaces, free = Surfaces(atoms.calc if calculator is None else calculator), free_coordinates(atoms)
     start, axes = atoms.copy(), np.eye(free.size)[free]
     start.calc = None
     _check_forces(surfaces, start, free)
     hessian = symmetric(surfaces.hessian(start).product(axes)[:, free])
-    motions = rigid_motions_of(start, free) if project else np.zeros((int(free.sum()), 0))
+    motions = rigid_motions_of(start, free) if switch("project", project) else np.zeros((int(free.sum()), 0))
     check_rigid(hessian, motions)
     if at == "shared":
         structures = [start] * surfaces.n_draws
@@ -138,11 +140,9 @@ def _check_forces(surfaces: Surfaces, atoms: Atoms, free: np.ndarray) -> None:
 
 def _placed(atoms: Atoms, positions: np.ndarray, n_draws: int, *, turn: bool) -> list[Atoms]:
     """Structures of the draws, turned onto the driving one where rotations do not matter: overlaps are of vectors in space."""
-    given = np.asarray(positions, dtype=np.float64)
-    if given.shape != (n_draws, len(atoms), 3) or not np.isfinite(given).all():
-        raise ConfigurationError(
-            f"expected finite positions of the shape {(n_draws, len(atoms), 3)}, got {given.shape}"
-        )
+    given = numbers("positions", positions, f"those of {n_draws} draws")
+    if given.shape != (n_draws, len(atoms), 3):
+        raise ConfigurationError(f"expected positions of the shape {(n_draws, len(atoms), 3)}, got {given.shape}")
     structures = []
     for row in given:
         one = atoms.copy()

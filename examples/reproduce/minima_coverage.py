@@ -7,6 +7,7 @@ Each molecule is relaxed with the bundled model (centre surface, 16 draws) from 
 the minimum, with all else relaxed on the surface that drives, where the draws' energies are right to first order.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -111,6 +112,7 @@ def row(name: str, kind: str, pairs: list[tuple[Estimate, float]]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(
         "| molecule | quantity | n | mean error | mean error bar | rms z | inside 68 %, 95 % |\n|---|---|---|---|---|---|---|"
     )

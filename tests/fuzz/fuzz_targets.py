@@ -16,6 +16,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.verlet import VelocityVerlet
 from fuzz_inputs import NUMBERS, ODD, Source, damaged, generator, often, one, settings, structure
+from fuzz_published import averages, properties, relaxations
 from typer.testing import CliRunner
 
 from blipcalc import BayesianCalculator, committee, load
@@ -292,7 +293,7 @@ def files(source: Source, tools: Tools, folder: Path) -> Any:
 
 
 WORDS = (
-    "", "x", "-1", "0", "1", "1e999", "nan", "16", ":", "::0", "a.xyz", "a.traj", "a.npz", "a.db", "a.blip", "limits.json",
+    "", "x", "-1", "0", "1", "1e999", "nan", "0.003", ":", "::0", "a.xyz", "a.traj", "a.npz", "a.db", "a.blip", "limits.json",
     "none.xyz", "rmd18", "float16", "mean", "centre", "trip", "--", "é", "blip", "llpr", "pops", "model.x=1", "warm.batch_size=0",
 )  # fmt: skip
 #: {command: (sound words, options to add)}
@@ -311,6 +312,14 @@ COMMANDS = {
     "train": (
         "a.npz -o out.blip --warm-epochs 0 --noise-epochs 0",
         "--posterior --members --set --start --epochs --architecture --only-member --device",
+    ),
+    "relax": (
+        "a.xyz --model a.blip --folder run --n-draws 2 --steps 3 --strategy vmap",
+        "--optimizer --fmax --z --cell --pressure-GPa --error-bars --tolerance --outside --surface --dtype --device",
+    ),
+    "average": (
+        "a.traj --observable distance:0,1 --temperature-K 300 --model a.blip --n-draws 2",
+        "--observable --method --discard --json --plot --surface --dtype",
     ),
 }
 
@@ -332,7 +341,7 @@ def command_lines(source: Source, tools: Tools, folder: Path) -> Any:
         result = CliRunner().invoke(app, [command, *at])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert result.exit_code in (0, 2, 3, 4, 5), result.exit_code
+    assert result.exit_code in (0, 2, 3, 4, 5, 6), result.exit_code
     assert result.output.strip() or result.exit_code == 0, "no message"
     return None
 
@@ -340,5 +349,6 @@ def command_lines(source: Source, tools: Tools, folder: Path) -> Any:
 #: target: share of the inputs, per thousand
 TARGETS: dict[Callable[[Source, Tools, Path], Any], int] = {
     structures: 450, batches: 50, files_of_structures: 80, settings_of_calculator: 40, settings_of_monitor: 60, runs: 60,
-    settings_of_limits: 40, settings_of_training: 60, files: 150, command_lines: 10,
+    settings_of_limits: 40, settings_of_training: 60, files: 150, command_lines: 10, relaxations: 20, properties: 20,
+    averages: 20,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from blipcalc.errors import ConfigurationError
 
 TARGETS = (
     "structures", "batches", "files_of_structures", "settings_of_calculator", "settings_of_monitor", "runs",
-    "settings_of_limits", "settings_of_training", "files", "command_lines",
+    "settings_of_limits", "settings_of_training", "files", "command_lines", "relaxations", "properties", "averages",
 )  # fmt: skip
 
 

@@ -444,7 +444,7 @@ def test_what_makes_no_sense_is_refused(wells):
             relax(atoms, optimizer=name)
     empty = Atoms("Cu", pbc=True)
     empty.calc = copper().calc
-    with pytest.raises(SingularCellError, match="volume"):
+    with pytest.raises(SingularCellError, match="independent cell vectors"):
         relax(empty, cell=True)
 
 
