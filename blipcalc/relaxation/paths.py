@@ -24,6 +24,7 @@ from ase.optimize.optimize import Optimizer
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
 from blipcalc.relaxation.band import Band
+from blipcalc.relaxation.far import far_atoms
 from blipcalc.relaxation.own_barriers import own_paths, own_points
 from blipcalc.relaxation.profile import Barrier, lengths_and_tangents, spline, top_of
 from blipcalc.relaxation.rigid import free_coordinates
@@ -167,5 +168,5 @@ def _measured(
     status = "converged" if residual <= fmax else "not converged"
     return Barrier(
         tuple(bare), lengths, energies, slopes, top, forward, forward - reaction, reaction, np.array(std), status, residual,
-        n_steps,
+        n_steps, notes=tuple(note for i, image in enumerate(path) for note in far_atoms(image, f"image {i}: ")),
     )  # fmt: skip

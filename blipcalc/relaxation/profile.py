@@ -62,6 +62,7 @@ class Barrier:
     status : ``converged`` or ``not converged``; a path that is not converged has a barrier that is not either
     residual : eV/Å, largest force on the path that is left; n_steps : of the optimiser
     reoptimized : the same with every draw on its own, where that was asked for
+    notes : images that lie outside of the data of the model
     """
 
     images: tuple[Atoms, ...] = field(repr=False)
@@ -77,6 +78,7 @@ class Barrier:
     residual: float
     n_steps: int
     reoptimized: OwnBarriers | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def converged(self) -> bool:
@@ -119,7 +121,7 @@ class Barrier:
             rows.append(
                 f"shared images miss {np.nanmean(error):+.4f} eV of a draw on average, at most {np.nanmax(np.abs(error)):.4f}"
             )
-        return "\n".join(rows)
+        return "\n".join([*rows, *(f"note: {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON; the images are files of their own (``blipcalc.write``)."""
@@ -133,6 +135,7 @@ class Barrier:
             "residual": self.residual,
             "n_steps": self.n_steps,
             "reoptimized": None if self.reoptimized is None else self.reoptimized.to_dict(),
+            "notes": list(self.notes),
         }
 
 

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.io import Trajectory
 from ase.optimize.optimize import Optimizer
 
-from blipcalc.calculator import DISTANCE
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
@@ -25,13 +23,10 @@ from blipcalc.relaxation.bars import How, Minimum, find_bars
 from blipcalc.relaxation.cell import Cell, cell_filter, response_of, rounding_is_no_news
 from blipcalc.relaxation.coordinates import free_motion
 from blipcalc.relaxation.descent import descend, optimizer_of
+from blipcalc.relaxation.far import far_atoms
 from blipcalc.relaxation.result import Relaxed
 from blipcalc.settings import choice, number, several, whole
 from blipcalc.surfaces import Surfaces, gradient
-
-#: latent distance beyond which a structure lies outside of the data: 10 ps of ethanol at 300 K stay below
-#: (examples/reproduce/guard_rmd17.py, limit for 20 halts per ns)
-FAR = 4.0
 
 
 def relax(
@@ -109,7 +104,7 @@ def relax(
             )
         descent = descend(dynamics, atoms, response, fmax=fmax, z=z, steps=steps)
     if surfaces is None or not descent.done:
-        return Relaxed(snapshot(atoms), descent, None, (*_far(atoms), *_breached(monitor)))
+        return Relaxed(snapshot(atoms), descent, None, (*far_atoms(atoms), *_breached(monitor)))
     strain = None if response is None else response.strains
     (both,) = surfaces([atoms], stress=strain is not None)
     free = free_motion(atoms, gradient(both.draws, atoms), strain, atoms_move=response is None or response.atoms_move)
@@ -120,7 +115,7 @@ def relax(
     if trajectory is not None and moved:
         with Trajectory(str(trajectory), "a") as path:  # its last frame is the structure that comes back
             path.write(atoms, forces=atoms.get_forces())
-    return Relaxed(snapshot(atoms), descent, bars, (*said, *_far(atoms), *_breached(monitor)))
+    return Relaxed(snapshot(atoms), descent, bars, (*said, *far_atoms(atoms), *_breached(monitor)))
 
 
 def _breached(monitor: UncertaintyMonitor | None) -> tuple[str, ...]:
@@ -128,18 +123,3 @@ def _breached(monitor: UncertaintyMonitor | None) -> tuple[str, ...]:
     if monitor is None or not monitor.history["breached"].any():
         return ()
     return (f"the monitor was breached at {monitor.history['breached'].sum()} of {len(monitor.history)} steps",)
-
-
-def _far(atoms: Atoms) -> tuple[str, ...]:
-    """Atoms that lie outside of the data of the model at the end."""
-    if DISTANCE not in atoms.calc.implemented_properties:
-        return ()
-    distance = atoms.calc.get_property(DISTANCE, atoms)
-    far = np.flatnonzero(~(distance <= FAR))
-    if not len(far):
-        return ()
-    named = ", ".join(f"{atoms.symbols[i]}{i}" for i in far[:6])
-    return (
-        f"atoms {named} lie outside of the data of the model (latent distance up to {np.nanmax(distance):.3g}, {FAR:g} is far): "
-        "error bars are not to be relied on",
-    )

@@ -45,5 +45,5 @@ def test_large_offsets_cost_no_digits():
 
 
 def test_names_are_checked():
-    with pytest.raises(ConfigurationError, match="expected one of .birchmurnaghan"):
+    with pytest.raises(ConfigurationError, match="expected one of 'birchmurnaghan'"):
         fit("birch-murnaghan", VOLUMES, VOLUMES)

@@ -114,7 +114,7 @@ def test_too_few_independent_frames():
     drift = np.linspace(0, 1, 400)
     with pytest.raises(SamplingError, match="Run longer"):
         thermal_average(Series((drift,), (np.zeros((400, 2)),)), 300.0)
-    with pytest.raises(ConfigurationError, match="expected one of .auto"):
+    with pytest.raises(ConfigurationError, match="expected one of 'auto'"):
         thermal_average(oscillator(100, DELTAS), 300.0, "mbar")
 
 

@@ -342,3 +342,16 @@ def test_other_optimizers_tables_pictures(toys, tmp_path):
     assert stored["reoptimized"]["how"] == "points"
     plot_profile(found, tmp_path / "profile.png", title="double well")
     assert (tmp_path / "profile.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_images_outside_of_the_data_are_named():
+    ethanol = starting_structure("ethanol")
+    ethanol.calc = BayesianCalculator("rmd17", n_draws=4, raw=True)
+    stretched = ethanol.copy()
+    stretched.set_distance(2, 8, 1.8, fix=0)
+    found = barrier([ethanol, stretched, ethanol.copy()], ethanol.calc, steps=0)
+    (note,) = found.notes
+    assert note.startswith("image 1: atoms")
+    assert "H8" in note
+    assert note in found.table()
+    assert found.to_dict()["notes"] == [note]
