@@ -33,6 +33,7 @@ from blipcalc.core.differenced import STEP
 from blipcalc.errors import ConfigurationError, NotAMinimumError, NotConvergedError, StructureError
 from blipcalc.observables.comparable import surfaces_of
 from blipcalc.observables.moduli import ElasticConstants
+from blipcalc.relaxation.conjugate import conjugate_gradients
 from blipcalc.relaxation.coordinates import free_motion
 from blipcalc.relaxation.copies import relaxed_copy
 from blipcalc.relaxation.own_minima import motions, own_minima, settled
@@ -138,41 +139,28 @@ def _relaxation(
 
     Conjugate gradients for all draws and strains at once, preconditioned with the Hessian of the surface that drives.
     """
-    response, rest = np.zeros_like(coupling), -coupling
-    steep = _each_column(ions, rest)
-    towards, square = steep, _dots(rest, steep)
-    for _ in range(STEPS):
-        if square.max() <= tolerance:
-            gained = coupling.swapaxes(1, 2) @ response - response.swapaxes(1, 2) @ rest
-            return 0.5 * (gained + gained.swapaxes(1, 2))
-        bent = _bent(surfaces, structures, towards)
-        along = _dots(towards, bent)
-        if (soft := np.flatnonzero(((along <= 0) & (square > tolerance)).any(axis=1))).size:
-            raise NotAMinimumError(
-                f"ions of draws {soft.tolist()} are in no minimum: a curvature is not positive; train more, or take clamped=True"
-            )
-        active = square > tolerance
-        length = np.where(active, square / np.where(active, along, 1.0), 0.0)[:, None]
-        response = response + length * towards
-        rest = rest - length * bent
-        steep = _each_column(ions, rest)
-        fresh = np.where(active, _dots(rest, steep), square)
-        towards = np.where(active[:, None], steep + (fresh / np.where(active, square, 1.0))[:, None] * towards, 0.0)
-        square = fresh
-    raise NotConvergedError(
-        f"expected the response of ions to strain within {STEPS} iterations, {square.max():.3g} eV are missing; the Hessians "
-        "of the draws differ too much from that of the surface that drives: train more, or take clamped=True"
-    )
+    shape = (len(structures), 6, coupling.shape[1])
 
+    def product(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        vectors = np.zeros((shape[0] * 6, shape[2]))
+        vectors[rows] = directions
+        bent = _bent(surfaces, structures, vectors.reshape(shape).swapaxes(1, 2))
+        return bent.swapaxes(1, 2).reshape(vectors.shape)[rows]
 
-def _each_column(ions: Inverse, columns: np.ndarray) -> np.ndarray:
-    """(K, 3n, 6) H_uu⁻¹ times columns (K, 3n, 6)."""
-    return ions(columns.swapaxes(1, 2)).swapaxes(1, 2)
-
-
-def _dots(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(K, 6) of columns of (K, 3n, 6)."""
-    return np.einsum("kij,kij->kj", one, other)
+    right = -coupling.swapaxes(1, 2).reshape(-1, shape[2])
+    found = conjugate_gradients(product, right, lambda square: np.full_like(square, tolerance), STEPS, ions)
+    if (soft := np.unique(np.flatnonzero(found.softest <= 0) // 6)).size:
+        raise NotAMinimumError(
+            f"ions of draws {soft.tolist()} are in no minimum: a curvature is not positive; train more, or take clamped=True"
+        )
+    if not found.solved.all():
+        raise NotConvergedError(
+            f"expected the response of ions to strain within {STEPS} iterations, {found.left.max():.3g} eV are missing; the "
+            "Hessians of the draws differ too much from that of the surface that drives: train more, or take clamped=True"
+        )
+    response, rest = (values.reshape(shape).swapaxes(1, 2) for values in (found.x, found.rest))
+    gained = coupling.swapaxes(1, 2) @ response - response.swapaxes(1, 2) @ rest
+    return 0.5 * (gained + gained.swapaxes(1, 2))
 
 
 def _bent(surfaces: Surfaces, structures: list[Atoms], vectors: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import Self
 import numpy as np
 
 from blipcalc.errors import NotAMinimumError
+from blipcalc.relaxation.conjugate import conjugate_gradients
 from blipcalc.relaxation.coordinates import FreeMotion
 from blipcalc.surfaces import Hessian
 
@@ -89,34 +90,21 @@ def respond(inverse: Inverse, gradients: np.ndarray) -> Response:
 
 
 def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarray) -> Response:
-    """The same by conjugate gradients for all draws at once, with products of the Hessian alone (Hestenes and Stiefel 1952).
+    """The same for all draws at once, with products of the Hessian alone.
 
-    softest : the smallest curvature met along a search direction; nothing says that there is no smaller one
+    softest : the smallest curvature met along a search direction, or 0 where that did not lead to a solution
     """
-    right = free.down(gradients)
-    x, r = np.zeros_like(right), right.copy()
-    p, softest = r.copy(), np.inf
-    square = np.einsum("kf,kf->k", r, r)
-    wanted = RESIDUAL**2 * square
-    for _ in range(ITERATIONS):
-        active = np.flatnonzero(square > wanted)
-        if not len(active):
-            break
-        product = free.down(hessian.product(free.up(p[active])))
-        along = np.einsum("kf,kf->k", p[active], product)
-        softest = min(softest, float((along / np.einsum("kf,kf->k", p[active], p[active])).min()))
-        if softest <= 0:
-            break
-        step = square[active] / along
-        x[active] += step[:, None] * p[active]
-        r[active] -= step[:, None] * product
-        fresh = np.einsum("kf,kf->k", r[active], r[active])
-        p[active] = r[active] + (fresh / square[active])[:, None] * p[active]
-        square[active] = fresh
-    if (square > wanted).any():
-        softest = min(softest, 0.0)  # not solved: not to be trusted
-    steps = free.up(x)
-    return Response(-steps, 0.5 * np.einsum("km,km->k", gradients, steps), softest)
+    found = conjugate_gradients(
+        lambda rows, directions: free.down(hessian.product(free.up(directions))),
+        free.down(gradients),
+        lambda square: RESIDUAL**2 * square,
+        ITERATIONS,
+    )
+    softest = float(found.softest.min(initial=np.inf))
+    steps = free.up(found.x)
+    return Response(
+        -steps, 0.5 * np.einsum("km,km->k", gradients, steps), softest if found.solved.all() else min(softest, 0.0)
+    )
 
 
 class UnderPressure:
