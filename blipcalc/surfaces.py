@@ -4,8 +4,10 @@ A barrier on draw k is a difference of two energies of draw k; a relaxed bond of
 parts of a :class:`~blipcalc.combined.CombinedCalculator` are added to all surfaces alike.
 
 Draws stay as the posterior gives them.  What a calibration has to say is a factor on the spread of what comes out:
-:meth:`Surfaces.widening`, the root of the force scale, atom by atom on average, for what forces make (structures, curvatures),
-and of the energy scale for energies and their differences.
+:meth:`Surfaces.widening`, the root of the force scale, atom by atom on average, for what forces make (structures, curvatures,
+differences of energies), and of the energy scale for total energies.  Draws of a total energy share an offset that all structures
+of one composition have alike, and that differences do not: what calibrates totals says nothing of those
+(examples/reproduce/energy_differences.py).
 """
 
 from __future__ import annotations
@@ -184,7 +186,10 @@ class Surfaces:
     def estimate(
         self, value: object, draws: object, unit: str, atoms: Atoms, *, of: Literal["energy", "forces"], note: str = ""
     ) -> Estimate:
-        """An estimate, widened as the calibration says."""
+        """An estimate, widened as the calibration says.
+
+        of : ``energy`` for total energies; ``forces`` for differences of them, and all else that forces make
+        """
         return Estimate(
             np.asarray(value, dtype=np.float64),
             np.asarray(draws, dtype=np.float64),
@@ -193,6 +198,7 @@ class Surfaces:
             self.bayesian.calibration is not None,
             note,
             self.source,
+            self.widening(atoms, "forces") if of == "energy" else None,
         )
 
     @cached_property
@@ -211,11 +217,7 @@ class Surfaces:
     def widening(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
         """c, the factor on a spread; 1 without a calibration, NaN with an element that was never calibrated."""
         calibration = self.bayesian.calibration
-        if calibration is None:
-            return 1.0
-        if of == "energy":
-            return float(np.sqrt(calibration.scale_energy))
-        return float(np.sqrt(np.mean([calibration.scale.get(int(z), np.nan) for z in atoms.numbers])))
+        return 1.0 if calibration is None else calibration.widening(atoms.numbers, of)
 
     def hessian(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
         """Of the surface that drives: by automatic differentiation, or central differences of forces where a predictor, or a

@@ -102,6 +102,9 @@ def test_the_calibration_widens():
     energies = surfaces.energies([copper])
     assert energies.calibrated
     assert energies.widening == 3.0
+    # what draws have alike for all structures is no part of a difference
+    assert (energies - energies).widening == energies.relative().widening == 2.0
+    assert (energies + energies).widening == 3.0
     unknown = surfaces.estimate(1.0, [1.0, 1.1], "Å", bulk("Al"), of="forces")
     assert np.isnan(unknown.std)
     assert unknown.value == 1.0

@@ -267,7 +267,8 @@ def averages_text(found: Sequence[ThermalAverage]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     first = found[0]
-    kind = f"calibrated energies, × {first.estimate.widening:.2f}" if first.estimate.calibrated else "posterior values"
+    factors = ", ".join(dict.fromkeys(f"{one.estimate.widening:.2f}" for one in found))
+    kind = f"posterior spread × {factors} of the calibration" if first.estimate.calibrated else "posterior values"
     lines.append(f"{first.temperature_K:g} K, K = {first.estimate.n_draws} draws; model errors are one sd ({kind})")
     lines += [f"{one.name}: {one.estimate.note.partition('; ')[2]}" for one in found if "; " in one.estimate.note]
     unresolved = [one.name for one in found if _below(one.model_error, 2.0 * one.noise)]

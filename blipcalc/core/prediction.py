@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -278,6 +278,15 @@ class Calibration:
         """Largest ``atom_std`` (eV/Å) at which the halt rule goes on: q_frame · max atom_std ≤ tolerance (eV/Å, a norm)."""
         self._check_level(level, self.q_frame, "frame")
         return tolerance / self.q_frame[level]
+
+    def widening(self, numbers: Iterable[int], of: Literal["energy", "forces"]) -> float:
+        """c, the factor on the spread of what follows from draws; NaN with an element that was never calibrated.
+
+        of : total ``energy``, or what ``forces`` make, atom by atom on average: structures, curvatures, differences of energies
+        """
+        if of == "energy":
+            return float(np.sqrt(self.scale_energy))
+        return float(np.sqrt(np.mean([self.scale.get(int(z), np.nan) for z in numbers])))
 
     def atom_quantile(self, species: Array, level: float = 0.95) -> Array:
         """(n,) q_atom of each atom; NaN for an element without one. Raises CalibrationError for a level that none has."""

@@ -31,6 +31,9 @@ from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate
 from blipcalc.surfaces import Surfaces
 
+#: observables that hold the offset which draws of a total energy have
+TOTALS = ("energy", "energy_per_atom")
+
 
 @dataclass(frozen=True)
 class ThermalAverage:
@@ -140,32 +143,32 @@ def average(
     series, axis, frame = collect(stored, chosen, discard=discard, calculator=calculator, batch=batch)
     thermal = thermal_average(series, stored.temperature_K, method)
     note = f"{thermal.method}; {INITIAL_ONLY}" if isinstance(chosen, Displacement) else thermal.method
-    widening = _widening(stored, calculator, frame)
+    widening = _widening(stored, calculator, frame, chosen.name)
     return _result(chosen.name, chosen.unit, thermal, widening, note, stored.temperature_K, axis)
 
 
 def _of_runs(runs: Sequence[Path], chosen: Any, temperature_K: float | None, discard: float) -> ThermalAverage:
     """Over runs on the surface that drives and on each draw."""
-    found: list[tuple[Stored, Axis | None]] = []
+    found: list[tuple[Stored, Axis | None, Atoms]] = []
 
     def values_of(run: Path) -> tuple[Array, ...]:
         stored = stored_run(run, temperature_K)
-        series, axis, _ = collect(stored, chosen, discard=discard, with_draws=False)
+        series, axis, frame = collect(stored, chosen, discard=discard, with_draws=False)
         before = found[0][1] if found else axis
         if axis is not None and not np.array_equal(axis.values, before.values):
             raise DataError(
                 f"{run} is shorter or longer than {runs[0]}, so that its {axis.name}s are others; say the longest lag, as "
                 f"{chosen.name}:2.0 does in ps"
             )
-        found.append((stored, axis))
+        found.append((stored, axis, frame))
         return series.values
 
     thermal = over_runs(runs, values_of)
-    stored, axis = found[0]
-    temperatures = {other.temperature_K for other, _ in found}
+    stored, axis, frame = found[0]
+    temperatures = {other.temperature_K for other, _, _ in found}
     if len(temperatures) > 1:
         raise ConfigurationError(f"{runs[0].parent}: expected runs at one temperature, got {sorted(temperatures)} K")
-    widening = _widening(stored, None, None)
+    widening = _widening(stored, None, frame, chosen.name)
     return _result(chosen.name, chosen.unit, thermal, widening, thermal.method, stored.temperature_K, axis)
 
 
@@ -184,9 +187,9 @@ def _result(
     return ThermalAverage(name, estimate, thermal, temperature_K, axis)
 
 
-def _widening(stored: Stored, calculator: Calculator | None, frame: Atoms | None) -> float | None:
-    """Factor of the calibration on the spread of energies; None without one."""
-    if calculator is not None:
-        surfaces = Surfaces(calculator)
-        return None if surfaces.bayesian.calibration is None else surfaces.widening(frame, "energy")
-    return None if stored.scale_energy is None else float(np.sqrt(stored.scale_energy))
+def _widening(stored: Stored, calculator: Calculator | None, frame: Atoms, name: str) -> float | None:
+    """Factor of the calibration on the spread; None without one.  Weights come of differences of energies, as forces do."""
+    calibration = stored.calibration if calculator is None else Surfaces(calculator).bayesian.calibration
+    if calibration is None:
+        return None
+    return calibration.widening(frame.numbers, "energy" if name in TOTALS else "forces")

@@ -54,9 +54,9 @@ class Scan:
         if self.zero == "none":
             return self.energies
         if self.zero == "own":
-            return self.energies.map(lambda e: e - self._extremum(e, -1)[1])
+            return self.energies.relative().map(lambda e: e - self._extremum(e, -1)[1])
         at = {"lowest": int(np.argmin(self.energies.value)), "first": 0, "last": -1}[self.zero]
-        return self.energies.map(lambda e: e - e[at])
+        return self.energies.relative().map(lambda e: e - e[at])
 
     @property
     def barrier(self) -> Estimate:
@@ -65,7 +65,7 @@ class Scan:
         raises : OutOfRangeError where that of some surface is highest at an end of the points, which is no barrier
         """
         self._check_inside(+1)
-        return self.energies.map(lambda e: self._extremum(e, +1)[1] - self._extremum(e, -1)[1])
+        return self.energies.relative().map(lambda e: self._extremum(e, +1)[1] - self._extremum(e, -1)[1])
 
     @property
     def depth(self) -> Estimate:
@@ -74,7 +74,7 @@ class Scan:
         raises : OutOfRangeError as for ``minimum_at``
         """
         self._check_inside(-1)
-        return self.energies.map(lambda e: e[-1] - self._extremum(e, -1)[1])
+        return self.energies.relative().map(lambda e: e[-1] - self._extremum(e, -1)[1])
 
     @property
     def minimum_at(self) -> Estimate:
@@ -159,7 +159,7 @@ class Scan:
                 ways = (ways + self.period / 2) % self.period - self.period / 2
             return centre + float(ways[np.argmin(np.abs(ways))])
 
-        return self.energies.map(nearest, self.unit)
+        return self.energies.relative().map(nearest, self.unit)
 
     def _check_inside(self, sign: int) -> None:
         if self.period is not None:

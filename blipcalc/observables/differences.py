@@ -116,7 +116,7 @@ def energy_difference(
         atoms.calc = None
         kept.append(atoms)
     return EnergyDifference(
-        energies.map(lambda e: e @ np.array(coefficients)), energies, tuple(coefficients), tuple(kept), name
+        energies.relative().map(lambda e: e @ np.array(coefficients)), energies, tuple(coefficients), tuple(kept), name
     )
 
 

@@ -19,9 +19,11 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from blipcalc.calculator import DEVIATIONS
+from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.frozen import FrozenCalculator
 from blipcalc.io import iterate
+from blipcalc.manifest import StoredCalibration
 from blipcalc.md.files import EVENTS, STEP, SUMMARY, TRAJECTORY
 from blipcalc.monitor.events import read_events
 from blipcalc.run_folder import last_checkpoint
@@ -41,13 +43,13 @@ class Stored:
 
     replicas : files, or lists of frames
     temperature_K : of its ensemble
-    scale_energy : factor of a calibration on energy variances; None without one
+    calibration : of the calculator that drove it; None without one, or where nobody says
     write_every : steps between regular frames, of run folders: the one that halted a run is none of them
     """
 
     replicas: tuple[Source, ...]
     temperature_K: float
-    scale_energy: float | None
+    calibration: Calibration | None
     write_every: int | None
 
     def frames(self, replica: Source) -> Iterator[Atoms]:
@@ -76,7 +78,7 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
     temperature_K = None if temperature_K is None else number("temperature_K", temperature_K, above=0.0)
     if all(isinstance(part, Atoms) for part in parts):
         return Stored((parts,), _agreed({temperature_K}, "these frames"), None, None)
-    replicas, known, scales, strides = [], {temperature_K}, set(), set()
+    replicas, known, calibrations, strides = [], {temperature_K}, [], set()
     for path in map(Path, parts):
         if not path.is_dir():
             replicas.append(path)
@@ -85,18 +87,28 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
         config = said["config"]
         _check_events(path)
         known.add(_temperature(config, path))
-        scales.add(((said.get("provenance") or {}).get("calibration") or {}).get("scale_energy"))
+        calibrations.append(_calibration(said, path))
         strides.add(config.get("write_every"))
         replicas.append(path / Path(config.get("trajectory") or TRAJECTORY).name)
     missing = [str(path) for path in replicas if not path.is_file()]
     if missing:
         raise DataError(f"no trajectory {', '.join(missing)}")
-    if max(len(scales), len(strides)) > 1:
+    calibration = calibrations[0] if calibrations else None
+    if len(strides) > 1 or any(other != calibration for other in calibrations):
         raise ConfigurationError(
-            f"replicas of one run have one calibration and one interval between frames, got {scales} and {strides}"
+            f"replicas of one run have one calibration and one interval between frames, got intervals of {strides} steps, and "
+            f"{len(calibrations)} calibrations"
         )
-    scale = next(iter(scales), None)
-    return Stored(tuple(replicas), _agreed(known, str(parts[0])), scale, next(iter(strides), None))
+    return Stored(tuple(replicas), _agreed(known, str(parts[0])), calibration, next(iter(strides), None))
+
+
+def _calibration(said: dict[str, Any], folder: Path) -> Calibration | None:
+    """Of the calculator of a run."""
+    stored = (said.get("provenance") or {}).get("calibration")
+    try:
+        return None if stored is None else Calibration(**StoredCalibration.model_validate(stored).model_dump())
+    except ValueError as error:
+        raise DataError(f"{folder}: the calibration of the run is damaged: {error}") from None
 
 
 def _record(folder: Path) -> dict[str, Any]:

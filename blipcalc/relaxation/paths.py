@@ -150,7 +150,7 @@ def _measured(
     draws = np.array([both.draws.energy for both in found]).T
     slopes = np.array([-(both.driving.forces * t).sum() for both, t in zip(found, tangents, strict=True)])
     own = np.array([-(both.draws.forces * t).sum(axis=(1, 2)) for both, t in zip(found, tangents, strict=True)]).T
-    energies = surfaces.estimate(driving - driving[0], draws - draws[:, :1], "eV", bare[0], of="energy")
+    energies = surfaces.estimate(driving - driving[0], draws - draws[:, :1], "eV", bare[0], of="forces")
     slopes = surfaces.estimate(slopes, own, "eV/Å", bare[0], of="forces")
     top = top_of(lengths, energies.value, slopes.value, climbing=climbing)
 

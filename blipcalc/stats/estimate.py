@@ -9,7 +9,7 @@ quantities are formed draw by draw: errors that both share cancel, which adding 
 |---|---|---|
 | f | ``value`` | on the surface that drives |
 | f_k | ``draws`` | on draw k |
-| c | ``widening`` | what a calibration makes of a spread; 1: posterior values |
+| c | ``widening`` | what a calibration makes of a spread, wider or narrower; 1: posterior values |
 | t | | Student's quantile: of K draws the spread itself is uncertain |
 
 The interval is that of one more draw, for the truth is held to be one (Geisser 1993, chapter 2).
@@ -46,6 +46,8 @@ class Estimate:
     widening : c ≥ 0, the factor of a calibration on the spread; 1 for posterior values; NaN, and error bars with it, where an
         element was never calibrated
     calibrated : whether c comes from a calibration, of forces or energies: none of them is one of this very quantity
+    of_differences : c of differences of such quantities, where that is another; None: it is the same.  Draws of a total energy
+        share an offset that a difference does not have
     note : how it was come by, where that is not clear from its name
     source : which draws these are; those of other sources are not combined with them
 
@@ -60,6 +62,7 @@ class Estimate:
     calibrated: bool = False
     note: str = ""
     source: str = ""
+    of_differences: float | None = None
 
     def __post_init__(self) -> None:
         value, draws = np.asarray(self.value, dtype=np.float64), np.asarray(self.draws, dtype=np.float64)
@@ -126,6 +129,12 @@ class Estimate:
         """A part of an array."""
         return self.map(lambda values: values[index])
 
+    def relative(self) -> Estimate:
+        """The same as a quantity that is a difference of such."""
+        if self.of_differences is None:
+            return self
+        return replace(self, widening=self.of_differences, of_differences=None)
+
     def widened(self) -> Estimate:
         """The same with its widening put into the draws: deviations from their mean times c."""
         mean = self._moments[0]
@@ -163,8 +172,10 @@ class Estimate:
             raise DrawsError(
                 f"draws are combined one by one: expected the same unit, K and draws, got {ours} and {theirs}"
             )
+        one, two = (self.relative(), other.relative()) if operation is np.subtract else (self, other)
         # of two molecules, or of energies and forces: widened by factors of their own
-        one, two = (self, other) if self.widening == other.widening else (self.widened(), other.widened())
+        if one.widening != two.widening:
+            one, two = one.widened(), two.widened()
         return replace(
             one,
             value=operation(one.value, two.value),
@@ -192,12 +203,13 @@ class Estimate:
             "calibrated": self.calibrated,
             "note": self.note,
             "source": self.source,
+            "of_differences": self.of_differences,
         }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Estimate:
         """From :meth:`to_dict`; null in a file stands for NaN."""
-        own = ("value", "draws", "unit", "widening", "calibrated", "note", "source")
+        own = ("value", "draws", "unit", "widening", "calibrated", "note", "source", "of_differences")
         found = {name: stored[name] for name in own if name in stored}
         if found.get("widening", 1.0) is None:
             found["widening"] = float("nan")

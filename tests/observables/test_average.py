@@ -243,7 +243,7 @@ def test_the_calibration_widens_the_spread(frames_of, run, tmp_path, well):
     plain = average(run, "distance:0,1")
     assert not plain.estimate.calibrated
     calibration = Calibration(
-        surface="mean", n_draws=5, seed=0, model_hash="", scale={1: 1.0}, scale_energy=4.0, q_atom={}, q_frame={},
+        surface="mean", n_draws=5, seed=0, model_hash="", scale={1: 4.0}, scale_energy=25.0, q_atom={}, q_frame={},
         n_frames=9, n_atoms={1: 9}, frames_hash="",
     )  # fmt: skip
     atoms = well()
@@ -254,10 +254,33 @@ def test_the_calibration_widens_the_spread(frames_of, run, tmp_path, well):
     assert wide.noise == pytest.approx(2 * plain.noise)
     assert np.array_equal(wide.estimate.draws, plain.estimate.draws)  # the weights are those of the posterior
     summary = json.loads((run / "summary.json").read_text())
-    summary["run"]["provenance"]["calibration"] = {"scale_energy": 9.0}
+    whole = average(run, "energy", calculator=atoms.calc)  # an offset that all frames share is in it
+    assert whole.estimate.widening == 5.0
+    stored = {
+        "surface": "mean",
+        "n_draws": 5,
+        "seed": 0,
+        "model_hash": "0" * 64,
+        "scale": {"1": 9.0},
+        "scale_energy": 16.0,
+    }
+    stored |= {
+        "q_atom": {},
+        "q_frame": {},
+        "n_frames": 9,
+        "n_atoms": {"1": 9},
+        "n_element_frames": {"1": 9},
+        "frames_hash": "0" * 64,
+    }
+    summary["run"]["provenance"]["calibration"] = stored
     (tmp_path / "trajectory.traj").write_bytes((run / "trajectory.traj").read_bytes())
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     assert average(tmp_path, "distance:0,1").estimate.widening == 3.0
+    assert average(tmp_path, "energy").estimate.widening == 4.0
+    summary["run"]["provenance"]["calibration"] = {"scale": 1.0}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(DataError, match="calibration of the run is damaged"):
+        average(tmp_path, "energy")
 
 
 def test_temperatures_must_be_known_and_agree(run, well, tmp_path, frames_of):

@@ -185,7 +185,7 @@ def test_exact_parts_and_calibrations(toys):
     members = toys.calculator([toys.plane(double_well(h)) for h in H]).predictor.calculators
     extra = toys.calculator([toys.plane(double_well(0.2))]).predictor.calculators[0]
     calibration = Calibration(
-        surface="mean", n_draws=3, seed=0, model_hash="", scale={1: 1.0}, scale_energy=4.0, q_atom={}, q_frame={}, n_frames=0,
+        surface="mean", n_draws=3, seed=0, model_hash="", scale={1: 4.0}, scale_energy=9.0, q_atom={}, q_frame={}, n_frames=0,
         n_atoms={}, frames_hash="",
     )  # fmt: skip
     calculator = CombinedCalculator(BayesianCalculator(committee(members, calibration)), extra)
