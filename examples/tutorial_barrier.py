@@ -95,6 +95,6 @@ plot_profile(found, folder / "barrier.png", title="methyl rotation of ethanol")
 # %% [markdown]
 # ## What was not promised
 #
-# Error bars are widened by what calibration found for forces and for total energies.  That is no calibration of a bond length
-# or a barrier: where twenty true values are at hand, `blipcalc.stats.estimate.conformal_factor` makes one.  And an error that
-# all draws share, such as that of the functional which the data come from, is in none of them.
+# Error bars are the spread of the draws times what calibration found for forces.  That is no calibration of a bond length or a
+# barrier: where twenty true values are at hand, `blipcalc.stats.estimate.conformal_factor` makes one.  And an error that all
+# draws share, such as that of the functional which the data come from, is in none of them.

@@ -13,7 +13,7 @@ from blipcalc.errors import ConfigurationError
 #: what it writes
 OUTPUTS = ("relaxed.extxyz", "relaxation.json", "draws.traj", "picture.png", "path.traj", "optimizer.log")
 #: exit codes; 2 is bad input, as for every command
-DONE, HALTED, NOT_THERE = 0, 3, 6
+DONE, HALTED, NOT_THERE, INTERRUPTED = 0, 3, 6, 5
 
 
 def relax(
@@ -44,7 +44,7 @@ def relax(
 ) -> None:
     """Relax a structure, with error bars on energy, positions, cell and bonds.
 
-    Exit code: 0 relaxed, 3 halted by a monitor, 6 out of steps, 2 bad input.
+    Exit code: 0 relaxed, 3 halted by a monitor, 5 interrupted, 6 out of steps, 2 bad input.
     """
     from blipcalc.calculator import BayesianCalculator
     from blipcalc.calibration.fit import feasible_draws
@@ -62,21 +62,27 @@ def relax(
     make_folder(folder)
     for name in OUTPUTS:  # of an earlier relaxation nothing stays beside this one
         (folder / name).unlink(missing_ok=True)
-    relaxed = relax_atoms(
-        atoms,
-        optimizer=optimizer,
-        fmax=fmax,
-        z=z,
-        steps=steps,
-        cell=_cell(cell),
-        pressure_GPa=pressure_gpa,
-        error_bars=None if error_bars == "none" else error_bars,
-        tolerance=tolerance,
-        outside=outside,
-        on_breach=["flag", "halt"],
-        trajectory=folder / "path.traj",
-        logfile=folder / "optimizer.log",
-    )
+    try:
+        relaxed = relax_atoms(
+            atoms,
+            optimizer=optimizer,
+            fmax=fmax,
+            z=z,
+            steps=steps,
+            cell=_cell(cell),
+            pressure_GPa=pressure_gpa,
+            error_bars=None if error_bars == "none" else error_bars,
+            tolerance=tolerance,
+            outside=outside,
+            on_breach=["flag", "halt"],
+            trajectory=folder / "path.traj",
+            logfile=folder / "optimizer.log",
+        )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"interrupted; {folder / 'path.traj'} holds the way so far: relax that, into another folder", err=True
+        )
+        raise typer.Exit(INTERRUPTED) from None
     if "atom_std" in atoms.calc.implemented_properties:
         atoms.calc.get_property("atom_std", atoms)  # for the file, of the structure as it ended
     write(folder / "relaxed.extxyz", atoms)

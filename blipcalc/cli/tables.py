@@ -57,6 +57,7 @@ def calibration_text(calibrations: Sequence[Calibration]) -> str:
         scale = " ".join(f"{chemical_symbols[int(z)]} {s**0.5:.2f}" for z, s in c.scale.items())
         atom = " ".join(f"{chemical_symbols[int(z)]} {q.get(0.95, float('nan')):.2f}" for z, q in c.q_atom.items())
         numbers = f"{c.surface:7s} {c.n_draws:3d} {c.seed:5d} {c.n_frames:6d}"
+        scale += f"; energy {c.scale_energy**0.5:.2f}"
         rows.append(f"               {numbers}  {scale:32s} {atom:28s} {c.q_frame.get(0.95, float('nan')):.2f}")
     rows.append("               stress_var and pressure_var: uncalibrated, posterior values; stress has no labels")
     return "\n".join(rows)

@@ -28,7 +28,7 @@ from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.relaxation.lattice import Images, dynamical, nearest_images, with_sum_rules
 from blipcalc.relaxation.modes import Modes, matched, modes_of
 from blipcalc.relaxation.oscillators import Oscillators, oscillators
-from blipcalc.relaxation.points import at_rest
+from blipcalc.relaxation.points import at_rest, check_near_rest
 from blipcalc.relaxation.rigid import complement, rigid_motions_of
 from blipcalc.settings import number, numbers, several, whole
 from blipcalc.stats.estimate import Estimate, with_error
@@ -245,6 +245,7 @@ def _size(atoms: Atoms, supercell: Sequence[int]) -> tuple[int, int, int]:
 def _at_rest(surfaces: Surfaces, start: Atoms, fmax: float) -> tuple[Atoms, list[Atoms]]:
     """The driving structure and those of the draws, in the same cell."""
     free = np.ones(3 * len(start), dtype=bool)
+    check_near_rest(surfaces, start, free)
     basis = complement(rigid_motions_of(start, free))
     return at_rest(surfaces, start, surfaces.hessian(start).matrix(), free, basis, fmax)
 

@@ -26,6 +26,8 @@ from blipcalc.surfaces import Surfaces
 LONGEST = 0.1
 #: steps at most, and Å from where it began: a draw that needs more has another valley there, or none
 STEPS, FARTHEST = 60, 1.0
+#: eV/Å, largest force component of the driving surface from which its stationary point is looked for
+FAR = 0.1
 
 
 def at_rest(
@@ -81,8 +83,23 @@ def settled(
     raise NotStationaryError(
         f"expected forces below {fmax} eV/Å within {STEPS} steps and {FARTHEST} Å of the surface that drives, got "
         f"{forces_left[worst]:.3g} eV/Å after {ways[worst]:.2f} Å on surface {worst} of {len(starts)}; it may have another "
-        "minimum: relax each draw and give positions, or take at='shared'"
+        "minimum; relax it further, or give the structures of the draws as relaxed elsewhere"
     )
+
+
+def check_near_rest(surfaces: Surfaces, atoms: Atoms, free: np.ndarray) -> None:
+    """Refuse a structure that is far from a stationary point of the surface that drives, whose own would be looked for in vain.
+
+    free : (3n,) coordinates that may move
+
+    raises : NotStationaryError
+    """
+    largest = np.abs(surfaces.driving_forces([atoms]).ravel()[free]).max()
+    if not largest <= FAR:
+        raise NotStationaryError(
+            f"expected a relaxed structure, with forces below {FAR} eV/Å, got {largest:.3g} eV/Å; relax it first on the same "
+            "calculator"
+        )
 
 
 def _way(atoms: Atoms, start: Atoms) -> float:

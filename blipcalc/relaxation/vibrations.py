@@ -30,14 +30,11 @@ from ase.calculators.calculator import Calculator
 
 from blipcalc.errors import ConfigurationError, NotStationaryError
 from blipcalc.relaxation.modes import Modes, labels, matched, modes_of
-from blipcalc.relaxation.points import at_rest
+from blipcalc.relaxation.points import at_rest, check_near_rest
 from blipcalc.relaxation.rigid import check_rigid, complement, free_coordinates, rigid_motions_of, symmetric
 from blipcalc.relaxation.spectrum import Vibrations
 from blipcalc.settings import choice, number, numbers, switch
 from blipcalc.surfaces import Surfaces
-
-#: eV/Å, largest force component of the driving surface from which its stationary point is looked for
-FAR = 0.1
 
 
 def vibrations(
@@ -76,7 +73,7 @@ def vibrations(
     surfaces, free = Surfaces(atoms.calc if calculator is None else calculator), free_coordinates(atoms)
     start, axes = atoms.copy(), np.eye(free.size)[free]
     start.calc = None
-    _check_forces(surfaces, start, free)
+    check_near_rest(surfaces, start, free)
     hessian = symmetric(surfaces.hessian(start).product(axes)[:, free])
     motions = rigid_motions_of(start, free) if switch("project", project) else np.zeros((int(free.sum()), 0))
     check_rigid(hessian, motions)
@@ -127,15 +124,6 @@ def _modes(atoms: Atoms, hessian: np.ndarray, free: np.ndarray, n_rigid: int) ->
             "one of the two is linear, the other bent; take at='shared'"
         )
     return modes_of(hessian / np.outer(root, root), complement(motions, root))
-
-
-def _check_forces(surfaces: Surfaces, atoms: Atoms, free: np.ndarray) -> None:
-    largest = np.abs(surfaces.driving_forces([atoms]).ravel()[free]).max()
-    if not largest <= FAR:
-        raise NotStationaryError(
-            f"expected a relaxed structure, with forces below {FAR} eV/Å, got {largest:.3g} eV/Å; relax it first on the same "
-            "calculator"
-        )
 
 
 def _placed(atoms: Atoms, positions: np.ndarray, n_draws: int, *, turn: bool) -> list[Atoms]:

@@ -34,6 +34,8 @@ from blipcalc.stats.spread import spread
 Array = NDArray[np.float64]
 #: labelled values of a quantity that an interval of its own takes
 LEAST = 20
+#: of a value, below which its error bar is rounding
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: fl
 
 def with_error(value: float, std: float) -> str:
     """``1.0954 ± 0.0012``: the error bar with two digits, the value as far as that goes."""
-    if not (np.isfinite(value) and np.isfinite(std)) or std <= 0:
+    if not (np.isfinite(value) and np.isfinite(std)) or std <= ROUNDING * abs(value) or std == 0:
         return f"{value:.6g} ± {std:.2g}"
     decimals = max(0, 1 - int(np.floor(np.log10(std))))
     return f"{value:.{decimals}f} ± {std:.{decimals}f}"

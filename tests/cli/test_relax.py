@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from ase.io import write
+from ase.optimize.optimize import Optimizer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -90,3 +91,21 @@ def test_bad_input_has_a_name(ethanol, tmp_path):
         call(ethanol, "--folder", tmp_path / "a", "--cell", "1,2,3")
     with pytest.raises(ConfigurationError, match="folder"):
         call(ethanol, "--folder", ethanol)
+
+
+def test_an_interrupt_leaves_the_way_and_says_where(ethanol, tmp_path, monkeypatch):
+    def interrupted(self, fmax=0.05, steps=None):
+        for done, converged in enumerate(irun(self, fmax, steps)):
+            if done == 3:
+                raise KeyboardInterrupt
+            yield converged
+
+    irun = Optimizer.irun
+    monkeypatch.setattr(Optimizer, "irun", interrupted)
+    result = call(ethanol, "--folder", tmp_path / "out", "--n-draws", 8)
+    assert result.exit_code == 5
+    assert str(tmp_path / "out" / "path.traj") in result.stderr
+    monkeypatch.undo()
+    assert len(read(tmp_path / "out" / "path.traj")) == 4  # where it began, and three steps
+    again = call(tmp_path / "out" / "path.traj", "--folder", tmp_path / "again", "--n-draws", 8)
+    assert again.exit_code == 0

@@ -110,3 +110,4 @@ def test_it_goes_through_json_and_prints_two_digits_of_the_error():
     assert str(estimate) == "1.09544 ± 0.00037 Å"
     assert with_error(12.0, 34.0) == "12 ± 34"
     assert with_error(1.0, 0.0) == "1 ± 0"
+    assert with_error(1.6, 2.2e-16) == "1.6 ± 2.2e-16"  # rounding is no digit
