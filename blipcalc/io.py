@@ -89,7 +89,7 @@ def write(
     prepared = []
     with _named(f"{path}: a frame holds what this format cannot; look at its arrays and info", (OSError,)):
         for i, atoms in enumerate(frames):
-            check_all_arrays(atoms)
+            check_all_arrays(atoms, for_files=True)
             frame = snapshot(atoms)
             annotate(frame)
             if samples:

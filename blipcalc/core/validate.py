@@ -76,11 +76,14 @@ def check_arrays(atoms: Atoms) -> None:
             )
 
 
-def check_all_arrays(atoms: Atoms) -> None:
-    """Refuse any array that is not one of values for each atom: ASE copies and writes what it cannot read again."""
+def check_all_arrays(atoms: Atoms, *, for_files: bool = False) -> None:
+    """Refuse any array that is not one of values for each atom, which ASE cannot copy.
+
+    for_files : nor of values that ASE writes and then cannot read
+    """
     for name, values in atoms.arrays.items():
         expected = (len(atoms), *OWN_SHAPE.get(name, np.shape(values)[1:]))
-        if np.shape(values) != expected or np.asarray(values).dtype.kind not in "biufcU":
+        if np.shape(values) != expected or (for_files and np.asarray(values).dtype.kind not in "biufcU"):
             raise StructureError(
                 f"atoms.arrays[{name!r}] has shape {np.shape(values)} and type {values.dtype}; expected {expected}, numbers: "
                 "remove it, or set it anew"

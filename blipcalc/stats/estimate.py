@@ -205,7 +205,7 @@ class Estimate:
             "calibrated": self.calibrated,
             "note": self.note,
             "source": self.source,
-            "of_differences": self.of_differences,
+            **({} if self.of_differences is None else {"of_differences": self.of_differences}),
         }
 
     @classmethod
@@ -213,8 +213,9 @@ class Estimate:
         """From :meth:`to_dict`; null in a file stands for NaN."""
         own = ("value", "draws", "unit", "widening", "calibrated", "note", "source", "of_differences")
         found = {name: stored[name] for name in own if name in stored}
-        if found.get("widening", 1.0) is None:
-            found["widening"] = float("nan")
+        found |= {
+            name: float("nan") for name in ("widening", "of_differences") if name in found and found[name] is None
+        }
         return cls(**found)
 
 

@@ -162,3 +162,17 @@ def test_unknown_elements_are_named():
     check_elements(molecule("H2O").numbers, [1, 8])
     with pytest.raises(UnknownElementError, match="knows H, O, but the structure holds C, Cu"):
         check_elements(np.array([1, 29, 6, 6]), [8, 1])
+
+
+def test_arrays_that_are_not_one_value_for_each_atom_are_named():
+    atoms = Atoms("H2O", positions=[[0, 0, 0], [0, 0, 1], [0, 1, 0]])
+    atoms.arrays["label"] = np.array(["a", None, 3], dtype=object)  # of no use in a file, and in nobody's way here
+    Graph.from_atoms(atoms, 3.0)
+    for name, value in (("tags", np.zeros((3, 3))), ("charge", np.zeros(2)), ("momenta", np.zeros((3, 2)))):
+        broken = atoms.copy()
+        broken.arrays[name] = value
+        with pytest.raises(StructureError, match=name):
+            Graph.from_atoms(broken, 3.0)
+    atoms.numbers[0] = 500
+    with pytest.raises(UnknownElementError, match="from 0 to 118"):
+        Graph.from_atoms(atoms, 3.0)

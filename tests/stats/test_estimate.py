@@ -1,10 +1,13 @@
 """Derived quantities: differences draw by draw, intervals that hold as often as they say."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError
+from blipcalc.sealed import json_text
 from blipcalc.stats.estimate import Estimate, conformal_factor, with_error
 
 
@@ -101,6 +104,12 @@ def test_what_a_file_leaves_out_or_has_no_number_for():
     stored = {"value": 1.0, "draws": [1.0, 2.0], "unit": "eV"}
     assert Estimate.from_dict(stored).widening == 1.0
     assert np.isnan(Estimate.from_dict(stored | {"widening": None}).std)
+    total = Estimate(
+        1.0, [1.0, 2.0], "eV", widening=0.5, of_differences=float("nan")
+    )  # an element that was never calibrated
+    again = Estimate.from_dict(json.loads(json_text(total.to_dict())))
+    assert again.std == total.std
+    assert np.isnan((again - again).std)
 
 
 def test_it_goes_through_json_and_prints_two_digits_of_the_error():
