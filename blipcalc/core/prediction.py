@@ -259,7 +259,7 @@ class Calibration:
             )
         if prediction.forces_cov is None and prediction.energy_var is None:
             return replace(prediction, calibration=self, raw=prediction)
-        factors = np.array([self.scale.get(int(z), np.nan) for z in prediction.species])[:, None, None]
+        factors = self._scales(prediction.species)[:, None, None]
 
         def scaled(value: Any, factor: Any) -> Any:
             return None if value is None else value * factor
@@ -286,7 +286,11 @@ class Calibration:
         """
         if of == "energy":
             return float(np.sqrt(self.scale_energy))
-        return float(np.sqrt(np.mean([self.scale.get(int(z), np.nan) for z in numbers])))
+        return float(np.sqrt(self._scales(numbers).mean()))
+
+    def _scales(self, numbers: Iterable[int]) -> Array:
+        """(n,) factors on the force variances of atoms, NaN of an element that was never calibrated."""
+        return np.array([self.scale.get(int(z), np.nan) for z in numbers])
 
     def atom_quantile(self, species: Array, level: float = 0.95) -> Array:
         """(n,) q_atom of each atom; NaN for an element without one. Raises CalibrationError for a level that none has."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from blipcalc.errors import BlipcalcError, DataError
+from blipcalc.errors import DamagedFileError, DataError
 from blipcalc.io import iterate
 from blipcalc.md.files import STEP
 from blipcalc.monitor.readings import movable
@@ -98,9 +98,9 @@ def read_traces(path: Path | None) -> Traces:
     try:
         for atoms in iterate(path):
             traces.add(atoms)
-    except BlipcalcError:
+    except DamagedFileError:
         raise
-    except DAMAGE as error:
+    except (DataError, *DAMAGE) as error:
         raise DataError(
             f"{path} cannot be read as a trajectory, after {traces.n_frames} frames: {type(error).__name__} {error}; move "
             "it away for a page without it"
