@@ -52,13 +52,13 @@ def info_text(manifest: dict[str, Any], path: Path) -> str:
 def calibration_text(calibrations: Sequence[Calibration]) -> str:
     """A table of calibrations: factors on the standard deviations, and quantiles at 95 %."""
     head = f"{'surface':7s} {'K':>3s} {'seed':>5s} {'frames':>6s}"
-    rows = [f"  calibrated   {head}  {'factor on σ':32s} {'q_atom, 95 %':28s} q_frame, 95 %"]
+    rows = [f"  calibrated   {head}  {'factor on σ':42s} {'q_atom, 95 %':28s} q_frame, 95 %"]
     for c in calibrations:
         scale = " ".join(f"{chemical_symbols[int(z)]} {s**0.5:.2f}" for z, s in c.scale.items())
         atom = " ".join(f"{chemical_symbols[int(z)]} {q.get(0.95, float('nan')):.2f}" for z, q in c.q_atom.items())
         numbers = f"{c.surface:7s} {c.n_draws:3d} {c.seed:5d} {c.n_frames:6d}"
         scale += f"; energy {c.scale_energy**0.5:.2f}"
-        rows.append(f"               {numbers}  {scale:32s} {atom:28s} {c.q_frame.get(0.95, float('nan')):.2f}")
+        rows.append(f"               {numbers}  {scale:42s} {atom:28s} {c.q_frame.get(0.95, float('nan')):.2f}")
     rows.append("               stress_var and pressure_var: uncalibrated, posterior values; stress has no labels")
     return "\n".join(rows)
 

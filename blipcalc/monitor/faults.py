@@ -107,9 +107,8 @@ class Leap:
         shift = atoms.positions - last[1]
         moved = np.linalg.norm(shift, axis=1)
         if atoms.pbc.any() and np.isfinite(shift).all() and moved.max() > self.largest:
-            moved = np.linalg.norm(
-                shortest(shift, atoms.cell, atoms.pbc), axis=1
-            )  # who wraps atoms into the cell moves none
+            # who wraps atoms into the cell moves none
+            moved = np.linalg.norm(shortest(shift, atoms.cell, atoms.pbc), axis=1)
         atom = int(np.argmax(np.where(np.isnan(moved), np.inf, moved)))
         value = float(moved[atom])
         reason = f"atom {atom} ({atoms.symbols[atom]}) moved by {value:.3g} Å in one step, limit {self.largest:g}"

@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from scipy.interpolate import CubicSpline
 
-from blipcalc.errors import ConfigurationError, OutOfRangeError
+from blipcalc.errors import OutOfRangeError
 from blipcalc.observables.bands import plot_band
 from blipcalc.observables.tables import table_of
 from blipcalc.stats.estimate import Estimate
@@ -175,10 +175,3 @@ class Scan:
                 f"expected the {what} energy inside of {ends[0]:g} … {ends[1]:g} {self.unit}, it lies at an end for "
                 f"{len(outside)} of {len(curves)}: {', '.join(outside[:5])}; scan a wider range"
             )
-
-
-def zero_of(zero: object) -> Zero:
-    """One of :data:`ZEROS`; ConfigurationError for anything else."""
-    if not isinstance(zero, str) or zero not in ZEROS:
-        raise ConfigurationError(f"zero={zero!r}; expected one of {', '.join(ZEROS)}")
-    return zero

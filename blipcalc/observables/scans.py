@@ -18,9 +18,9 @@ from ase.constraints import FixInternals
 from blipcalc.errors import ConfigurationError, NotConvergedError, StructureError
 from blipcalc.observables.bonds import indices_of, pulled, side_of, turned
 from blipcalc.observables.comparable import surfaces_of
-from blipcalc.observables.curves import Scan, Zero, zero_of
+from blipcalc.observables.curves import ZEROS, Scan, Zero
 from blipcalc.relaxation.copies import relaxed_copy
-from blipcalc.settings import number, several, switch
+from blipcalc.settings import choice, number, several, switch
 from blipcalc.stats.estimate import Estimate
 from blipcalc.surfaces import Surfaces
 
@@ -81,7 +81,7 @@ def dihedral_scan(
         found,
         lambda one, angle: turned(one, four, angle, side),
         hold if switch("relax", relax) else None,
-        {"name": "dihedral angle", "unit": "°", "zero": zero_of(zero), "period": _period(found)},
+        {"name": "dihedral angle", "unit": "°", "zero": choice("zero", zero, ZEROS), "period": _period(found)},
         {"fmax": fmax, "steps": steps},
     )
 
@@ -113,7 +113,7 @@ def distance_scan(
         found,
         lambda one, distance: pulled(one, two, distance, side),
         hold if switch("relax", relax) else None,
-        {"name": "distance", "unit": "Å", "zero": zero_of(zero), "period": None},
+        {"name": "distance", "unit": "Å", "zero": choice("zero", zero, ZEROS), "period": None},
         {"fmax": fmax, "steps": steps},
     )
 

@@ -1,7 +1,8 @@
 """What calibrates energies?  Errors of total energies, and of their differences between frames of one composition, over σ.
 
     python examples/reproduce/energy_differences.py rmd17 $DATA/rmd17/rmd17_*_test_01.npz --energy-unit kcal/mol --index ::33
-    python examples/reproduce/energy_differences.py silica runs/silica-frames/test_*.extxyz --index ::6
+    python examples/reproduce/energy_differences.py silica runs/silica-frames/test_{abw,bct,dft,edi,gis,nab}.extxyz --index ::6
+    python examples/reproduce/energy_differences.py silica runs/silica-frames/test_{cha,sod}.extxyz --index ::6
 
 Centre surface, K = 16, float32.  Of each file: the mean squared error of the total energy over the variance of the draws, and the
 same of energies less the mean of the file, on the surface that drives, on every draw and in the labels.  Its root is the factor
