@@ -8,6 +8,13 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule as ase_molecule
+from chance import (  # noqa: F401  (hooks and fixtures)
+    chance,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_pyfunc_call,
+    seeds,
+)
 
 from blipcalc import testing
 from blipcalc.bayes.blip import BlipPosterior, bayesianize
