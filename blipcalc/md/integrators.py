@@ -11,8 +11,16 @@
 | ``npt-cell`` | NPT, full cell | MTKNPT | ``damping_fs``, ``pressure_damping_fs`` |
 | ``npt-baoab`` | NPT, isotropic | LangevinBAOAB | ``friction_per_fs``, ``pressure_damping_fs`` |
 
-``fixcm=True``, ASE's default for Langevin, samples a temperature that is too high by N/(N - 1).  Bussi keeps the total momentum,
-so that its degrees of freedom are only right with ``FixCom``; so does NVE, whose temperature is then that of 3N - 3 of them.
+``fixcm=True``, ASE's default for Langevin, samples a temperature that is too high by N/(N - 1).
+
+Thermostats count the degrees of freedom that move (:mod:`blipcalc.core.degrees_of_freedom`): ASE's Bussi leaves out constraints
+but not conserved momenta, its chains count 3N.  MTKNPT counts 9 momenta of the cell; a symmetric stress moves 6 of them.
+
+| constraints | nve, langevin, bussi | baoab | nose-hoover, NPT |
+|---|---|---|---|
+| none, or such as hold no momenta (``Hookean``) | right | right | right; NPT: none at all |
+| atoms, planes, lines, centre of mass, symmetry | right | right | refused |
+| bond lengths, angles | right | refused: it moves atoms without them | refused |
 """
 
 from __future__ import annotations
@@ -27,17 +35,36 @@ from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
 from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.md import MolecularDynamics
-from ase.md.nose_hoover_chain import MTKNPT, IsotropicMTKNPT, NoseHooverChainNVT
+from ase.md.nose_hoover_chain import (
+    MTKNPT,
+    IsotropicMTKBarostat,
+    IsotropicMTKNPT,
+    MTKBarostat,
+    NoseHooverChainNVT,
+    NoseHooverChainThermostat,
+)
 from ase.md.verlet import VelocityVerlet
 from pydantic import Field
 
+from blipcalc.core.degrees_of_freedom import (
+    DegreesOfFreedom,
+    check_constraints,
+    degrees_of_freedom,
+    depends_on_positions,
+)
 from blipcalc.errors import ConfigurationError
 from blipcalc.settings import Settings
 
 Ensemble = Literal["nve", "langevin", "baoab", "bussi", "nose-hoover", "npt", "npt-cell", "npt-baoab"]
 NPT = ("npt", "npt-cell", "npt-baoab")
+#: those that add random momenta, so that the run conserves none
+RANDOM = ("langevin", "baoab", "npt-baoab")
+#: thermostats of all atoms together, which keep what the run conserves
+GLOBAL = ("bussi", "nose-hoover", "npt", "npt-cell")
 #: thermostats whose temperature may follow a course
 WITH_COURSE = ("langevin", "bussi")
+#: integrators with chains of thermostats
+CHAINS = {"nose-hoover": NoseHooverChainNVT, "npt": IsotropicMTKNPT, "npt-cell": MTKNPT}
 #: attributes of an integrator that are not its state
 NOT_STATE = {"atoms", "optimizable", "observers", "max_steps", "nsteps", "masses", "_masses", "dt", "rng"}
 
@@ -54,27 +81,61 @@ class IntegratorConfig(Settings):
 
 
 def integrator(
-    atoms: Atoms, config: IntegratorConfig, temperature_K: float, rng: np.random.Generator
+    atoms: Atoms,
+    config: IntegratorConfig,
+    temperature_K: float,
+    rng: np.random.Generator,
+    degrees: DegreesOfFreedom | None = None,
 ) -> MolecularDynamics:
-    """The integrator of a structure; raises :class:`ConfigurationError` for NPT without a periodic cell, and for what ASE's
-    own cannot do.
+    """Make the integrator of a structure.
+
+    degrees : of freedom, from :func:`counted`; None counts them.  Global thermostats take momenta without those that the run
+        conserves
+
+    raises : ConfigurationError as :func:`counted`, and for what else ASE's integrator cannot do
     """
     try:
-        return _integrator(atoms, config, temperature_K, rng)
+        return _integrator(atoms, config, temperature_K, rng, degrees or counted(atoms, config.ensemble))
     except (ValueError, NotImplementedError, ArithmeticError) as error:
         if isinstance(error, ConfigurationError):
             raise
         raise ConfigurationError(f"ensemble={config.ensemble!r} cannot run this structure: {error}") from error
 
 
+def counted(atoms: Atoms, ensemble: Ensemble) -> DegreesOfFreedom:
+    """Count the degrees of freedom that move in an ensemble.
+
+    raises : ConfigurationError for NPT without a periodic cell, where nothing moves, and for constraints that ASE's integrator
+        cannot keep at the right temperature
+    """
+    if ensemble in NPT and not atoms.pbc.all():
+        raise ConfigurationError(
+            f"ensemble={ensemble!r} needs a cell periodic in three directions; pbc is {atoms.pbc.tolist()}"
+        )
+    check_constraints(atoms)
+    degrees = degrees_of_freedom(atoms, random_momenta=ensemble in RANDOM)
+    if ensemble in GLOBAL and degrees.number < 1:
+        raise ConfigurationError(
+            f"ensemble={ensemble!r} scales momenta, and nothing moves: of {3 * len(atoms)} degrees of freedom constraints hold "
+            f"{degrees.n_held}, and momenta that the run conserves are the rest, as for a single atom; take langevin"
+        )
+    names = ", ".join(type(constraint).__name__ for constraint in atoms.constraints)
+    if degrees.n_held and (ensemble == "nose-hoover" or ensemble in NPT):
+        raise ConfigurationError(
+            f"ensemble={ensemble!r} cannot hold constraints ({names}) at the right temperature; expected none that hold momenta: "
+            "take langevin or bussi"
+        )
+    if ensemble == "baoab" and degrees.n_held and depends_on_positions(atoms):
+        raise ConfigurationError(
+            f"ensemble='baoab' moves atoms without constraints that depend on positions ({names}); take langevin or bussi"
+        )
+    return degrees
+
+
 def _integrator(
-    atoms: Atoms, config: IntegratorConfig, temperature_K: float, rng: np.random.Generator
+    atoms: Atoms, config: IntegratorConfig, temperature_K: float, rng: np.random.Generator, degrees: DegreesOfFreedom
 ) -> MolecularDynamics:
     c, dt = config, config.timestep_fs * units.fs
-    if c.ensemble in NPT and not atoms.pbc.all():
-        raise ConfigurationError(
-            f"ensemble={c.ensemble!r} needs a cell periodic in three directions; pbc is {atoms.pbc.tolist()}"
-        )
     tdamp, pdamp = c.damping_fs * units.fs, c.pressure_damping_fs * units.fs
     pressure, free = c.pressure_GPa * units.GPa, units.fs / c.friction_per_fs
     match c.ensemble:
@@ -87,13 +148,11 @@ def _integrator(
             return LangevinBAOAB(atoms, dt, temperature_K=temperature_K, T_tau=free, rng=rng)
         case "bussi":
             if not atoms.get_kinetic_energy() > 0:
-                raise ConfigurationError(
-                    "ensemble='bussi' rescales momenta, and these are zero: a single atom whose centre of mass rests, or atoms "
-                    "that are all fixed; take langevin, or set momenta"
-                )
-            return Bussi(atoms, dt, temperature_K=temperature_K, taut=tdamp, rng=rng)
-        case "nose-hoover":
-            return NoseHooverChainNVT(atoms, dt, temperature_K=temperature_K, tdamp=tdamp)
+                raise ConfigurationError("ensemble='bussi' scales momenta, and these are zero; set momenta")
+            bussi = Bussi(atoms, dt, temperature_K=temperature_K, taut=tdamp, rng=rng)
+            bussi.ndof = degrees.number
+            set_temperature(bussi, temperature_K)
+            return bussi
         case "npt-baoab":
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Using heuristic P_mass", UserWarning)  # which is what is wanted
@@ -107,8 +166,26 @@ def _integrator(
                     P_tau=pdamp,
                     rng=rng,
                 )
-    kind = IsotropicMTKNPT if c.ensemble == "npt" else MTKNPT
-    return kind(atoms, dt, temperature_K=temperature_K, pressure_au=pressure, tdamp=tdamp, pdamp=pdamp)
+    kind = CHAINS[c.ensemble]
+    barostat = {} if kind is NoseHooverChainNVT else {"pressure_au": pressure, "pdamp": pdamp}
+    chain = kind(atoms, dt, temperature_K=temperature_K, tdamp=tdamp, **barostat)
+    _count(chain, degrees.number, temperature_K, tdamp, pdamp)
+    return chain
+
+
+def _count(
+    chain: NoseHooverChainNVT | IsotropicMTKNPT | MTKNPT, number: int, temperature_K: float, tdamp: float, pdamp: float
+) -> None:
+    """Have a chain count f degrees of freedom where ASE counts three for each atom: its equations hold for N = f / 3."""
+    n = number / 3
+    chain._thermostat = NoseHooverChainThermostat(n, chain.masses, temperature_K, tdamp)
+    if isinstance(chain, IsotropicMTKNPT):
+        chain._num_atoms_global = n
+        chain._barostat = IsotropicMTKBarostat(n, temperature_K, pdamp)
+    elif isinstance(chain, MTKNPT):
+        chain._num_atoms_global = n
+        # the mask is counted only: a symmetric stress moves six of nine momenta of the cell
+        chain._barostat = MTKBarostat(n, temperature_K, pdamp, mask=(True,) * 6)
 
 
 def set_temperature(dynamics: MolecularDynamics, temperature_K: float) -> None:

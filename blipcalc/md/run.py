@@ -13,17 +13,25 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
 from tqdm import tqdm
 
 from blipcalc.calculator import DEVIATIONS
 from blipcalc.checksums import forget_sums
+from blipcalc.core.degrees_of_freedom import remove_conserved, thermalize
 from blipcalc.core.validate import check_motion, check_structure
 from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.frozen import snapshot
 from blipcalc.io import keeps_sums, write
 from blipcalc.md.files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, RunFiles
-from blipcalc.md.integrators import NPT, WITH_COURSE, IntegratorConfig, integrator, set_temperature
+from blipcalc.md.integrators import (
+    GLOBAL,
+    NPT,
+    WITH_COURSE,
+    IntegratorConfig,
+    counted,
+    integrator,
+    set_temperature,
+)
 from blipcalc.md.restart import environment, identity, provenance, restore, state_of
 from blipcalc.md.signals import told_of_signals
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
@@ -91,8 +99,10 @@ def run_md(
 ) -> tuple[MDSummary, UncertaintyMonitor]:
     """Run MD of a structure that carries a calculator, watched by a monitor.
 
-    Momenta are drawn at the (first) temperature where the structure has none.  SIGTERM and Ctrl-C end the run after a whole
-    step.
+    Momenta are drawn at the (first) temperature where the structure has none.  Global thermostats (``bussi``, ``nose-hoover``,
+    ``npt``, ``npt-cell``) begin without the total momentum, and angular momentum, that the run conserves: these would count as
+    heat.  Temperatures are those of the degrees of freedom that move (:mod:`blipcalc.core.degrees_of_freedom`).  SIGTERM and
+    Ctrl-C end the run after a whole step.
 
     Parameters
     ----------
@@ -204,16 +214,14 @@ class _Run:
         self.settings |= {"trajectory": None if trajectory is None else Path(trajectory).name}
         self.identity = "" if folder is None else identity(atoms)
         self.rng = np.random.default_rng(seed)
+        self.degrees = counted(atoms, config.ensemble)
         if not atoms.get_momenta().any():
-            thermalize_momenta(atoms, temperature_K=course[0, 1], rng=self.rng)
-            Stationary(atoms)
-            if not atoms.pbc.any():
-                # a linear molecule has a moment of inertia of zero
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    ZeroRotation(atoms)
-        self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng)
+            thermalize(atoms, course[0, 1], self.degrees, self.rng)
+        elif config.ensemble in GLOBAL:
+            remove_conserved(atoms, self.degrees)
+        self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng, self.degrees)
         self.observers: list[Callable[[], Any]] = []
-        self.monitor = UncertaintyMonitor(self.dynamics, **monitor)
+        self.monitor = UncertaintyMonitor(**monitor).attach(self.dynamics, self.degrees)
         self.settings["monitor"] = self.monitor.settings()
         self.files = None if folder is None else RunFiles(folder, self.trajectory, self.monitor)
 
@@ -356,7 +364,9 @@ class _Run:
         if len(history):
             last = history.last("max_atom_std")
             shown = f"{last:.3f}" if limit is None else f"{last:.3f}/{limit:.3f}"
-            bar.set_postfix_str(f"{self.atoms.get_temperature():.0f} K, max atom_std {shown} eV/Å", refresh=False)
+            bar.set_postfix_str(
+                f"{self.degrees.temperature_K(self.atoms):.0f} K, max atom_std {shown} eV/Å", refresh=False
+            )
 
     def _received(self, number: int) -> None:
         self._signal = number

@@ -19,6 +19,7 @@ from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics
 from ase.optimize.sciopt import Converged, SciPyOptimizer
 
+from blipcalc.core.degrees_of_freedom import redraw
 from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
 from blipcalc.io import keeps_sums, write
@@ -186,7 +187,7 @@ class RollBack:
         atoms.set_cell(cell)
         atoms.positions[:] = positions
         atoms.set_momenta(momenta)
-        redraw_momenta(atoms, np.random.default_rng([self.seed, step, self._count]))
+        redraw(atoms, np.random.default_rng([self.seed, step, self._count]))
         if self._count >= self.times:
             return Done(goes_on=False, moved=True)
         self._count += 1
@@ -261,20 +262,6 @@ def _switch_of(atoms: Atoms) -> ReferenceOnDemand:
             "other wrappers go inside it"
         )
     return atoms.calc
-
-
-def redraw_momenta(atoms: Atoms, rng: np.random.Generator) -> None:
-    """New momenta of a Maxwell-Boltzmann distribution with the kinetic energy and the total momentum of the old ones."""
-    old, energy = atoms.get_momenta(), atoms.get_kinetic_energy()
-    masses = atoms.get_masses()[:, None]
-    drift = masses * old.sum(axis=0) / masses.sum()
-    new = rng.normal(size=old.shape) * np.sqrt(masses)
-    new -= masses * new.sum(axis=0) / masses.sum()
-    thermal, wanted = float((new**2 / masses).sum() / 2), energy - float((drift**2 / masses).sum() / 2)
-    atoms.set_momenta(drift + (new * math.sqrt(max(wanted, 0.0) / thermal) if thermal > 0 else 0.0))
-    kept = atoms.get_kinetic_energy()  # constraints take a part of it
-    if kept > 0:
-        atoms.set_momenta(atoms.get_momenta() * math.sqrt(energy / kept))
 
 
 def actions_of(

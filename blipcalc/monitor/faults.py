@@ -21,6 +21,7 @@ from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers, chemical_symbols
 
 from blipcalc.calculator import bayesian_of
+from blipcalc.core.degrees_of_freedom import DegreesOfFreedom, degrees_of_freedom
 from blipcalc.core.domain import pair_name
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.periodic import shortest
@@ -36,12 +37,12 @@ SKIN = 0.5
 Fault = Callable[[Atoms, int], Verdict]
 
 
-def default_faults(calc: Calculator) -> tuple[Fault, ...]:
+def default_faults(calc: Calculator, degrees: DegreesOfFreedom | None = None) -> tuple[Fault, ...]:
     """What is asked of MD where nobody says otherwise; optimisers may leap."""
     model = bayesian_of(calc)
     domain = None if model is None else model.domain
     close = () if domain is None else (TooClose(domain.closest, warns=False),)
-    return (Leap(), KineticJump(), *close)
+    return (Leap(), KineticJump(degrees=degrees), *close)
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,22 @@ class KineticJump:
     """The kinetic energy K changes in one step by no more than so many of its canonical standard deviations.
 
     σ_K = k T √(f / 2),   T of the step before, or ``temperature_K`` where that is higher, f degrees of freedom
+
+    degrees : of freedom that move; None counts 3N less what constraints hold
     """
 
     deviations: float = 20.0
     temperature_K: float = 300.0
+    degrees: DegreesOfFreedom | None = field(default=None, repr=False)
     _last: tuple[int, float] | None = field(default=None, init=False, repr=False)
 
     def __call__(self, atoms: Atoms, step: int) -> Verdict:
         """The verdict; momenta of another step than the one before say nothing."""
-        last, energy = self._last, float(atoms.get_kinetic_energy())
+        if self.degrees is None:
+            self.degrees = degrees_of_freedom(atoms, random_momenta=True)
+        last, energy = self._last, self.degrees.kinetic_energy(atoms)
         self._last = (step, energy)
-        freedom = atoms.get_number_of_degrees_of_freedom()
+        freedom = self.degrees.number
         if last is None or last[0] != step - 1 or freedom < 1:
             return Verdict(False, (), 0.0, self.deviations, "σ", "no step to compare", step)
         kt = max(2.0 * last[1] / freedom, units.kB * self.temperature_K)

@@ -13,6 +13,7 @@ from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics, Optimizer
 
+from blipcalc.core.degrees_of_freedom import DegreesOfFreedom, degrees_of_dynamics
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Done, Record, Remembering, actions_of, flag, halt
@@ -21,7 +22,7 @@ from blipcalc.monitor.faults import Fault, default_faults
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.plot import plot_history
-from blipcalc.monitor.readings import check_sensor, take_reading, temperature_K, time_fs, watched_atoms
+from blipcalc.monitor.readings import check_sensor, take_reading, time_fs, watched_atoms
 from blipcalc.monitor.rules import Rules, name_of
 from blipcalc.monitor.still import StandsStill
 from blipcalc.monitor.triggers import (
@@ -112,6 +113,7 @@ class UncertaintyMonitor:
         self.annotate, self.actions = switch("annotate", annotate), actions_of(on_breach, record_to, calculator)
         self._remembering = [action for action in self.actions if isinstance(action, Remembering)]
         self.dynamics: BaseDynamics | None = None
+        self.degrees: DegreesOfFreedom | None = None
         self.history, self.verdict, self.halts = History(), None, []
         self.halted = False
         self._calculator = calculator
@@ -122,8 +124,11 @@ class UncertaintyMonitor:
         if dynamics is not None:
             self.attach(dynamics)
 
-    def attach(self, dynamics: BaseDynamics) -> UncertaintyMonitor:
-        """Watch a dynamics, before all of its observers; gives the monitor back."""
+    def attach(self, dynamics: BaseDynamics, degrees: DegreesOfFreedom | None = None) -> UncertaintyMonitor:
+        """Watch a dynamics, before all of its observers; gives the monitor back.
+
+        degrees : of freedom that move, where they are counted already
+        """
         if self.dynamics is not None:
             raise MonitorError("this monitor watches a dynamics already; make another, or detach it")
         self.rules.check_symbols(watched_atoms(dynamics.atoms).get_chemical_symbols())
@@ -135,11 +140,11 @@ class UncertaintyMonitor:
             self.every = self.rules.limits.every(dynamics.dt / units.fs, self._every)
         for action in self._remembering:
             action.prepare(dynamics)
-        self.dynamics = dynamics
+        self.dynamics, self.degrees = dynamics, degrees
         try:
             self.rules.fit(self.calculator)
             if self._faults_by_default and isinstance(dynamics, MolecularDynamics):
-                self.rules.faults, self.rules.still = default_faults(self.calculator), StandsStill()
+                self.rules.faults, self.rules.still = default_faults(self.calculator, degrees), StandsStill()
             if self.self_test:
                 check_sensor(self.calculator, self.atoms)
         except Exception:
@@ -328,7 +333,7 @@ class UncertaintyMonitor:
         self.history.append(
             step=reading.step,
             time_fs=time_fs(self.dynamics),
-            temperature_K=temperature_K(self.atoms),
+            temperature_K=self._temperature_K(),
             energy=energy,
             max_atom_std=reading.max_atom_std,
             worst_atom=reading.worst_atom,
@@ -339,6 +344,13 @@ class UncertaintyMonitor:
             pressure_std_GPa=reading.pressure_std_GPa,
             breached=self.verdict.breached,
         )
+
+    def _temperature_K(self) -> float:  # the unit keeps its capital
+        """Of MD; the degrees of freedom are counted once atoms move."""
+        moves = isinstance(self.dynamics, MolecularDynamics) and self.atoms.get_momenta().any()
+        if self.degrees is None and moves:
+            self.degrees = degrees_of_dynamics(self.dynamics)
+        return self.degrees.temperature_K(self.atoms) if moves else math.nan
 
     def _converged(self) -> bool:
         dynamics = self.dynamics

@@ -125,10 +125,3 @@ def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: boo
 def time_fs(dynamics: BaseDynamics) -> float:
     """Simulated time, fs; NaN for an optimiser."""
     return dynamics.nsteps * dynamics.dt / units.fs if isinstance(dynamics, MolecularDynamics) else math.nan
-
-
-def temperature_K(atoms: Atoms) -> float:  # the unit keeps its capital
-    """Kinetic temperature, K; NaN without momenta or without degrees of freedom."""
-    if not atoms.has("momenta") or atoms.get_number_of_degrees_of_freedom() < 1:
-        return math.nan
-    return float(atoms.get_temperature())

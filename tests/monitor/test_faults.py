@@ -20,9 +20,10 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
+from blipcalc.core.degrees_of_freedom import redraw
 from blipcalc.core.domain import closest_distances
 from blipcalc.errors import ConfigurationError, DataError, MonitorError
-from blipcalc.monitor.actions import Record, RollBack, redraw_momenta
+from blipcalc.monitor.actions import Record, RollBack
 from blipcalc.monitor.channels import HaltRatio, Smoothed
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.faults import KineticJump, Leap, TooClose
@@ -199,7 +200,7 @@ def test_new_momenta_keep_energy_and_drift():
     atoms = molecule("CH3CH2OH")
     thermalize_momenta(atoms, temperature_K=500, rng=np.random.default_rng(0))
     before, energy = atoms.get_momenta(), atoms.get_kinetic_energy()
-    redraw_momenta(atoms, np.random.default_rng(1))
+    redraw(atoms, np.random.default_rng(1))
     assert atoms.get_kinetic_energy() == pytest.approx(energy, rel=1e-12)
     np.testing.assert_allclose(atoms.get_momenta().sum(0), before.sum(0), atol=1e-12)
     assert np.abs(atoms.get_momenta() - before).max() > 0.1
@@ -288,7 +289,7 @@ def test_new_momenta_keep_the_energy_of_atoms_that_move():
     atoms.set_constraint(FixAtoms(range(5)))
     thermalize_momenta(atoms, temperature_K=500, rng=np.random.default_rng(0))
     energy = atoms.get_kinetic_energy()
-    redraw_momenta(atoms, np.random.default_rng(1))
+    redraw(atoms, np.random.default_rng(1))
     assert atoms.get_kinetic_energy() == pytest.approx(energy, rel=1e-12)
 
 
