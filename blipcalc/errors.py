@@ -43,6 +43,10 @@ class ConfigurationError(BlipcalcError, ValueError):
     """A setting that is unknown, missing or contradictory."""
 
 
+class CalculatorResultError(BlipcalcError, ValueError):
+    """A calculator gave a property of another shape or kind than ASE's."""
+
+
 class DataError(BlipcalcError, ValueError):
     """A data set that cannot be trained or evaluated on."""
 

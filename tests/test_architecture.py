@@ -21,6 +21,7 @@ FLOORS = [
     {"training", "predictor", "testing"},
     {"calibration"},
     {"calculator"},
+    {"around"},
     {"frozen", "combined", "exchange", "fallback", "on_demand", "single_draw"},
     {"surfaces"},
     {"io"},
