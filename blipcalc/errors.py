@@ -111,6 +111,10 @@ class UncalibratedWarning(UserWarning):
     """Variances are raw posterior values: no calibration belongs to these settings."""
 
 
+class SilentForcesWarning(UserWarning):
+    """Forces that vanish by symmetry say nothing of error bars, and are left out."""
+
+
 class TrainingWarning(UserWarning):
     """A training ended otherwise than it should, or went on from something older than expected."""
 
