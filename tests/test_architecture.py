@@ -22,7 +22,7 @@ FLOORS = [
     {"calibration"},
     {"calculator"},
     {"around"},
-    {"frozen", "combined", "exchange", "fallback", "on_demand", "single_draw"},
+    {"kept", "frozen", "combined", "exchange", "fallback", "on_demand", "single_draw"},
     {"surfaces"},
     {"io"},
     {"monitor"},

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from blipcalc.calculator import DEVIATIONS
 from blipcalc.checksums import forget_sums
+from blipcalc.core.constraints import check_countable
 from blipcalc.core.validate import check_motion, check_structure
 from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.frozen import snapshot
@@ -149,6 +150,7 @@ def run_md(
     seed, keep_draws = whole("seed", seed, 0), switch("keep_draws", keep_draws)
     check_structure(atoms)
     check_motion(atoms)
+    check_countable(atoms)
     folder = None if folder is None else path_of("folder", folder)
     trajectory = None if trajectory is None else path_of("trajectory", trajectory)
     if folder is not None:
