@@ -10,16 +10,19 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 
 from blipcalc.adapters.committee import committee
 from blipcalc.calibration.checks import check_enough
 from blipcalc.calibration.evaluation import evaluate_model, evaluate_residuals
-from blipcalc.calibration.fit import fit_calibration
+from blipcalc.calibration.fit import calibrate, fit_calibration
 from blipcalc.calibration.residuals import collect, silence_text
+from blipcalc.checkpoint import load_model
 from blipcalc.cli.tables import evaluation_text
 from blipcalc.core.prediction import Calibration
 from blipcalc.data.information import informing_frames
-from blipcalc.errors import CalibrationError
+from blipcalc.errors import CalibrationError, DataError, TrainingWarning
+from blipcalc.training.run import train
 
 IDENTITY = {"surface": "mean", "n_draws": 3, "seed": 0, "model_hash": "m", "frames_hash": "f"}
 
@@ -177,3 +180,39 @@ def test_what_labels_say_before_anything_is_trained():
         check_enough(perfect(60))
     with pytest.raises(CalibrationError, match="5 frames are held out"):
         check_enough(perfect(5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": {"posterior": "mixture"}}, "frames that would fit the noise vanish"),
+        ({"model": {"posterior": "llpr"}}, "frames that would make the posterior vanish"),
+        ({"model": {"posterior": "laplace"}}, "frames that would make the posterior vanish"),
+    ],
+)
+def test_a_training_that_could_not_be_finished_is_not_begun(tmp_path, settings, words):
+    write(tmp_path / "crystals.extxyz", perfect(40), format="extxyz")
+    folder = tmp_path / "run"
+    with pytest.raises(DataError, match=words):
+        train(tmp_path / "crystals.extxyz", tmp_path / "m.blip", folder=folder, **settings)
+    assert not folder.exists()
+
+
+def test_a_training_on_energies_alone_says_so_before_it_begins(tmp_path, monkeypatch):
+    write(tmp_path / "crystals.extxyz", perfect(40), format="extxyz")
+    began = []
+    monkeypatch.setattr("blipcalc.training.run.train_members", lambda *args: began.append(args))
+    with pytest.warns(TrainingWarning, match="all forces of the .* training frames vanish"), pytest.raises(TypeError):
+        train(tmp_path / "crystals.extxyz", tmp_path / "m.blip", model={"posterior": "point"}, folder=tmp_path / "run")
+    assert len(began) == 1
+
+
+def test_calibrate_refuses_before_it_evaluates(monkeypatch):
+    monkeypatch.setattr("blipcalc.calibration.fit._predict", lambda *args: pytest.fail("evaluated"))
+    with pytest.raises(CalibrationError, match="Si in 0"):
+        calibrate(load_model("silica"), [with_silicon(atoms) for atoms in perfect(12)])
+
+
+def with_silicon(atoms):
+    atoms.numbers[:] = 14
+    return atoms
