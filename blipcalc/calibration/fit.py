@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -110,7 +110,7 @@ def fit_calibration(
     calibrated = residuals.apply(fitted)
     return replace(
         fitted,
-        q_atom=_atom_quantiles(calibrated.ratio, residuals, of, counts, levels),
+        q_atom=_atom_quantiles(calibrated.ratio, residuals, counts, levels),
         q_frame=_frame_quantiles(calibrated.frame_ratio, levels),
     )
 
@@ -121,17 +121,15 @@ def _scale(residuals: Residuals, rows: np.ndarray) -> float:
 
 
 def _atom_quantiles(
-    ratio: np.ndarray,
-    residuals: Residuals,
-    of: Mapping[int, np.ndarray],
-    counts: Mapping[int, int],
-    levels: Sequence[float],
+    ratio: np.ndarray, residuals: Residuals, counts: dict[int, int], levels: Sequence[float]
 ) -> dict[int, dict[float, float]]:
     """{Z: {level: q}} by the table of the module; levels without a finite quantile are absent."""
     found: dict[int, dict[float, float]] = {z: {} for z in counts}
     for level in levels:
         own = {}
-        for z, rows in of.items():
+        for z in counts:
+            rows = residuals.species == z
+            rows = rows & ~np.isnan(ratio)  # less those that are silent
             own[z] = frame_weighted_quantile(ratio[rows], residuals.frame[rows], level)
         worst = max((q for q in own.values() if np.isfinite(q)), default=np.inf)
         for z, count in counts.items():

@@ -156,7 +156,8 @@ class Residuals:
         """(N,) factor that the variances hold already; NaN of an element that was never calibrated."""
         if self.calibration is None:
             return np.ones(len(self.species))
-        return np.array([self.calibration.scale.get(int(z), np.nan) for z in self.species])
+        elements, code = np.unique(self.species, return_inverse=True)
+        return np.array([self.calibration.scale.get(int(z), np.nan) for z in elements])[code]
 
     def apply(self, calibration: Calibration) -> Residuals:
         """The same residuals with calibrated variances; atoms of an element that was never calibrated get NaN.
