@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -12,8 +12,8 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
-from ase.stress import full_3x3_to_voigt_6_stress
 
+from blipcalc.adapters.foreign import Vouching, changes
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
 from blipcalc.core.domain import Domain
@@ -222,9 +222,13 @@ class BayesianCalculator(Calculator):
         self.prediction, self.results = prediction, results
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What differs from the structure of the last results; ASE compares arrays without looking at their type."""
-        self._check_arrays(atoms)
-        return super().check_state(atoms, tol)
+        """What differs from the structure of the last results, inputs of a committee's members in ``info`` among it."""
+        self._check_arrays(atoms)  # ASE compares arrays without looking at their type
+        return super().check_state(atoms, tol) or self.changes(self.atoms, atoms)
+
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """Whether results for ``info`` of one structure do not hold for that of another, as the predictor says."""
+        return changes(seen, atoms, [self.predictor] if isinstance(self.predictor, Vouching) else [])
 
     def _check_arrays(self, atoms: Atoms) -> None:
         try:
@@ -289,32 +293,6 @@ class Sampled(WithBayesian, Protocol):
 def bayesian_of(calc: Calculator | None) -> BayesianCalculator | None:
     """The Bayesian part of a calculator, which may be itself; None where there is none."""
     return calc.bayesian if isinstance(calc, WithBayesian) else None
-
-
-def gives(part: Calculator, key: str) -> bool:
-    """Whether a calculator has a property; without electronic entropy the free energy is the energy."""
-    return key in part.implemented_properties or (key == "free_energy" and "energy" in part.implemented_properties)
-
-
-def ask(part: Calculator, key: str, atoms: Atoms, compute: bool = True) -> Any:
-    """A property that a calculator :func:`gives`, stress in Voigt order; None where it is not known and not to be computed."""
-    own = key if key in part.implemented_properties else "energy"
-    value = part.get_property(own, atoms, allow_calculation=compute)
-    return full_3x3_to_voigt_6_stress(value) if key == "stress" and np.shape(value) == (3, 3) else value
-
-
-def gathered(calculator: Calculator, properties: Sequence[str], share: Callable[[str, bool], Any]) -> dict[str, Any]:
-    """Results of a calculator around others: what is asked for, computed, and beside it what its parts know already.
-
-    share : (property, whether to compute it) -> its value, or None where it is not known
-
-    raises : EmptyStructureError where no structure was ever given
-    """
-    if calculator.atoms is None:
-        raise EmptyStructureError("expected an Atoms object, got None; give atoms")
-    asked = {key: share(key, True) for key in properties}
-    beside = {key: share(key, False) for key in calculator.implemented_properties if key not in asked}
-    return asked | {key: value for key, value in beside.items() if value is not None}
 
 
 def standard(results: Mapping[str, Any]) -> Properties:

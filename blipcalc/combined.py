@@ -31,19 +31,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.outputs import Properties
 
-from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, ask, bayesian_of, gathered, gives, standard
+from blipcalc.adapters.foreign import ask, check_part, gives
+from blipcalc.around import Around
+from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, bayesian_of
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError
 
 SUMS = ("energy", "free_energy", "energies", "forces", "stress")
 
 
-class CombinedCalculator(Calculator):
+class CombinedCalculator(Around):
     """The sum of one Bayesian part and exact ones, with the variances of the Bayesian part.
 
     ``energies`` and ``stress`` are there where all parts have them; a part without ``free_energy`` gives its energy for it.
@@ -79,10 +79,8 @@ class CombinedCalculator(Calculator):
                 f"expected exactly one Bayesian part, got {len(models)} of {len(parts)} ({names}); {remedy}"
             )
         self.parts, self.model = parts, models[0]
-        for part in parts:
-            missing = {"energy", "forces"} - set(part.implemented_properties)
-            if missing:
-                raise ConfigurationError(f"{type(part).__name__} gives no {', '.join(sorted(missing))}")
+        for k, part in enumerate(parts):
+            check_part(part, f"part {k}")
         sums = [key for key in SUMS if all(gives(part, key) for part in parts)]
         self._own = [key for key in CARRIED if key in self.model.implemented_properties]
         self.implemented_properties = [*sums, *self._own]
@@ -99,25 +97,19 @@ class CombinedCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Ask the parts for what is asked for, and take along what they know beside."""
-        self.results = {}
-        super().calculate(atoms, list(properties), list(system_changes))
-        self.results = gathered(self, properties, self._ask)
+        self.gather(atoms, properties, system_changes, self._ask)
 
     def _ask(self, key: str, compute: bool = False) -> Any:
         """A variance, or a sum; None where a part does not know its share and is not to compute it."""
         if key in self._own:
             return self.model.get_property(key, self.atoms, allow_calculation=compute)
         total: Any = None
-        for part in self.parts:
-            share = ask(part, key, self.atoms, compute)
+        for k, part in enumerate(self.parts):
+            share = ask(part, key, self.atoms, compute, name=f"part {k}")
             if share is None:
                 return None
             total = share if total is None else total + share
         return total
-
-    def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
-        """(n,) ``atom_std``, eV/Å."""
-        return self.get_property("atom_std", atoms)
 
     def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
         """Energy, forces and, where there is one, stress of every draw, plus those of the exact parts; evaluated anew."""
@@ -133,12 +125,8 @@ class CombinedCalculator(Calculator):
             if key not in self.implemented_properties:
                 shifted[key] = None
                 continue
-            for part in self.parts:
+            for k, part in enumerate(self.parts):
                 if part is not self.model:
-                    values = values + ask(part, key, structure)
+                    values = values + ask(part, key, structure, name=f"part {k}")
             shifted[key] = values
         return replace(samples, **shifted)
-
-    def export_properties(self) -> Properties:
-        """Only what ASE knows."""
-        return standard(self.results)

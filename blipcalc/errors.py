@@ -43,6 +43,10 @@ class ConfigurationError(BlipcalcError, ValueError):
     """A setting that is unknown, missing or contradictory."""
 
 
+class CalculatorResultError(BlipcalcError, ValueError):
+    """A calculator gave a property of another shape or kind than ASE's."""
+
+
 class DataError(BlipcalcError, ValueError):
     """A data set that cannot be trained or evaluated on."""
 
@@ -105,6 +109,10 @@ class TrainingDataReusedError(CalibrationError):
 
 class UncalibratedWarning(UserWarning):
     """Variances are raw posterior values: no calibration belongs to these settings."""
+
+
+class SilentForcesWarning(UserWarning):
+    """Forces that vanish by symmetry say nothing of error bars, and are left out."""
 
 
 class TrainingWarning(UserWarning):

@@ -34,17 +34,16 @@ from typing import ClassVar
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
-from ase.outputs import Properties
 
+from blipcalc.adapters.foreign import ask, check_part, gives
+from blipcalc.around import Around
 from blipcalc.calculator import (
     DISTANCE,
     NEEDS_FORCES,
     NEEDS_STRESS,
     VARIANCES,
     BayesianCalculator,
-    ask,
     results_of,
-    standard,
 )
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Prediction
@@ -54,7 +53,7 @@ from blipcalc.stats.spread import cross_covariance, spread
 BLENDED = ("energy", "free_energy", "forces", "stress")
 
 
-class BaselineFallback(Calculator):
+class BaselineFallback(Around):
     """Energy, forces and stress of the weighted baseline; ``weight``, 1 for the model alone; variances of the model itself.
 
     Variances are not those of V: where w is small the run does not follow the model, however uncertain that is.
@@ -103,22 +102,20 @@ class BaselineFallback(Calculator):
                 "zeros of energy differ between methods: give shifts={symbol: eV per atom} (zeros where they agree), or "
                 "align_on=, a structure at which the two shall agree; one of them"
             )
-        missing = {"energy", "forces"} - set(baseline.implemented_properties)
-        if missing:
-            raise ConfigurationError(f"the baseline {type(baseline).__name__} gives no {', '.join(sorted(missing))}")
+        check_part(baseline, "the baseline")
         self.bayesian, self.baseline = bayesian, baseline
         self.parts = (bayesian, baseline)
         self._var_baseline, self._shifts = float(sigma_baseline_eV) ** 2, None if shifts is None else dict(shifts)
         self._numbers: list[int] | None = None
         self._offset = 0.0
         if align_on is not None:
-            energies = [part.get_property("energy", align_on) for part in self.parts]
-            self._offset, self._numbers = float(energies[0] - energies[1]), sorted(align_on.numbers)
+            energies = [ask(bayesian, "energy", align_on), ask(baseline, "energy", align_on, name="the baseline")]
+            self._offset, self._numbers = energies[0] - energies[1], sorted(align_on.numbers)
         self.parameters.update(
             sigma_baseline_eV=float(sigma_baseline_eV), shifts=self._shifts, offset_eV=round(self._offset, 6)
         )
         known = {"energy", "free_energy", "forces", "weight", *bayesian.implemented_properties} - {"stress", "energies"}
-        if all("stress" in part.implemented_properties for part in self.parts):
+        if all(gives(part, "stress") for part in self.parts):
             known.add("stress")
         self.implemented_properties = [key for key in type(self).implemented_properties if key in known]
 
@@ -160,13 +157,10 @@ class BaselineFallback(Calculator):
     def _blend(self, prediction: Prediction, var: float, weight: float) -> dict[str, float | np.ndarray]:
         """The equations at the head of this file."""
         samples, rest = prediction.samples, var / (self._var_baseline + var)
-        keys = [key for key in ("forces", "stress") if getattr(prediction, key) is not None]
-        # forces first: some calculators compute the energy alone, and then all over again
-        of_baseline = {key: np.array(ask(self.baseline, key, self.atoms)) for key in (*keys, "energy")}
-        for key, value in of_baseline.items():
-            if not np.isfinite(value).all():
-                raise NonFiniteError(f"{key} of the baseline {type(self.baseline).__name__} is not finite")
-        base = float(of_baseline["energy"]) + self._shift()
+        keys = [key for key in ("stress", "forces") if getattr(prediction, key) is not None]
+        # derivatives first: some calculators compute the energy alone, and then all over again
+        of_baseline = {key: ask(self.baseline, key, self.atoms, name="the baseline") for key in (*keys, "energy")}
+        base = of_baseline["energy"] + self._shift()
         gap = prediction.energy - base
         blended: dict[str, float | np.ndarray] = {"energy": weight * prediction.energy + rest * base}
         blended["free_energy"] = blended["energy"]
@@ -188,14 +182,6 @@ class BaselineFallback(Calculator):
                 f"align_on= was of another composition than {self.atoms.get_chemical_formula()}; give shifts= for several"
             )
         return self._offset
-
-    def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
-        """(n,) ``atom_std`` of the model, eV/Å."""
-        return self.get_property("atom_std", atoms)
-
-    def export_properties(self) -> Properties:
-        """Only what ASE knows."""
-        return standard(self.results)
 
 
 def _scale(prediction: Prediction) -> float:

@@ -10,11 +10,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_properties, compare_atoms
 from ase.outputs import Properties
 
+from blipcalc.adapters.foreign import ELECTRONS, PREFIX, changes
 from blipcalc.calculator import CARRIED, bayesian_of, standard
 from blipcalc.core.prediction import SampleArrays
 
-#: of every name under which uncertainties travel
-PREFIX = "blip_"
 PROVENANCE = ("calibrated", "surface", "n_draws", "seed")
 #: tells which structure the annotations beside it belong to
 FINGERPRINT = f"{PREFIX}fingerprint"
@@ -51,8 +50,15 @@ class FrozenCalculator(Calculator):
         self.parameters.update(provenance or {})
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What differs from the stored structure; NaN equals NaN, since a frame that broke is still that frame."""
-        return _changes(self.atoms, atoms, tol)
+        """What differs from the stored structure, total charge and spin in ``info`` among it.
+
+        NaN equals NaN, since a frame that broke is still that frame.
+        """
+        return _changes(self.atoms, atoms, tol) or changes(self.atoms, atoms)
+
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """Whether results for ``info`` of one structure do not hold for that of another: for other charges and spins."""
+        return changes(seen, atoms)
 
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] = (), system_changes: Sequence[str] = ()
@@ -140,11 +146,14 @@ def clear_stale_annotations(atoms: Atoms) -> None:
 
 
 def fingerprint(atoms: Atoms) -> float:
-    """One number for elements, positions, cell and periodicity: a sum with fixed random weights, of unit mean square.
+    """One number for elements, positions, cell, periodicity, charges and spins: a sum with fixed random weights, of unit mean
+    square.
 
     It changes smoothly, so that a structure that was rounded on its way through a file is known again.
     """
-    parts = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+    electrons = [value if isinstance(value := atoms.info.get(key, 0.0), (int, float)) else 0.0 for key in ELECTRONS]
+    of_atoms = (atoms.get_initial_charges(), atoms.get_initial_magnetic_moments())
+    parts = (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, electrons, *of_atoms)
     values = np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
     weights = np.random.default_rng(0).standard_normal(len(values))
     return float(weights @ values / np.sqrt(len(values)))
@@ -164,7 +173,7 @@ def _changes(before: Atoms | None, after: Atoms, tol: float = 1e-15) -> list[str
 
 def _current(atoms: Atoms, calc: Calculator | None, keys: Sequence[str]) -> dict[str, Any]:
     """Those results of a calculator that belong to this very structure."""
-    if calc is None or _changes(calc.atoms, atoms):
+    if calc is None or _changes(calc.atoms, atoms) or changes(calc.atoms, atoms, [calc]):
         return {}
     return {key: calc.results[key] for key in keys if calc.results.get(key) is not None}
 

@@ -9,7 +9,8 @@ ASE's own writers drop every result that is not in its list, in silence.  Here t
 | ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; all others: all digits |
 | ``.db`` | every key, bit for bit | ``data`` of the row |
 
-With them go: calibrated or not, surface, K and seed.  Covariances and uncalibrated values stay behind.  Files that grow
+With them go: calibrated or not, surface, K and seed, and what formats drop of the structure itself (:mod:`blipcalc.kept`).
+Covariances and uncalibrated values stay behind.  Files that grow
 frame by frame can have checksums beside them (:mod:`blipcalc.checksums`), which :func:`read` holds them against.
 """
 
@@ -39,14 +40,13 @@ from blipcalc.core.validate import check_all_arrays
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import BlipcalcError, DataError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
+from blipcalc.kept import put_back, set_aside, words_again
 from blipcalc.sealed import write_atomically
 
 #: (n,) and (n, 3): columns in text files
 PER_ATOM = ("atom_std", "forces_std", "latent_distance")
 #: entry of a frame in the file of samples
 SAMPLES = f"{PREFIX}samples"
-#: entry of a database row with ``atoms.info``, which ASE leaves out
-INFO = "info"
 
 
 def write(
@@ -74,8 +74,8 @@ def write(
     Raises
     ------
     StructureError : an array that is not one of values for each atom
-    DataError : unknown suffix, no frames, an array of more than two axes for a text file, no samples to be had, checksums of a
-        database
+    DataError : unknown suffix, no frames, no samples to be had, checksums of a database, and what no file gives back: constraints
+        that are not ASE's own, objects in ``info``
     """
     path, frames = Path(path), [frames] if isinstance(frames, Atoms) else list(frames)
     _check_suffix(path)
@@ -91,7 +91,12 @@ def write(
         for i, atoms in enumerate(frames):
             check_all_arrays(atoms, for_files=True)
             frame = snapshot(atoms)
+            put_back(frame)  # of a file that ASE's own reader has read
             annotate(frame)
+            try:
+                set_aside(frame, path.suffix)
+            except DataError as error:
+                raise DataError(f"{path}: frame {i}: {error}") from error
             if samples:
                 frame.info[SAMPLES] = first + i
                 kept = {key: value for key, value in asdict(_samples_of(atoms)).items() if value is not None}
@@ -193,6 +198,8 @@ def _stored_samples(path: Path) -> dict[str, np.ndarray]:
 
 def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
     """Move what carries the prefix from ``info`` and ``arrays`` into a frozen calculator."""
+    words_again(atoms)
+    put_back(atoms)
     clear_stale_annotations(atoms)
     found = {}
     for place in (atoms.info, atoms.arrays):
@@ -228,11 +235,6 @@ def _traj(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], Non
     buffer = io.BytesIO()
     writer = TrajectoryWriter(buffer)
     for atoms in frames:
-        text = [name for name, values in atoms.arrays.items() if values.dtype.kind == "U"]
-        if text:
-            raise DataError(
-                f"{path}: arrays {', '.join(text)} are text, which no .traj gives back; use .extxyz, or remove them"
-            )
         writer.write(atoms)
 
     def add() -> None:
@@ -245,14 +247,11 @@ def _traj(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], Non
 
 
 def _extxyz(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], None]:
-    for i, atoms in enumerate(frames):
+    for atoms in frames:
         for key in [key for key in atoms.info if str(key).startswith(PREFIX) and key.endswith("_var")]:
             del atoms.info[key]
         for key in [PREFIX + key for key in PER_ATOM if PREFIX + key in atoms.info]:
             atoms.arrays[key] = atoms.info.pop(key)
-        deep = [key for key, value in atoms.arrays.items() if value.ndim > 2]
-        if deep:
-            raise DataError(f"frame {i}: arrays {', '.join(deep)} have more than two axes; use .traj, or remove them")
     buffer = io.StringIO()
     ase.io.write(buffer, frames, format="extxyz")
     content = buffer.getvalue().encode()
@@ -280,8 +279,7 @@ def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[],
             for atoms in frames:
                 results = {PREFIX + k: v for k, v in atoms.calc.results.items()} if atoms.calc is not None else {}
                 ours = {k: v for k, v in atoms.info.items() if str(k).startswith(PREFIX)}
-                others = {k: v for k, v in atoms.info.items() if k not in ours}
-                database.write(atoms, data={**results, **ours, INFO: others})
+                database.write(atoms, data={**results, **ours})
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -295,7 +293,6 @@ def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[],
 
 def _from_row(row: Any) -> Atoms:
     atoms = row.toatoms()
-    atoms.info.update(row.data.get(INFO, {}))
     results = {k.removeprefix(PREFIX): v for k, v in row.data.items() if k.startswith(PREFIX)}
     standard = {key: results[key] for key in all_properties if key in results}
     if standard:

@@ -13,19 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.outputs import Properties
 
-from blipcalc.calculator import CARRIED, BayesianCalculator, ask, bayesian_of, gathered, gives, standard
+from blipcalc.adapters.foreign import ask, changes, check_part, gives
+from blipcalc.around import Around
+from blipcalc.calculator import CARRIED, BayesianCalculator, bayesian_of
 from blipcalc.errors import ConfigurationError
 
 SURFACES = ("energy", "free_energy", "forces", "stress")
 Active = Literal["model", "reference"]
 
 
-class ReferenceOnDemand(Calculator):
+class ReferenceOnDemand(Around):
     """Energy, forces and stress of the model or of a reference; variances of the model; ``from_reference``, 1 or 0.
 
     It must be the calculator of the structure itself: a sum around it would not hear of a switch.
@@ -55,9 +55,7 @@ class ReferenceOnDemand(Calculator):
                 f"expected a BayesianCalculator, or a sum with one, as the model, got {type(model).__name__}; the reference is "
                 "the second argument"
             )
-        missing = {"energy", "forces"} - set(reference.implemented_properties)
-        if missing:
-            raise ConfigurationError(f"the reference {type(reference).__name__} gives no {', '.join(sorted(missing))}")
+        check_part(reference, "the reference")
         self.model, self.reference = model, reference
         self.parts = (model, reference)
         self._active: Active = "model"
@@ -89,20 +87,19 @@ class ReferenceOnDemand(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Ask the active one, and the model for variances; take along what they know beside."""
-        self.results = {}
-        super().calculate(atoms, list(properties), list(system_changes))
-        self.results = gathered(self, properties, self._ask)
+        self.gather(atoms, properties, system_changes, self._ask)
+
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """As the model says, and the one that drives."""
+        return changes(seen, atoms, (self.model, self._drives))
+
+    @property
+    def _drives(self) -> Calculator:
+        return self.reference if self._active == "reference" else self.model
 
     def _ask(self, key: str, compute: bool = False) -> Any:
         if key == "from_reference":
             return float(self._active == "reference")
-        drives = self.reference if self._active == "reference" else self.model
-        return ask(self.model if key in self._own else drives, key, self.atoms, compute)
-
-    def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
-        """(n,) ``atom_std`` of the model, eV/Å."""
-        return self.get_property("atom_std", atoms)
-
-    def export_properties(self) -> Properties:
-        """Only what ASE knows."""
-        return standard(self.results)
+        if key in self._own:
+            return self.model.get_property(key, self.atoms, allow_calculation=compute)
+        return ask(self._drives, key, self.atoms, compute, name=f"the {self._active} that drives")

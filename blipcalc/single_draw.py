@@ -7,10 +7,11 @@ from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.outputs import Properties
+from ase.calculators.calculator import all_changes
 
-from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator, gathered, standard
+from blipcalc.adapters.foreign import Vouching, changes
+from blipcalc.around import Around
+from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator
 from blipcalc.core.contracts import Heads, Need, Predictor, Surface
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
 from blipcalc.errors import DrawsError
@@ -26,7 +27,7 @@ class Separable(Protocol):
         ...
 
 
-class SingleDraw(Calculator):
+class SingleDraw(Around):
     """Energy, forces and stress of draw k; variances are those of all draws, computed when they are asked for.
 
     So a run on the surface of one draw is watched by the same guard as a run on the surface that drives.
@@ -64,18 +65,12 @@ class SingleDraw(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Ask draw k, and all of them for variances; take along what they know beside."""
-        self.results = {}
-        super().calculate(atoms, list(properties), list(system_changes))
-        self.results = gathered(self, properties, self._ask)
+        self.gather(atoms, properties, system_changes, self._ask)
 
     def _ask(self, key: str, compute: bool) -> Any:
         value = (self.bayesian if key in self._shared else self.one).get_property(key, self.atoms, compute)
         # less the energy of draw k, which drives here
         return value - value[self.k] if key == DEVIATIONS and value is not None else value
-
-    def export_properties(self) -> Properties:
-        """Only what ASE knows."""
-        return standard(self.results)
 
 
 class OneOfAll:
@@ -95,6 +90,10 @@ class OneOfAll:
         self._predictor, self._k = predictor, k
         self.species = predictor.species
         self.has_stress, self.has_energies = predictor.has_stress, predictor.has_energies
+
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """As the predictor says."""
+        return changes(seen, atoms, [self._predictor] if isinstance(self._predictor, Vouching) else [])
 
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
         """Predictions in the order of the structures."""

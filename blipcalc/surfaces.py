@@ -23,7 +23,8 @@ from ase.calculators.calculator import Calculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from blipcalc.adapters.committee import CommitteePredictor
-from blipcalc.calculator import BayesianCalculator, ask, bayesian_of
+from blipcalc.adapters.foreign import ask
+from blipcalc.calculator import BayesianCalculator, bayesian_of
 from blipcalc.combined import CombinedCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.deformation import deformation, displaced
@@ -262,13 +263,13 @@ class Surfaces:
     def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:
         if not self.exact:
             return Values(np.float64(0.0), None, None)
-        bare = atoms.copy()
-        bare.set_constraint()
-        return Values(
-            np.float64(sum(ask(part, "energy", bare) for part in self.exact)),
-            sum(ask(part, "forces", bare) for part in self.exact) if forces else None,
-            sum(ask(part, "stress", bare) for part in self.exact) if stress else None,
-        )
+
+        def total(key: str) -> np.ndarray | float:
+            return sum(ask(part, key, atoms, name="an exact part") for part in self.exact)
+
+        # derivatives first, see the gate
+        of_stress, of_forces = total("stress") if stress else None, total("forces") if forces else None
+        return Values(np.float64(total("energy")), of_forces, of_stress)
 
 
 def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:

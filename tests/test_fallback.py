@@ -273,7 +273,7 @@ def test_what_is_not_finite_or_cannot_be_is_refused():
     calc.baseline.c = np.nan
     calc.baseline.reset()
     atoms.positions += 0.1
-    with pytest.raises(NonFiniteError, match="baseline Well"):
+    with pytest.raises(NonFiniteError, match=r"baseline \(Well\)"):
         calc.get_property("forces", atoms)
     assert not calc.results
     for bad in (0.0, -1.0, np.nan, np.inf):

@@ -7,11 +7,13 @@ measure the offsets, not the uncertainty: align them first, or read the forces o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from blipcalc.adapters.foreign import ORDER, ask, changes, check_part, gives, shown
 from blipcalc.core.contracts import Heads, Need, Surface
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
@@ -19,13 +21,24 @@ from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, DrawsError
 
 
+@runtime_checkable
+class WithPredictor(Protocol):
+    """A calculator that is a predictor behind ASE's names."""
+
+    predictor: object
+
+
 class CommitteePredictor:
     """Predictions from K ASE calculators, each an equally weighted draw.
 
     Parameters
     ----------
-    calculators : K ≥ 1 members, each giving energy and forces
+    calculators : K ≥ 1 different members, each giving energy and forces; a stress where all of them give one
     calibration : constants to apply
+
+    Raises
+    ------
+    ConfigurationError : no members, one that is no calculator or gives too little, one object that is a member twice
     """
 
     surface: Surface = "mean"
@@ -34,17 +47,15 @@ class CommitteePredictor:
     heads: Heads = "none"
 
     def __init__(self, calculators: Sequence[Calculator], calibration: Calibration | None = None) -> None:
-        if not calculators:
-            raise ConfigurationError("a committee needs at least one calculator")
-        for k, calculator in enumerate(calculators):
-            missing = {"energy", "forces"} - set(calculator.implemented_properties)
-            if missing:
-                raise ConfigurationError(
-                    f"committee member {k} ({type(calculator).__name__}) gives no {', '.join(missing)}"
-                )
         self.calculators = tuple(calculators)
+        if not self.calculators:
+            raise ConfigurationError("a committee needs at least one calculator")
+        self._names = [f"committee member {k}" for k in range(len(self.calculators))]
+        for name, calculator in zip(self._names, self.calculators, strict=True):
+            check_part(calculator, name)
+        _refuse_twice(self.calculators)
         self.n_draws = len(self.calculators)
-        self.has_stress = all("stress" in c.implemented_properties for c in self.calculators)
+        self.has_stress = all(gives(member, "stress") for member in self.calculators)
         self.calibration = calibration
 
     @property
@@ -52,11 +63,15 @@ class CommitteePredictor:
         """What its members are, as far as they say so."""
         return repr([(type(member).__name__, member.parameters) for member in self.calculators])
 
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """Whether results for ``info`` of one structure do not hold for that of another: as soon as one member says so."""
+        return changes(seen, atoms, self.calculators)
+
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
         """Predictions in the order of the structures; members are evaluated one after the other."""
         predictions = []
         for atoms in structures:
-            samples = self._samples(self.calculators, atoms, need)
+            samples = self._samples(range(self.n_draws), atoms, need)
             prediction = summarize(atoms.numbers, samples, keep_samples=need.samples)
             predictions.append(prediction if self.calibration is None else self.calibration.apply(prediction))
         return predictions
@@ -69,31 +84,39 @@ class CommitteePredictor:
         if len(structures) != len(which):
             raise DrawsError(f"expected one structure for each of {len(which)} members, got {len(structures)}")
         pairs = zip(which, structures, strict=True)
-        return [self._samples([self.calculators[k]], atoms, Need(stress=stress)) for k, atoms in pairs]
+        return [self._samples([k], atoms, Need(stress=stress)) for k, atoms in pairs]
 
     def single(self, k: int) -> CommitteePredictor:
         """Member k alone; raises DrawsError for a k that is none of 0 … K - 1."""
         if not 0 <= k < self.n_draws:
             raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
-        return CommitteePredictor([self.calculators[k]])
+        one = CommitteePredictor([self.calculators[k]])
+        one._names = [self._names[k]]
+        return one
 
-    def _samples(self, members: Sequence[Calculator], atoms: Atoms, need: Need) -> SampleArrays:
+    def _samples(self, members: Sequence[int], atoms: Atoms, need: Need) -> SampleArrays:
         check_structure(atoms)
         # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
         neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=0.1)
-        # members see charges, magnetic moments and info, from which some take charge and spin, but no constraints
-        bare = atoms.copy()
-        bare.set_constraint()
-        names = [
-            "energy",
-            *(["forces"] if need.forces else []),
-            *(["stress"] if need.stress and self.has_stress else []),
-        ]
-        values: dict[str, list] = {name: [] for name in names}
-        for calculator in members:
-            for name in names:
-                values[name].append(np.array(calculator.get_property(name, bare), dtype=np.float64))
-        return SampleArrays(**{name: np.stack(value) for name, value in values.items()})
+        structure = shown(atoms)
+        wanted = {"energy": True, "forces": need.forces, "stress": need.stress and self.has_stress}
+        keys = [key for key in ORDER if wanted.get(key)]
+        found = [{key: ask(self.calculators[k], key, structure, name=self._names[k]) for key in keys} for k in members]
+        return SampleArrays(**{key: np.stack([of_member[key] for of_member in found]) for key in keys})
+
+
+def _refuse_twice(members: Sequence[Calculator]) -> None:
+    """Refuse one object that is a member twice: its copies agree, and so would say that all is well known."""
+    first: dict[int, int] = {}
+    for k, member in enumerate(members):
+        source = member.predictor if isinstance(member, WithPredictor) else member
+        if id(source) in first:
+            what = "the same object" if source is member else f"around the same {type(source).__name__}"
+            raise ConfigurationError(
+                f"committee members {first[id(source)]} and {k} ({type(member).__name__}) are {what}: their spread is zero "
+                "and says nothing; give calculators that were made or trained independently"
+            )
+        first[id(source)] = k
 
 
 def committee(calculators: Sequence[Calculator], calibration: Calibration | None = None) -> CommitteePredictor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -104,6 +104,7 @@ def compare_models(
         constants = model.calibration(raw.surface, k, seed)
         seconds_trained = total_seconds(model)
         used = raw if constants is None else raw.apply(constants)
+        of_atom = np.repeat(raw.frame[:, None], 3, axis=1)
         if outside is not None and constants is not None:
             outside = outside.apply(constants)
         compared.append(
@@ -114,8 +115,8 @@ def compare_models(
                 minutes=NAN if seconds_trained is None else seconds_trained / 60,
                 ms_per_frame=1e3 * seconds / len(frames),
                 evaluation=evaluate_residuals(used, foreign=outside),
-                energy_ce=_errors(raw, used, lambda r: (r.energy_error[:, None], r.energy_var[:, None]), by_frame=True),
-                forces_ce=_errors(raw, used, lambda r: (r.force_error, r.forces_var), by_frame=False),
+                energy_ce=_errors(raw, used, "energy", raw.scored_energy, np.arange(raw.n_frames)),
+                forces_ce=_errors(raw, used, "force", raw.scored, of_atom),
                 knows_foreign=knows_foreign,
                 n_seen_in_training=len(seen_in_training(frames, model.frames.tolist())),
                 residuals=used,
@@ -132,16 +133,17 @@ def _unknown(model: Model, frames: Sequence[Atoms]) -> list[str]:
 
 
 def _errors(
-    raw: Residuals, used: Residuals, pick: Callable[[Residuals], tuple[Array, Array]], *, by_frame: bool
+    raw: Residuals, used: Residuals, of: Literal["energy", "force"], known: Array, frame: Array
 ) -> CalibrationErrors:
-    """Calibration errors of what ``pick`` takes from residuals, (n, components) each."""
-    (error, variance), (_, scaled) = pick(raw), pick(used)
-    known = (np.isfinite(variance) & (variance > 0)).all(axis=1) & np.isfinite(error).all(axis=1)
-    frame = np.arange(raw.n_frames) if by_frame else raw.frame
+    """Calibration errors of energies or components of forces; known : what can be scored; frame : of each error."""
+    if of == "energy":
+        error, variance, scaled = raw.energy_error, raw.energy_var, used.energy_var
+    else:
+        error, variance, scaled = raw.force_error, raw.forces_var, used.forces_var
     fit, test = (known & (frame % 2 == parity) for parity in (0, 1))
     if not (fit.any() and test.any()):
         return CalibrationErrors(NAN, NAN, NAN)
-    good = known & np.isfinite(scaled).all(axis=1)
+    good = known & np.isfinite(scaled)
     isotonic = IsotonicRecalibration.fit(error[fit], variance[fit])
     return CalibrationErrors(
         ce_central(error[known], variance[known]),

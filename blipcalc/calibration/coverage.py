@@ -4,9 +4,10 @@ Forces: ‖force error‖ <= q_atom σ_i, counted for one atom of each (frame, e
 
     coverage = mean over (frame, element) of the fraction of its atoms that are covered
 
-Limits are beta-binomial in frames, not atoms.  Without a calibration the radii are those of Gaussian errors (χ with 3 degrees
-of freedom), and there are no limits.  The energy has no conformal quantile: its interval is Gaussian, ± Φ⁻¹((1 + level)/2) σ,
-and the limits are those that a quantile from as many frames would have.
+Limits are beta-binomial in frames, not atoms.  What is silent (:mod:`blipcalc.calibration.residuals`) is not counted.  Without a
+calibration the radii are those of Gaussian errors (χ with 3 degrees of freedom), and there are no limits.  The energy has no
+conformal quantile: its interval is Gaussian, ± Φ⁻¹((1 + level)/2) σ, and the limits are those that a quantile from as many frames
+would have.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from scipy.stats import chi, norm
 from blipcalc.calibration.residuals import Residuals
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError
-from blipcalc.stats.conformal import confident_count, coverage_limits, frame_maximum, minimum_count
+from blipcalc.stats.conformal import confident_count, coverage_limits, minimum_count
 
 Array = np.ndarray
 NAN = float("nan")
@@ -80,7 +81,7 @@ def atom_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Covera
 def frame_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Coverage, ...]:
     """Share of whole frames with max_i ‖force error‖_i / σ_i <= q_frame; frames with an uncalibrated atom are left out."""
     calibration = residuals.calibration
-    worst = frame_maximum(residuals.ratio, residuals.frame)
+    worst = residuals.frame_ratio
     worst = worst[~np.isnan(worst)]
     if calibration is None or not worst.size:
         return ()
@@ -96,7 +97,7 @@ def frame_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Cover
 def energy_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Coverage, ...]:
     """Coverage of energy errors by Gaussian intervals, pooled and by composition."""
     error, variance = residuals.energy_error, residuals.energy_var
-    known = np.isfinite(error) & np.isfinite(variance)
+    known = np.isfinite(error) & np.isfinite(variance) & ~residuals.silent_energy
     if not known.any():
         return ()
     formulas, found = residuals.compositions, []

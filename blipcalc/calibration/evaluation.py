@@ -13,7 +13,7 @@ from ase import Atoms
 from blipcalc.calibration.coverage import Coverage, frame_coverage, radius
 from blipcalc.calibration.fit import LEVELS
 from blipcalc.calibration.residuals import BATCH_ATOMS, Progress, Residuals, collect, frames_hash, seen_in_training
-from blipcalc.calibration.scores import Scores, energy_scores, force_scores, or_nan, usable, zms_bootstrap
+from blipcalc.calibration.scores import Scores, energy_scores, force_scores, or_nan, zms_bootstrap
 from blipcalc.core.contracts import Predictor, Surface
 from blipcalc.errors import DataError
 from blipcalc.stats.bootstrap import effective_sample_size
@@ -99,8 +99,8 @@ class Evaluation:
 
     @property
     def has_variances(self) -> bool:
-        """Whether there were variances of forces to score."""
-        return not np.isnan(self.forces.nll)
+        """Whether there were variances of forces to score, or all forces are silent and those of energies are left."""
+        return not np.isnan(self.forces.nll) or bool(self.forces.n_silent and not np.isnan(self.energy.nll))
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values for JSON; NaN and infinity become None."""
@@ -154,8 +154,11 @@ def evaluate_residuals(
     tolerance : eV/Å, a norm; None takes the limit of the largest 5 % of the errors
     levels : of the coverage; seed : of bootstraps and ceilings
     """
-    energy_per_atom, force_norm = residuals.energy_error / residuals.n_atoms, residuals.force_norm
-    tolerance = float(np.quantile(force_norm, 1 - LARGEST)) if tolerance is None else tolerance
+    energy_per_atom = residuals.energy_error / residuals.n_atoms
+    speaking = ~residuals.silent_atoms
+    force_norm, atom_std = residuals.force_norm[speaking], residuals.atom_std[speaking]
+    if tolerance is None:
+        tolerance = float(np.quantile(force_norm, 1 - LARGEST)) if force_norm.size else NAN
     calibration = residuals.calibration
     return Evaluation(
         surface=residuals.surface,
@@ -171,7 +174,7 @@ def evaluate_residuals(
         frames=frame_coverage(residuals, levels),
         compositions=tuple(_composition(residuals, formula) for formula in np.unique(residuals.compositions).tolist()),
         tolerance=tolerance,
-        auroc_error=_auroc(residuals.atom_std, force_norm > tolerance),
+        auroc_error=_auroc(atom_std, force_norm > tolerance),
         n_effective=_n_effective(residuals, seed),
         n_uncalibrated=_n_uncalibrated(residuals, residuals.atom_std),
         n_calibration=None if calibration is None else calibration.n_frames,
@@ -190,7 +193,7 @@ def _composition(residuals: Residuals, formula: str) -> CompositionErrors:
     frames = residuals.compositions == formula
     atoms = frames[residuals.frame]
     energy, forces, variance = residuals.energy_error[frames], residuals.force_error[atoms], residuals.forces_var[atoms]
-    known = usable(variance).all(axis=1)
+    known = residuals.scored[atoms]
     return CompositionErrors(
         formula=formula,
         n_frames=int(frames.sum()),
@@ -205,16 +208,16 @@ def _composition(residuals: Residuals, formula: str) -> CompositionErrors:
 def _foreign(residuals: Residuals, foreign: Residuals, seed: int) -> Foreign:
     inside, outside = (frame_maximum(r.atom_std, r.frame) for r in (residuals, foreign))
     score, is_outside = np.concatenate([inside, outside]), np.repeat([False, True], [len(inside), len(outside)])
-    labelled = np.isfinite(foreign.force_error).all(axis=1)
-    error, variance = foreign.force_error[labelled], foreign.forces_var[labelled]
-    known = usable(variance).all(axis=1)
+    labelled, known = np.isfinite(foreign.force_error).all(axis=1), foreign.scored
+    error, variance = foreign.force_error[known], foreign.forces_var[known]
+    of_frame = np.broadcast_to(foreign.frame[:, None], known.shape)[known]
     return Foreign(
         n_frames=foreign.n_frames,
         n_labelled=int(np.isfinite(foreign.energy_error).sum()),
         auroc=_auroc(score, is_outside),
-        forces_mae=or_nan(lambda: mae(error), labelled),
-        forces_zms=or_nan(lambda: zms(error[known], variance[known]), known),
-        forces_zms_interval=zms_bootstrap(error[known], variance[known], foreign.frame[labelled][known], seed),
+        forces_mae=or_nan(lambda: mae(foreign.force_error[labelled]), labelled),
+        forces_zms=or_nan(lambda: zms(error, variance), known),
+        forces_zms_interval=zms_bootstrap(error, variance, of_frame, seed),
         n_left_out=_n_uncalibrated(foreign, outside),
     )
 

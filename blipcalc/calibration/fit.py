@@ -16,6 +16,9 @@ and no random number, so that a calibration is a function of its frames alone.
 A class too small for a quantile of its own promises nothing by itself, hence the worst one (``methods/uncertainty.md`` 2.5).
 A quantile that would be infinite for lack of frames is left out, so that asking for its level is an error by name.
 
+Forces that vanish by symmetry are silent (:mod:`blipcalc.calibration.residuals`): they are in none of this, nor are frames that
+hold nothing else, and all counts are of what is left.
+
 Source: ``scale`` and conformal scores as in Angelopoulos, Bates 2023, doi:10.1561/2200000101; one quantile per class: Vovk,
 Gammerman, Shafer 2005, section 4.5 (Mondrian).
 """
@@ -23,15 +26,16 @@ Gammerman, Shafer 2005, section 4.5 (Mondrian).
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
 
 from blipcalc.bayes.ensemble import EnsemblePosterior
+from blipcalc.calibration.checks import check_residuals, well_known
 from blipcalc.calibration.residuals import (
     BATCH_ATOMS,
     Progress,
@@ -41,6 +45,7 @@ from blipcalc.calibration.residuals import (
     frames_hash,
     residuals_of,
     seen_in_training,
+    silence_text,
 )
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Draws, Posterior, Surface, place_draws
@@ -48,15 +53,20 @@ from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
 from blipcalc.core.prediction import Calibration, Prediction, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
-from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError, TrainingDataReusedError
+from blipcalc.data.information import informing_frames
+from blipcalc.errors import (
+    CalibrationError,
+    ConfigurationError,
+    DrawsError,
+    SilentForcesWarning,
+    TrainingDataReusedError,
+)
 from blipcalc.predictor import device_of, draws_of, dtype_of
 from blipcalc.settings import several, whole
-from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_maximum, frame_weighted_quantile
+from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_weighted_quantile
 from blipcalc.stats.fits import variance_scale
 
 LEVELS = (0.68, 0.90, 0.95, 0.99)
-#: an element in fewer frames is left uncalibrated: its scale alone would be uncertain by sqrt(2 / 30) = 26 % at the very best
-MINIMUM_FRAMES = 10
 
 
 def fit_calibration(
@@ -77,68 +87,37 @@ def fit_calibration(
     raises : CalibrationError for residuals that are calibrated, belong elsewhere, have no finite error or no spread, or
         where no element is in :data:`MINIMUM_FRAMES` frames
     """
-    _check_residuals(residuals, surface, n_draws)
-    frames_of = {z: len(np.unique(residuals.frame[residuals.species == z])) for z in residuals.elements}
-    counts = {z: n for z, n in frames_of.items() if n >= MINIMUM_FRAMES}
-    if not counts:
-        found = ", ".join(f"{chemical_symbols[z]} in {n}" for z, n in frames_of.items())
-        raise CalibrationError(
-            f"expected an element in at least {MINIMUM_FRAMES} frames, got {found}; label more frames"
-        )
-    of = {z: residuals.species == z for z in counts}
+    check_residuals(residuals, surface, n_draws)
+    speaking, scored = ~residuals.silent_atoms, residuals.scored
+    frames_of = {z: np.unique(residuals.frame[speaking & (residuals.species == z)]).size for z in residuals.elements}
+    counts = well_known(frames_of)
+    of = {z: speaking & (residuals.species == z) for z in counts}
+    energies = residuals.scored_energy
     fitted = Calibration(
         surface=surface,
         n_draws=n_draws,
         seed=seed,
         model_hash=model_hash,
-        scale={z: variance_scale(residuals.force_error[of[z]], residuals.forces_var[of[z]]) for z in counts},
-        scale_energy=variance_scale(residuals.energy_error, residuals.energy_var),
+        scale={z: _scale(residuals, scored & (residuals.species == z)[:, None]) for z in counts},
+        scale_energy=variance_scale(residuals.energy_error[energies], residuals.energy_var[energies]),
         q_atom={},
         q_frame={},
-        n_frames=residuals.n_frames,
+        n_frames=np.unique(residuals.frame[speaking]).size,
         n_atoms={z: int(of[z].sum()) for z in counts},
         frames_hash=frames_hash,
         n_element_frames=counts,
     )
-    ratio = residuals.apply(fitted).ratio
+    calibrated = residuals.apply(fitted)
     return replace(
         fitted,
-        q_atom=_atom_quantiles(ratio, residuals, counts, levels),
-        q_frame=_frame_quantiles(ratio, residuals, levels),
+        q_atom=_atom_quantiles(calibrated.ratio, residuals, counts, levels),
+        q_frame=_frame_quantiles(calibrated.frame_ratio, levels),
     )
 
 
-def check_enough(n_frames: int) -> None:
-    """Refuse, with :class:`CalibrationError`, so few frames that no element can be calibrated on them."""
-    if n_frames < MINIMUM_FRAMES:
-        raise CalibrationError(
-            f"{n_frames} frames are held out, and calibration takes {MINIMUM_FRAMES} or more; give more frames, a larger "
-            "fraction (--set data.calibration=…), or --no-calibrate"
-        )
-
-
-def _check_residuals(residuals: Residuals, surface: Surface, n_draws: int) -> None:
-    """Refuse what no constant can be fitted to."""
-    if residuals.calibration is not None:
-        raise CalibrationError("these residuals are calibrated already; collect them with raw=True")
-    if (residuals.surface, residuals.n_draws) != (surface, n_draws):
-        raise CalibrationError(
-            f"residuals of surface={residuals.surface!r}, K={residuals.n_draws} cannot calibrate {surface!r}, K={n_draws}"
-        )
-    columns = (
-        ("force", residuals.force_error, residuals.forces_var, residuals.frame),
-        ("energy", residuals.energy_error[:, None], residuals.energy_var[:, None], np.arange(residuals.n_frames)),
-    )
-    for name, error, variance, frame in columns:
-        bad = ~(np.isfinite(error) & np.isfinite(variance) & (variance > 0)).all(axis=1)
-        if bad.any():
-            raise CalibrationError(
-                f"{np.count_nonzero(bad)} of {len(bad)} {name} errors are not finite or come without a spread, first in "
-                f"frames {sorted(set(frame[bad].tolist()))[:5]}; leave out single atoms and frames without labels, and "
-                "use a posterior with at least two different draws"
-            )
-        if not error.any():
-            raise CalibrationError(f"all {name} errors are zero: are the labels the model's own?")
+def _scale(residuals: Residuals, rows: np.ndarray) -> float:
+    """Of the components that a mask (N, 3) chooses."""
+    return variance_scale(residuals.force_error[rows], residuals.forces_var[rows])
 
 
 def _atom_quantiles(
@@ -150,6 +129,7 @@ def _atom_quantiles(
         own = {}
         for z in counts:
             rows = residuals.species == z
+            rows = rows & ~np.isnan(ratio)  # less those that are silent
             own[z] = frame_weighted_quantile(ratio[rows], residuals.frame[rows], level)
         worst = max((q for q in own.values() if np.isfinite(q)), default=np.inf)
         for z, count in counts.items():
@@ -159,9 +139,11 @@ def _atom_quantiles(
     return found
 
 
-def _frame_quantiles(ratio: np.ndarray, residuals: Residuals, levels: Sequence[float]) -> dict[float, float]:
-    """{level: q} over frames whose elements are all calibrated: others stop the halt rule by themselves."""
-    worst = frame_maximum(ratio, residuals.frame)
+def _frame_quantiles(worst: np.ndarray, levels: Sequence[float]) -> dict[float, float]:
+    """{level: q} over frames whose elements are all calibrated: others stop the halt rule by themselves.
+
+    worst : (S,) largest ratio of each frame, NaN for those that are left out
+    """
     worst = worst[~np.isnan(worst)]
     quantiles = {float(level): conformal_quantile(worst, level) for level in levels}
     return {level: q for level, q in quantiles.items() if np.isfinite(q)}
@@ -200,6 +182,7 @@ def calibrate(
     _refuse_training_frames(model, frames)
     for atoms in frames:
         check_elements(atoms.numbers, model.network.species)
+    well_known(informing_frames(frames))
     counts, surfaces = _draw_counts(model, n_draws), _surfaces(model.posterior, surfaces)
     seed, network = whole("seed", seed), copy.deepcopy(model.network).to(device_of(device), dtype_of(dtype))
     evaluator = Evaluator(network.eval().requires_grad_(False), strategy=strategy, chunk=chunk)
@@ -213,10 +196,10 @@ def calibrate(
         if progress is not None:
             progress(done, len(frames))
     identity = {"seed": seed, "model_hash": model.hash, "frames_hash": frames_hash(frames), "levels": levels}
-    fitted = [
-        fit_calibration(residuals_of(found, frames), surface=surface, n_draws=k, **identity)
-        for (surface, k), found in predictions.items()
-    ]
+    errors = {key: residuals_of(found, frames) for key, found in predictions.items()}
+    fitted = [fit_calibration(of, surface=surface, n_draws=k, **identity) for (surface, k), of in errors.items()]
+    if silence := silence_text(next(iter(errors.values()))):
+        warnings.warn(silence, SilentForcesWarning, stacklevel=2)
     return model.with_calibrations(*fitted)
 
 

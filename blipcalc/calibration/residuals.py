@@ -1,4 +1,9 @@
-"""Errors of predictions against labels, with the variances that came with them: what calibration and evaluation stand on."""
+"""Errors of predictions against labels, with the variances that came with them: what calibration and evaluation stand on.
+
+A force that vanishes by symmetry (an atom alone, a perfect crystal, across a mirror plane) has neither an error nor a spread,
+whatever the model is.  Such components are ``silent``: they say nothing of error bars and are left out of what is said of them.
+An error without a spread is another matter, and a fault of the error bars.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,10 @@ from ase.symbols import Symbols
 
 from blipcalc.core.contracts import Need, Predictor, Surface
 from blipcalc.core.prediction import Calibration, Prediction
+from blipcalc.data.information import ROUNDING
 from blipcalc.data.labels import frame_hash, labels
 from blipcalc.errors import CalibrationError, DataError, MissingLabelsError, NonFiniteLabelsError
+from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.spread import atom_variance
 
 Array = np.ndarray
@@ -86,11 +93,71 @@ class Residuals:
 
     @property
     def ratio(self) -> Array:
-        """(N,) ‖force error‖ / atom_std: the conformal score; infinite for an error without a spread, NaN where unknown."""
-        norm, std = self.force_norm, self.atom_std
+        """(N,) ‖force error‖ / atom_std: the conformal score; infinite for an error without a spread, NaN where it is unknown or
+        silent.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = norm / std
-        return np.where((norm == 0) & (std == 0), 0.0, ratio)
+            ratio = self.force_norm / self.atom_std
+        return np.where(self.silent_atoms, np.nan, ratio)
+
+    @property
+    def frame_ratio(self) -> Array:
+        """(S,) largest ratio of a frame over its atoms that are not silent; NaN where one is unknown, or all are silent."""
+        worst = frame_maximum(np.where(self.silent_atoms, -np.inf, self.ratio), self.frame)
+        return np.where(np.isneginf(worst), np.nan, worst)
+
+    @property
+    def silent(self) -> Array:
+        """(N, 3) components that vanish by symmetry: neither an error nor a posterior spread beyond rounding."""
+        return _flat(self._raw_forces_var) & (np.abs(self.force_error) <= ROUNDING)
+
+    @property
+    def silent_atoms(self) -> Array:
+        """(N,) atoms of which all components are silent."""
+        return self.silent.all(axis=1)
+
+    @property
+    def silent_energy(self) -> Array:
+        """(S,) frames whose energy has neither an error nor a posterior spread beyond rounding."""
+        return _flat(self._raw_energy_var) & (np.abs(self.energy_error) <= ROUNDING)
+
+    @property
+    def spreadless(self) -> Array:
+        """(N, 3) components with an error and no posterior spread beyond rounding: no factor mends such an error bar."""
+        return _flat(self._raw_forces_var) & (np.abs(self.force_error) > ROUNDING)
+
+    @property
+    def spreadless_energy(self) -> Array:
+        """(S,) the same for energies."""
+        return _flat(self._raw_energy_var) & (np.abs(self.energy_error) > ROUNDING)
+
+    @property
+    def scored(self) -> Array:
+        """(N, 3) components with an error and a spread."""
+        known = np.isfinite(self.force_error) & np.isfinite(self.forces_var) & (self.forces_var > 0)
+        return known & ~self.silent & ~self.spreadless
+
+    @property
+    def scored_energy(self) -> Array:
+        """(S,) the same for energies."""
+        known = np.isfinite(self.energy_error) & np.isfinite(self.energy_var) & (self.energy_var > 0)
+        return known & ~self.silent_energy & ~self.spreadless_energy
+
+    @property
+    def _raw_forces_var(self) -> Array:
+        return self.forces_var / self._scale[:, None]
+
+    @property
+    def _raw_energy_var(self) -> Array:
+        return self.energy_var / (1.0 if self.calibration is None else self.calibration.scale_energy)
+
+    @property
+    def _scale(self) -> Array:
+        """(N,) factor that the variances hold already; NaN of an element that was never calibrated."""
+        if self.calibration is None:
+            return np.ones(len(self.species))
+        elements, code = np.unique(self.species, return_inverse=True)
+        return np.array([self.calibration.scale.get(int(z), np.nan) for z in elements])[code]
 
     def apply(self, calibration: Calibration) -> Residuals:
         """The same residuals with calibrated variances; atoms of an element that was never calibrated get NaN.
@@ -104,12 +171,11 @@ class Residuals:
                 f"the calibration is for surface={calibration.surface!r}, K={calibration.n_draws}; the residuals have "
                 f"surface={self.surface!r}, K={self.n_draws}"
             )
-        factor = np.array([calibration.scale.get(int(z), np.nan) for z in self.species])
+        calibrated = replace(self, calibration=calibration)
         return replace(
-            self,
-            forces_cov=self.forces_cov * factor[:, None, None],
+            calibrated,
+            forces_cov=self.forces_cov * calibrated._scale[:, None, None],
             energy_var=self.energy_var * calibration.scale_energy,
-            calibration=calibration,
         )
 
 
@@ -197,6 +263,24 @@ def frames_hash(frames: Sequence[Atoms]) -> str:
     """SHA-256 over the sorted fingerprints of a set of frames, whatever their order."""
     fingerprints = np.sort(np.array([frame_hash(atoms) for atoms in frames], dtype="<i8"))
     return hashlib.sha256(fingerprints.tobytes()).hexdigest()
+
+
+def silence_text(residuals: Residuals) -> str:
+    """How much is silent, in words; empty where nothing is."""
+    silent, frames = residuals.silent, residuals.frame[residuals.silent_atoms]
+    if not silent.any():
+        return ""
+    whole = np.setdiff1d(frames, residuals.frame[~residuals.silent_atoms]).size
+    return (
+        f"{np.count_nonzero(silent)} of {silent.size} force components, {np.count_nonzero(residuals.silent_atoms)} whole atoms "
+        f"and {whole} whole frames among them, vanish by symmetry: without error and spread they say nothing of error bars, "
+        "and are left out"
+    )
+
+
+def _flat(variance: Array) -> Array:
+    """Where a variance is no more than rounding."""
+    return variance <= ROUNDING**2
 
 
 def _labels_or_nan(atoms: Atoms) -> tuple[float, Array]:

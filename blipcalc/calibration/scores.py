@@ -28,7 +28,11 @@ class Scores:
     spearman : of sigma with the size of the error (forces: within elements); spearman_ceiling : of a perfect model with
         these sigmas; spearman_ratio : the first over the second
     coverage : at every level
-    n_left_out : values without a positive finite variance, left out of all but mae, rmse and coverage
+    n_left_out : energies, or atoms, without a finite variance, or with an error and no spread, left out of all but mae, rmse
+        and coverage
+    frames_without_spread : those among them with an error and a spread of zero, by their frames
+    n_silent : energies, or components of forces, without error and variance: they vanish by symmetry, carry no information,
+        and are left out of all but mae and rmse
     """
 
     mae: float
@@ -43,16 +47,19 @@ class Scores:
     spearman_ratio: float
     coverage: tuple[Coverage, ...]
     n_left_out: int
+    n_silent: int
+    frames_without_spread: tuple[int, ...]
 
 
 def energy_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> Scores:
     """Scores of total energies, eV."""
     error, variance = residuals.energy_error, residuals.energy_var
-    known = usable(variance)
+    known, silent, spreadless = residuals.scored_energy, residuals.silent_energy, residuals.spreadless_energy
     sigma, size, rng = np.sqrt(variance[known]), np.abs(error[known]), np.random.default_rng(seed)
     return _scores(
         error[:, None],
         variance[:, None],
+        (known[:, None], silent[:, None], spreadless[:, None]),
         np.arange(residuals.n_frames),
         ranks=(spearman(sigma, size), spearman_ceiling(sigma, rng, dimension=1)) if known.any() else (NAN, NAN),
         coverage=energy_coverage(residuals, levels),
@@ -62,7 +69,7 @@ def energy_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> S
 
 def force_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> Scores:
     """Scores of force components, eV/Å; ranks of norms within elements."""
-    known = usable(residuals.atom_std)
+    known = residuals.scored.any(axis=1)
     sigma, size, species = residuals.atom_std[known], residuals.force_norm[known], residuals.species[known]
     rng, ceilings = np.random.default_rng(seed), []
     for z in np.unique(species):
@@ -72,6 +79,7 @@ def force_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> Sc
     return _scores(
         residuals.force_error,
         residuals.forces_var,
+        (residuals.scored, residuals.silent, residuals.spreadless),
         residuals.frame,
         ranks=(
             spearman_within(sigma, size, species) if known.any() else NAN,
@@ -85,47 +93,48 @@ def force_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> Sc
 def _scores(
     error: Array,
     variance: Array,
+    masks: tuple[Array, Array, Array],
     frame: Array,
     *,
     ranks: tuple[float, float],
     coverage: tuple[Coverage, ...],
     seed: int,
 ) -> Scores:
-    """Scores of errors and variances (n, components); rows without a positive finite variance are left out and counted."""
-    known = usable(variance).all(axis=1)
-    e, v = error[known], variance[known]
+    """Scores of errors and variances (n, components) of some frames (n,).
+
+    masks : what is scored, silent, and without spread, (n, components) each
+    """
+    known, silent, spreadless = masks
+    e, v, of_frame = error[known], variance[known], np.broadcast_to(frame[:, None], error.shape)[known]
     rho, ceiling = ranks
     return Scores(
         mae=mae(error),
         rmse=rmse(error),
         mean_std=or_nan(lambda: float(np.sqrt(v).mean()), known),
         zms=or_nan(lambda: zms(e, v), known),
-        zms_interval=zms_bootstrap(e, v, frame[known], seed),
+        zms_interval=zms_bootstrap(e, v, of_frame, seed),
         nll=or_nan(lambda: nll(e, v), known),
         crps=or_nan(lambda: crps_gaussian(e, v), known),
         spearman=rho,
         spearman_ceiling=ceiling,
         spearman_ratio=rho / ceiling if ceiling > 0 else NAN,
         coverage=coverage,
-        n_left_out=int(np.count_nonzero(~known)),
+        n_left_out=int(np.count_nonzero(~(known | silent).all(axis=1))),
+        n_silent=int(np.count_nonzero(silent)),
+        frames_without_spread=tuple(np.unique(frame[spreadless.any(axis=1)]).tolist()),
     )
 
 
 def zms_bootstrap(error: Array, variance: Array, frame: Array, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean squared z-score; sums of whole frames are resampled, NaN for fewer than two."""
+    """95 % interval of the mean squared z-score of (n,) errors; sums of whole frames are resampled, NaN for fewer than two."""
     labels, code = np.unique(frame, return_inverse=True)
     if len(labels) < 2:
         return NAN, NAN
-    sums = np.bincount(code, weights=(error**2 / variance).mean(axis=1))
+    sums = np.bincount(code, weights=error**2 / variance)
     rows = np.stack([sums, np.bincount(code)], axis=1)
     return frame_bootstrap(
         rows, np.arange(len(rows)), lambda r: r[:, 0].sum() / r[:, 1].sum(), np.random.default_rng(seed)
     )
-
-
-def usable(variance: Array) -> Array:
-    """Where a variance is finite and positive."""
-    return np.isfinite(variance) & (variance > 0)
 
 
 def or_nan(score: Callable[[], float], known: Array) -> float:

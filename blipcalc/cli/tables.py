@@ -102,6 +102,7 @@ def evaluation_text(e: Evaluation) -> str:
     ]
     if e.has_variances:
         lines += _spread_lines(e)
+    lines += _silent_lines(e)
     for c in e.compositions:
         lines.append(
             f"  {c.formula:10s} energy MAE {1e3 * c.energy_mae:7.2f} meV   forces MAE {1e3 * c.forces_mae:6.2f} meV/Å"
@@ -115,16 +116,39 @@ def evaluation_text(e: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def _silent_lines(e: Evaluation) -> list[str]:
+    """What says nothing of error bars, and errors that come without a spread."""
+    lines, all_of_them = [], e.forces.n_silent == 3 * e.n_atoms
+    if e.forces.n_silent:
+        lines.append(
+            f"  {e.forces.n_silent} of {3 * e.n_atoms} force components vanish by symmetry, without error and spread, and say "
+            "nothing of error bars: "
+            + ("NO COVERAGE and no scores of forces; give displaced structures" if all_of_them else "left out")
+        )
+    if e.energy.n_silent:
+        lines.append(f"  {e.energy.n_silent} of {e.n_frames} energies have neither error nor spread: left out")
+    for scores, what in ((e.energy, "energies"), (e.forces, "forces")):
+        if frames := scores.frames_without_spread:
+            lines.append(
+                f"  WARNING: {what} of {len(frames)} frames (first: {list(frames[:5])}) have an error and no spread, which no "
+                "factor mends: not covered, and in no score"
+            )
+    return lines
+
+
 def _spread_lines(e: Evaluation) -> list[str]:
     """Scores, ranks and coverage of error bars."""
     lines = []
     for name, scores, unit in (("energy", e.energy, "eV"), ("forces", e.forces, "eV/Å")):
+        if math.isnan(scores.nll):
+            continue
         lines.append(
             f"  {name}   NLL {scores.nll:.3f}  CRPS {1e3 * scores.crps:.2f} m{unit}  ZMS {scores.zms:.2f} "
             f"[{scores.zms_interval[0]:.2f}, {scores.zms_interval[1]:.2f}]  Spearman {scores.spearman:.3f} "
             f"(ceiling {scores.spearman_ceiling:.3f}, ratio {scores.spearman_ratio:.2f})"
         )
-    lines.append(f"  AUROC of atom_std for force errors above {e.tolerance:.3f} eV/Å: {e.auroc_error:.3f}")
+    if not math.isnan(e.auroc_error):
+        lines.append(f"  AUROC of atom_std for force errors above {e.tolerance:.3f} eV/Å: {e.auroc_error:.3f}")
     lines.append("  coverage                          level  observed  99 % limits   frames")
     rows = [("forces", row) for row in e.forces.coverage] + [("energy", row) for row in e.energy.coverage]
     for quantity, row in rows + [("forces", row) for row in e.frames]:

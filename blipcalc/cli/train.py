@@ -60,7 +60,8 @@ def train(
     ] = None,
 ) -> None:
     """Train a potential on labelled data, calibrate it on held-out frames, and write one model file."""
-    from blipcalc.calibration.fit import calibrate, check_enough
+    from blipcalc.calibration.checks import check_enough
+    from blipcalc.calibration.fit import calibrate
     from blipcalc.checkpoint import save_model
     from blipcalc.training.config import ModelConfig, NoiseConfig, TrainConfig
     from blipcalc.training.plan import Plan
@@ -89,7 +90,7 @@ def train(
     calibrate_after = calibrate_after and only_member is None and plan.has_error_bars
     held_out = prepare(data, plan.data).split.calibration if calibrate_after else []
     if held_out:
-        check_enough(len(held_out))
+        check_enough(held_out)
     model = run_training(data, output, start=start, folder=folder, only_member=only_member, command=_command(), **given)
     if model is None:
         return

@@ -23,6 +23,7 @@ from ase.md.md import MolecularDynamics
 
 from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.calculator import BayesianCalculator, Composite, bayesian_of
+from blipcalc.core.constraints import content_of
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.manifest import StoredCalibration
 from blipcalc.md.integrators import restore_variables, variables
@@ -50,7 +51,7 @@ class Stateful(Protocol):
 
 def identity(atoms: Atoms) -> str:
     """SHA-256 over the structure as it starts and the calculator that drives it."""
-    digest = hashlib.sha256(repr([constraint.todict() for constraint in atoms.constraints]).encode())
+    digest = hashlib.sha256(repr([content_of(constraint) for constraint in atoms.constraints]).encode())
     for values in (atoms.numbers, atoms.get_masses(), atoms.positions, atoms.cell.array, atoms.pbc):
         digest.update(np.ascontiguousarray(values).tobytes())
     digest.update(_calculator_identity(atoms.calc).encode())

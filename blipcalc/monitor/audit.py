@@ -18,6 +18,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 
+from blipcalc.adapters.foreign import ask
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.combined import CombinedCalculator
 from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError
@@ -124,10 +125,8 @@ class LabelAudit:
             raise MonitorError("no atom can move: there is nothing to audit")
         bound = calc.bayesian.calibration.atom_quantile(atoms.numbers, self.level)
         bound = bound * calc.get_property("atom_std", atoms)
-        copy = atoms.copy()
-        copy.set_constraint()
-        copy.calc = self.reference
-        error = np.linalg.norm(copy.get_forces() - atoms.get_forces(apply_constraint=False), axis=1)
+        true = ask(self.reference, "forces", atoms, name="the reference")
+        error = np.linalg.norm(true - atoms.get_forces(apply_constraint=False), axis=1)
         return float((error <= bound)[mask].mean())
 
 

@@ -20,7 +20,6 @@ from blipcalc.monitor.limits import ChannelName, Limits, check_settings, fit_lim
 from blipcalc.monitor.readings import movable
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.settings import several
-from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.shift import Shifted, shifted_quantile
 
 
@@ -124,8 +123,9 @@ def _frames_there(
     for k, values in enumerate(replicas):
         far = np.zeros(len(values)) if distances is None else distances[k]
         there += zip(np.log(np.maximum(values, SMALLEST)), far, strict=True)
-    scores = frame_maximum(residuals.ratio, residuals.frame)
-    return shifted_quantile(scores, np.array(here), np.array(there), level)
+    scores = residuals.frame_ratio
+    speaking = ~np.isnan(scores)  # forces of the others vanish by symmetry
+    return shifted_quantile(scores[speaking], np.array(here)[speaking], np.array(there), level)
 
 
 def element_quantiles(calibration: Calibration, level: float) -> dict[str, float]:

@@ -64,7 +64,7 @@ def error_against_sigma_plot(residuals: Residuals, path: str | Path, level: floa
     path : of the picture; its suffix chooses the format
     """
     sigma, error = residuals.atom_std, residuals.force_norm / np.sqrt(3.0)
-    known = np.isfinite(sigma) & (sigma > 0) & np.isfinite(error)
+    known = np.isfinite(sigma) & (sigma > 0) & np.isfinite(error) & ~residuals.silent_atoms
     elements = [z for z in residuals.elements if (known & (residuals.species == z)).any()]
     figure = _figure(3.6 * max(1, len(elements)), 3.8)
     panels = figure.subplots(1, max(1, len(elements)), squeeze=False, sharex=True, sharey=True)[0]
@@ -108,9 +108,10 @@ def comparison_plot(
 
 def _central_coverage(r: Residuals, quantity: str, levels: Array) -> Array | None:
     """Observed coverage of central Gaussian intervals; None where there are no variances."""
-    parts = (r.energy_error, r.energy_var) if quantity == "energy" else (r.force_error, r.forces_var)
-    error, variance = (np.ravel(part) for part in parts)
-    known = np.isfinite(variance) & (variance > 0) & np.isfinite(error)
+    if quantity == "energy":
+        error, variance, known = r.energy_error, r.energy_var, r.scored_energy
+    else:
+        error, variance, known = r.force_error, r.forces_var, r.scored
     return coverage_of(np.abs(error[known]) / np.sqrt(variance[known]), levels) if known.any() else None
 
 

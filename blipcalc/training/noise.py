@@ -4,7 +4,7 @@ The backbones stay as they are; only the inference networks learn.  With F⁰_m 
 mean, and draws F_k of member m(k),
 
     v_i = mean_k ‖F_k,i - F⁰_m(k),i‖² / 3 + mean_m ‖F⁰_m,i - F⁰_i‖² / 3 + δ²
-    L   = mean_i ½ [ ln v_i + ‖F_ref,i - F⁰_i‖² / (3 v_i) ]
+    L   = mean_i ½ [ ln v_i + ‖F_ref,i - F⁰_i‖² / (3 v_i) ]     over atoms whose forces do not vanish by symmetry
 
 so that the noise supplies what the disagreement of the members lacks, atom by atom.  On its own training frames a network errs
 less than elsewhere, and by a factor that differs from one chemistry to the next: hence other frames.
@@ -135,12 +135,13 @@ class _NoiseFit:
 
     def run_epoch(self, graphs: Sequence[Graph], epoch: int) -> dict[str, float]:
         """One pass over the frames: mean score (of forces in units of the label scale) and mean squared z-score."""
-        totals, n = {"nll": 0.0, "mean_z2": 0.0}, 0
+        totals, n = {"nll": 0.0, "mean_z2": 0.0}, 0.0
         for batch in shuffled_batches(graphs, self.config.batch_size, self.dtype, seed=self.config.seed, epoch=epoch):
-            for name, value in self._train_step(batch.to(self.device)).items():
-                totals[name] += value
-            n += 1
-        return {name: value / n for name, value in totals.items()}
+            figures, count = self._train_step(batch.to(self.device))
+            for name, value in figures.items():
+                totals[name] += value * count
+            n += count
+        return {name: value / max(n, 1.0) for name, value in totals.items()}
 
     def _forces(self, batch: Labelled, member: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor | float]:
         """(K, N, 3) forces and (N,) mean variance of a component that heads predict, or 0, in units of the label scale.
@@ -154,7 +155,8 @@ class _NoiseFit:
             own = step.forces_cov.detach().diagonal(dim1=-2, dim2=-1).mean(dim=(0, 2)).to(self.dtype) / self.scale**2
         return step.forces / self.scale, own
 
-    def _train_step(self, batch: Labelled) -> dict[str, float]:
+    def _train_step(self, batch: Labelled) -> tuple[dict[str, float], float]:
+        """Figures of a batch, and the atoms that they stand on."""
         c = self.config
         with torch.no_grad():
             modes, _ = self._forces(batch, torch.arange(self.n_members, device=self.device), {})
@@ -165,7 +167,10 @@ class _NoiseFit:
         between = (modes - modes.mean(dim=0)).square().mean(dim=(0, 2))
         variance = within + between + aleatoric + FLOOR**2
         squared = (batch.forces / self.scale - modes.mean(dim=0)).square().mean(dim=1)
-        loss = 0.5 * (variance.log() + squared / variance).mean()
+        # forces that vanish by symmetry have neither an error nor a variance that noise could supply
+        speaking = (squared > FLOOR**2) | (variance.detach() > 2 * FLOOR**2)
+        count = speaking.sum().clamp(min=1)
+        loss = 0.5 * ((variance.log() + squared / variance) * speaking).sum() / count
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.fitted.values(), c.clip_norm)
@@ -178,7 +183,8 @@ class _NoiseFit:
             group["lr"] = rate
         self.optimizer.step()
         self.step_count += 1
-        return {"nll": float(loss.detach()), "mean_z2": float((squared / variance).mean().detach())}
+        z2 = ((squared / variance).detach() * speaking).sum() / count
+        return {"nll": float(loss.detach()), "mean_z2": float(z2)}, float(speaking.sum())
 
     def posterior(self) -> BlipPosterior | MixturePosterior:
         """The posterior with the fitted noise, on the CPU; the network that was given holds its first member."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from blipcalc.bayes.last_layer import LAST_LAYER
 from blipcalc.checkpoint import Model, load_model
+from blipcalc.data.information import informing_frames
 from blipcalc.data.labels import frame_hash
-from blipcalc.errors import ConfigurationError, TrainingDataReusedError
+from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedError, TrainingWarning
 from blipcalc.models.registry import model_name
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
@@ -188,3 +191,29 @@ class Plan:
                     f"{known} of {len(frames)} frames that would {use} are among those that the starting model was trained "
                     "on; give the files, fractions and split seed of its own training, or other frames"
                 )
+
+    def refuse_silent(self, prepared: Prepared) -> None:
+        """Refuse, before anything is trained, frames whose forces all vanish where a later stage stands on them.
+
+        raises : DataError; warns : TrainingWarning where forces teach nothing, but energies may
+        """
+        uses = {}
+        if self.noise:
+            uses["fit the noise"] = prepared.split.validation
+        if self.model.posterior in LAST_LAYER:
+            uses["make the posterior"] = prepared.split.train
+        if self.model.posterior == "llpr":
+            uses["scale the posterior"] = prepared.split.validation
+        for use, frames in uses.items():
+            if not any(informing_frames(frames).values()):
+                raise DataError(
+                    f"all forces of the {len(frames)} frames that would {use} vanish, as those of perfect crystals and single "
+                    "atoms do: they say nothing of errors; give frames whose atoms are displaced"
+                )
+        if not any(informing_frames(prepared.split.train).values()):
+            warnings.warn(
+                f"all forces of the {len(prepared.split.train)} training frames vanish: only energies are learned, and nothing "
+                "of how they change when atoms are displaced",
+                TrainingWarning,
+                stacklevel=3,
+            )

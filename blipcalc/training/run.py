@@ -87,6 +87,7 @@ def train(
         )
     prepared = prepare([paths] if isinstance(paths, (str, Path)) else list(paths), plan.data)
     plan.refuse_seen(prepared)
+    plan.refuse_silent(prepared)
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
     wanted = [k for k in range(plan.model.n_members) if only_member in (None, k)]
     members: list[Member] = []

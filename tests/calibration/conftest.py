@@ -81,3 +81,26 @@ def joined():
 def fitted():
     """(residuals, **settings) -> a calibration."""
     return fit
+
+
+def make_silent(
+    n_frames: int, species: tuple[int, ...] = (6,), *, error: float = 1e-16, spread: float = 1e-15
+) -> Residuals:
+    """Frames whose forces vanish by symmetry, up to rounding; energies have errors and spreads as others do."""
+    n, rng = n_frames * len(species), np.random.default_rng(99)
+    return Residuals(
+        frame=np.repeat(np.arange(n_frames), len(species)),
+        species=np.tile(species, n_frames),
+        force_error=np.full((n, 3), error),
+        forces_cov=np.tile(spread**2 * np.eye(3), (n, 1, 1)),
+        energy_error=0.1 * rng.standard_normal(n_frames),
+        energy_var=np.full(n_frames, 0.01),
+        surface="mean",
+        n_draws=16,
+    )
+
+
+@pytest.fixture(scope="session")
+def silent():
+    """(n_frames, species, **settings) -> residuals without information on forces."""
+    return make_silent

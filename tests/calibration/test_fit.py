@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi
 
-from blipcalc.calibration.fit import MINIMUM_FRAMES, fit_calibration
+from blipcalc.calibration.checks import MINIMUM_FRAMES
+from blipcalc.calibration.fit import fit_calibration
 from blipcalc.core.prediction import Calibration, Prediction
 from blipcalc.errors import CalibrationError
 from blipcalc.stats.conformal import conformal_quantile, coverage_limits

@@ -14,7 +14,7 @@ from ase.optimize import BFGS
 from blipcalc.adapters.committee import committee
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.combined import CombinedCalculator
-from blipcalc.errors import CalibrationError, ConfigurationError
+from blipcalc.errors import CalibrationError, ConfigurationError, NonFiniteError
 from blipcalc.io import read
 from blipcalc.md.restart import identity
 from blipcalc.md.run import EVENTS, HISTORY, TRAJECTORY, run_md
@@ -186,12 +186,19 @@ def test_frames_of_breached_checks_are_recorded_with_labels_of_the_reference(wat
 
 
 def test_what_is_not_finite_and_faults_halt_all_the_same(watched):
-    # between two checks by a fault, and at a check
-    for faults, nan_at, reason in ((None, 4, "changed by nan eV"), ((), 6, "forces not finite")):
-        dynamics, monitor, _ = run(argon(Counted(nan_at=nan_at)), faults=faults)
-        assert monitor.halted
-        assert reason in monitor.verdict.reason
-        assert dynamics.nsteps < 300
+    # a reference that is not finite never gets as far as the momenta; in a run that ends it, it halts
+    for nan_at in (4, 6):
+        atoms = argon(Counted(nan_at=nan_at))
+        with pytest.raises(NonFiniteError, match=r"the reference that drives.*NaN or infinity for forces"):
+            run(atoms, faults=())
+        assert np.isfinite(atoms.get_momenta()).all()
+        summary, monitor = run_md(
+            argon(Counted(nan_at=nan_at)), time_ps=1.2, timestep_fs=4.0, temperature_K=150.0, ensemble="nve", every=5,
+            threshold=THRESHOLD, on_breach="reference", progress=False,
+        )  # fmt: skip
+        assert (summary.status, summary.is_finite) == ("halted", False)
+        assert "the reference that drives" in monitor.verdict.reason
+        assert summary.steps < 300
     at = next(s for s, (active, *_) in enumerate(watched[2]) if active == "reference") + 2
 
     def fault(structure, step):

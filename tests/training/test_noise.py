@@ -112,6 +112,21 @@ def test_errors_of_a_known_size_are_found_again(members, tmp_path):
     assert len(rows) == 1 + FIT["epochs"]
 
 
+def test_atoms_whose_forces_vanish_are_not_counted():
+    """Three single atoms for each of the others: with a z² of 0 each they would bring the mean down to a quarter."""
+    network = blip(0)
+    posterior = BlipPosterior(network.slot_shapes())
+    frames = labelled(network, posterior, 40, 0, SIGMA)
+    alone = [Atoms("H", [[0, 0, 0.1 * k]]) for k in range(300)]
+    for atoms in alone:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((1, 3)))
+    settings = {"epochs": 1, "learning_rate": 1e-9, "draws": 32}  # as good as no step at all
+    _, plain = fitted(network, posterior, frames, **settings)
+    _, mixed = fitted(network, posterior, [*frames, *alone], **settings)
+    assert mixed["mean_z2"] == pytest.approx(plain["mean_z2"], rel=0.3)
+    assert mixed["nll"] == pytest.approx(plain["nll"], rel=0.3)
+
+
 def test_species_alone_cannot_tell_the_molecules_apart():
     """Control for the test above: by species and length, hydrogen has one α in both."""
     network = blip(0, inputs="species")

@@ -1,0 +1,25 @@
+"""Labels that say something of force errors: forces that vanish by symmetry do not, for every model gets them right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+
+from blipcalc.data.labels import labels
+
+#: eV/Å, or eV: what files with few digits and single precision round away; errors of potentials are hundreds of times larger
+ROUNDING = 1e-5
+
+
+def informing_frames(frames: Sequence[Atoms]) -> dict[int, int]:
+    """{atomic number: frames in which a force on that element is larger than :data:`ROUNDING`}, for every element of labelled
+    frames.
+    """
+    counts = {int(z): 0 for atoms in frames for z in np.unique(atoms.numbers)}
+    for atoms in frames:
+        felt = (np.abs(labels(atoms)[1]) > ROUNDING).any(axis=1)
+        for z in np.unique(atoms.numbers[felt]):
+            counts[int(z)] += 1
+    return counts
