@@ -23,9 +23,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from blipcalc.core.contracts import Surface
 from blipcalc.core.evaluate import Samples
 from blipcalc.core.graph import Graph
-from blipcalc.errors import CalibrationError, NonFiniteError
+from blipcalc.errors import CalibrationError, NonFiniteError, ZeroVarianceError
 from blipcalc.settings import number
-from blipcalc.stats.spread import atom_variance, covariance, spread
+from blipcalc.stats.spread import atom_variance, covariance, is_blank, spread
 
 Array = np.ndarray
 
@@ -66,6 +66,8 @@ class Prediction:
     raw : the prediction before calibration, None where this is it
     draw_deviations : (K,) eV, energies of the draws less ``energy``; posterior values, None for a single draw
     samples : the samples themselves, where they were asked for
+
+    raises : ZeroVarianceError for variances of forces that are all exactly zero where the forces are not
     """
 
     species: Array
@@ -85,6 +87,14 @@ class Prediction:
     raw: Prediction | None = None
     samples: SampleArrays | None = None
     draw_deviations: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.forces is not None and self.forces_cov is not None and is_blank(self.forces_cov, self.forces):
+            raise ZeroVarianceError(
+                f"the variance of all forces is exactly zero, although they reach {np.abs(self.forces).max():.3g} eV/Å: an error "
+                f"bar of zero says nothing. Either all {self.n_draws} draws are the same (give members or weights that differ, or "
+                "use one of them without an error bar), or a calibration scales by zero"
+            )
 
     @property
     def energy_var_epistemic(self) -> float | None:
