@@ -15,7 +15,7 @@ from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from blipcalc.checkpoint import Model
-from blipcalc.core.contracts import Need, Predictor, Surface
+from blipcalc.core.contracts import Need, Predictor, Surface, predictions
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.core.validate import check_arrays
@@ -213,7 +213,7 @@ class BayesianCalculator(Calculator):
             variance=bool(asked & {*VARIANCES, DEVIATIONS}),
         )
         if prediction is None:
-            (prediction,) = self.predictor([self.atoms], need)
+            (prediction,) = predictions(self.predictor, [self.atoms], need)
         results = results_of(prediction)
         if DISTANCE in asked:
             results[DISTANCE] = (

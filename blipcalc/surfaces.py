@@ -25,7 +25,7 @@ from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.calculator import BayesianCalculator, ask, bayesian_of
 from blipcalc.combined import CombinedCalculator
-from blipcalc.core.contracts import Need
+from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.deformation import deformation, displaced
 from blipcalc.core.differenced import Differenced
 from blipcalc.core.prediction import SampleArrays
@@ -130,7 +130,7 @@ class Surfaces:
         """All surfaces at some structures, as one batch.  Constraints are not looked at."""
         need = Need(forces=forces or stress, stress=stress, samples=True)
         found = []
-        for atoms, prediction in zip(structures, self.predictor(list(structures), need), strict=True):
+        for atoms, prediction in zip(structures, predictions(self.predictor, list(structures), need), strict=True):
             extra = self._exact(atoms, forces=forces, stress=stress)
             driving = Values(np.float64(prediction.energy), prediction.forces, prediction.stress)
             samples = prediction.samples

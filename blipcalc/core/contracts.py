@@ -161,6 +161,19 @@ class Predictor(Protocol):
         ...
 
 
+def predictions(predictor: Predictor, structures: Sequence[Atoms], need: Need) -> list[Prediction]:
+    """Predictions in the order of the structures.
+
+    Where energies alone are asked for, and no draw differs in any of them, forces and stress are asked too: they tell draws that
+    are all the same, which a :class:`~blipcalc.core.prediction.Prediction` refuses, from atoms that nothing acts on.
+    """
+    found = predictor(structures, need)
+    if need.variance and not need.forces and found and all(one.energy_var == 0.0 for one in found):
+        is_crystal = predictor.has_stress and all(atoms.pbc.all() for atoms in structures)
+        predictor(structures, Need(stress=is_crystal))
+    return found
+
+
 def check_draws(model: torch.nn.Module, draws: Draws) -> None:
     """Refuse draws whose names or shapes do not fit the model, with :class:`DrawsError`.
 

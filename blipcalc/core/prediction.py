@@ -67,7 +67,7 @@ class Prediction:
     draw_deviations : (K,) eV, energies of the draws less ``energy``; posterior values, None for a single draw
     samples : the samples themselves, where they were asked for
 
-    raises : ZeroVarianceError for variances of forces that are all exactly zero where the forces are not
+    raises : ZeroVarianceError for variances of forces, or of the stress, that are all exactly zero where they themselves are not
     """
 
     species: Array
@@ -89,12 +89,14 @@ class Prediction:
     draw_deviations: Array | None = None
 
     def __post_init__(self) -> None:
-        if self.forces is not None and self.forces_cov is not None and is_blank(self.forces_cov, self.forces):
-            raise ZeroVarianceError(
-                f"the variance of all forces is exactly zero, although they reach {np.abs(self.forces).max():.3g} eV/Å: an error "
-                f"bar of zero says nothing. Either all {self.n_draws} draws are the same (give members or weights that differ, or "
-                "use one of them without an error bar), or a calibration scales by zero"
-            )
+        of = {"forces": (self.forces, self.forces_cov, "eV/Å"), "stress": (self.stress, self.stress_var, "eV/Å³")}
+        for name, (values, variances, unit) in of.items():
+            if values is not None and variances is not None and is_blank(variances, values):
+                raise ZeroVarianceError(
+                    f"the variance of all {name} is exactly zero, although the largest is {np.abs(values).max():.3g} {unit}: an "
+                    f"error bar of zero says nothing. Either all {self.n_draws} draws are the same (give members or weights that "
+                    "differ, or use one of them without an error bar), or a calibration scales by zero"
+                )
 
     @property
     def energy_var_epistemic(self) -> float | None:

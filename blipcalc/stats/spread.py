@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-#: values below are what rounding leaves of sums that cancel; eV/Å of forces
+#: values below are what rounding leaves of sums that cancel; eV/Å of forces, eV/Å³ of a stress
 CANCELLED = 1e-8
 
 

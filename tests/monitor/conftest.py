@@ -23,9 +23,7 @@ class Scripted:
     heads = "none"
     n_draws = 8
 
-    def __init__(
-        self, script, *, surface="mean", calibration=None, energy_std=0.01, forces=None, frozen=False
-    ):
+    def __init__(self, script, *, surface="mean", calibration=None, energy_std=0.01, forces=None, frozen=False):
         self.script, self.surface, self.calibration = script, surface, calibration
         self.energy_std, self.forces, self.frozen = energy_std, forces, frozen
         self.home = self.last = None
