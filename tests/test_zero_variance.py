@@ -183,6 +183,15 @@ def test_a_sensor_that_is_zero_for_all_atoms_that_can_move_halts():
     check_sensor(atoms.calc, atoms)
 
 
+def test_a_run_does_not_begin_with_a_sensor_that_does_not_answer():
+    atoms = bent.copy()
+    atoms.calc = BayesianCalculator(blipcalc.committee([Partly(k) for k in (0.0, 0.1, 0.2)]), raw=True)
+    settings = {"time_ps": 0.002, "threshold": 0.3, "progress": False}
+    with pytest.raises(MonitorError, match="does not answer"):
+        blipcalc.run_md(atoms, **settings)
+    assert blipcalc.run_md(atoms, self_test=False, **settings)[0].steps == 4
+
+
 class Exact(Springs):
     """A spring of every atom to the origin."""
 

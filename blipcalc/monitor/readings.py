@@ -46,10 +46,11 @@ def check_watchable(calc: Calculator | None) -> None:
 def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, seed: int = 0) -> None:
     """Move the atoms of a copy that can move, and demand that their uncertainty moves: one that stands still watches nothing.
 
-    Atoms that feel no force before and after, such as those of a one-atom cell, have nothing that it could answer to.
+    Atoms that feel no force before and after, such as those of a one-atom cell, have nothing that it could answer to.  A
+    prediction that is not finite is left to the first check, which acts on it.
 
     displacement : standard deviation of each coordinate, Å
-    raises : MonitorError where ``atom_std`` is not finite, or changes by less than a millionth
+    raises : MonitorError where ``atom_std`` is no number, or changes by less than a millionth; ZeroVarianceError
     """
     atoms, mask = watched_atoms(driven), movable(driven)
     if not mask.any():
@@ -57,7 +58,10 @@ def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, s
     moved = atoms.copy()
     moved.positions[mask] += np.random.default_rng(seed).normal(0.0, displacement, (np.count_nonzero(mask), 3))
     # the structure itself last, so that its results are there for the first step
-    after, before = (np.array(calc.get_property("atom_std", a))[mask] for a in (moved, atoms))
+    try:
+        after, before = (np.array(calc.get_property("atom_std", a))[mask] for a in (moved, atoms))
+    except NonFiniteError:
+        return
     change = np.abs(after - before).max()
     if change > 1e-6 * np.abs(before).max():
         return
