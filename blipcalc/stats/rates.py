@@ -25,7 +25,7 @@ estimate of -ln(1 - p) whose bias is Σ_{i > n} p^i / i.  A level that no block 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,7 +84,7 @@ class Level:
 
     value : in the unit of the maxima
     rate : λ as it is to be expected, per unit of the block's length; interval : of the rate, two-sided; bound : of the rate,
-        one-sided; infinite of a level that all blocks are beyond
+        one-sided
     confidence : of interval and bound
     n_blocks, exposure : how many blocks, and how long they are together
     n_beyond : blocks of the reference at or beyond it
@@ -118,16 +118,22 @@ def exposure_needed(rate: float, confidence: float = 0.95) -> float:
     return -math.log1p(-confidence) / rate
 
 
-def rate_of_level(maxima: ArrayLike, block: float, level: float, confidence: float = 0.95) -> Level:
+def rate_of_level(
+    maxima: ArrayLike, block: float, level: float, confidence: float = 0.95, most: float = math.inf
+) -> Level:
     """How often a given level is passed: blocks beyond it, with the exact limits of their share.
 
+    most : rate that no other exceeds, such as an event at every check; without it a level that all blocks are beyond has no upper
+        limit
     source : Clopper, Pearson 1934, doi:10.1093/biomet/26.4.404
     """
     values, n = _checked(maxima, block, 1.0, confidence)
     beyond = int(np.count_nonzero(~(values <= level)))
     low, _, _ = _limits(beyond, n, confidence)
     _, high, bound = _limits(beyond + 1, n, confidence)
-    return _level(level, beyond, n, block, (low, high, bound), confidence)
+    found = _level(level, beyond, n, block, (low, high, bound), confidence)
+    low, high = (min(most, limit) for limit in found.interval)
+    return replace(found, rate=min(most, found.rate), interval=(low, high), bound=min(most, found.bound))
 
 
 def _at_rank(values: np.ndarray, rank: int, block: float, confidence: float) -> Level:

@@ -175,6 +175,16 @@ def test_a_file_gives_them_back(limits, tmp_path):
             Limits.load(tmp_path / "bad.json")
 
 
+def test_a_tolerance_that_every_block_passes_is_passed_at_every_check_at_most(calibration, tmp_path):
+    """Its rate is at least one in a block; how much more often it is passed, maxima of blocks do not say."""
+    found = fitted(calibration, series(2 * NS, 4, seed=0, shift=2.0), rate_per_ns=3.0, channels=["trip"])
+    now, most = found.at_tolerance, 1e6 / INTERVAL
+    assert (now.n_beyond, now.bound, now.interval[1]) == (now.n_blocks, most, most)
+    assert 1e3 / found.block_ps < now.rate < most
+    found.save(tmp_path / "limits.json")
+    assert Limits.load(tmp_path / "limits.json") == found
+
+
 def verlet(atoms, timestep_fs=1.0):
     return VelocityVerlet(atoms, timestep_fs * units.fs)
 
