@@ -328,6 +328,9 @@ def results_of(prediction: Prediction) -> dict[str, Any]:
     for key in ("energies", "forces", "stress", DEVIATIONS):
         if getattr(prediction, key) is not None:
             results[key] = np.array(getattr(prediction, key))
+    if prediction.without_spread:  # who asks for a variance is told so
+        results.pop(DEVIATIONS, None)
+        return results
     for key in ("energy", "forces", "atom", "stress", "pressure"):
         variance = getattr(prediction, f"{key}_var")
         if variance is not None:

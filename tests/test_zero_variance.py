@@ -78,15 +78,15 @@ def prediction(forces, std):
 
 
 def test_a_prediction_without_a_variance_is_refused():
-    with pytest.raises(ZeroVarianceError, match=r"all forces is exactly zero.* is 2 eV/Å"):
-        prediction([[0, 0, 2], [0, 0, 0]], [0, 0])
+    with pytest.raises(ZeroVarianceError, match=r"all forces is exactly zero.* reach 2 eV/Å"):
+        prediction([[0, 0, 2], [0, 0, 0]], [0, 0]).demand_spread()
     with pytest.raises(ZeroVarianceError, match=r"stress.* 0\.5 eV/Å³"):
-        Prediction(np.ones(1, int), 0.0, None, None, np.full(6, 0.5), 3, 0.0, None, np.zeros(6))
+        Prediction(np.ones(1, int), 0.0, None, None, np.full(6, 0.5), 3, 0.0, None, np.zeros(6)).demand_spread()
     # what is rightly zero: forces that cancel, also but for rounding; a spread of one atom is one
-    prediction([[0, 0, 0]], [0])
-    prediction([[1e-14, 0, 0]], [0])
-    prediction([[0, 0, 2], [0, 0, 0]], [1e-100, 0])
-    prediction([[0, 0, 2], [0, 0, 0]], [np.nan, 0])
+    prediction([[0, 0, 0]], [0]).demand_spread()
+    prediction([[1e-14, 0, 0]], [0]).demand_spread()
+    prediction([[0, 0, 2], [0, 0, 0]], [1e-100, 0]).demand_spread()
+    prediction([[0, 0, 2], [0, 0, 0]], [np.nan, 0]).demand_spread()
 
 
 @pytest.mark.parametrize("key", ["atom_std", "forces_var", "energy_std", "draw_deviations"])
@@ -95,6 +95,11 @@ def test_equal_members_have_no_error_bar(key):
     with pytest.raises(ZeroVarianceError, match="all 3 draws are the same"):
         atoms.calc.get_property(key, atoms)
     assert not atoms.calc.results
+    # forces alone are there, and the results with them hold no error bar that nobody asked for
+    assert np.abs(atoms.get_forces()).max() > 0.1
+    assert not any("var" in name or "std" in name or name == "draw_deviations" for name in atoms.calc.results)
+    with pytest.raises(ZeroVarianceError):
+        atoms.calc.get_property(key, atoms)
     assert np.all(np.isfinite(with_committee(bent).calc.get_property(key, bent)))
 
 
@@ -115,12 +120,13 @@ def test_whoever_prints_an_error_bar_refuses_equal_members(ask):
         ask(with_committee(bent, SAME))
 
 
-def test_a_dynamics_of_equal_members_does_not_run():
+def test_a_dynamics_of_equal_members_halts_at_once():
     atoms = with_committee(bent, SAME)
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
-    UncertaintyMonitor(dynamics, threshold=0.1)
-    with pytest.raises(ZeroVarianceError):
-        dynamics.run(3)
+    monitor = UncertaintyMonitor(dynamics, threshold=0.1)
+    dynamics.run(3)
+    assert (monitor.status, dynamics.nsteps, monitor.verdict.is_hard) == ("halted", 0, True)
+    assert "all 3 draws are the same" in monitor.verdict.reason
     with pytest.raises(ZeroVarianceError):
         UncertaintyMonitor(VelocityVerlet(atoms, 0.5 * units.fs), threshold=0.1, self_test=True)
 

@@ -162,15 +162,23 @@ class Predictor(Protocol):
 
 
 def predictions(predictor: Predictor, structures: Sequence[Atoms], need: Need) -> list[Prediction]:
-    """Predictions in the order of the structures.
+    """Predictions in the order of the structures, their variances refused where they say nothing.
 
     Where energies alone are asked for, and no draw differs in any of them, forces and stress are asked too: they tell draws that
-    are all the same, which a :class:`~blipcalc.core.prediction.Prediction` refuses, from atoms that nothing acts on.
+    are all the same from atoms that nothing acts on.
+
+    raises : ZeroVarianceError, where variances are asked for and those of forces, or of the stress, are all exactly zero although
+        they themselves are not; and as the predictor
     """
     found = predictor(structures, need)
-    if need.variance and not need.forces and found and all(one.energy_var == 0.0 for one in found):
+    if not need.variance:
+        return found
+    judged = found
+    if not need.forces and found and all(one.energy_var == 0.0 for one in found):
         is_crystal = predictor.has_stress and all(atoms.pbc.all() for atoms in structures)
-        predictor(structures, Need(stress=is_crystal))
+        judged = predictor(structures, Need(stress=is_crystal))
+    for one in judged:
+        one.demand_spread()
     return found
 
 

@@ -66,8 +66,6 @@ class Prediction:
     raw : the prediction before calibration, None where this is it
     draw_deviations : (K,) eV, energies of the draws less ``energy``; posterior values, None for a single draw
     samples : the samples themselves, where they were asked for
-
-    raises : ZeroVarianceError for variances of forces, or of the stress, that are all exactly zero where they themselves are not
     """
 
     species: Array
@@ -87,16 +85,6 @@ class Prediction:
     raw: Prediction | None = None
     samples: SampleArrays | None = None
     draw_deviations: Array | None = None
-
-    def __post_init__(self) -> None:
-        of = {"forces": (self.forces, self.forces_cov, "eV/Å"), "stress": (self.stress, self.stress_var, "eV/Å³")}
-        for name, (values, variances, unit) in of.items():
-            if values is not None and variances is not None and is_blank(variances, values):
-                raise ZeroVarianceError(
-                    f"the variance of all {name} is exactly zero, although the largest is {np.abs(values).max():.3g} {unit}: an "
-                    f"error bar of zero says nothing. Either all {self.n_draws} draws are the same (give members or weights that "
-                    "differ, or use one of them without an error bar), or a calibration scales by zero"
-                )
 
     @property
     def energy_var_epistemic(self) -> float | None:
@@ -126,6 +114,25 @@ class Prediction:
     def atom_std(self) -> Array | None:
         """(n,) root of :attr:`atom_var`, eV/Å: what monitors read."""
         return None if self.forces_cov is None else np.sqrt(self.atom_var)
+
+    @property
+    def without_spread(self) -> str:
+        """Forces or stress, where their variances are all exactly zero although they are not: no error bar.  Else empty."""
+        of = {"forces": (self.forces, self.forces_cov), "stress": (self.stress, self.stress_var)}
+        blank = [
+            name for name, (values, v) in of.items() if values is not None and v is not None and is_blank(v, values)
+        ]
+        return blank[0] if blank else ""
+
+    def demand_spread(self) -> None:
+        """Refuse, with :class:`ZeroVarianceError`, variances that say nothing."""
+        if name := self.without_spread:
+            raise ZeroVarianceError(
+                f"the variance of all {name} is exactly zero, although they reach {np.abs(getattr(self, name)).max():.3g} "
+                f"{'eV/Å' if name == 'forces' else 'eV/Å³'}: an error bar of zero says nothing. Either all {self.n_draws} draws "
+                "are the same (give members or weights that differ, or use one of them without an error bar), or a calibration "
+                "scales by zero"
+            )
 
     def force_bound(self, level: float = 0.95) -> Array:
         """(n,) eV/Å that the norm of an atom's force error stays under with that probability: q_atom · atom_std.
