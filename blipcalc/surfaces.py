@@ -32,7 +32,7 @@ from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.single_draw import SingleDraw
-from blipcalc.stats.estimate import Estimate
+from blipcalc.stats.estimate import ROUNDING, Estimate
 
 
 class Values(NamedTuple):
@@ -189,8 +189,10 @@ class Surfaces:
         """An estimate, widened as the calibration says.
 
         of : ``energy`` for total energies; ``forces`` for differences of them, and all else that forces make
+
+        raises : ZeroVarianceError for draws that are all the same; other error bars of zero may be right
         """
-        return Estimate(
+        found = Estimate(
             np.asarray(value, dtype=np.float64),
             np.asarray(draws, dtype=np.float64),
             unit,
@@ -200,6 +202,9 @@ class Surfaces:
             self.source,
             self.widening(atoms, "forces") if of == "energy" else None,
         )
+        if not (found.std > ROUNDING * np.abs(found.value)).any():
+            predictions(self.predictor, [atoms], Need(forces=False))
+        return found
 
     @cached_property
     def source(self) -> str:

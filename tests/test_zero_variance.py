@@ -107,17 +107,32 @@ def test_equal_members_have_no_error_bar(key):
     "ask",
     [
         lambda atoms: blipcalc.relax(atoms),
-        lambda atoms: blipcalc.vibrations(atoms),
         lambda atoms: Surfaces(atoms.calc)([atoms]),
         lambda atoms: Surfaces(atoms.calc).energies([atoms, atoms]),
         lambda atoms: collect(atoms.calc.predictor, [atoms], require_labels=False),
         lambda atoms: blipcalc.run_md(atoms, time_ps=0.01, threshold=0.1, progress=False),
     ],
-    ids=["relax", "vibrations", "surfaces", "energies", "residuals", "md"],
+    ids=["relax", "surfaces", "energies", "residuals", "md"],
 )
 def test_whoever_prints_an_error_bar_refuses_equal_members(ask):
     with pytest.raises(ZeroVarianceError):
         ask(with_committee(bent, SAME))
+
+
+def test_equal_members_are_told_where_all_of_them_rest():
+    """Forces vanish in the minimum that all draws have; the energy alone, and curvatures, say no more."""
+    rest = bent.copy()
+    rest.calc = Springs(1.0)
+    BFGS(rest, logfile=None).run(fmax=1e-9)
+    same, other = with_committee(rest, SAME), with_committee(rest)
+    assert np.abs(same.get_forces()).max() < 1e-8
+    with pytest.raises(ZeroVarianceError):
+        Surfaces(same.calc).energies([same])
+    with pytest.raises(ZeroVarianceError):
+        blipcalc.vibrations(same)
+    assert blipcalc.vibrations(other).frequencies.std[-1] > 1
+    # springs of other strength have their minimum in the same place, to which nothing is said by an error bar of zero
+    assert np.abs(blipcalc.relax(other).positions.std).max() < 1e-6
 
 
 def test_a_dynamics_of_equal_members_halts_at_once():

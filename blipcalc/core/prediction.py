@@ -116,6 +116,12 @@ class Prediction:
         return None if self.forces_cov is None else np.sqrt(self.atom_var)
 
     @property
+    def draws_agree(self) -> bool:
+        """Whether there are variances, and all of them are exactly zero."""
+        known = [v for v in (self.energy_var, self.forces_cov, self.stress_var) if v is not None]
+        return bool(known) and not any(np.any(v) for v in known)
+
+    @property
     def without_spread(self) -> str:
         """Forces or stress, where their variances are all exactly zero although they are not: no error bar.  Else empty."""
         of = {"forces": (self.forces, self.forces_cov), "stress": (self.stress, self.stress_var)}
