@@ -45,7 +45,7 @@ def call(*arguments):
 def made(replicas, tmp_path_factory):
     path = tmp_path_factory.mktemp("limits") / "limits.json"
     text = call(
-        "rmd17", *replicas, "--tolerance", 0.5, "--interval-fs", INTERVAL, "--rate", 640, "--n-draws", 8, "-o", path,
+        "rmd17", *replicas, "--tolerance", 0.5, "--interval-fs", INTERVAL, "--rate", 600, "--n-draws", 8, "-o", path,
         "--surface", "centre", "--confidence", 0.8,
     )  # fmt: skip
     return path, text
@@ -62,7 +62,7 @@ def test_it_prints_what_the_reference_carries(made):
         "trip",
         "smoothed",
         "no evidence channel",
-        "at most 640 with 80% confidence",
+        "at most 600 with 80% confidence",
     ):
         assert said in text
 
