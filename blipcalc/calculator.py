@@ -15,7 +15,7 @@ from ase.outputs import Properties, all_outputs
 
 from blipcalc.adapters.foreign import Vouching, changes
 from blipcalc.checkpoint import Model
-from blipcalc.core.contracts import Need, Predictor, Surface
+from blipcalc.core.contracts import Need, Predictor, Surface, predictions
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.core.validate import check_arrays
@@ -213,7 +213,7 @@ class BayesianCalculator(Calculator):
             variance=bool(asked & {*VARIANCES, DEVIATIONS}),
         )
         if prediction is None:
-            (prediction,) = self.predictor([self.atoms], need)
+            (prediction,) = predictions(self.predictor, [self.atoms], need)
         results = results_of(prediction)
         if DISTANCE in asked:
             results[DISTANCE] = (
@@ -306,6 +306,9 @@ def results_of(prediction: Prediction) -> dict[str, Any]:
     for key in ("energies", "forces", "stress", DEVIATIONS):
         if getattr(prediction, key) is not None:
             results[key] = np.array(getattr(prediction, key))
+    if prediction.without_spread:  # who asks for a variance is told so
+        results.pop(DEVIATIONS, None)
+        return results
     for key in ("energy", "forces", "atom", "stress", "pressure"):
         variance = getattr(prediction, f"{key}_var")
         if variance is not None:

@@ -31,6 +31,10 @@ class SingularCellError(StructureError):
     """A periodic direction whose cell vector is missing or linearly dependent."""
 
 
+class ZeroVarianceError(StructureError):
+    """Forces whose variance is exactly zero although they are not: all draws are the same, and their spread is no error bar."""
+
+
 class UnknownElementError(StructureError):
     """An element that the model was not made for."""
 

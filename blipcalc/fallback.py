@@ -45,7 +45,7 @@ from blipcalc.calculator import (
     BayesianCalculator,
     results_of,
 )
-from blipcalc.core.contracts import Need
+from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.prediction import Prediction
 from blipcalc.errors import ConfigurationError, EmptyStructureError, NonFiniteError
 from blipcalc.stats.spread import cross_covariance, spread
@@ -137,7 +137,7 @@ class BaselineFallback(Around):
             )
         stress = bool(asked & set(NEEDS_STRESS))
         need = Need(forces=stress or bool(asked & set(NEEDS_FORCES)), stress=stress, variance=True, samples=True)
-        (prediction,) = self.bayesian.predictor([self.atoms], need)
+        (prediction,) = predictions(self.bayesian.predictor, [self.atoms], need)
         results = {key: value for key, value in results_of(prediction).items() if key in VARIANCES}
         var = self._variance(prediction)
         weight = results["weight"] = self._var_baseline / (self._var_baseline + var)

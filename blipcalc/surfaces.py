@@ -26,14 +26,14 @@ from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.adapters.foreign import ask
 from blipcalc.calculator import BayesianCalculator, bayesian_of
 from blipcalc.combined import CombinedCalculator
-from blipcalc.core.contracts import Need
+from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.deformation import deformation, displaced
 from blipcalc.core.differenced import Differenced
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.single_draw import SingleDraw
-from blipcalc.stats.estimate import Estimate
+from blipcalc.stats.estimate import ROUNDING, Estimate
 
 
 class Values(NamedTuple):
@@ -131,7 +131,7 @@ class Surfaces:
         """All surfaces at some structures, as one batch.  Constraints are not looked at."""
         need = Need(forces=forces or stress, stress=stress, samples=True)
         found = []
-        for atoms, prediction in zip(structures, self.predictor(list(structures), need), strict=True):
+        for atoms, prediction in zip(structures, predictions(self.predictor, list(structures), need), strict=True):
             extra = self._exact(atoms, forces=forces, stress=stress)
             driving = Values(np.float64(prediction.energy), prediction.forces, prediction.stress)
             samples = prediction.samples
@@ -190,8 +190,10 @@ class Surfaces:
         """An estimate, widened as the calibration says.
 
         of : ``energy`` for total energies; ``forces`` for differences of them, and all else that forces make
+
+        raises : ZeroVarianceError for draws that are all the same; other error bars of zero may be right
         """
-        return Estimate(
+        found = Estimate(
             np.asarray(value, dtype=np.float64),
             np.asarray(draws, dtype=np.float64),
             unit,
@@ -201,6 +203,9 @@ class Surfaces:
             self.source,
             self.widening(atoms, "forces") if of == "energy" else None,
         )
+        if not (found.std > ROUNDING * np.abs(found.value)).any():
+            predictions(self.predictor, [atoms], Need(forces=False))
+        return found
 
     @cached_property
     def source(self) -> str:

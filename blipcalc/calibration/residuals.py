@@ -207,7 +207,12 @@ def collect(
 
 
 def residuals_of(predictions: Sequence[Prediction], frames: Sequence[Atoms]) -> Residuals:
-    """Residuals of predictions, one for each frame; labels that are missing become NaN."""
+    """Residuals of predictions, one for each frame; labels that are missing become NaN.
+
+    raises : ZeroVarianceError for variances that say nothing
+    """
+    for prediction in predictions:
+        prediction.demand_spread()
     energies, forces = zip(*(_labels_or_nan(atoms) for atoms in frames), strict=True)
     sizes = [len(atoms) for atoms in frames]
     first = predictions[0]

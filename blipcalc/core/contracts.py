@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,8 @@ Surface = Literal["mean", "centre"]
 Heads = Literal["none", "energy", "joint"]
 #: end of the name of the buffer with the unit of variances of heads, which belongs to the weights that speak in it
 NOISE_UNIT = "noise_unit"
+#: Å, standard deviation of each coordinate of a copy that is to tell equal draws
+PROBE = 0.02
 
 
 class ModelOutput(NamedTuple):
@@ -159,6 +162,32 @@ class Predictor(Protocol):
     def __call__(self, structures: Sequence[Atoms], need: Need = ...) -> list[Prediction]:
         """Predictions in the order of the structures."""
         ...
+
+
+def predictions(predictor: Predictor, structures: Sequence[Atoms], need: Need) -> list[Prediction]:
+    """Predictions in the order of the structures, their variances refused where they say nothing.
+
+    Where no draw differs in anything that was asked for, copies whose atoms are moved tell draws that are all the same, of which
+    forces have no spread there either, from atoms that nothing acts on, or that rest where all draws have them.
+
+    raises : ZeroVarianceError, where variances are asked for and those of forces, or of the stress, are all exactly zero although
+        they themselves are not; and as the predictor
+    """
+    found = predictor(structures, need)
+    judged = list(found) if need.variance else []
+    if judged and all(one.draws_agree for one in judged):
+        is_crystal = predictor.has_stress and all(atoms.pbc.all() for atoms in structures)
+        judged += predictor([_moved(atoms) for atoms in structures], Need(stress=is_crystal))
+    for one in judged:
+        one.demand_spread()
+    return found
+
+
+def _moved(atoms: Atoms) -> Atoms:
+    """A copy with its atoms moved by :data:`PROBE`."""
+    copy = atoms.copy()
+    copy.positions += np.random.default_rng(0).normal(0.0, PROBE, copy.positions.shape)
+    return copy
 
 
 def check_draws(model: torch.nn.Module, draws: Draws) -> None:

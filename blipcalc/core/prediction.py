@@ -23,9 +23,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from blipcalc.core.contracts import Surface
 from blipcalc.core.evaluate import Samples
 from blipcalc.core.graph import Graph
-from blipcalc.errors import CalibrationError, NonFiniteError
+from blipcalc.errors import CalibrationError, NonFiniteError, ZeroVarianceError
 from blipcalc.settings import number
-from blipcalc.stats.spread import atom_variance, covariance, spread
+from blipcalc.stats.spread import atom_variance, covariance, is_blank, spread
 
 Array = np.ndarray
 
@@ -114,6 +114,31 @@ class Prediction:
     def atom_std(self) -> Array | None:
         """(n,) root of :attr:`atom_var`, eV/Å: what monitors read."""
         return None if self.forces_cov is None else np.sqrt(self.atom_var)
+
+    @property
+    def draws_agree(self) -> bool:
+        """Whether there are variances, and all of them are exactly zero."""
+        known = [v for v in (self.energy_var, self.forces_cov, self.stress_var) if v is not None]
+        return bool(known) and not any(np.any(v) for v in known)
+
+    @property
+    def without_spread(self) -> str:
+        """Forces or stress, where their variances are all exactly zero although they are not: no error bar.  Else empty."""
+        of = {"forces": (self.forces, self.forces_cov), "stress": (self.stress, self.stress_var)}
+        blank = [
+            name for name, (values, v) in of.items() if values is not None and v is not None and is_blank(v, values)
+        ]
+        return blank[0] if blank else ""
+
+    def demand_spread(self) -> None:
+        """Refuse, with :class:`ZeroVarianceError`, variances that say nothing."""
+        if name := self.without_spread:
+            raise ZeroVarianceError(
+                f"the variance of all {name} is exactly zero, although they reach {np.abs(getattr(self, name)).max():.3g} "
+                f"{'eV/Å' if name == 'forces' else 'eV/Å³'}: an error bar of zero says nothing. Either all {self.n_draws} draws "
+                "are the same (give members or weights that differ, or use one of them without an error bar), or a calibration "
+                "scales by zero"
+            )
 
     def force_bound(self, level: float = 0.95) -> Array:
         """(n,) eV/Å that the norm of an atom's force error stays under with that probability: q_atom · atom_std.

@@ -56,7 +56,8 @@ class MDSummary:
     max_atom_std : largest per-atom force uncertainty of all checks, eV/Å
     limit : the largest that passes, where one number says it
     reason : of the halt
-    is_finite : whether what halted it, if anything did, is a number: else something is not finite, or was never calibrated
+    is_finite : whether what halted it, if anything did, is a number: else something is not finite, has no variance, or was never
+        calibrated
     """
 
     status: Status
@@ -126,7 +127,8 @@ def run_md(
     pressure_tolerance_GPa : warn in NPT where the error bar of the pressure is larger; None: do not evaluate it
     keep_draws : evaluate the draws at every frame that is written, where no check did it: variances, and the energies of the
         draws that thermal averages take (:func:`blipcalc.average`).  The run itself stays the same, bit for bit
-    monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …
+    monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …;
+        ``self_test`` is on unless told otherwise
 
     Returns
     -------
@@ -135,6 +137,7 @@ def run_md(
     Raises
     ------
     ConfigurationError : settings that cannot be, or a folder of another run
+    MonitorError : an uncertainty that does not answer to a motion of the atoms
     RunFolderBusyError : a folder in which another process runs
     """
     config = IntegratorConfig.of(
@@ -161,6 +164,7 @@ def run_md(
     check_motion(atoms)
     folder = None if folder is None else path_of("folder", folder)
     trajectory = None if trajectory is None else path_of("trajectory", trajectory)
+    monitor.setdefault("self_test", True)
     if folder is not None:
         trajectory = trajectory or folder / TRAJECTORY
         monitor.setdefault("events", folder / EVENTS)

@@ -249,7 +249,7 @@ def fit_limits(
         block_ps=block_ns * NS / PS,
         n_replicas=len(reference.series),
         reference_ns=len(maxima) * block_ns,
-        at_tolerance=rate_of_level(maxima, block_ns, 1.0, confidence),
+        at_tolerance=rate_of_level(maxima, block_ns, 1.0, confidence, NS / interval_fs),
         trip=levels.get("trip"),
         smoothed=levels.get("smoothed"),
         warning=level_for_rate(*reference.maxima("smoothed"), WARNINGS * budget, share) if "smoothed" in kept else None,

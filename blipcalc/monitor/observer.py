@@ -68,8 +68,9 @@ class UncertaintyMonitor:
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
     faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: in MD a leap, a jump of
         the kinetic energy, and, where the model says where its data were, atoms closer than half of the closest in them, and a
-        sensor that stands still (:mod:`blipcalc.monitor.still`, at checks)
-    self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; two evaluations
+        sensor that stands still (:mod:`blipcalc.monitor.still`, at checks).  A sensor that is zero, for all atoms that can move
+        and feel forces, halts in any case
+    self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; one evaluation more
     events : file that warnings, halts and all that was done go to, one line of JSON each
     annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
     calculator : read uncertainties from this one instead of ``atoms.calc``, which may be a sum around it
@@ -146,7 +147,7 @@ class UncertaintyMonitor:
             if self._faults_by_default and isinstance(dynamics, MolecularDynamics):
                 self.rules.faults, self.rules.still = default_faults(self.calculator, degrees), StandsStill()
             if self.self_test:
-                check_sensor(self.calculator, self.atoms)
+                check_sensor(self.calculator, dynamics.atoms)
         except Exception:
             self.dynamics = None
             raise

@@ -13,8 +13,10 @@ from ase.filters import Filter
 from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics
 
-from blipcalc.errors import MonitorError, NonFiniteError
+from blipcalc.calculator import bayesian_of
+from blipcalc.errors import MonitorError, NonFiniteError, ZeroVarianceError
 from blipcalc.monitor.triggers import Reading
+from blipcalc.stats.spread import CANCELLED, is_blank
 
 
 def watched_atoms(driven: Any) -> Atoms:
@@ -41,21 +43,52 @@ def check_watchable(calc: Calculator | None) -> None:
         )
 
 
-def check_sensor(calc: Calculator, atoms: Atoms, *, displacement: float = 0.02, seed: int = 0) -> None:
-    """Move the atoms of a copy and demand that their uncertainty moves: one that stands still watches nothing.
+def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, seed: int = 0) -> None:
+    """Move the atoms of a copy that can move, and demand that their uncertainty moves: one that stands still watches nothing.
+
+    Atoms that feel no force before and after, such as those of a one-atom cell, have nothing that it could answer to.  A
+    prediction that is not finite is left to the first check, which acts on it.
 
     displacement : standard deviation of each coordinate, Å
-    raises : MonitorError where ``atom_std`` is not finite, or changes by less than a millionth
+    raises : MonitorError where ``atom_std`` is no number, or changes by less than a millionth; ZeroVarianceError
     """
+    atoms, mask = watched_atoms(driven), movable(driven)
+    if not mask.any():
+        return
     moved = atoms.copy()
-    moved.positions += np.random.default_rng(seed).normal(0.0, displacement, moved.positions.shape)
-    before, after = (np.array(calc.get_property("atom_std", a)) for a in (atoms, moved))
-    change = np.abs(after - before).max(initial=0.0)
-    if not (change > 1e-6 * np.abs(before).max(initial=0.0)):
-        raise MonitorError(
-            f"the uncertainty does not answer: atoms moved by {displacement} Å change atom_std by {change:.3g} eV/Å (largest "
-            f"{before.max(initial=0.0):.3g}); is it constant, not finite, or of another structure?"
-        )
+    moved.positions[mask] += np.random.default_rng(seed).normal(0.0, displacement, (np.count_nonzero(mask), 3))
+    # the structure itself last, so that its results are there for the first step
+    try:
+        after, before = (np.array(calc.get_property("atom_std", a))[mask] for a in (moved, atoms))
+    except NonFiniteError:
+        return
+    change = np.abs(after - before).max()
+    if change > 1e-6 * np.abs(before).max():
+        return
+    if all(_feel_nothing(calc, a, mask) for a in (moved, atoms)):
+        return
+    raise MonitorError(
+        f"the uncertainty does not answer: atoms moved by {displacement} Å change atom_std by {change:.3g} eV/Å (largest "
+        f"{before.max():.3g}); is it constant, not finite, or of another structure?"
+    )
+
+
+def _feel_nothing(calc: Calculator, atoms: Atoms, mask: np.ndarray) -> bool:
+    """Whether the forces that ``atom_std`` is of vanish on all atoms of a mask."""
+    calc.get_property("atom_std", atoms)  # then the part knows the forces of this very structure
+    forces = own_forces(calc, atoms)
+    return forces is not None and bool(np.abs(forces[mask]).max() <= CANCELLED)
+
+
+def own_forces(calc: Calculator, atoms: Atoms) -> np.ndarray | None:
+    """(n, 3) eV/Å that ``atom_std`` is of: those of the Bayesian part, without what is added to it or drives in its place; None
+    where the calculator gives none.
+    """
+    part = bayesian_of(calc)
+    known = None if part is None else part.get_property("forces", atoms, allow_calculation=False)
+    if known is None and "forces" in calc.implemented_properties:
+        known = calc.get_property("forces", atoms)
+    return known
 
 
 def movable(driven: Any) -> np.ndarray:
@@ -80,11 +113,12 @@ def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: boo
 
     with_pressure : pressure and its error bar too
 
-    A non-finite prediction does not raise: it is a reading with NaN and the reason.
+    A prediction that is not finite, or has no variance, does not raise: it is a reading with the reason.
     """
-    atoms = watched_atoms(driven)
+    atoms, mask = watched_atoms(driven), movable(driven)
     n = len(atoms)
     atom_std, energy_std, energy, failure, distance = np.full(n, np.nan), math.nan, math.nan, "", None
+    forces: np.ndarray | None = None
     pressure = pressure_std = math.nan
     try:
         if with_pressure:  # first: what is asked after it is known then
@@ -94,30 +128,40 @@ def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: boo
             energy_std = float(calc.get_property("energy_std", atoms))
         if "latent_distance" in calc.implemented_properties:
             distance = np.asarray(calc.get_property("latent_distance", atoms), dtype=np.float64)
-    except NonFiniteError as error:
+    except (NonFiniteError, ZeroVarianceError) as error:
         failure = str(error)
     try:
         energy = float(atoms.get_potential_energy())
         if with_pressure:
             pressure = -float(atoms.get_stress(include_ideal_gas=True)[:3].mean()) / units.GPa
-        finite = {"positions": atoms.positions, "energy": energy, "forces": atoms.get_forces(apply_constraint=False)}
+        driving = atoms.get_forces(apply_constraint=False)
+        finite = {"positions": atoms.positions, "energy": energy, "forces": driving}
         bad = [name for name, value in finite.items() if not np.isfinite(value).all()]
         failure = failure or (f"{' and '.join(bad)} not finite" if bad else "")
-    except NonFiniteError as error:
+        if not failure:
+            own = own_forces(calc, atoms)
+            forces = driving if own is None else own
+    except (NonFiniteError, ZeroVarianceError) as error:
         failure = failure or str(error)
     if atom_std.shape != (n,):
         raise MonitorError(f"expected atom_std of shape ({n},), got {atom_std.shape}")
+    if forces is not None and is_blank(atom_std[mask], forces[mask]):
+        failure = (
+            f"atom_std of all {np.count_nonzero(mask)} atoms that can move is exactly zero, although forces on them reach "
+            f"{np.abs(forces[mask]).max():.3g} eV/Å: it watches nothing"
+        )
     reading = Reading(
         step,
         tuple(atoms.get_chemical_symbols()),
         atom_std,
         energy_std,
-        movable(driven),
+        mask,
         failure,
         distance,
         pressure,
         pressure_std,
         atoms.positions.copy(),
+        forces,
     )
     return reading, energy
 

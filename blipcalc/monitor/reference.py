@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.residuals import BATCH_ATOMS, batches, collect
-from blipcalc.core.contracts import Need
+from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.prediction import Calibration
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import ConfigurationError, DataError, LimitsError
@@ -172,7 +172,7 @@ def _distances(predictor: BayesianPredictor, batch: Sequence[Atoms]) -> list[flo
 def _ratios(predictor: BayesianPredictor, ratio: HaltRatio, batch: Sequence[Atoms]) -> list[float]:
     """R of each structure of a batch."""
     found = []
-    for atoms, prediction in zip(batch, predictor(batch, Need(forces=True, variance=True)), strict=True):
+    for atoms, prediction in zip(batch, predictions(predictor, batch, Need()), strict=True):
         counted = ratio(atoms.get_chemical_symbols(), prediction.atom_std)[movable(atoms)]
         if np.isnan(counted).any():
             missing = sorted(set(atoms.get_chemical_symbols()) - set(ratio.quantiles))

@@ -6,9 +6,10 @@ of something that does not look at σ:
 | ``by`` | witness of the motion | where all σ may be the same although the witness is not |
 |---|---|---|
 | ``"distance"`` | the largest latent distance of the atoms | nowhere: a σ of the structure sees what the features see |
+| ``"forces"`` | root mean square of the forces that σ is of | draws that differ by forces which do not depend on the structure |
 | ``"positions"`` | radius of gyration | atoms out of each other's reach |
 
-Therefore the first is asked for by default in MD, where the model says where its data were; the second by who wants it.
+Without ``by`` the first is asked where the model says where its data were, else the second: so it is in MD by default.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import numpy as np
 from blipcalc.errors import ConfigurationError
 from blipcalc.monitor.triggers import Reading, Verdict
 from blipcalc.settings import whole
+from blipcalc.stats.spread import CANCELLED
 
-Witness = Literal["distance", "positions"]
+Witness = Literal["distance", "forces", "positions"]
 #: relative change of the witness from check to check that is a motion
-MOVED: dict[str, float] = {"distance": 1e-3, "positions": 1e-6}
+MOVED: dict[str, float] = {"distance": 1e-3, "forces": 1e-3, "positions": 1e-6}
 
 
 @dataclass
@@ -35,27 +37,28 @@ class StandsStill:
     """σ of the atoms that count changes while they move.
 
     checks : in a row that repeat the one before, until it is a breach
-    by : what tells that atoms moved
+    by : what tells that atoms moved; None: latent distances, or forces where there are none
     """
 
     checks: int = 3
-    by: Witness = "distance"
+    by: Witness | None = None
     _count: int = field(default=0, init=False, repr=False)
     _last: tuple[str, float] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.checks = whole("checks", self.checks, 1)
-        if self.by not in get_args(Witness):
+        if self.by is not None and self.by not in get_args(Witness):
             raise ConfigurationError(f"by={self.by!r}; expected one of {', '.join(get_args(Witness))}")
 
     def __call__(self, reading: Reading) -> Verdict:
         """The verdict; a reading without a witness, or in which no atom counts, says nothing."""
-        counted, witness = reading.atom_std[reading.mask], self._witness(reading)
-        if not counted.size or not np.isfinite(counted).all() or not math.isfinite(witness):
+        counted, by = reading.atom_std[reading.mask], self._by(reading)
+        witness = _witness(reading, by) if counted.size and np.isfinite(counted).all() else math.nan
+        if not math.isfinite(witness):
             self._count, self._last = 0, None
             return self._verdict(reading)
         before, now = self._last, (hashlib.sha256(np.ascontiguousarray(counted).tobytes()).hexdigest(), witness)
-        moved = before is not None and abs(witness - before[1]) > MOVED[self.by] * abs(before[1])
+        moved = before is not None and abs(witness - before[1]) > MOVED[by] * abs(before[1])
         if before is None or now[0] != before[0]:
             self._count, self._last = 0, now
         elif moved:  # else the witness of then stays, so that a slow motion is one in the end
@@ -68,14 +71,11 @@ class StandsStill:
         reason = f"{reason}no atom_std changed" if stuck else "the uncertainty moves with the atoms"
         return Verdict(stuck, (), float(self._count), self.checks - 1.0, "checks", reason, reading.step)
 
-    def _witness(self, reading: Reading) -> float:
-        """Of the motion; NaN without one."""
-        if self.by == "distance":
-            return reading.max_latent_distance
-        if reading.positions is None:
-            return math.nan
-        centred = reading.positions - reading.positions.mean(axis=0)
-        return float(np.sqrt(np.square(centred).sum(axis=1).mean()))
+    def _by(self, reading: Reading) -> Witness:
+        """What is asked of this reading."""
+        if self.by is not None:
+            return self.by
+        return "forces" if reading.latent_distance is None else "distance"
 
     def state(self) -> dict[str, Any]:
         """The memory."""
@@ -85,3 +85,15 @@ class StandsStill:
         """Go on from it."""
         self._count = state["count"]
         self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
+
+
+def _witness(reading: Reading, by: Witness) -> float:
+    """A number that changes where atoms move; NaN without one, 0 for forces that cancel but for rounding."""
+    if by == "distance":
+        return reading.max_latent_distance
+    values = reading.positions if by == "positions" else reading.forces
+    if values is None:
+        return math.nan
+    vectors = values - values.mean(axis=0) if by == "positions" else values[reading.mask]
+    found = float(np.sqrt(np.square(vectors).sum(axis=1).mean()))
+    return 0.0 if by == "forces" and found <= CANCELLED else found

@@ -32,10 +32,10 @@ class Reading:
     atom_std : (n,) eV/Å
     energy_std : eV
     mask : (n,) True for atoms that count
-    failure : what is not finite, or why there is no prediction; empty where all is well
+    failure : what is not finite, or why there is no prediction or no variance; empty where all is well
     latent_distance : (n,) how far each atom is from the data; None where the model does not say
     pressure_GPa, pressure_std_GPa : NaN where nobody asked for them
-    positions : (n, 3) Å; None where nobody gave them
+    positions : (n, 3) Å; forces : (n, 3) eV/Å that ``atom_std`` is of; None where nobody gave them
     """
 
     step: int
@@ -48,6 +48,7 @@ class Reading:
     pressure_GPa: float = math.nan
     pressure_std_GPa: float = math.nan
     positions: np.ndarray | None = None
+    forces: np.ndarray | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -124,7 +125,7 @@ def first_breach(triggers: Sequence[Trigger], reading: Reading) -> Verdict:
 
 @dataclass(frozen=True)
 class NonFinite:
-    """Breached where positions, energy or forces are not finite, or where there is no prediction at all."""
+    """Breached where positions, energy or forces are not finite, or where there is no prediction or no variance at all."""
 
     def __call__(self, reading: Reading) -> Verdict:
         """The verdict."""

@@ -12,7 +12,7 @@ from scipy.stats import chi
 
 from blipcalc.calibration.coverage import Coverage
 from blipcalc.calibration.residuals import Residuals
-from blipcalc.stats.scores import coverage_of, rmse
+from blipcalc.stats.scores import binned, coverage_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,5 +166,5 @@ def _draw_errors(axes: Axes, sigma: Array, error: Array, q: float, level: float)
     axes.plot(ends, ends, color="C0", label="1 σ")
     if np.isfinite(q):
         axes.plot(ends, q * ends / np.sqrt(3.0), color="C1", linestyle="--", label=f"q at {level:g}")
-    bins = [b for b in np.array_split(np.argsort(sigma), N_BINS) if b.size]
-    axes.plot([rmse(sigma[b]) for b in bins], [rmse(error[b]) for b in bins], "o-", color="C3", label="binned RMSE")
+    rms_error, rms_sigma = binned(error, sigma, N_BINS)
+    axes.plot(rms_sigma, rms_error, "o-", color="C3", label="binned RMSE")

@@ -29,16 +29,19 @@ LARGEST_LOG = 700.0
 
 
 def conformal_p(values: ArrayLike, reference: ArrayLike, rng: np.random.Generator) -> Array:
-    """P-values (#{reference > x} + U) / (m + 1), U uniform: small where x is larger than most of the m references.
+    """P-values (#{reference > x} + U (#{reference = x} + 1)) / (m + 1), U uniform: small where x is larger than most of the m
+    references.  A value ranks uniformly among those that are equal to it, itself one of them.
 
     values : (n,); reference : (m,), sorted or not
-    returns : (n,) in (0, 1), uniform where a value is exchangeable with the references
+    returns : (n,) in (0, 1], uniform where a value is exchangeable with the references, ties or not
+    source : Vovk, Gammerman, Shafer 2005, section 2.4 (smoothed conformal predictors)
     """
     ordered = np.sort(np.asarray(reference, dtype=np.float64))
     x = np.asarray(values, dtype=np.float64)
-    larger = len(ordered) - np.searchsorted(ordered, x, side="right")
+    last = np.searchsorted(ordered, x, side="right")
+    larger, equal = len(ordered) - last, last - np.searchsorted(ordered, x, side="left")
     # U in (0, 1]: a p-value is never zero
-    return (larger + 1.0 - rng.random(x.shape)) / (len(ordered) + 1)
+    return (larger + (1.0 - rng.random(x.shape)) * (equal + 1)) / (len(ordered) + 1)
 
 
 def log_bet(p: ArrayLike) -> Array:
@@ -107,11 +110,14 @@ class Cusum:
 class BettingSequence:
     """Confidence sequence for the mean of values in [0, 1]: an interval that holds at all times at once.
 
-    For each candidate mean m a gambler bets against it; his capital
+    For each candidate mean m two gamblers bet against it, one that the mean is higher, one that it is lower.  Their capitals
 
-        K_t(m) = ½ Π (1 + λ_i (x_i - m)) + ½ Π (1 - λ_i (x_i - m))
+        K⁺_t(m) = Π (1 + λ_i (x_i - m)),   λ_i at most 1 / 2m;      K⁻_t(m) = Π (1 - λ_i (x_i - m)),   λ_i at most 1 / 2(1 - m)
 
-    is a martingale where m is the mean, so that {m : K_t(m) < 1 / (1 - confidence)} keeps it for ever.
+    are martingales where m is the mean, so that {m : K⁺_t(m) < 2 / α and K⁻_t(m) < 2 / α}, α = 1 - confidence, keeps it for ever.
+    The bets λ_i know the values before x_i alone.  K⁺ falls with m and K⁻ rises, hence what lies below a candidate that K⁺ rules
+    out is ruled out too: ends of the interval lie on a grid, outwards of where they would lie without one, and an interval
+    that is narrower than the grid is never empty.
 
     source : Waudby-Smith, Ramdas 2024, doi:10.1093/jrsssb/qkad009, theorem 3 (hedged capital, predictable plug-in bets)
     """
@@ -121,32 +127,33 @@ class BettingSequence:
             raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
         self.confidence, self.count = confidence, 0
         self._grid = np.linspace(0.0, 1.0, resolution)
+        with np.errstate(divide="ignore"):
+            self._most = 0.5 / self._grid, 0.5 / (1.0 - self._grid)
         self._up, self._down = np.zeros(resolution), np.zeros(resolution)
-        self._kept = np.ones(resolution, dtype=bool)
+        self._low, self._high = 0.0, 1.0
         self._sum, self._squares = 0.5, 0.25
 
     def update(self, x: float) -> None:
         """Take a value."""
         if not 0 <= x <= 1:
             raise ValueError(f"expected a value between 0 and 1, got {x}")
-        alpha, t = 1 - self.confidence, self.count + 1
+        largest, t, m = math.log(2 / (1 - self.confidence)), self.count + 1, self._grid
         variance = self._squares / t
-        bet = math.sqrt(2 * math.log(2 / alpha) / (variance * t * math.log(t + 1)))
-        m = self._grid
-        with np.errstate(divide="ignore"):
-            largest_up, largest_down = 0.5 / m, 0.5 / (1 - m)
-        self._up += np.log1p(np.minimum(bet, largest_up) * (x - m))
-        self._down += np.log1p(-np.minimum(bet, largest_down) * (x - m))
-        self._kept &= np.logaddexp(self._up, self._down) - math.log(2) < math.log(1 / alpha)
+        bet = math.sqrt(2 * largest / (variance * t * math.log(t + 1)))
+        self._up += np.log1p(np.minimum(bet, self._most[0]) * (x - m))
+        self._down += np.log1p(-np.minimum(bet, self._most[1]) * (x - m))
+        self._low = max(self._low, m[self._up >= largest].max(initial=0.0))
+        self._high = min(self._high, m[self._down >= largest].min(initial=1.0))
         self.count = t
         self._sum += x
         self._squares += (x - self._sum / (t + 1)) ** 2
 
     @property
+    def log_capitals(self) -> tuple[Array, Array, Array]:
+        """Candidate means m, and the logarithms of K⁺(m) and K⁻(m)."""
+        return self._grid.copy(), self._up.copy(), self._down.copy()
+
+    @property
     def interval(self) -> tuple[float, float]:
-        """The means that were never ruled out; NaN where all were."""
-        if not self._kept.any():
-            return math.nan, math.nan
-        step = self._grid[1]
-        kept = self._grid[self._kept]
-        return max(0.0, float(kept[0] - step)), min(1.0, float(kept[-1] + step))
+        """Limits of the mean.  Each is a statement of its own, and the lower one lies above the other where the mean changed."""
+        return float(self._low), float(self._high)

@@ -130,11 +130,24 @@ def ence(error: ArrayLike, variance: ArrayLike, bins: int = 10) -> float:
     errors, sigma = _pair(error, variance)
     if not 1 <= bins <= errors.size:
         raise ValueError(f"expected between 1 and n={errors.size} bins, got bins={bins}")
-    order = np.argsort(sigma, kind="stable")
-    groups = np.array_split(order, bins)
-    rms_error = np.array([rmse(errors[group]) for group in groups])
-    rms_sigma = np.array([rmse(sigma[group]) for group in groups])
+    rms_error, rms_sigma = binned(errors, sigma, bins)
     return float((np.abs(rms_error - rms_sigma) / rms_sigma).mean())
+
+
+def binned(error: ArrayLike, sigma: ArrayLike, bins: int) -> tuple[Array, Array]:
+    """Root mean squares of errors and of sigmas in bins of equal count, ordered by sigma.
+
+    Each of several points of one sigma counts with the mean square of their errors, so that the order of the points is without
+    meaning where a bin ends among them.
+
+    error, sigma : (n,) in one unit; bins : at most n of them are there
+    returns : (bins,) each, in that unit
+    """
+    errors, sigmas = np.asarray(error, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
+    _, code, counts = np.unique(sigmas, return_inverse=True, return_counts=True)
+    squares = (np.bincount(code, errors**2) / counts)[code]
+    groups = [group for group in np.array_split(np.argsort(sigmas), bins) if group.size]
+    return tuple(np.sqrt([values[group].mean() for group in groups]) for values in (squares, sigmas**2))
 
 
 def ence_null(n: int, bins: int = 10) -> float:

@@ -11,6 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+#: values below are what rounding leaves of sums that cancel; eV/Å of forces, eV/Å³ of a stress
+CANCELLED = 1e-8
+
+
+def is_blank(spreads: ArrayLike, values: ArrayLike) -> bool:
+    """Whether all spreads are exactly zero although some value is not: samples that are the same say nothing of an error.
+
+    Values that vanish, such as forces by symmetry, have a spread of zero rightly.
+
+    spreads : standard deviations or variances, any shape; values : that they are of, any shape
+    """
+    return not np.any(spreads) and bool(np.abs(values).max(initial=0.0) > CANCELLED)
+
 
 def _centred(samples: ArrayLike, axis: int) -> tuple[Array, Array]:
     """Mean of K samples, and their deviations from it with K in front.

@@ -5,8 +5,8 @@
 
 Thirteen Lennard-Jones atoms at 20 K, many replicas at once, BAOAB at 5 fs; a committee of four that differ by 1 % in σ and 3 %
 in ε is asked every 50 fs.  Limits for several rates come from the first half of the time, as ``blipcalc check`` makes them, and
-are held against the second half, replica by replica, as a monitor holds them: after a halt a channel begins anew, and halts
-within 10 ps are one.  The control: a quantile of single checks for the same number of checks per nanosecond.
+are held against the second half, replica by replica, as a monitor holds them: after a halt a run begins anew, 10 ps later, and
+these 10 ps are no time at risk.  The control: a quantile of single checks for the same number of checks per nanosecond.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from blipcalc.monitor.channels import Evidence
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.triggers import Reading
 from blipcalc.sealed import write_atomically
-from blipcalc.stats.rates import Level, poisson_interval, same_rate
+from blipcalc.stats.rates import Level, events_at_risk, poisson_interval, same_rate
 from blipcalc.stats.series import moving_average
 
 SIGMA, EPSILON, MASS, KELVIN = 3.4, 0.0104, 39.95, 20.0
-#: fs: of a step, between checks, of one halt
+#: fs: of a step, between checks, between a halt and a run that begins anew
 STEP, CHECK, ONE = 5.0, 50.0, 1e4
 #: σ and ε of the committee, relative
 MEMBERS = ((0.99, 1.03), (1.0, 0.97), (1.01, 1.0), (1.0, 1.03))
@@ -82,9 +82,10 @@ def simulate(replicas: int, checks: int, seed: int) -> np.ndarray:
     return found.T
 
 
-def halts(beyond: np.ndarray, check_fs: float) -> int:
-    """Breaches (replicas, checks) that are not within 10 ps of the one before."""
-    return sum(int((np.diff(np.flatnonzero(row), prepend=-np.inf) > ONE / check_fs).sum()) for row in beyond)
+def halts(beyond: np.ndarray, check_fs: float) -> tuple[int, float]:
+    """Halts of replicas with breaches (replicas, checks), and the ns in which one could have come."""
+    counts = [events_at_risk(row, round(ONE / check_fs)) for row in beyond]
+    return sum(events for events, _ in counts), sum(at_risk for _, at_risk in counts) * check_fs / 1e6
 
 
 def evidence(detector: Evidence, values: np.ndarray, seed: int) -> np.ndarray:
@@ -120,10 +121,10 @@ def account(values: np.ndarray, rates: Sequence[float], check_fs: float, distanc
     far, fresh_far = (None, None) if distances is None else (list(distances[:, :half]), distances[:, half:])
     total = fresh.size * check_fs / 1e6
 
-    def observed(beyond: np.ndarray) -> tuple[int, str]:
-        n = halts(beyond, check_fs)
-        low, high = poisson_interval(n, total)
-        return n, f"{n / total:.3g} ({low:.2g} to {high:.2g})"
+    def observed(beyond: np.ndarray) -> tuple[tuple[int, float], str]:
+        n, at_risk = halts(beyond, check_fs)
+        low, high = poisson_interval(n, at_risk)
+        return (n, at_risk), f"{n / at_risk:.3g} ({low:.2g} to {high:.2g})"
 
     lines = [
         f"{reference.size * check_fs / 1e6:g} ns of reference, {total:g} ns of test",
@@ -142,13 +143,13 @@ def account(values: np.ndarray, rates: Sequence[float], check_fs: float, distanc
         together = np.zeros_like(fresh, dtype=bool)
         for name, (beyond, level) in alarms(limits, fresh, check_fs, fresh_far).items():
             together |= beyond
-            n, text = observed(beyond)
+            found, text = observed(beyond)
             cells = [f"{rate:g}", name]
             if level is None:
                 cells += ["", f"at most {limits.budget_per_ns:.3g}", text, ""]
             else:
                 value = np.exp(level.value) if name == "smoothed" else level.value
-                p = same_rate(n, total, level.n_beyond, level.exposure)
+                p = same_rate(*found, level.n_beyond, level.exposure)
                 expected = f"{level.rate:.3g} ({level.interval[0]:.2g} to {level.interval[1]:.2g})"
                 cells += [f"{value:.4g}", expected, text, f"{p:.2f}"]
             lines.append("| " + " | ".join(cells) + " |")

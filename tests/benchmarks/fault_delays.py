@@ -237,10 +237,10 @@ def control(limits: Limits, others: Callable[[Signals], Alarms], fresh: Signals)
     of_limits = {name: getattr(limits, name).rate for name in ("trip", "smoothed", "distance")}
     expected = of_limits | {"evidence": limits.budget_per_ns, "guard together": limits.expected_rate}
     for name, beyond in rows.items():
-        n = halts(beyond, CHECK)
-        low, high = poisson_interval(n, total)
+        n, at_risk = halts(beyond, CHECK)
+        low, high = poisson_interval(n, at_risk)
         wanted = f"{expected[name]:.2g}" if name in expected else ""
-        lines.append(f"| {name} | {n / total:.2g} ({low:.2g} to {high:.2g}) | {wanted} |")
+        lines.append(f"| {name} | {n / at_risk:.2g} ({low:.2g} to {high:.2g}) | {wanted} |")
     return [*lines, f"| faults at any step | {np.isfinite(fresh.fault).sum()} runs halted | 0 |"]
 
 

@@ -123,6 +123,17 @@ def test_only_the_frame_quantile_covers_whole_frames(residuals, fitted):
     assert (worst <= calibration.q_atom[6][0.95]).mean() < 0.65
 
 
+@pytest.mark.parametrize("n", [19, 30, 99, 100])
+def test_the_frame_quantile_has_its_rank_and_no_other(residuals, fitted, n):
+    """The ceil((n + 1) level)-th smallest of the largest ratios of n frames, and none where there are not so many."""
+    found = residuals(np.random.default_rng(20 + n), n, scale=SCALE)
+    calibration = fitted(found)
+    worst = np.sort(found.apply(calibration).ratio.reshape(n, -1).max(axis=1))
+    ranks = {level: int(np.ceil(round((n + 1) * level, 9))) for level in (0.68, 0.9, 0.95, 0.99)}
+    assert calibration.q_frame == {level: worst[rank - 1] for level, rank in ranks.items() if rank <= n}
+    assert np.unique(worst).size == n  # a rank more or less is another number
+
+
 def test_the_halt_rule_bounds_the_error(residuals, fitted):
     """Frames that go on have no error above the tolerance, in at least 95 % of all frames."""
     rng = np.random.default_rng(8)

@@ -13,16 +13,19 @@ from blipcalc.core.prediction import Calibration, Prediction
 
 
 class Scripted:
-    """Wells at the first positions seen; ``script(step)`` gives atom_std, (n,) or a number; every call is kept."""
+    """Wells at the first positions seen; ``script(step)`` gives atom_std, (n,) or a number; every call is kept.
+
+    Beyond its twelfth digit atom_std follows the structure, as that of a sensor that is alive, but where it is ``frozen``.
+    """
 
     species = None
     has_stress = has_energies = False
     heads = "none"
     n_draws = 8
 
-    def __init__(self, script, *, surface="mean", calibration=None, energy_std=0.01, forces=None):
+    def __init__(self, script, *, surface="mean", calibration=None, energy_std=0.01, forces=None, frozen=False):
         self.script, self.surface, self.calibration = script, surface, calibration
-        self.energy_std, self.forces = energy_std, forces
+        self.energy_std, self.forces, self.frozen = energy_std, forces, frozen
         self.home = self.last = None
         self.step = -1
         self.needs: list[Need] = []
@@ -43,6 +46,7 @@ class Scripted:
         if self.surface == "mean" or need.variance:
             self.variances_at.append(self.step)
             std = np.broadcast_to(np.asarray(self.script(self.step), dtype=float), len(atoms))
+            std = std if self.frozen else std * (1 - 1e-12 * np.tanh(np.abs(shift).sum()))
             cov, energy_var = np.zeros((len(atoms), 3, 3)), self.energy_std**2
             cov[:, range(3), range(3)] = std[:, None] ** 2
         prediction = Prediction(

@@ -85,6 +85,25 @@ def test_it_is_asked_at_the_same_steps_in_every_run_and_goes_on(scripted, calibr
     assert other.steps != whole.steps
 
 
+def test_audited_checks_are_their_spacing_apart(scripted, calibration):
+    """Of a coin that always falls so: every tenth step, after a checkpoint too; the control is the fixture's spacing of zero."""
+    dynamics, audit, _ = audited(scripted, calibration, 0.1, share=1.0, spacing_ps=0.005)
+    dynamics.run(34)
+    assert audit.steps == [0, 10, 20, 30]
+    dynamics, later, _ = audited(scripted, calibration, 0.1, share=1.0, spacing_ps=0.005)
+    later.restore(audit.state())
+    dynamics.nsteps = 34
+    dynamics.run(20)
+    assert later.steps == [0, 10, 20, 30, 40, 50]
+    dynamics, every, _ = audited(scripted, calibration, 0.1, share=1.0)
+    dynamics.run(5)
+    assert every.steps == [0, 1, 2, 3, 4, 5]
+    # with a fair coin too
+    dynamics, fair, _ = audited(scripted, calibration, 0.1, share=0.5, spacing_ps=0.01)
+    dynamics.run(400)
+    assert np.diff(fair.steps).min() >= 20
+
+
 def test_atoms_that_do_not_move_are_not_audited(scripted, calibration):
     dynamics, audit, _ = audited(scripted, calibration, 0.1, share=1.0)
     dynamics.atoms.set_constraint(FixAtoms(range(8)))

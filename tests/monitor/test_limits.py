@@ -12,13 +12,14 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from scipy.signal import lfilter
+from scipy.stats import beta, poisson
 
 from blipcalc.errors import ConfigurationError, LimitsError
 from blipcalc.monitor.channels import Evidence, Smoothed, Trip
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.triggers import Reading
-from blipcalc.stats.rates import same_rate
+from blipcalc.stats.rates import events_at_risk, same_rate
 from blipcalc.stats.series import block_maxima, moving_average
 
 INTERVAL = 50.0  # fs
@@ -26,10 +27,10 @@ PS, NS = 20, 20_000  # checks
 Q = {"H": 2.0, "C": 2.0, "O": 2.0}
 
 
-def series(n, replicas, seed, shift=-1.0):
+def series(n, replicas, seed, shift=-1.0, parts=((0.7, 0.1), (0.3, 5.0))):
     """R of a signal that remembers 0.1 and 5 ps (the bench of tests/benchmarks/monitor_rules.py, checked every 50 fs)."""
     rng, total = np.random.default_rng(seed), 0.0
-    for share, tau in ((0.7, 0.1), (0.3, 5.0)):
+    for share, tau in parts:
         phi = math.exp(-1 / (tau * PS))
         noise = rng.normal(size=(replicas, n)) * math.sqrt(1 - phi**2)
         noise[:, 0] = rng.normal(size=replicas)
@@ -53,29 +54,46 @@ def limits(calibration, reference):
     return fitted(calibration, reference)
 
 
-def clusters(beyond):
-    """Breaches that are not within 1 ps of the one before."""
-    found = 0
-    for row in beyond:
-        at = np.flatnonzero(row)
-        found += int((np.diff(at, prepend=-math.inf) > PS).sum())
-    return found
+def observed(beyond, memory_ps):
+    """Events and the ns at risk of replicas, see :func:`events_at_risk`."""
+    counts = [events_at_risk(row, round(memory_ps * PS)) for row in beyond]
+    return sum(events for events, _ in counts), sum(at_risk for _, at_risk in counts) / NS
 
 
 def test_predicted_and_observed_rates_agree(limits):
     """On 100 further ns: each channel by itself is as rare as was expected of it, and all together rarer than was wanted."""
-    fresh, total = series(2 * NS, 50, seed=1), 100.0
-    trips = clusters([r > limits.trip.value for r in fresh])
-    means = clusters([moving_average(np.log(r), PS) > limits.smoothed.value for r in fresh])
+    fresh, memory = series(2 * NS, 50, seed=1), limits.inefficiency_ps
+    trips = observed([r > limits.trip.value for r in fresh], memory)
+    means = observed([moving_average(np.log(r), PS) > limits.smoothed.value for r in fresh], memory)
     for found, level in ((trips, limits.trip), (means, limits.smoothed)):
-        assert same_rate(found, total, level.n_beyond, level.exposure) > 0.01
+        assert same_rate(*found, level.n_beyond, level.exposure) > 0.01
         assert level.bound <= limits.budget_per_ns
-    assert (trips + means) / total <= limits.rate_per_ns
-    crossed = clusters([r > 1.0 for r in fresh])
-    assert same_rate(crossed, total, limits.at_tolerance.n_beyond, limits.at_tolerance.exposure) > 0.01
+    assert trips[0] / trips[1] + means[0] / means[1] <= limits.rate_per_ns
+    crossed = observed([r > 1.0 for r in fresh], memory)
+    assert same_rate(*crossed, limits.at_tolerance.n_beyond, limits.at_tolerance.exposure) > 0.01
     # the control: a quantile of single checks at the same rate per check stops far more often
     naive = np.quantile(np.concatenate(series(2 * NS, 10, seed=0)), 1 - 20.0 / NS)
-    assert clusters([r > naive for r in fresh]) / total > 5 * limits.rate_per_ns
+    events, at_risk = observed([r > naive for r in fresh], memory)
+    assert events / at_risk > 5 * limits.rate_per_ns
+
+
+@pytest.mark.parametrize("wanted", [240.0, 100.0, 20.0])
+def test_many_halts_per_ns_are_as_many_as_was_said(calibration, wanted):
+    """A signal that remembers 0.1 ps, in blocks of 2 ps: up to one halt in every second block."""
+    parts = ((1.0, 0.1),)
+    limits = fitted(calibration, series(2 * NS, 10, seed=0, parts=parts), rate_per_ns=wanted, channels=["trip"])
+    assert limits.block_ps == pytest.approx(2.0)
+    assert limits.expected_rate <= limits.trip.bound <= wanted
+    fresh = series(2 * NS, 50, seed=1, parts=parts)
+    events, ns = observed([r > limits.trip.value for r in fresh], limits.inefficiency_ps)
+    # tails of the events that the law of the probability of a block predicts
+    level, share = limits.trip, (np.arange(500) + 0.5) / 500
+    rates = -np.log1p(-beta.ppf(share, level.n_beyond, level.n_blocks + 1 - level.n_beyond)) / limits.block_ps * 1e3
+    tails = [poisson.cdf(events, rates * ns).mean(), poisson.sf(events - 1, rates * ns).mean()]
+    assert min(tails) > 1e-7
+    # the control: a probability taken for a rate promises too little
+    taken = beta.ppf(0.95, level.n_beyond, level.n_blocks + 1 - level.n_beyond) / limits.block_ps * 1e3
+    assert wanted < 200 or poisson.sf(events, taken * ns) < 1e-50
 
 
 def test_channels_are_those_of_the_series(limits):
@@ -155,6 +173,16 @@ def test_a_file_gives_them_back(limits, tmp_path):
         (tmp_path / "bad.json").write_text(json.dumps(text | damage))
         with pytest.raises(LimitsError, match="holds no limits"):
             Limits.load(tmp_path / "bad.json")
+
+
+def test_a_tolerance_that_every_block_passes_is_passed_at_every_check_at_most(calibration, tmp_path):
+    """Its rate is at least one in a block; how much more often it is passed, maxima of blocks do not say."""
+    found = fitted(calibration, series(2 * NS, 4, seed=0, shift=2.0), rate_per_ns=3.0, channels=["trip"])
+    now, most = found.at_tolerance, 1e6 / INTERVAL
+    assert (now.n_beyond, now.bound, now.interval[1]) == (now.n_blocks, most, most)
+    assert 1e3 / found.block_ps < now.rate < most
+    found.save(tmp_path / "limits.json")
+    assert Limits.load(tmp_path / "limits.json") == found
 
 
 def verlet(atoms, timestep_fs=1.0):
@@ -238,5 +266,5 @@ def test_single_block_replicas_book_the_time_that_their_means_cover(calibration)
     short = fitted(calibration, series(160, 3000, seed=10), rate_per_ns=3.0, channels=["smoothed"])
     assert short.smoothed.exposure == pytest.approx(3000 * 141 * INTERVAL / 1e6)
     fresh = series(2 * NS, 40, seed=11)
-    found = clusters([moving_average(np.log(r), PS) > short.smoothed.value for r in fresh])
-    assert found / 80.0 <= 1.2 * short.smoothed.bound
+    events, ns = observed([moving_average(np.log(r), PS) > short.smoothed.value for r in fresh], short.inefficiency_ps)
+    assert events / ns <= 1.2 * short.smoothed.bound

@@ -21,11 +21,12 @@ from blipcalc.monitor.still import StandsStill
 from blipcalc.monitor.triggers import Reading
 
 
-def reading(std, distance=None, positions=None, mask=None):
+def reading(std, distance=None, positions=None, mask=None, forces=None):
     std = np.array(std, dtype=float)
     mask = np.ones(len(std), dtype=bool) if mask is None else np.array(mask)
     distance = None if distance is None else np.full(len(std), float(distance))
-    return Reading(0, ("H",) * len(std), std, 0.0, mask, latent_distance=distance, positions=positions)
+    forces = None if forces is None else np.broadcast_to(np.array(forces, dtype=float), (len(std), 3))
+    return Reading(0, ("H",) * len(std), std, 0.0, mask, latent_distance=distance, positions=positions, forces=forces)
 
 
 def breaches(rule, readings):
@@ -56,10 +57,27 @@ def test_a_structure_that_stands_still_itself_is_none():
     assert slow.index(True) in (32, 33, 34)
 
 
+def test_forces_are_the_witness_where_there_is_no_distance():
+    pushed = [reading([0.1, 0.2], forces=f) for f in (1.0, 1.1, 1.2, 1.1)]
+    assert breaches(StandsStill(), pushed) == [False, False, False, True]
+    assert breaches(StandsStill(by="forces"), pushed) == [False, False, False, True]
+    # a distance that is known is asked first, and forces of atoms that do not count are not asked
+    assert not any(breaches(StandsStill(), [reading([0.1, 0.2], 1.0, forces=f) for f in (1.0, 1.1, 1.2, 1.3, 1.4)]))
+    fixed = [[[1, 0, 0], [k, 0, 0]] for k in range(9)]
+    assert not any(breaches(StandsStill(), [reading([0.1, 0.2], mask=[True, False], forces=f) for f in fixed]))
+    # neither a structure at rest, nor a molecule that is carried and turned, nor forces that cancel but for rounding
+    assert not any(breaches(StandsStill(), [reading([0.1, 0.2], forces=1.0)] * 20))
+    turned = [[[np.cos(a), np.sin(a), 0], [0, 0, 1]] for a in np.linspace(0, 3, 20)]
+    assert not any(breaches(StandsStill(), [reading([0.1, 0.2], forces=f) for f in turned]))
+    rounding = 1e-14 * np.random.default_rng(0).normal(size=(20, 2, 3))
+    assert not any(breaches(StandsStill(), [reading([0.0, 0.0], forces=f) for f in rounding]))
+
+
 def test_what_cannot_be_known_is_no_breach():
     for silent in (reading([0.1]), reading([np.nan], 1.0), reading([0.1], np.nan), reading([0.1], 1.0, mask=[False])):
         assert not any(breaches(StandsStill(), [silent] * 9))
-    with pytest.raises(ConfigurationError, match="distance, positions"):
+    assert not any(breaches(StandsStill(), [reading([0.1], mask=[False], forces=k) for k in range(9)]))
+    with pytest.raises(ConfigurationError, match="distance, forces, positions"):
         StandsStill(by="weights")
     with pytest.raises(ConfigurationError):
         StandsStill(checks=0)
@@ -107,23 +125,34 @@ def watched(atoms, steps, **settings):
 
 
 def test_md_is_halted_by_default_where_the_model_describes_its_atoms(scripted):
-    monitor = watched(described(scripted([0.1])), 40)
+    monitor = watched(described(scripted([0.1], frozen=True)), 40)
     assert (monitor.status, monitor.dynamics.nsteps) == ("halted", 6)
     assert monitor.verdict.is_hard
     assert "stands still" in monitor.verdict.reason
     live = watched(described(scripted(lambda step: 0.1 + 1e-9 * step)), 40)
     assert live.status == "finished"
     # from the middle of the run on
-    frozen = watched(described(scripted(lambda step: 0.1 + 1e-3 * min(step, 10))), 40)
+    frozen = watched(described(scripted(lambda step: 0.1 + 1e-3 * min(step, 10), frozen=True)), 40)
     assert frozen.dynamics.nsteps in (16, 18)  # where the furthest atom turns round, a check is no motion
-    # who gives faults gives all of them, and without a description of the atoms there is no such rule
-    assert watched(described(scripted([0.1])), 40, faults=()).status == "finished"
+    # who gives faults gives all of them
+    assert watched(described(scripted([0.1], frozen=True)), 40, faults=()).status == "finished"
+    assert watched(scripted([0.1], frozen=True), 40, faults=()).status == "finished"
+    still = watched(scripted([0.1], frozen=True), 40, faults=(), triggers=[StandsStill(by="positions")])
+    assert still.dynamics.nsteps == 6
+
+
+def test_md_is_halted_by_default_where_nothing_describes_the_atoms(scripted):
+    monitor = watched(scripted([0.1], frozen=True), 40)
+    assert (monitor.status, monitor.dynamics.nsteps) == ("halted", 6)
+    assert monitor.verdict.is_hard
     assert watched(scripted([0.1]), 40).status == "finished"
-    assert watched(scripted([0.1]), 40, triggers=[StandsStill(by="positions")]).dynamics.nsteps == 6
+    resting = scripted([0.1], frozen=True)
+    resting.positions = resting.calc.predictor.home.copy()
+    assert watched(resting, 40).status == "finished"
 
 
 def test_it_is_not_excused_and_goes_on_from_a_checkpoint(scripted):
-    monitor = watched(described(scripted([0.1])), 5)
+    monitor = watched(described(scripted([0.1], frozen=True)), 5)
     again = UncertaintyMonitor(VelocityVerlet(monitor.atoms, 2.0 * units.fs), threshold=0.5, every=2)
     again.dynamics.nsteps = 5
     again.restore(*monitor.state())

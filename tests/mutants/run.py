@@ -1,7 +1,7 @@
 """Planted bugs against the fast tests:  python tests/mutants/run.py [--only NAME ...]
 
 Each bug is put into a copy of the package, in a folder of its own, and the tests of its row are run there; the control is a copy
-without any bug, in which all of them pass.  Prints a table, and ends with 1 where fewer than 24 of 25 bugs are caught.
+without any bug, in which all of them pass.  Prints a table, and ends with 1 where a bug is not caught.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("blipcalc", "tests", "examples", "pyproject.toml")
-#: share of the bugs that is to be caught
-GATE = 24 / 25
 #: seconds; a test that hangs is no test that fails
 LONGEST = 900
 #: what a replacement does that is no program any more; tests that fail by it have seen no bug
@@ -139,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         n_caught += outcome.caught
         print(row(mutant, outcome), flush=True)
     print(f"\n{n_caught} of {len(chosen)} caught, {time.perf_counter() - began:.0f} s in all")
-    return 0 if n_caught >= GATE * len(chosen) else 1
+    return 0 if n_caught == len(chosen) else 1
 
 
 if __name__ == "__main__":

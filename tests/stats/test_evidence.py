@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from scipy.stats import binom, kstest
 
 from blipcalc.stats.evidence import BettingSequence, Cusum, Martingale, ShiryaevRoberts, conformal_p, log_bet
 
@@ -28,6 +31,56 @@ def test_p_values_of_exchangeable_values_are_uniform():
     np.testing.assert_allclose(np.quantile(p, [0.05, 0.25, 0.5, 0.95]), [0.05, 0.25, 0.5, 0.95], atol=0.02)
     assert (conformal_p(np.full(9, 99.0), np.zeros(99), rng) <= 0.01).all()
     assert p.min() > 0
+
+
+class Uniform:
+    """A generator that always draws the same."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def random(self, shape):
+        return np.full(shape, self.value)
+
+
+TIED = {
+    "all the same": np.zeros(12),
+    "two values": np.array([0, 0, 0, 1, 1, 1, 1, 1]),
+    "few values": np.array([3, 1, 1, 2, 2, 2, 5, 3, 0, 2]),
+    "no two the same": np.arange(7.0),
+    "one infinite": np.array([1, 1, np.inf, np.inf, 0]),
+}
+
+
+@pytest.mark.parametrize("values", TIED.values(), ids=TIED)
+def test_p_values_of_tied_data_are_uniform_exactly(values):
+    """Each value in turn among the others as references: P(p ≤ a) = a for all a, U being uniform."""
+    turns = [(values[i : i + 1], np.delete(values, i)) for i in range(len(values))]
+    # p is linear in U, from its infimum to its maximum
+    low, middle, high = (
+        np.array([conformal_p(x, others, Uniform(1 - u))[0] for x, others in turns]) for u in (1e-15, 0.5, 1.0)
+    )
+    np.testing.assert_allclose(middle, (low + high) / 2, atol=1e-12)
+
+    def law(a, low, high):
+        return np.clip((a - low) / (high - low), 0.0, 1.0).mean()
+
+    levels = np.linspace(0, 1, 41)
+    np.testing.assert_allclose([law(a, low, high) for a in levels], levels, atol=1e-12)
+    # the control: a value ranks above all that are equal to it
+    n = len(values)
+    above = np.array([(values > x).sum() / n for x in values])
+    worst = max(law(a, above, above + 1 / n) - a for a in levels)
+    assert worst > 0.1 if len(set(values)) < n else worst < 1e-12
+
+
+def test_p_values_of_rounded_numbers_pass_a_test_of_uniformity():
+    rng = np.random.default_rng(11)
+    rows = np.round(3 * rng.random((3000, 41)))
+    p = np.concatenate([conformal_p(row[:1], row[1:], rng) for row in rows])
+    assert kstest(p, "uniform").pvalue > 1e-7
+    old = [((row[1:] > row[0]).sum() + 1 - rng.random()) / 41 for row in rows]
+    assert kstest(old, "uniform").pvalue < 1e-50
 
 
 def test_a_martingale_rarely_gets_far():
@@ -85,6 +138,76 @@ def test_an_interval_that_holds_at_every_time():
     assert left_plain / runs > 0.15
     low, high = sequence.interval
     assert high - low < 0.2
+
+
+def test_a_bet_is_made_before_its_value_is_seen():
+    """Of all sequences of zeros and ones, weighed as a coin of mean m makes them, the capitals at m are 1 on average."""
+    n, outcomes = 7, []
+    for row in product((0.0, 1.0), repeat=n):
+        sequence = BettingSequence(resolution=21)
+        for x in row:
+            sequence.update(x)
+        mean, up, down = sequence.log_capitals
+        ones = sum(row)
+        weight = mean**ones * (1 - mean) ** (n - ones)
+        outcomes.append((weight * np.exp(up), weight * np.exp(down)))
+    np.testing.assert_allclose(np.sum(outcomes, axis=0), 1.0, rtol=1e-9)
+
+
+def test_what_is_won_is_linear_in_a_value():
+    """A bet on x_t that knew x_t would not be."""
+    before = np.random.default_rng(12).random(20)
+
+    def capitals(x):
+        sequence = BettingSequence(resolution=21)
+        for value in (*before, x):
+            sequence.update(value)
+        return np.exp(sequence.log_capitals[1:])
+
+    np.testing.assert_allclose(capitals(0.25), 0.75 * capitals(0.0) + 0.25 * capitals(1.0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("x", [2 / 3, 0.0, 1.0, 0.5, 0.987])
+@pytest.mark.parametrize("resolution", [5, 101])
+def test_an_interval_narrower_than_the_grid_is_not_empty(x, resolution):
+    sequence, step = BettingSequence(resolution=resolution), 1 / (resolution - 1)
+    for _ in range(3000):
+        sequence.update(x)
+        low, high = sequence.interval
+        assert low <= x <= high
+    assert high - low <= 2 * step + 1e-12
+
+
+def test_a_constant_of_two_thirds_for_longer_than_the_grid_resolves():
+    sequence = BettingSequence()
+    for _ in range(9000):
+        sequence.update(2 / 3)
+    low, high = sequence.interval
+    assert 0.665 < low < 2 / 3 < high < 0.668
+
+
+@pytest.mark.parametrize("mean", [2 / 3, 0.951, 0.05])
+def test_coverage_does_not_depend_on_where_the_grid_lies(mean):
+    """A grid of 11 points, none of them the mean: missed at any of 300 times in at most one run in twenty."""
+    rng, runs, missed = np.random.default_rng(13), 60, 0
+    for row in rng.random((runs, 300)) < mean:
+        sequence = BettingSequence(resolution=11)
+        for x in row:
+            sequence.update(float(x))
+        low, high = sequence.interval  # ends never go back
+        missed += not (low <= mean <= high)
+    assert binom.sf(missed - 1, runs, 0.05) > 1e-7
+
+
+def test_limits_are_two_statements_where_the_mean_changes():
+    sequence, highs = BettingSequence(), []
+    for x in np.repeat([0.99, 0.96], 1500):
+        sequence.update(x)
+        highs.append(sequence.interval[1])
+    low, high = sequence.interval
+    assert (low > high, 0.96 <= high < 0.99) == (True, True)  # neither forgets what it was sure of
+    assert min(highs) >= 0.96
+    assert np.isfinite([low, high]).all()
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, np.nan])

@@ -112,6 +112,22 @@ def test_ence_by_hand():
     assert ence([2.0, 1.0, -2.0, -1.0], [16.0, 1.0, 16.0, 1.0], bins=2) == pytest.approx((0 + 0.5) / 2)
 
 
+def test_ence_does_not_depend_on_the_order_of_points_of_one_sigma():
+    """Sorted by their error, they would fill bins of their own; the first bins are those of one sigma."""
+    error, variance = heteroscedastic(1000, 8)
+    variance[:400] = np.sort(variance)[399]
+    order = np.lexsort((np.abs(error), variance))
+    shuffled = np.random.default_rng(9).permutation(1000)
+    assert ence(error[order], variance[order]) == pytest.approx(ence(error[shuffled], variance[shuffled]), rel=1e-12)
+    # of one sigma alone, all bins are alike, whatever their number
+    sorted_errors, one = np.sort(np.abs(error)), np.full(1000, 4.0)
+    for bins in (1, 7, 50):
+        assert ence(sorted_errors, one, bins) == pytest.approx(abs(rmse(error) - 2) / 2, rel=1e-12)
+    # the control: bins in the order of the points
+    parts = [rmse(part) for part in np.array_split(sorted_errors, 50)]
+    assert np.abs(np.array(parts) - 2).mean() / 2 != pytest.approx(abs(rmse(error) - 2) / 2, rel=0.1)
+
+
 def test_ence_sees_a_sigma_that_is_right_only_on_average():
     error, variance = heteroscedastic(10_000, 4)
     shuffled = np.random.default_rng(5).permutation(variance)
