@@ -50,6 +50,7 @@ from blipcalc.core.prediction import Calibration, Prediction, sample_arrays, sum
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError, TrainingDataReusedError
 from blipcalc.predictor import device_of, draws_of, dtype_of
+from blipcalc.process import plain_state
 from blipcalc.settings import several, whole
 from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_maximum, frame_weighted_quantile
 from blipcalc.stats.fits import variance_scale
@@ -167,6 +168,7 @@ def _frame_quantiles(ratio: np.ndarray, residuals: Residuals, levels: Sequence[f
     return {level: q for level, q in quantiles.items() if np.isfinite(q)}
 
 
+@plain_state()
 def calibrate(
     model: Model,
     frames: Sequence[Atoms],
