@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 import warnings
 from types import SimpleNamespace
 
@@ -16,8 +14,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import blipcalc
 from blipcalc import BayesianCalculator
-from blipcalc.models.registry import MODELS, build_model
-from blipcalc.process import plain_state
 from blipcalc.training import logs
 
 SIZES = {
@@ -136,7 +132,13 @@ def data(tmp_path_factory):
 
 def trained(data, folder, model, **training):
     """A network of some hundred weights, trained for a few steps."""
-    training = {"epochs": 4, "batch_size": 4, "warmup_steps": 0, "learning_rate": 5e-3} | training
+    training = {
+        "epochs": 3,
+        "batch_size": 8,
+        "warmup_steps": 0,
+        "learning_rate": 5e-3,
+        "validation_draws": 2,
+    } | training
     model = {"sizes": SIZES[model.get("architecture", "painn")]} | model
     noise = {"epochs": 1, "batch_size": 8, "warmup_steps": 0}
     return blipcalc.train(
@@ -164,7 +166,7 @@ def everything(model, data, folder):
     found |= {"md positions": atoms.positions, "md momenta": atoms.get_momenta()}
     atoms = waters(1, seed=6)[0]
     atoms.calc = BayesianCalculator(str(model), n_draws=2, raw=True)
-    relaxed = blipcalc.relax(atoms, fmax=0.05, steps=100)
+    relaxed = blipcalc.relax(atoms, fmax=0.2, steps=50, error_bars=None)
     found |= {"minimum": relaxed.atoms.positions, "its energy": np.array(relaxed.atoms.get_potential_energy())}
     new = trained(data, folder, {"posterior": "blip"}, epochs=1)
     found |= {name: value.numpy() for name, value in new.network.state_dict().items()}
@@ -177,7 +179,7 @@ def clean(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clean")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None)))
-        trained(data, folder / "model", {"posterior": "blip"}, epochs=40)
+        trained(data, folder / "model", {"posterior": "blip"}, epochs=15)
         return folder / "model" / "a.blip", everything(folder / "model" / "a.blip", data, folder)
 
 
