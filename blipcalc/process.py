@@ -9,6 +9,7 @@ evaluated, trained and fitted.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,18 +17,11 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-#: what makes floating-point tensors of the default dtype; ``torch.tensor`` of Python floats takes an explicit one instead
-_MAKERS = {
-    torch.empty,
-    torch.zeros,
-    torch.ones,
-    torch.full,
-    torch.scalar_tensor,
-    torch.eye,
-    torch.linspace,
-    torch.logspace,
-}
-_MAKERS |= {torch.rand, torch.randn}
+#: what makes floating-point tensors of the default dtype
+_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.eye, torch.linspace, torch.logspace}
+_MAKERS |= {torch.scalar_tensor}
+#: what does so of Python floats alone, and where these stand
+_OF_VALUES = {torch.full: ("fill_value", 1), torch.tensor: ("data", 0), torch.as_tensor: ("data", 0)}
 #: numpy's own defaults
 _ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
@@ -39,14 +33,29 @@ class _Float32(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _MAKERS and kwargs.get("dtype") is None and _is_floating(func, args, kwargs):
+        if kwargs.get("dtype") is None and (func in _MAKERS or _is_of_floats(func, args, kwargs)):
             kwargs["dtype"] = torch.float32
         return func(*args, **kwargs)
 
 
-def _is_floating(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether a maker makes floating-point numbers; ``full`` takes the kind of its value."""
-    return func is not torch.full or isinstance(kwargs.get("fill_value", args[-1] if args else None), float)
+def _is_of_floats(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether the values of a new tensor are Python floats; numbers of numpy and tensors have a dtype of their own."""
+    if func not in _OF_VALUES:
+        return False
+    name, position = _OF_VALUES[func]
+    value = kwargs.get(name, args[position] if len(args) > position else None)
+    while isinstance(value, (list, tuple)) and value:
+        value = value[0]
+    return type(value) is float
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Import packages that are deprecated in parts, also where the process makes warnings errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 @contextlib.contextmanager

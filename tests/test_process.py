@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import warnings
 from types import SimpleNamespace
 
@@ -14,6 +16,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import blipcalc
 from blipcalc import BayesianCalculator
+from blipcalc.bayes.point import PointPosterior
+from blipcalc.models.registry import MODELS, build_model
+from blipcalc.predictor import BayesianPredictor
+from blipcalc.process import plain_state
 from blipcalc.training import logs
 
 SIZES = {
@@ -36,7 +42,7 @@ POSTERIORS = {
     "laplace-kron": {"posterior": "laplace", "laplace": {"weights": "all", "structure": "kronecker"}},
     "llpr": {"posterior": "llpr"},
     "pops": {"posterior": "pops"},
-    "heads": {"posterior": "point", "sizes": SIZES["painn"] | {"heads": {"predict": "joint"}}},
+    "heads": {"posterior": "point", "sizes": SIZES["painn"] | {"heads": {"predict": "joint"}}},  # under nll_jef
 }
 
 
@@ -157,11 +163,12 @@ def everything(model, data, folder):
     """Load, calculate, train, relax, run MD: all numbers."""
     found = {}
     for dtype in ("float32", "float64"):
-        calculator = BayesianCalculator(str(model), n_draws=2, raw=True, dtype=dtype)
+        strategy = "traced" if dtype == "float32" else None
+        calculator = BayesianCalculator(str(model), n_draws=2, raw=True, dtype=dtype, surface="mean", strategy=strategy)
         keys = ("energy", "forces", "energies", "atom_std", "energy_std", "latent_distance")
         found |= {f"{dtype} {k}": v for k, v in zip(keys, numbers(calculator, *keys), strict=True)}
     atoms = waters(1, seed=6)[0]
-    atoms.calc = BayesianCalculator(str(model), n_draws=2, raw=True, dtype="float32", strategy="traced")
+    atoms.calc = BayesianCalculator(str(model), n_draws=2, raw=True, dtype="float32")
     blipcalc.run_md(atoms, time_ps=0.005, folder=folder / "md", progress=False, threshold=1e6, seed=1)
     found |= {"md positions": atoms.positions, "md momenta": atoms.get_momenta()}
     atoms = waters(1, seed=6)[0]
@@ -196,3 +203,124 @@ def test_all_numbers_are_those_of_a_clean_process(clean, data, tmp_path, name):
             np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
         else:
             np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def test_the_walk_over_states_sees_a_change():
+    """Control: each state is one that the process is not in, and a change that stays is noticed."""
+    for name, enter in STATES.items():
+        before = state()
+        with enter():
+            assert state() != before, name
+    with pytest.raises(AssertionError), in_state("no grad"):
+        torch.set_grad_enabled(True)
+
+
+def test_control_torch_alone_does_depend_on_the_state():
+    """What a network would be, and would say, without anything that guards it."""
+    with in_state("default float64"):
+        assert torch.nn.Linear(3, 3, device="meta").weight.dtype == torch.float64
+        with plain_state():
+            assert torch.nn.Linear(3, 3, device="meta").weight.dtype == torch.float32
+    a = torch.ones(3, 3)
+    with in_state("autocast"):
+        assert (a @ a).dtype == torch.bfloat16
+        with plain_state():
+            assert (a @ a).dtype == torch.float32
+
+
+def test_tensors_of_no_particular_dtype():
+    with in_state("default float64"), plain_state():
+        made = [
+            torch.zeros(2),
+            torch.full((2,), 1.0),
+            torch.tensor(0.5),
+            torch.tensor([[0.5]]),
+            torch.linspace(0, 1, 3),
+        ]
+        assert {value.dtype for value in made} == {torch.float32}
+        # these have a dtype, or a kind, of their own
+        assert torch.full((2,), 1).dtype == torch.arange(3).dtype == torch.tensor([1, 2]).dtype == torch.int64
+        own = [torch.zeros(2, dtype=torch.float64), torch.tensor(np.ones(2)), torch.tensor(np.float64(1.0))]
+        assert {value.dtype for value in own} == {torch.float64}
+
+
+def network_of(name):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        return build_model(name, SIZES[name], (1, 8))
+
+
+def evaluated(name):
+    """Weights and buffers of a network, and what it says in float32 and float64."""
+    network, found = network_of(name), {}
+    for dtype in ("float32", "float64"):
+        predictor = BayesianPredictor(network, PointPosterior(), n_draws=1, dtype=dtype)
+        prediction = predictor(waters(2))[1]
+        found |= {f"{dtype} energy": np.array(prediction.energy), f"{dtype} forces": prediction.forces}
+    return found | {key: value.numpy() for key, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model(name):
+    """Also where a process imports it in that state."""
+    assert SIZES.keys() == MODELS.keys()
+    expected = evaluated(name)
+    for ambient in ("default float64", "autocast"):
+        with in_state(ambient):
+            found = evaluated(name)
+        for key, value in expected.items():
+            assert found[key].dtype == value.dtype, (ambient, key)
+            np.testing.assert_array_equal(found[key], value, err_msg=f"{ambient}: {key}")
+
+
+@pytest.mark.filterwarnings("ignore::blipcalc.errors.TrainingWarning")
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_every_posterior(data, tmp_path, name):
+    """Trained, fitted, written and read: the hash of a model stands for every weight, and its draws follow from it."""
+    objective = {"objective": "nll_jef" if name == "heads" else "mae"}
+    clean = trained(data, tmp_path / "clean", POSTERIORS[name], **objective)
+    with in_state("default float64"), in_state("autocast"):
+        model = trained(data, tmp_path / "other", POSTERIORS[name], **objective)
+        draws = model.posterior.draw(2 if model.posterior.is_random else 1, generator=torch.Generator().manual_seed(0))
+    assert model.hash == clean.hash
+    assert model.training["posterior_fit"] == clean.training["posterior_fit"]
+    expected = clean.posterior.draw(draws.n, generator=torch.Generator().manual_seed(0))
+    for key, value in expected.overrides.items():
+        assert draws.overrides[key].dtype == value.dtype
+        assert torch.equal(draws.overrides[key], value), key
+
+
+SCRIPT = """
+import sys, warnings
+{first}
+import torch
+import blipcalc
+from blipcalc.models.registry import MODELS, build_model
+with torch.random.fork_rng(devices=[]):
+    for name in MODELS:
+        torch.default_generator.manual_seed(0)
+        tensors = build_model(name, {{}}, [1, 6, 8]).state_dict().values()
+        sys.stdout.write(f"{{name}} {{[float(value.double().sum()) for value in tensors]}} {{[t.dtype for t in tensors]}}\n")
+sys.stdout.write(blipcalc.load("rmd17").hash)
+"""
+
+
+def said_by_a_process(first):
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(first=first)], capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import torch; torch.set_default_dtype(torch.float64); torch.set_default_device('meta')",
+        "warnings.simplefilter('error')",
+    ],
+    ids=["dtype and device", "warnings"],
+)
+def test_a_process_that_is_so_from_its_start(first):
+    """Packages that are imported late make constants at their import, and warn."""
+    assert said_by_a_process(first) == said_by_a_process("")

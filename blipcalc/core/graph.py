@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
-from blipcalc.process import plain_state
+from blipcalc.process import plain_state, quiet_imports
+
+with quiet_imports():
+    from torch_geometric.data import Batch, Data
 
 
 class GraphTensors(NamedTuple):
