@@ -13,6 +13,7 @@ from blipcalc.core.compiled import Checked, check_equal, through_compiler
 from blipcalc.core.graph import Graph
 from blipcalc.errors import CompilationError
 from blipcalc.nn.scatter import gather_rows, segment_sum
+from blipcalc.process import plain_state
 from blipcalc.training.steps import step_function
 
 ABOUT = {"what": "a function", "remedy": "do without"}
@@ -22,7 +23,7 @@ def test_differences_that_are_found():
     one, nan = torch.tensor([1.0, 2.0]), torch.tensor([1.0, torch.nan])
     check_equal({"a": one, "b": nan}, {"a": one + 1e-9, "b": nan}, 1e-8, **ABOUT)
     for other in (torch.tensor([1.0, 2.1]), nan, torch.tensor([0.0, 0.0])):
-        with pytest.raises(CompilationError, match=r"a function differs .* b by .* do without"):
+        with pytest.raises(CompilationError, match=r"a function differs .* b by .*: do without"):
             check_equal({"a": one, "b": one}, {"a": one, "b": other}, 1e-8, **ABOUT)
 
 
@@ -92,6 +93,21 @@ def test_a_wrong_compiled_function_is_refused_at_its_first_call(compiler, name):
         return
     with pytest.raises(CompilationError, match="forces" if name == "not a number" else name):
         function(*arguments())
+
+
+def test_a_default_dtype_of_the_process_changes_nothing_that_is_compiled(compiler):
+    """A mode stands for the dtype of a clean process; the compiler must not stumble over it."""
+
+    def made(weights, x):
+        return Output((weights["a"] * torch.ones(3) * 0.5).sum(), weights["a"] * x)
+
+    compiler("nothing")
+    torch.set_default_dtype(torch.float64)
+    try:
+        with plain_state():
+            assert Checked(made, **ABOUT)(*arguments()).energy.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_whatever_is_compiled_anew_is_compared_anew(compiler, monkeypatch):
