@@ -40,6 +40,7 @@ from blipcalc.errors import (
 )
 from blipcalc.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
 from blipcalc.models.registry import build_model, model_name
+from blipcalc.process import plain_state
 from blipcalc.sealed import DTYPES, read_manifest, read_sealed, tensors_hash, write_sealed
 from blipcalc.stats.ellipsoid import Ellipsoid
 
@@ -111,6 +112,7 @@ def total_seconds(model: Model) -> float | None:
     return None if own is None else own + (model.training.get("wall_seconds_before") or 0)
 
 
+@plain_state()
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model file; an older file of that name stays until the new one is whole.
 
@@ -142,6 +144,7 @@ def save_model(model: Model, path: str | Path) -> None:
     write_sealed(path, tensors, manifest.model_dump(mode="json"))
 
 
+@plain_state()
 def load_model(source: str | Path) -> Model:
     """Read a model file, or a bundled model by its name.
 

@@ -22,6 +22,7 @@ from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.process import plain_state
 from blipcalc.settings import whole
 
 #: draws at most: more would only fill the memory
@@ -54,6 +55,7 @@ class BayesianPredictor:
 
     has_stress = has_energies = True
 
+    @plain_state()
     def __init__(
         self,
         model: nn.Module,
@@ -82,6 +84,7 @@ class BayesianPredictor:
         self._how = {"strategy": strategy, "chunk": chunk}
         self._prepare()
 
+    @plain_state()
     def _prepare(self) -> None:
         self._evaluator = Evaluator(self.model, **self._how)
         self._neighbors: tuple[bytes, NeighborList] | None = None
@@ -130,6 +133,7 @@ class BayesianPredictor:
             **settings,
         )
 
+    @plain_state()
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
         """Predictions in the order of the structures; evaluated as one batch.
 
@@ -154,6 +158,7 @@ class BayesianPredictor:
         ]
         return predictions if self.calibration is None else [self.calibration.apply(p) for p in predictions]
 
+    @plain_state()
     def latent_distances(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
         """(n,) of each structure: how far every atom is from the data, as the network without noise describes it; about 1
         where the data are.  No variance is looked at.
@@ -183,6 +188,7 @@ class BayesianPredictor:
         one.surface, one.calibration, one._neighbors = "mean", None, None
         return one
 
+    @plain_state()
     def each(
         self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
     ) -> list[SampleArrays]:
@@ -200,12 +206,14 @@ class BayesianPredictor:
             samples = self._evaluator.each([self.draws[k : k + 1] for k in which], graphs, stress=stress)
         return [sample_arrays(one, graph)[0] for one, graph in zip(samples, graphs, strict=True)]
 
+    @plain_state()
     def curvature(self, atoms: Atoms, *, strain: bool = False) -> Curvature:
         """Second derivatives of the surface that drives, at one structure; raises StructureError as for a call."""
         with self._lock:
             graph = self._graph([atoms], fresh=True)
             return Curvature(self._evaluator, self.draws if self.centre is None else self.centre, graph, strain=strain)
 
+    @plain_state()
     def curvatures(self, structures: Sequence[Atoms]) -> list[Curvature]:
         """Second derivatives of draw k at structure k, for K structures.
 

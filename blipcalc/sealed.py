@@ -24,6 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from blipcalc.errors import DamagedFileError, ModelFileError, NonFiniteWeightsError, SchemaError
+from blipcalc.process import plain_state
 
 #: bytes; our largest files are a few MB, a header is some hundred kB
 MAX_HEADER = 16 * 2**20
@@ -31,6 +32,7 @@ MAX_HEADER = 16 * 2**20
 DTYPES = (torch.float64, torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
 
 
+@plain_state()
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and little-endian bytes, in the order of the names."""
     digest = hashlib.sha256()
@@ -79,6 +81,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+@plain_state()
 def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
     """Write tensors and manifest as one sealed file; the old file stays until the new one is whole."""
     text = json.dumps(manifest, sort_keys=True, allow_nan=False)
@@ -92,6 +95,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     return _parse(Path(path), _read_bytes(Path(path), header_only=True))[0]
 
 
+@plain_state()
 def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and manifest of a sealed file, both verified against their hashes.
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 
 #: floors, lowest first; rooms on one floor are blind to each other
 FLOORS = [
-    {"errors", "units"},
+    {"errors", "units", "process"},
     {"settings", "sealed", "bundle"},
     {"stats", "run_folder", "checksums"},
     {"core"},

@@ -772,7 +772,7 @@ import torch
 from blipcalc.checkpoint import load_model, model_info
 from blipcalc.errors import ModelFileError
 
-good, folder = sys.argv[1:]
+good, folder = sys.argv[1:3]
 load_model(good)  # what is imported late is imported now
 for other in ("schnet", "visnet"):
     from blipcalc.models.registry import model_class
@@ -808,21 +808,34 @@ try:  # positive control: the hook sees an unpickling, and the sentinel works
 finally:
     armed = False
 control = [event for event, _ in seen if event in ("pickle.find_class", "os.mkdir")]
-print(json.dumps({"seen": seen, "refused": refused, "loaded": loaded, "foreign": foreign, "control": control}))
+of_readers = list(seen)
+armed = True
+try:  # whether torch itself would open the door in this environment
+    torch.load(sys.argv[3])
+except Exception:
+    pass
+armed = False
+opened = "os.mkdir" in [event for event, _ in seen[len(of_readers):]]
+print(json.dumps({"seen": of_readers, "refused": refused, "loaded": loaded, "foreign": foreign, "control": control,
+                  "opened": opened}))
 """
 
 
-def test_nothing_in_a_poisoned_file_is_ever_executed(parts, good, tmp_path):
+@pytest.mark.parametrize("guarded", [True, False], ids=["guard of torch", "guard of torch disabled"])
+def test_nothing_in_a_poisoned_file_is_ever_executed(parts, good, tmp_path, guarded):
+    """Also where a variable of the environment lets ``torch.load`` unpickle whatever it is given."""
     folder, work = tmp_path / "poisons", tmp_path / "work"
     folder.mkdir()
     work.mkdir()
     for k, poison in enumerate(POISONS.values()):
         (folder / f"{k:03d}.blip").write_bytes(poison.make(parts))
     (folder / "bomb").write_bytes(pickle.dumps(bomb()))
+    (tmp_path / "bomb.pt").write_bytes(POISONS["torch zip"].make(parts))
+    unguarded = {} if guarded else {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     found = subprocess.run(
-        [sys.executable, "-c", AUDIT, str(good), str(folder)],
+        [sys.executable, "-c", AUDIT, str(good), str(folder), str(tmp_path / "bomb.pt")],
         cwd=work,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | unguarded,
         capture_output=True,
         text=True,
         timeout=120,
@@ -833,6 +846,7 @@ def test_nothing_in_a_poisoned_file_is_ever_executed(parts, good, tmp_path):
     assert os.listdir(work) == [SENTINEL]
     assert (report["loaded"], report["foreign"]) == (0, [])
     assert report["refused"] == len(POISONS) + 1
+    assert report["opened"] is not guarded  # control: the variable does what it says
 
 
 def test_draws_of_a_loaded_model_fit_it(stored):

@@ -20,6 +20,7 @@ from blipcalc.bayes.variational import VariationalLinear, kl_divergence
 from blipcalc.core.contracts import Draws, Heads, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.process import plain_state
 
 
 class BlipModel(nn.Module):
@@ -134,6 +135,7 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), leaf, module)
 
 
+@plain_state()
 def bayesianize(model: nn.Module, config: BlipConfig | None = None, **settings: object) -> BlipModel:
     """Turn a deterministic potential into a BLIP: chosen linear layers become variational, their weights stay.
 

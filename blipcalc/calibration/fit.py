@@ -62,6 +62,7 @@ from blipcalc.errors import (
     TrainingDataReusedError,
 )
 from blipcalc.predictor import device_of, draws_of, dtype_of
+from blipcalc.process import plain_state
 from blipcalc.settings import several, whole
 from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_weighted_quantile
 from blipcalc.stats.fits import variance_scale
@@ -149,6 +150,7 @@ def _frame_quantiles(worst: np.ndarray, levels: Sequence[float]) -> dict[float, 
     return {level: q for level, q in quantiles.items() if np.isfinite(q)}
 
 
+@plain_state()
 def calibrate(
     model: Model,
     frames: Sequence[Atoms],

@@ -29,6 +29,7 @@ from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
 from blipcalc.core.kernels import padded_number
+from blipcalc.process import plain_state
 
 #: pairs times directions per pass where the memory is the only bound
 MANY = 300_000
@@ -60,6 +61,7 @@ class Curvature:
         found = self.product(np.eye(self.size))
         return 0.5 * (found + found.T)
 
+    @plain_state()
     def product(self, directions: np.ndarray) -> np.ndarray:
         """(B, size) directions -> (B, size) H v."""
         given = torch.as_tensor(directions, dtype=self._evaluator.dtype, device=self._evaluator.device)

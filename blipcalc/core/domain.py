@@ -21,6 +21,7 @@ from torch import nn
 from blipcalc.core.graph import Graph
 from blipcalc.core.neighbors import search
 from blipcalc.errors import DataError
+from blipcalc.process import plain_state
 from blipcalc.stats.ellipsoid import Ellipsoid, fit_ellipsoid
 
 #: quantile of the closest distances of the frames
@@ -61,6 +62,7 @@ class Domain:
         return found
 
 
+@plain_state()
 def latent_features(network: nn.Module, graph: Graph) -> np.ndarray | None:
     """(N, F) float64 invariant features of all atoms, of the network without noise; None where it has none."""
     reference = next(network.parameters())
@@ -70,6 +72,7 @@ def latent_features(network: nn.Module, graph: Graph) -> np.ndarray | None:
     return None if features is None else features.double().cpu().numpy()
 
 
+@plain_state()
 def fit_domain(network: nn.Module, frames: Sequence[Atoms]) -> Domain | None:
     """The domain of frames; None for a network that gives no features.
 

@@ -21,6 +21,7 @@ from blipcalc.core.forces import forces_from_gradient, stress_from_gradient
 from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.core.kernels import Function, Kernels
 from blipcalc.errors import ConfigurationError
+from blipcalc.process import plain_state
 from blipcalc.settings import whole
 
 #: pairs times draws per pass on a CPU; more fall out of its caches: 8 draws for 9,856 pairs, compiled, cost 4.8 deterministic
@@ -96,10 +97,12 @@ class Evaluator:
             self._kernels[key] = Kernels(plain, float(self.model.cutoff), compiled=self.strategy == "compiled")
         return self._kernels[key]
 
+    @plain_state()
     def gradient(self, draw: Draws, graph: GraphTensors) -> Tensor:
         """(E, 3) eV/Å, ∂E/∂d of a single draw; without a kernel, for who asks once."""
         return (self._gradient_linear if draw.linear else self._gradient)(self.state, single_draw(draw), graph)[0]
 
+    @plain_state()
     def curvature(self, draw: Draws, graph: GraphTensors) -> Callable[[Tensor], Tensor]:
         """Directions (B, E, 3) -> (B, E, 3) ∂²E/∂d² times each, eV/Å², of a single draw; what they share is done here, once.
 
@@ -173,6 +176,7 @@ class Evaluator:
         """Samples of all draws for one graph; the draws must be on the device and in the dtype of the model."""
         return self._samples(draws, graph, forces=forces, stress=stress, chunk=self.chunk, whole=True)
 
+    @plain_state()
     def _samples(
         self, draws: Draws, graph: Graph, *, forces: bool, stress: bool, chunk: int | None, whole: bool
     ) -> Samples:

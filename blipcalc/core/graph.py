@@ -18,11 +18,14 @@ import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
+from blipcalc.process import plain_state, quiet_imports
+
+with quiet_imports():
+    from torch_geometric.data import Batch, Data
 
 
 class GraphTensors(NamedTuple):
@@ -50,6 +53,7 @@ class Graph(Data):
     """
 
     @classmethod
+    @plain_state()
     def from_atoms(cls, atoms: Atoms, cutoff: float, neighbors: NeighborList | None = None) -> Graph:
         """Build the graph of one structure.
 
@@ -81,6 +85,7 @@ class Graph(Data):
         )
 
     @staticmethod
+    @plain_state()
     def collate(graphs: Sequence[Graph]) -> Graph:
         """Several graphs as one, atoms and pairs in the given order."""
         return Batch.from_data_list(list(graphs))

@@ -21,20 +21,19 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from blipcalc.core.compiled import TOLERANCE, check_equal, compiler_named, through_compiler
 from blipcalc.core.graph import GraphTensors
-from blipcalc.errors import CompilationError
 
 #: (derivatives (…, E, 3), (energy (…, S), energies (…, N), and the variances of heads where there are any; or nothing))
 Output = tuple[Tensor, tuple[Tensor, ...]]
 #: of (state, overrides, graph), and of directions (…, E, 3) where it takes them
 Function = Callable[..., Output]
 
-#: largest difference of a kernel from the plain result, relative to the largest entry: rounding in another order
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
-#: eV, eV/Å; entries are held to be no smaller, since rounding does not shrink where large terms cancel
-SMALLEST = 0.1
 #: of ``torch.compile``: one thread, since with two it fails on sums over pairs (torch 2.13, an assertion in its scheduler)
 OPTIONS = {"cpp.threads": 1}
+#: for messages: what a kernel is called, its results in their order, and what helps
+KERNEL, REMEDY = "a kernel", "use strategy='vmap'"
+RESULTS = ("derivatives", "energy", "energies", "energy_var", "forces_cov")
 #: kernels kept per function; a run of one molecule needs a few, for its numbers of pairs
 KEPT = 16
 
@@ -95,7 +94,8 @@ class Kernels:
             return _run(self._kernels[key][0], inputs, n_pairs)
         kernel = self._made(state, overrides, padded, inputs, len(along))
         result = _run(kernel, inputs, n_pairs)
-        check_equal(result, self._plain(state, overrides, graph, *directions), TOLERANCE[graph.vectors.dtype])
+        expected = self._plain(state, overrides, graph, *directions)
+        check_equal(_named(result), _named(expected), TOLERANCE[graph.vectors.dtype], what=KERNEL, remedy=REMEDY)
         self._kernels[key] = kernel, (state, overrides if constant else None)
         while len(self._kernels) > KEPT:
             self._kernels.popitem(last=False)
@@ -119,19 +119,19 @@ class Kernels:
         # functional: an operation in place on a constant would spoil it for the next call
         module = make_fx(torch.func.functionalize(run))(*inputs)
         folded = fold_constants(module)
-        return torch.compile(folded, fullgraph=True, dynamic=False, options=OPTIONS) if self._compiled else folded
+        return through_compiler(folded, dynamic=False, fullgraph=True, options=OPTIONS) if self._compiled else folded
 
 
 def _run(kernel: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], n_pairs: int) -> Output:
     """The result of a kernel without the padding."""
-    try:
+    with compiler_named("use strategy='traced'"):
         gradient, *values = kernel(*inputs)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        raise CompilationError(
-            f"torch.compile fails with {_root(error)}. It needs a C++ compiler that works: install one (g++ or clang++), "
-            "or name it in the environment variable CXX; strategy='traced' needs none"
-        ) from error
     return gradient[..., :n_pairs, :], tuple(values)
+
+
+def _named(output: Output) -> dict[str, Tensor]:
+    """Results by name, for messages."""
+    return dict(zip(RESULTS, (output[0], *output[1]), strict=False))
 
 
 def fold_constants(module: GraphModule) -> GraphModule:
@@ -180,22 +180,3 @@ def padded_pairs(graph: GraphTensors, cutoff: float) -> GraphTensors:
     vectors[:, 0] = cutoff
     edge_index = torch.cat([graph.edge_index, graph.edge_index.new_zeros(2, missing)], dim=1)
     return graph._replace(vectors=torch.cat([graph.vectors, vectors]), edge_index=edge_index)
-
-
-def check_equal(result: Output, expected: Output, tolerance: float) -> None:
-    """Compare a kernel with the plain function; raises :class:`CompilationError` for more than rounding."""
-    for one, other in zip((result[0], *result[1]), (expected[0], *expected[1]), strict=True):
-        scale = max(float(other.nan_to_num().abs().max()), SMALLEST)
-        difference = (one.nan_to_num() - other.nan_to_num()).abs().max()
-        if not difference <= tolerance * scale or not torch.equal(one.isnan(), other.isnan()):
-            raise CompilationError(
-                f"a kernel differs from the plain result by {difference:.1e} where values reach {scale:.1e} (allowed: "
-                f"{tolerance:.0e} of that); with torch {torch.__version__} this model needs strategy='vmap'"
-            )
-
-
-def _root(error: BaseException) -> str:
-    """Kind and first line of the error at the bottom of what ``torch.compile`` raises."""
-    while (inner := getattr(error, "inner_exception", None) or error.__cause__) is not None:
-        error = inner
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

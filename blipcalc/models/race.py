@@ -238,7 +238,7 @@ class Race(Potential):
         self.register_buffer("tensors", coupling(1, 1, 2).permute(2, 0, 1).contiguous(), persistent=False)
         # kept by name: a network that was made Bayesian has other classes there
         self._linear = tuple(name for name, module in self.named_modules() if isinstance(module, nn.Linear))
-        self.register_buffer("neighbors", torch.tensor(config.neighbors or NEIGHBORS))
+        self.register_buffer("neighbors", torch.tensor(config.neighbors or NEIGHBORS, dtype=torch.float32))
 
     def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
         """Reference energies (eV per element), scale (eV), and pairs per atom, unless the settings name them."""

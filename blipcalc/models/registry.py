@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from blipcalc.errors import ConfigurationError
+from blipcalc.process import plain_state
 
 #: name -> (module, class); modules are imported when one of their models is asked for
 MODELS: dict[str, tuple[str, str]] = {
@@ -30,6 +31,7 @@ def model_class(name: str) -> type[nn.Module]:
     return getattr(importlib.import_module(module), attribute)
 
 
+@plain_state()
 def build_model(name: str, config: Mapping[str, object], species: Sequence[int]) -> nn.Module:
     """A model with fresh weights.
 

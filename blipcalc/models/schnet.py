@@ -16,12 +16,15 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 from torch import nn
-from torch_geometric.nn.models.schnet import GaussianSmearing, InteractionBlock, ShiftedSoftplus
 
 from blipcalc.core.contracts import ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.models.potential import Potential, xavier
+from blipcalc.process import quiet_imports
 from blipcalc.settings import Settings
+
+with quiet_imports():
+    from torch_geometric.nn.models.schnet import GaussianSmearing, InteractionBlock, ShiftedSoftplus
 
 
 class SchNetConfig(Settings):

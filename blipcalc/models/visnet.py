@@ -23,13 +23,16 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch_geometric.nn.models.visnet import CosineCutoff, ExpNormalSmearing, Sphere, ViS_MP
 
 from blipcalc.core.contracts import ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.models.potential import Potential, xavier
 from blipcalc.nn.scatter import gather_rows, segment_sum
+from blipcalc.process import quiet_imports
 from blipcalc.settings import Settings
+
+with quiet_imports():
+    from torch_geometric.nn.models.visnet import CosineCutoff, ExpNormalSmearing, Sphere, ViS_MP
 
 #: rounds the tip of the norm off where vectors vanish by symmetry, as in a perfect crystal; (feature unit)².  Measured
 #: on one atom displaced in fcc copper, random weights: with 1e-8 the restoring force per Å falls by a factor of 3.6

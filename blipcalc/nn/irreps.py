@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from blipcalc.errors import ConfigurationError
+from blipcalc.process import quiet_imports
 
 # e3nn 0.4 unpickles its constants at import, which torch 2.6 and newer refuse without this
-with torch.serialization.safe_globals([slice]):
+with quiet_imports(), torch.serialization.safe_globals([slice]):
     from e3nn import o3
 
 Features = dict[str, Tensor]

@@ -127,7 +127,10 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
-    compile: bool = Field(False, description="torch.compile the training step (needs a C++ compiler, about a minute)")
+    compile: bool = Field(
+        False,
+        description="torch.compile the training step (needs a C++ compiler, about a minute); compared with the plain one",
+    )
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
 
     @model_validator(mode="after")

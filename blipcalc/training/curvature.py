@@ -14,6 +14,7 @@ from blipcalc.bayes.kronecker import Kronecker
 from blipcalc.bayes.laplace import Curvature, Diagonal, LaplaceConfig, Structure
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
+from blipcalc.process import plain_state
 
 #: outputs differentiated at once; each takes as much memory as the weights
 CHUNK = 32
@@ -21,6 +22,7 @@ CHUNK = 32
 STRUCTURES: dict[str, Structure] = {"diagonal": Diagonal(), "kronecker": Kronecker()}
 
 
+@plain_state()
 def fit_all_weights(
     network: nn.Module,
     train: Sequence[Graph],

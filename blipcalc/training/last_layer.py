@@ -28,12 +28,14 @@ from blipcalc.bayes.pops import PopsPosterior, pops
 from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph, GraphTensors
+from blipcalc.process import plain_state
 
 Features = Callable[[Tensor], Tensor]
 #: of a structure, see :func:`jacobians`
 Outputs = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]
 
 
+@plain_state()
 def fit_last_layer(
     name: str, network: nn.Module, train: Sequence[Graph], validation: Sequence[Graph], device: str = "cpu"
 ) -> tuple[LastLayerPosterior | PopsPosterior, dict[str, Any]]:

@@ -34,6 +34,7 @@ from blipcalc.core.contracts import place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
+from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig
 from blipcalc.training.descent import INFERENCE_PREFIX
@@ -47,6 +48,7 @@ FLOOR = 1e-4
 FITTED = (0.6, 1.6)
 
 
+@plain_state()
 def fit_noise(
     network: nn.Module,
     posterior: BlipPosterior | MixturePosterior,

@@ -21,6 +21,7 @@ from blipcalc.core.contracts import Posterior
 from blipcalc.core.domain import fit_domain
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError
+from blipcalc.process import plain_state
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.curvature import fit_all_weights
@@ -32,6 +33,7 @@ from blipcalc.training.plan import Plan
 from blipcalc.training.prepare import Prepared, prepare
 
 
+@plain_state()
 def train(
     paths: str | Path | Sequence[str | Path],
     output: str | Path,

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 import torch
 
 from blipcalc.core.contracts import NOISE_UNIT
+from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled
 from blipcalc.training.logs import Totals
 from blipcalc.training.steps import StepFunction, StepOutput, step_function
 from blipcalc.training.trainer import Trainer
 
 
+@plain_state()
 def fit_side_by_side(trainers: Sequence[Trainer], *, compiled: bool) -> None:
     """Train all of them to the end, each from where its folder's last whole checkpoint stands.
 

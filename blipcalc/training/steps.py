@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from blipcalc.core.compiled import Checked
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import GraphTensors
 
@@ -37,7 +38,9 @@ def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFun
     Parameters
     ----------
     stacked : whether the overrides carry a leading axis R (``vmap``, or a loop for models without); without it R is 1
-    compiled : wrap in ``torch.compile`` with dynamic shapes
+    compiled : through ``torch.compile`` with dynamic shapes, and compared with the function itself when that is done
+
+    raises : CompilationError, from a compiled one, without a compiler or for wrong energies, forces or gradients
     """
 
     def single(
@@ -75,4 +78,4 @@ def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFun
         energy, forces, penalty, *noise = values
         return StepOutput(energy, forces, penalty.mean(dim=0), *noise)
 
-    return torch.compile(step, dynamic=True) if compiled else step
+    return Checked(step, what="the compiled training step", remedy="train with compile=False") if compiled else step

@@ -16,6 +16,7 @@ from blipcalc.bayes.swag import SwagConfig
 from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.process import plain_state
 from blipcalc.run_folder import Checkpoints, State
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
 from blipcalc.training.config import TrainConfig
@@ -50,6 +51,7 @@ class Trainer:
     method : SWAG or IVON (:class:`Descent`)
     """
 
+    @plain_state()
     def __init__(
         self,
         model: nn.Module,
@@ -107,6 +109,7 @@ class Trainer:
         last = min(round(self.config.variance_warmup * self.total_steps), self.total_steps - 1)
         return self.config.objective in WITH_HEADS and self.descent.step_count < last
 
+    @plain_state()
     def fit(self) -> None:
         """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""
         self.begin()

@@ -10,10 +10,11 @@ from ase import Atoms
 from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.bayes.ensemble import MixturePosterior
 from blipcalc.core import kernels
+from blipcalc.core.compiled import check_equal
 from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph, GraphTensors
-from blipcalc.core.kernels import KEPT, Kernels, check_equal
+from blipcalc.core.kernels import KEPT, Kernels
 from blipcalc.errors import CompilationError
 
 
@@ -127,7 +128,7 @@ STATE = {"scale": torch.tensor(3.0, dtype=torch.float64)}
 
 def test_each_new_kernel_is_compared_once(monkeypatch):
     compared = []
-    monkeypatch.setattr(kernels, "check_equal", lambda *args: compared.append(check_equal(*args)))
+    monkeypatch.setattr(kernels, "check_equal", lambda *args, **about: compared.append(check_equal(*args, **about)))
     function = Kernels(squares, 4.0, compiled=False)
     for n_atoms in (3, 4, 7, 3, 4, 7):
         graph = tensors(n_atoms)
@@ -191,7 +192,7 @@ def test_a_wrong_kernel_is_an_error(monkeypatch):
     monkeypatch.setattr(kernels, "fold_constants", lambda module: lambda *args: [2 * x for x in module(*args)])
     function = Kernels(squares, 4.0, compiled=False)
     for _ in range(2):  # it is not kept either
-        with pytest.raises(CompilationError, match="differs from the plain result"):
+        with pytest.raises(CompilationError, match="differs from the plain function: derivatives"):
             function(STATE, {}, tensors())
 
 
@@ -200,14 +201,6 @@ def test_rounding_of_small_forces_is_no_difference(make_backbone, share):
     model = make_backbone("painn").float()
     pair = Atoms("NN", positions=[[0, 0, 0], [0, 0, share * model.cutoff]])
     assert_equals_loop(model, Draws(1), graphs_of(model, (pair,)), Evaluator(model, strategy="traced"), tolerance=1e-4)
-
-
-def test_differences_that_are_found():
-    one, nan = torch.tensor([1.0, 2.0]), torch.tensor([1.0, torch.nan])
-    check_equal((one, (one, nan)), (one, (one + 1e-9, nan)), 1e-8)
-    for other in (torch.tensor([1.0, 2.1]), nan, torch.tensor([0.0, 0.0])):
-        with pytest.raises(CompilationError):
-            check_equal((one, (one, one)), (one, (other, one)), 1e-8)
 
 
 def test_a_function_that_branches_on_values_is_never_frozen():

@@ -1,0 +1,200 @@
+"""``torch.compile`` with one of its faults mended, and the comparison that every compiled or traced function must pass.
+
+The fault (torch 2.13, CPU): under ``vmap`` the derivative of ``index_select`` sums into zeros that are *expanded* over the draws,
+one buffer seen K times.  The compiler turns that sum into one in place (``index_put`` into ``index_put_``), so that the rows of
+all draws end in that buffer: forces of two stacked draws were wrong by a third, energies right.  :func:`through_compiler` gives
+every such sum a buffer of its own before the compiler looks at it.
+
+What is compiled is never trusted: :class:`Checked` and :class:`~blipcalc.core.kernels.Kernels` compare it with the plain
+function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from blipcalc.errors import CompilationError
+
+#: largest difference from the plain result, relative to the largest entry: rounding in another order
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+#: eV, eV/Å; entries are held to be no smaller, since rounding does not shrink where large terms cancel
+SMALLEST = 0.1
+#: the same for derivatives by weights, which add up many terms; a wrong one is off by a tenth and more
+GRADIENT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+#: the derivative by one tensor is held to be no smaller than this part of the largest
+SMALL_GRADIENT = 1e-2
+
+
+def through_compiler(
+    function: Callable[..., Any],
+    *,
+    dynamic: bool,
+    fullgraph: bool = False,
+    options: Mapping[str, Any] | None = None,
+    on_compilation: Callable[[], None] = lambda: None,
+) -> Callable[..., Any]:
+    """The function through ``torch.compile``, which compiles it at its first call.
+
+    dynamic, fullgraph : of ``torch.compile``; options : of the compiler behind it
+    on_compilation : called whenever something is compiled anew
+    """
+
+    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        on_compilation()
+        return compile_graph(module, inputs, dict(options or {}))
+
+    return torch.compile(function, dynamic=dynamic, fullgraph=fullgraph, backend=backend)
+
+
+def compile_graph(module: torch.fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
+    """One graph through the compiler of torch."""
+    from torch._inductor.compile_fx import compile_fx  # takes a second, for who compiles alone
+
+    return compile_fx(module, inputs, config_patches=options | {"post_grad_custom_pre_pass": _own_accumulators()})
+
+
+@cache
+def _own_accumulators() -> Callable[[torch.fx.Graph], None]:
+    """The pass over a graph that mends the fault."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+    sums = (torch.ops.aten.index_put.default, torch.ops.aten._unsafe_index_put.default)
+
+    class OwnAccumulators(CustomGraphPass):
+        """Copies what is expanded, where rows are put into it or added to it."""
+
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            for node in [node for node in graph.nodes if node.op == "call_function" and node.target in sums]:
+                accumulator = node.args[0]
+                value = accumulator.meta["val"]
+                if 0 in value.stride():
+                    with graph.inserting_before(node):
+                        own = graph.call_function(
+                            torch.ops.aten.clone.default, (accumulator,), {"memory_format": torch.contiguous_format}
+                        )
+                    own.meta["val"] = value.new_empty(value.shape)
+                    node.update_arg(0, own)
+
+        def uuid(self) -> bytes:
+            return get_hash_for_files((__file__,))
+
+    return OwnAccumulators()
+
+
+class Checked:
+    """A compiled function whose results, and their derivatives by what is differentiated, are compared with those of the
+    function itself, at every call for which something was compiled.
+
+    Parameters
+    ----------
+    function : of tensors and containers of them; returns a NamedTuple of tensors and None
+    what : its name, for the message
+    remedy : what the user can do where it is wrong, for the message
+    """
+
+    def __init__(self, function: Callable[..., Any], *, what: str, remedy: str) -> None:
+        self._plain, self._what, self._remedy = function, what, remedy
+        self._compiled = through_compiler(function, dynamic=True, on_compilation=self._note)
+        self._is_new = False
+
+    def _note(self) -> None:
+        self._is_new = True
+
+    def __call__(self, *args: Any) -> Any:
+        """The result of the function.
+
+        raises : CompilationError for a compiler that is missing, or results that are wrong
+        """
+        self._is_new = False
+        with compiler_named(self._remedy):
+            result = self._compiled(*args)
+            if self._is_new:
+                self._compare(args)
+        return result
+
+    def _compare(self, args: tuple[Any, ...]) -> None:
+        leaves = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        plain, found = self._plain(*args), self._compiled(*args)
+        tensors = {name: value for name, value in plain._asdict().items() if value is not None}
+        dtype = min((value.dtype for value in tensors.values()), key=lambda d: torch.finfo(d).bits)
+        about = {"what": self._what, "remedy": self._remedy}
+        check_equal({name: getattr(found, name) for name in tensors}, tensors, TOLERANCE[dtype], **about)
+        for name in [name for name, value in tensors.items() if value.requires_grad]:
+            weights = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            # of a result of its own each: buffers of a compiled one are gone with its first derivative
+            own, expected = (
+                dict(enumerate(_gradient(getattr(output, name), leaves, weights, keep)))
+                for output, keep in ((self._compiled(*args), False), (plain, True))
+            )
+            largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
+            for k, value in expected.items():
+                check_equal(
+                    {f"the derivative of {name} by the weights": own[k]},
+                    {f"the derivative of {name} by the weights": value},
+                    GRADIENT_TOLERANCE[dtype],
+                    smallest=SMALL_GRADIENT * largest,
+                    **about,
+                )
+
+
+def _gradient(output: Tensor, leaves: list[Tensor], weights: Tensor, keep: bool) -> list[Tensor]:
+    """Derivatives of a weighted sum of outputs; zeros by what they do not depend on."""
+    return list(
+        torch.autograd.grad(
+            output, leaves, weights.to(output), retain_graph=keep, materialize_grads=True, allow_unused=True
+        )
+    )
+
+
+@contextlib.contextmanager
+def compiler_named(remedy: str) -> Iterator[None]:
+    """Say what is missing where ``torch.compile`` fails."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise CompilationError(
+            f"torch.compile fails with {_root(error)}. It needs a C++ compiler that works: install one (g++ or clang++), "
+            f"or name it in the environment variable CXX; without one {remedy}"
+        ) from error
+
+
+def check_equal(
+    found: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    tolerance: float,
+    *,
+    what: str,
+    remedy: str,
+    smallest: float = SMALLEST,
+) -> None:
+    """Compare results with those of the plain function, by name; raises :class:`CompilationError` for more than rounding.
+
+    tolerance : allowed difference, in units of the largest entry of each
+    what, remedy : for the message
+    smallest : the largest entry is held to be no smaller
+    """
+    for name, other in expected.items():
+        one = found[name].detach()
+        if not other.numel() and one.shape == other.shape:
+            continue
+        scale = max(float(other.detach().nan_to_num().abs().max()), smallest)
+        difference = float((one.nan_to_num() - other.detach().nan_to_num()).abs().max())
+        if not difference <= tolerance * scale or not torch.equal(one.isnan(), other.isnan()):
+            raise CompilationError(
+                f"{what} differs from the plain function: {name} by {difference:.1e} where values reach {scale:.1e} "
+                f"(allowed: {tolerance:.0e} of that); torch {torch.__version__} compiles it wrongly: {remedy}"
+            )
+
+
+def _root(error: BaseException) -> str:
+    """Kind and first line of the error at the bottom of what ``torch.compile`` raises."""
+    while (inner := getattr(error, "inner_exception", None) or error.__cause__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
