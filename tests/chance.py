@@ -22,7 +22,8 @@ One stage, ``@pytest.mark.chance(2, stages=1)``, for tests on values that a fixt
 
 Positive controls show the power: what is wrong must be found beyond twice the bound, or it would be missed in every other run.
 
-``--seed-offset N`` gives every test other seeds; fixtures of wider scope take theirs from ``seeds``.
+``--seed-offset N`` gives every test other seeds, ``--seeds M`` runs each of them with M seeds, from N on; fixtures of wider
+scope take theirs from ``seeds``.
 """
 
 from __future__ import annotations
@@ -100,27 +101,40 @@ def declared(item: pytest.Item) -> tuple[int, int] | None:
 
 
 @pytest.fixture(scope="session")
-def seeds(request) -> Seeds:
+def seed_offset(request) -> int:
+    """Offset of all seeds; a parameter where there are several."""
+    return getattr(request, "param", request.config.getoption("seed_offset"))
+
+
+@pytest.fixture(scope="session")
+def seeds(seed_offset) -> Seeds:
     """Seeds for fixtures that several tests share."""
-    return Seeds(request.config.getoption("seed_offset"))
+    return Seeds(seed_offset)
 
 
 @pytest.fixture
-def chance(request) -> Chance:
+def chance(request, seed_offset) -> Chance:
     """Seeds and bounds of this test."""
     found = declared(request.node)
     if found is None:
         raise pytest.UsageError(f"{request.node.nodeid} takes chance: say @pytest.mark.chance(number of comparisons)")
-    return Chance(request.config.getoption("seed_offset"), *found)
+    return Chance(seed_offset, *found)
 
 
 def pytest_addoption(parser):
     parser.addoption("--seed-offset", type=int, default=0, help="other seeds for all tests that take chance or seeds")
+    parser.addoption("--seeds", type=int, default=1, help="run these tests with so many seeds, from the offset on")
+
+
+def pytest_generate_tests(metafunc):
+    first, n = metafunc.config.getoption("seed_offset"), metafunc.config.getoption("seeds")
+    if n > 1 and "seed_offset" in metafunc.fixturenames:
+        metafunc.parametrize("seed_offset", range(first, first + n), indirect=True, scope="session")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    total = sum(found[0] for item in items if (found := declared(item)) is not None)
+def pytest_collection_modifyitems(config, items):
+    total = sum(found[0] for item in items if (found := declared(item)) is not None) // config.getoption("seeds")
     if total > COMPARISONS:
         raise pytest.UsageError(f"{total} comparisons with chance; the bounds of tests/chance.py are for {COMPARISONS}")
 

@@ -12,7 +12,9 @@ from chance import (  # noqa: F401  (hooks and fixtures)
     chance,
     pytest_addoption,
     pytest_collection_modifyitems,
+    pytest_generate_tests,
     pytest_pyfunc_call,
+    seed_offset,
     seeds,
 )
 

@@ -20,20 +20,22 @@ def flattened(draws, names):
     return torch.cat([draws.overrides[name].flatten(1) for name in names], dim=1).numpy()
 
 
-def test_draws_have_the_covariance_that_was_asked_for():
+@pytest.mark.chance(14)
+def test_draws_have_the_covariance_that_was_asked_for(chance):
     generator = torch.Generator().manual_seed(0)
     mean = {"a": torch.randn(2, generator=generator), "b": torch.randn(1, 2, generator=generator)}
     std = {name: torch.rand(value.shape, generator=generator) for name, value in mean.items()}
     deviations = {name: torch.randn(3, *value.shape, generator=generator) for name, value in mean.items()}
     posterior = GaussianPosterior("swag", mean, std, deviations)
-    x = flattened(posterior.draw(K, generator=torch.Generator().manual_seed(1)), mean)
+    k = chance.times(K)
+    x = flattened(posterior.draw(k, generator=torch.Generator().manual_seed(chance.seed())), mean)
     d = torch.cat([value.flatten(1) for value in deviations.values()], dim=1).numpy()
     s = torch.cat([value.flatten() for value in std.values()]).numpy()
     exact = np.diag(s**2) + d.T @ d
     size = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
-    np.testing.assert_allclose(np.cov(x.T) / size, exact / size, atol=5 / math.sqrt(K))
+    np.testing.assert_allclose(np.cov(x.T) / size, exact / size, atol=chance.sigmas * math.sqrt(2 / k))
     middle = torch.cat([value.flatten() for value in mean.values()]).numpy()
-    np.testing.assert_allclose((x.mean(0) - middle) / np.sqrt(exact.diagonal()), 0.0, atol=5 / math.sqrt(K))
+    np.testing.assert_allclose((x.mean(0) - middle) / np.sqrt(exact.diagonal()), 0.0, atol=chance.sigmas / math.sqrt(k))
 
 
 def test_draw_k_does_not_know_how_many_there_are():
@@ -97,17 +99,19 @@ def snapshots(n, seed=0):
     return 1000.0 + rng.normal(size=(n, 3)) @ factor.T, factor @ factor.T
 
 
-def test_swag_of_posterior_samples_is_that_posterior():
+@pytest.mark.chance(6)
+def test_swag_of_posterior_samples_is_that_posterior(chance):
     """Both parts halved: of snapshots that are samples of N(m, C) it makes N(m, ½ diag C + ½ C), the right variances."""
-    points, c = snapshots(2000)
-    moments = SwagMoments(SwagConfig(rank=1000))
+    n = chance.times(2000)
+    points, c = snapshots(n, chance.seed())
+    moments = SwagMoments(SwagConfig(rank=n // 2))
     for x in points:
         moments.add({"w": torch.tensor(x)})
     posterior = moments.posterior()
-    draws = posterior.draw(4000, generator=torch.Generator().manual_seed(0)).overrides["w"].numpy()
+    draws = posterior.draw(2 * n, generator=torch.Generator().manual_seed(chance.seed())).overrides["w"].numpy()
     exact = 0.5 * np.diag(c.diagonal()) + 0.5 * c
     size = np.sqrt(np.outer(c.diagonal(), c.diagonal()))
-    np.testing.assert_allclose(np.cov(draws.T) / size, exact / size, atol=0.1)
+    np.testing.assert_allclose(np.cov(draws.T) / size, exact / size, atol=2 * chance.sigmas * math.sqrt(2 / n))
     np.testing.assert_allclose(posterior.mean["w"], points.mean(0), rtol=1e-12)
     np.testing.assert_allclose(2 * posterior.std["w"] ** 2, points.var(0), rtol=1e-10)
 
@@ -153,16 +157,17 @@ def trained_ivon(curvature, target, config, ess, steps, rate, gradient_noise=0.0
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_ivon_finds_the_exact_posterior_of_a_linear_gaussian_model(weight_decay):
+@pytest.mark.chance(8)
+def test_ivon_finds_the_exact_posterior_of_a_linear_gaussian_model(weight_decay, chance):
     """With a quadratic loss and a Gaussian prior of precision λδ the posterior is N(a b / (a + δ), 1 / (λ (a + δ)))."""
     curvature = torch.tensor([0.5, 1.0, 2.0, 5.0], dtype=torch.float64)
     target = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     config = IvonConfig(hess_init=1.0, beta2=0.999, weight_decay=weight_decay, clip_radius=10.0)
     ess = 200.0
-    posterior = trained_ivon(curvature, target, config, ess, steps=20_000, rate=0.1)
+    posterior = trained_ivon(curvature, target, config, ess, steps=20_000, rate=0.1, seed=chance.seed())
     exact_mean, exact_var = curvature * target / (curvature + weight_decay), 1 / (ess * (curvature + weight_decay))
-    np.testing.assert_allclose(posterior.std["w"] ** 2, exact_var, rtol=0.15)
-    np.testing.assert_allclose(posterior.mean["w"], exact_mean, atol=0.25 * float(exact_var.sqrt().max()))
+    np.testing.assert_allclose(posterior.std["w"] ** 2, exact_var, rtol=0.25)
+    np.testing.assert_allclose(posterior.mean["w"], exact_mean, atol=0.4 * float(exact_var.sqrt().max()))
     # the control: without its curvature it would keep the variance that it started with
     start = 1 / (ess * (1.0 + weight_decay))
     assert np.abs(posterior.std["w"].numpy() ** 2 / start - 1).max() > 0.5

@@ -31,12 +31,12 @@ def with_slots(layer, h, **slots):
     return torch.func.functional_call(layer, slots, (h,))
 
 
-def monte_carlo_kl(theta, alpha, alpha_prior, n=200_000):
+def monte_carlo_kl(theta, alpha, alpha_prior, n, seed):
     """Mean and standard error of ln q - ln p over samples of q."""
     scale = math.sqrt(alpha) * abs(theta)
     q = torch.distributions.Normal(torch.tensor(theta, dtype=torch.float64), scale)
     p = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), math.sqrt(alpha_prior) * abs(theta))
-    omega = theta + scale * torch.randn(n, generator=generator(1), dtype=torch.float64)
+    omega = theta + scale * torch.randn(n, generator=generator(seed), dtype=torch.float64)
     difference = q.log_prob(omega) - p.log_prob(omega)
     return difference.mean().item(), difference.std().item() / math.sqrt(n)
 
@@ -44,16 +44,17 @@ def monte_carlo_kl(theta, alpha, alpha_prior, n=200_000):
 TABLE = [(0.7, 0.3, 0.5, 0.7520), (-2.1, 1.7, 0.2, 3.942), (0.05, 0.01, 0.01, 49.50)]
 
 
+@pytest.mark.chance(2)
 @pytest.mark.parametrize(("theta", "alpha", "p", "expected"), TABLE)
-def test_kl_is_the_published_value_and_the_monte_carlo_mean(theta, alpha, p, expected):
+def test_kl_is_the_published_value_and_the_monte_carlo_mean(theta, alpha, p, expected, chance):
     alpha_prior = p / (1 - p)
     closed = kl_divergence(torch.tensor(alpha, dtype=torch.float64), alpha_prior).item()
     assert closed == pytest.approx(expected, rel=2e-4)
-    mean, error = monte_carlo_kl(theta, alpha, alpha_prior)
-    assert abs(mean - closed) < 5 * error
+    mean, error = monte_carlo_kl(theta, alpha, alpha_prior, chance.times(200_000), chance.seed())
+    assert abs(mean - closed) < chance.sigmas * error
     # control: the divergence from a prior around θ instead of zero has the same derivative, but is another number
     around_theta = closed - 0.5 / alpha_prior
-    assert abs(mean - around_theta) > 50 * error
+    assert abs(mean - around_theta) > 10 * chance.sigmas * error
 
 
 @pytest.mark.parametrize("alpha_prior", [1.0, 0.25, 0.0101, 0.02])
@@ -77,46 +78,50 @@ def test_kl_does_not_regularise_the_weights(make_blip, molecule):
     assert pulled == {"inference"}
 
 
-def test_marginal_variance_is_the_same_for_both_kinds_of_noise():
-    n = 40_000
+@pytest.mark.chance(26)
+def test_marginal_variance_is_the_same_for_both_kinds_of_noise(chance):
+    n = chance.times(40_000)
     layer = linear()
     h = torch.randn((3, 6), generator=generator(2), dtype=torch.float64)
     h[1] = h[0]
     alpha = torch.tensor([0.04, 0.04, 0.3], dtype=torch.float64)
     variational = VariationalLinear(layer)
-    weight_noise = torch.randn((n, 4, 6), generator=generator(3), dtype=torch.float64)
-    row_noise = torch.randn((n, 3, 4), generator=generator(4), dtype=torch.float64)
+    weight_noise = torch.randn((n, 4, 6), generator=generator(chance.seed()), dtype=torch.float64)
+    row_noise = torch.randn((n, 3, 4), generator=generator(chance.seed(1)), dtype=torch.float64)
     frozen = torch.func.vmap(lambda e: with_slots(variational, h, alpha=alpha, weight_noise=e))(weight_noise)
     local = torch.func.vmap(lambda e: with_slots(variational, h, alpha=alpha, row_noise=e))(row_noise)
     expected = alpha[:, None] * (h**2 @ (layer.weight**2).T)
-    error = 5 * math.sqrt(2 / n)
+    error = chance.sigmas * math.sqrt(2 / n)
     for z in (frozen, local):
         assert (z.var(0) / expected - 1).abs().max() < error
-        assert ((z.mean(0) - layer(h)).abs() < 5 * (expected / n).sqrt()).all()
-    # control: the test would see a variance that is five error bars off
+        assert ((z.mean(0) - layer(h)).abs() < chance.sigmas * (expected / n).sqrt()).all()
+    # control: the test would see a variance that is twice the bound off
     assert (frozen.var(0) / (1 + 2 * error) / expected - 1).abs().max() > error
 
     def correlation(z):
         return np.corrcoef(z[:, 0, 0].detach(), z[:, 1, 0].detach())[0, 1]
 
     assert correlation(frozen) == pytest.approx(1.0, abs=1e-12)
-    assert abs(correlation(local)) < 5 / math.sqrt(n)
+    assert abs(correlation(local)) < chance.sigmas / math.sqrt(n)
 
 
+@pytest.mark.chance(5)
 @pytest.mark.parametrize("p", [0.2, 0.5])
-def test_variance_of_rescaled_dropout_is_p_over_one_minus_p(p):
-    n = 40_000
+def test_variance_of_rescaled_dropout_is_p_over_one_minus_p(p, chance):
+    n = chance.times(40_000)
     layer = linear(seed=5)
     variational = VariationalLinear(layer)
     h = torch.randn((1, 6), generator=generator(6), dtype=torch.float64)
-    kept = torch.bernoulli(torch.full((n, 4, 6), 1 - p, dtype=torch.float64), generator=generator(7)) / (1 - p)
+    kept = torch.bernoulli(torch.full((n, 4, 6), 1 - p, dtype=torch.float64), generator=generator(chance.seed())) / (
+        1 - p
+    )
     dropped = torch.func.vmap(lambda k: nn.functional.linear(h, layer.weight * k, layer.bias))(kept)
     alpha = torch.tensor([p / (1 - p)], dtype=torch.float64)
-    noise = torch.randn((n, 4, 6), generator=generator(8), dtype=torch.float64)
+    noise = torch.randn((n, 4, 6), generator=generator(chance.seed(1)), dtype=torch.float64)
     gaussian = torch.func.vmap(lambda e: with_slots(variational, h, alpha=alpha, weight_noise=e))(noise)
     assert kept.var().item() == pytest.approx(p / (1 - p), rel=0.02)
     # kurtosis of a Bernoulli sum is below that of a Gaussian, so the Gaussian error bar is wide enough
-    assert (gaussian.var(0) / dropped.var(0) - 1).abs().max() < 5 * math.sqrt(4 / n)
+    assert (gaussian.var(0) / dropped.var(0) - 1).abs().max() < chance.sigmas * math.sqrt(4 / n)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

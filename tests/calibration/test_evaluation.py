@@ -23,9 +23,9 @@ def row(coverage, kind, group, level):
 
 
 @pytest.fixture(scope="module")
-def calibrated(residuals, fitted):
+def calibrated(residuals, fitted, seeds):
     """A calibration and fresh residuals of the same law under it."""
-    rng = np.random.default_rng(0)
+    rng = seeds.rng()
     calibration = fitted(residuals(rng, 500, scale={1: 4.0, 8: 0.25}))
     return residuals(rng, 400, scale={1: 4.0, 8: 0.25}).apply(calibration)
 

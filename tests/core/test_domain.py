@@ -28,18 +28,20 @@ from blipcalc.stats.ellipsoid import fit_ellipsoid
 
 
 class TestEllipsoid:
-    def test_mean_square_is_one_and_the_law_is_chi_squared(self):
-        rng = np.random.default_rng(0)
+    @pytest.mark.chance(2)
+    def test_mean_square_is_one_and_the_law_is_chi_squared(self, chance):
+        rng, n = chance.rng(), chance.times(20_000)
         mixing = rng.normal(size=(8, 8)) * np.logspace(-2, 1, 8)
-        fitted = fit_ellipsoid(rng.normal(size=(20000, 8)) @ mixing + 5)
-        fresh = fitted.distance(rng.normal(size=(20000, 8)) @ mixing + 5) ** 2 * 8
+        fitted = fit_ellipsoid(rng.normal(size=(n, 8)) @ mixing + 5)
+        fresh = fitted.distance(rng.normal(size=(n, 8)) @ mixing + 5) ** 2 * 8
         assert fresh.mean() == pytest.approx(8, rel=0.02)
         assert fresh.var() == pytest.approx(16, rel=0.1)
 
-    def test_it_is_the_exact_distance_for_many_points(self):
-        rng = np.random.default_rng(1)
+    @pytest.mark.chance(1)
+    def test_it_is_the_exact_distance_for_many_points(self, chance):
+        rng = chance.rng()
         covariance = np.array([[4.0, 1.0], [1.0, 0.5]])
-        points = rng.multivariate_normal([1, 2], covariance, 400_000)
+        points = rng.multivariate_normal([1, 2], covariance, chance.times(400_000))
         d = np.array([3.0, -1.0])
         expected = np.sqrt(d @ np.linalg.solve(covariance, d) / 2)
         assert fit_ellipsoid(points).distance(np.array([[4.0, 1.0]]))[0] == pytest.approx(expected, rel=0.01)

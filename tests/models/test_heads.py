@@ -182,10 +182,11 @@ def test_heads_of_many_draws_by_every_strategy(name, strategy):
         assert loop.energy_var.std() > 0
 
 
-def test_total_variance_is_that_of_the_mixture():
+@pytest.mark.chance(12)
+def test_total_variance_is_that_of_the_mixture(chance):
     """Moments of a mixture of Gaussians, sampled by brute force."""
-    rng = np.random.default_rng(0)
-    k, n, per = 6, 2, 400_000
+    rng = chance.rng()
+    k, n, per = 6, 2, chance.times(200_000)
     means, energies = rng.normal(size=(k, n, 3)), rng.normal(size=k)
     factors = rng.normal(size=(k, n, 3, 3)) * 0.5
     covariances, variances = factors @ factors.swapaxes(-1, -2), rng.uniform(0.1, 1.0, k)
@@ -195,7 +196,7 @@ def test_total_variance_is_that_of_the_mixture():
     # the spread of the K draws is an unbiased estimate, divisor K - 1; the mixture itself has divisor K
     biased = p.forces_cov_epistemic * (k - 1) / k + p.forces_cov_aleatoric
     for i in range(n):
-        np.testing.assert_allclose(biased[i], np.cov(flat[:, i].T), atol=0.02)
+        np.testing.assert_allclose(biased[i], np.cov(flat[:, i].T), atol=0.06)
     np.testing.assert_allclose(p.forces_cov_aleatoric, covariances.mean(0), rtol=1e-12)
     assert p.energy_var_aleatoric == pytest.approx(variances.mean())
     assert p.energy_var_epistemic == pytest.approx(energies.var(ddof=1))

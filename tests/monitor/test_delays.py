@@ -48,9 +48,9 @@ def known(faulty):
 
 
 @pytest.fixture(scope="module")
-def quiet(bench, faulty, known):
+def quiet(bench, faulty, known, seeds):
     """Limits, the cluster that they were made with, and what it did in 3 ps after."""
-    cluster = bench.warm(REPLICAS, 2)
+    cluster = bench.warm(REPLICAS, seeds.seed())
     made = faulty.watch(cluster, known, 20 * faulty.PS)
     limits = bench.limits_of(made, RATE)
     return limits, cluster, faulty.watch(cluster, known, 3 * faulty.PS)
@@ -79,31 +79,36 @@ def hard(faulty):
     }
 
 
+@pytest.mark.chance(2, stages=1)
 @pytest.mark.parametrize("name", ["hot at once", "compressed", "drawn", "pushed", "foreign"])
-def test_hard_faults_are_seen_within_a_picosecond(bench, changed, hard, name):
+def test_hard_faults_are_seen_within_a_picosecond(bench, changed, hard, name, chance):
+    """In 95 of 100, which leaves some more of 60."""
     first, _ = bench.together(changed(hard[name])[0])
-    assert len(first) >= 0.8 * REPLICAS
-    assert (first <= 1.0).mean() >= 0.95
+    assert len(first) >= chance.counts(REPLICAS, 0.9)[0]  # the others have halted before
+    assert (first <= 1.0).sum() >= chance.counts(len(first), 0.95)[0]
 
 
-def test_without_a_fault_hardly_anything_halts(bench, changed):
+@pytest.mark.chance(1, stages=1)
+def test_without_a_fault_hardly_anything_halts(bench, changed, chance):
     """At most 20 halts per ns in 60 replicas of 2 ps: 2.4 are the most that is to be expected."""
     first, _ = bench.together(changed(lambda cluster, t: None)[0])
-    assert np.isfinite(first).sum() <= 6
+    assert np.isfinite(first).sum() <= chance.events(REPLICAS * 2e-3 * RATE)[1]
 
 
-def test_a_sensor_that_is_broken_blinds_its_channels_and_no_others(faulty, changed):
+@pytest.mark.chance(8, stages=1)
+def test_a_sensor_that_is_broken_blinds_its_channels_and_no_others(faulty, changed, chance):
     """The control is the same heat with a sensor that works."""
 
     def seen(delays, channels, within=10.0):
         return np.mean(np.nanmin([delays[name] for name in channels], axis=0) <= within)
 
     healthy, _ = changed(faulty.kick(), 4)
-    assert seen(healthy, SIGMA_CHANNELS) >= 0.95
+    many, few = (chance.counts(REPLICAS, share)[k] / REPLICAS for share, k in ((0.95, 0), (0.1, 1)))
+    assert seen(healthy, SIGMA_CHANNELS) >= many
     for kind in ("tenth", "frozen"):
         broken, _ = changed(faulty.report(kind, faulty.kick()), 4)
-        assert seen(broken, SIGMA_CHANNELS) <= 0.15  # false halts, and evidence of an R that was high when it froze
-        assert seen(broken, ["distance"]) >= 0.95
+        assert seen(broken, SIGMA_CHANNELS) <= few  # false halts, and evidence of an R that was high when it froze
+        assert seen(broken, ["distance"]) >= many
         assert seen(broken, ["stands still"], within=0.2) == (kind == "frozen")
     assert seen(healthy, ["stands still"]) == 0
 
@@ -179,13 +184,14 @@ def test_forces_and_faults_are_those_of_the_guard(script, faulty, known):
     assert 0 < sum(seen) < 60
 
 
-def test_quantiles_keep_what_they_promise(bench):
+@pytest.mark.chance(1)
+def test_quantiles_keep_what_they_promise(bench, chance):
     """95 % limits of a 95th percentile of 200 exponential values, and values that never came."""
-    rng = np.random.default_rng(0)
+    rng, n = chance.rng(), chance.times(400)
     held = [
         low <= -np.log(0.05) <= high
-        for _, low, high in (bench.quantile(rng.exponential(size=200), 0.95) for _ in range(400))
+        for _, low, high in (bench.quantile(rng.exponential(size=200), 0.95) for _ in range(n))
     ]
-    assert np.mean(held) >= 0.93
+    assert sum(held) >= chance.counts(n, 0.94)[0]
     assert bench.quantile(np.array([1.0] * 9 + [np.inf]), 0.95)[0] == np.inf
     assert bench.quantile(np.full(200, 2.0), 0.5) == (2.0, 2.0, 2.0)

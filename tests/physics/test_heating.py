@@ -36,8 +36,7 @@ def oscillators(n_steps, noise, *, n=20_000, friction=0.0):
     return 0.5 * MASS * v**2 + 0.5 * SPRING * x**2
 
 
-def resampled(sigma, seed=0, n=20_000):
-    rng = np.random.default_rng(seed)
+def resampled(sigma, rng, n):
     return lambda step: rng.normal(scale=sigma, size=n)
 
 
@@ -46,14 +45,15 @@ def test_the_law_has_its_published_numbers():
     assert LAW * 1000 * units.fs / units.kB == pytest.approx(53, rel=0.02)
 
 
+@pytest.mark.chance(3)
 @pytest.mark.parametrize("n_averaged", [1, 4])
-def test_resampled_noise_heats_a_hydrogen_atom(n_averaged):
-    n_steps = 400
-    energy = oscillators(n_steps, resampled(SIGMA / np.sqrt(n_averaged)))
+def test_resampled_noise_heats_a_hydrogen_atom(n_averaged, chance):
+    n_steps, n = 400, chance.times(20_000)
+    energy = oscillators(n_steps, resampled(SIGMA / np.sqrt(n_averaged), chance.rng(), n), n=n)
     rate, error = energy.mean() / (n_steps * STEP), energy.std() / np.sqrt(len(energy)) / (n_steps * STEP)
     assert error < 0.01 * LAW
     # the step of 0.5 fs is finite: (ω Δt)²/4 = 1.8 % on top of the statistical error
-    assert rate == pytest.approx(LAW / n_averaged, abs=5 * error + 0.02 * LAW / n_averaged)
+    assert rate == pytest.approx(LAW / n_averaged, abs=chance.sigmas * error + 0.02 * LAW / n_averaged)
     assert rate * 1000 * units.fs == pytest.approx(4.5e-3 / n_averaged, rel=0.06)
 
 
@@ -67,12 +67,14 @@ def test_frozen_noise_does_not_heat():
     assert energies[2].mean() < 0.1 * 1600 * STEP * LAW
 
 
-def test_friction_turns_heating_into_a_warmer_bath():
+@pytest.mark.chance(1)
+def test_friction_turns_heating_into_a_warmer_bath(chance):
     friction = 0.01 / units.fs
-    energy = oscillators(1600, resampled(SIGMA, seed=2, n=8000), n=8000, friction=friction)
+    n = chance.times(8000)
+    energy = oscillators(1600, resampled(SIGMA, chance.rng(), n), n=n, friction=friction)
     expected = LAW / friction
     assert expected / units.kB == pytest.approx(5.3, rel=0.02)
-    assert energy.mean() == pytest.approx(expected, rel=5 / np.sqrt(len(energy)) + 0.02)
+    assert energy.mean() == pytest.approx(expected, rel=chance.sigmas / np.sqrt(n) + 0.02)
 
 
 class Pool(Calculator):
@@ -173,13 +175,14 @@ def test_frozen_draws_do_not_drift(small, ammonia):
     assert np.ptp(energies) < 0.02 * size
 
 
-def test_resampled_draws_heat_by_the_trace_law(small, ammonia):
+@pytest.mark.chance(1)
+def test_resampled_draws_heat_by_the_trace_law(small, ammonia, chance):
     """Control: the same pool, one draw per force call."""
     model, draws = small
-    n_copies, n_steps, timestep = 120, 30, 0.5 * units.fs
+    n_copies, n_steps, timestep = chance.times(120), 30, 0.5 * units.fs
     atoms, reference = at_rest(model, draws, ammonia, n_copies)
     frozen = atoms[:40]
-    atoms.calc = Pool(model, draws, reference, n_copies, generator=np.random.default_rng(4))
+    atoms.calc = Pool(model, draws, reference, n_copies, generator=chance.rng())
     atoms.get_forces()
     start = total_energies(atoms)
     VelocityVerlet(atoms, timestep).run(n_steps)
@@ -189,7 +192,7 @@ def test_resampled_draws_heat_by_the_trace_law(small, ammonia):
     expected = 0.5 * timestep**2 * (weights @ traces).mean()
     ratio, error = gained.mean() / expected, gained.std(ddof=1) / np.sqrt(n_copies) / expected
     assert error < 0.1
-    assert ratio == pytest.approx(1.0, abs=0.2)
+    assert ratio == pytest.approx(1.0, abs=chance.sigmas * error)
     # frozen, the same start stays at rest
     frozen.calc = Pool(model, draws, reference[:40], 10)
     frozen.get_forces()

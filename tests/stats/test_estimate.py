@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import betabinom
 
 from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError
 from blipcalc.sealed import json_text
+from blipcalc.stats.conformal import coverage_law
 from blipcalc.stats.estimate import Estimate, conformal_factor, with_error
 
 
@@ -35,38 +36,46 @@ def test_a_linear_function_has_the_exact_spread_and_no_bias(rng):
     assert estimate[1].std == pytest.approx(estimate.std[1])
 
 
-def test_a_curved_function_shows_its_bias():
-    x = np.random.default_rng(0).normal(0.0, 0.1, 20_000)
+@pytest.mark.chance(1)
+def test_a_curved_function_shows_its_bias(chance):
+    n = chance.times(20_000)
+    x = chance.rng().normal(0.0, 0.1, n)
     square = Estimate(0.0, x).map(np.square)
-    assert square.bias == pytest.approx(0.01, rel=0.05)
+    assert square.bias == pytest.approx(0.01, rel=chance.sigmas * np.sqrt(2 / n))
 
 
+@pytest.mark.chance(1)
 @pytest.mark.parametrize("n_draws", [2, 4, 16])
 @pytest.mark.parametrize("level", [0.68, 0.95])
-def test_intervals_of_few_gaussian_draws_hold_the_truth_as_often_as_they_say(rng, n_draws, level):
-    n = 4000
+def test_intervals_of_few_gaussian_draws_hold_the_truth_as_often_as_they_say(chance, n_draws, level):
+    n, rng = chance.times(4000), chance.rng()
     truth, draws = rng.normal(size=n), rng.normal(size=(n_draws, n))
     held = Estimate(draws.mean(axis=0), draws).holds(truth, level).sum()
-    assert binom.ppf(1e-4, n, level) <= held <= binom.ppf(1 - 1e-4, n, level)
+    low, high = chance.counts(n, level)
+    assert low <= held <= high
 
 
-def test_control_a_normal_quantile_would_be_too_short(rng):
-    truth, draws = rng.normal(size=4000), rng.normal(size=(4, 4000))
+@pytest.mark.chance(1)
+def test_control_a_normal_quantile_would_be_too_short(chance):
+    n, rng = chance.times(4000), chance.rng()
+    truth, draws = rng.normal(size=n), rng.normal(size=(4, n))
     held = (np.abs(truth - draws.mean(axis=0)) <= 1.96 * draws.std(axis=0, ddof=1)).sum()
-    assert held < binom.ppf(1e-6, 4000, 0.95)
+    assert held < chance.counts(n, 0.95)[0]
 
 
-def test_an_interval_of_the_quantity_itself_takes_twenty_labels(rng):
+@pytest.mark.chance(2)
+def test_an_interval_of_the_quantity_itself_takes_twenty_labels(chance):
     """Error bars three times too small: a factor from labels makes up for it, on values that it has not seen."""
-    truth = rng.normal(size=2000)
-    estimates = [Estimate(0.0, d) for d in rng.normal(size=(2000, 8)) / 3]
-    factor = conformal_factor(estimates[:200], truth[:200], 0.9)
+    rng, n = chance.rng(), chance.times(500)  # for the factor; the others try it
+    truth = rng.normal(size=4 * n)
+    estimates = [Estimate(0.0, d) for d in rng.normal(size=(4 * n, 8)) / 3]
+    factor = conformal_factor(estimates[:n], truth[:n], 0.9)
     held = sum(
-        low <= t <= high
-        for (low, high), t in zip((e.bounds(factor) for e in estimates[200:]), truth[200:], strict=True)
+        low <= t <= high for (low, high), t in zip((e.bounds(factor) for e in estimates[n:]), truth[n:], strict=True)
     )
-    assert binom.ppf(1e-3, 1800, 0.87) <= held <= binom.ppf(1 - 1e-3, 1800, 0.94)
-    assert sum(e.holds(t, 0.9) for e, t in zip(estimates[200:], truth[200:], strict=True)) < 0.7 * 1800  # control
+    low, high = betabinom(3 * n, *coverage_law(n, 0.9)).ppf([chance.p / 2, 1 - chance.p / 2])
+    assert low <= held <= high
+    assert sum(e.holds(t, 0.9) for e, t in zip(estimates[n:], truth[n:], strict=True)) < 0.7 * 3 * n  # control
     with pytest.raises(CalibrationError, match="uncalibrated: 19"):
         conformal_factor(estimates[:19], truth[:19])
 
