@@ -10,8 +10,10 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 
 #: floors, lowest first; rooms on one floor are blind to each other
 FLOORS = [
+    {"text"},
     {"errors", "units"},
     {"settings", "sealed", "bundle"},
+    {"sealed_json"},
     {"stats", "run_folder", "checksums"},
     {"core"},
     {"data", "nn"},

@@ -302,7 +302,7 @@ def test_a_header_that_is_no_object_is_refused(tmp_path, header):
     ids=lambda t: t[:16] if isinstance(t, str) else t.__name__,
 )
 def test_manifest_text_that_is_no_object_is_refused_though_its_hash_is_right(tmp_path, text, error):
-    metadata = {"manifest": text, "manifest_sha256": sealed._text_hash(text), "tensors_sha256": tensors_hash({})}
+    metadata = {"manifest": text, "manifest_sha256": sealed.text_hash(text), "tensors_sha256": tensors_hash({})}
     with pytest.raises(error, match=r"x\.blip.*manifest"):
         read_manifest(_metadata_file(tmp_path / "x.blip", metadata))
 
@@ -337,6 +337,9 @@ class _FullDisk:
 
     def __exit__(self, *exc):
         self.stream.close()
+
+    def fileno(self):
+        return self.stream.fileno()
 
     def write(self, content):
         self.stream.write(content[: len(content) // 2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from scipy.stats import chi
 
 from blipcalc.core.prediction import Calibration
 from blipcalc.report.frames import Traces
+from blipcalc.report.html import escape
 from blipcalc.report.record import Event, RunRecord
 from blipcalc.report.series import evenly, thinned
 
@@ -156,6 +156,10 @@ def _draw_coverage(axes: Axes, coverage: Sequence[Mapping[str, Any]]) -> None:
 
 def svg(figure: Figure, label: str) -> str:
     """A figure as an element of a page: ids of its own, the page's ink, no style that leaks, no address of anything."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a $ in a word of a file is a $
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
