@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from blipcalc.core.contracts import Surface
+from blipcalc.core.prediction import Calibration
 from blipcalc.errors import SchemaError
 from blipcalc.settings import Settings, checked
 
@@ -39,6 +40,10 @@ class StoredCalibration(Settings):
     n_atoms: dict[AtomicNumber, Count]
     n_element_frames: dict[AtomicNumber, Count]
     frames_hash: str
+
+    def calibration(self) -> Calibration:
+        """As it is used."""
+        return Calibration(**self.model_dump())
 
 
 class StoredDomain(Settings):

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
 
 from blipcalc.errors import BlipcalcError, ConfigurationError, DataError
 
 #: what is counted or numbered is below it
 MOST = 2**63
+#: for a number that may be not finite, which a file has null for
+OR_NAN = WrapValidator(lambda value, check: math.nan if value is None else check(value))
 #: faults of a file that a message names
 MOST_FAULTS = 5
 

@@ -12,9 +12,10 @@ from ase.data import atomic_numbers, chemical_symbols
 from scipy.stats import chi
 
 from blipcalc.core.prediction import Calibration
+from blipcalc.monitor.events import Event
 from blipcalc.report.frames import Traces
 from blipcalc.report.html import escape
-from blipcalc.report.record import Event, RunRecord
+from blipcalc.report.record import RunRecord
 from blipcalc.report.series import evenly, thinned
 
 if TYPE_CHECKING:

@@ -243,7 +243,7 @@ def _versions(
     record: RunRecord, reliability: Reliability, limits: Limits | None, files: Mapping[str, tuple[int, str]]
 ) -> list[str]:
     now = versions()
-    then = {**record.environment, **record.provenance.get("versions", {})}
+    then = {**record.environment, **({} if record.provenance is None else record.provenance.versions)}
     rows = [(name, str(then.get(name, "not recorded")), now.get(name, "")) for name in dict.fromkeys([*now, *then])]
     identity = [("run (structure and calculator)", record.identity or "not recorded")]
     identity.append(("model", reliability.model_hash or "not recorded; give --model"))
@@ -252,7 +252,7 @@ def _versions(
         identity += [(f"limits: {name}", str(value)) for name, value in limits.identity.model_dump().items()]
     elif record.config.get("monitor", {}).get("limits"):
         identity.append(("limits", record.config["monitor"]["limits"]))
-    settings: dict[str, Any] = {**record.config, **record.provenance.get("settings", {})}
+    settings: dict[str, Any] = {**record.config, **({} if record.provenance is None else record.provenance.settings)}
     stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return [
         heading("Versions and hashes"),

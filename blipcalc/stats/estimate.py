@@ -233,7 +233,7 @@ class Estimate:
 
 
 #: an array as JSON has it; null where a number is not finite
-Nested = TypeAliasType("Nested", "float | None | list[Nested]")
+Nested = TypeAliasType("Nested", "float | list[Nested] | None")
 
 
 class StoredEstimate(Settings):

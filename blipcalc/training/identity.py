@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import nn
 
 from blipcalc.core.graph import Graph
+from blipcalc.settings import Settings
+
+
+class StoredTraining(Settings):
+    """What a checkpoint of a training holds beside its tensors."""
+
+    kind: Literal["training checkpoint"]
+    identity: str
+    config: dict[str, Any]
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    noise_units: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None
+    best: dict[str, float] | None
 
 
 def run_identity(model: nn.Module, method: object, *graphs: Sequence[Graph]) -> str:

@@ -13,7 +13,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from scipy.signal import lfilter
 
-from blipcalc.errors import ConfigurationError, LimitsError
+from blipcalc.errors import ConfigurationError, DamagedFileError, LimitsError
 from blipcalc.monitor.channels import Evidence, Smoothed, Trip
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -151,10 +151,11 @@ def test_a_file_gives_them_back(limits, tmp_path):
     with pytest.raises(LimitsError, match="blipcalc check"):
         Limits.load(tmp_path / "none.json")
     text = json.loads((tmp_path / "limits.json").read_text())
-    for damage in ({"tolerance": "much"}, {"surprise": 1}):
-        (tmp_path / "bad.json").write_text(json.dumps(text | damage))
-        with pytest.raises(LimitsError, match="holds no limits"):
-            Limits.load(tmp_path / "bad.json")
+    (tmp_path / "edited.json").write_text(json.dumps(text | {"tolerance": 2 * limits.tolerance}))
+    with pytest.raises(DamagedFileError, match=r"changed since it was written.*not edited by hand; .*blipcalc check"):
+        Limits.load(tmp_path / "edited.json")
+    (tmp_path / "laid out anew.json").write_text(json.dumps(text, indent=4, sort_keys=True))
+    assert Limits.load(tmp_path / "laid out anew.json") == limits
 
 
 def verlet(atoms, timestep_fs=1.0):
