@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,11 @@ from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.core.validate import check_all_arrays
 from blipcalc.data.xyz import check_counts
-from blipcalc.errors import BlipcalcError, DataError
+from blipcalc.errors import BlipcalcError, DataError, SchemaError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
+from blipcalc.row_seals import seal_rows
 from blipcalc.sealed import write_atomically
+from blipcalc.sealed_arrays import read_arrays, write_arrays
 
 #: (n,) and (n, 3): columns in text files
 PER_ATOM = ("atom_std", "forces_std", "latent_distance")
@@ -99,9 +101,7 @@ def write(
             prepared.append(frame)
         commit = _FORMATS[path.suffix](path, prepared, append)
     if samples:
-        buffer = io.BytesIO()
-        np.savez(buffer, **store)
-        write_atomically(_samples_path(path), buffer.getvalue())
+        write_arrays(_samples_path(path), store)
     if not append:
         forget_sums(path)
     commit()
@@ -187,8 +187,16 @@ def _stored_samples(path: Path) -> dict[str, np.ndarray]:
     """{frame/quantity: samples}."""
     if not _samples_path(path).is_file():
         return {}
-    with np.load(_samples_path(path), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    arrays = read_arrays(_samples_path(path))
+    known = {field.name for field in fields(SampleArrays)}
+    odd = [
+        name for name, values in arrays.items() if name.partition("/")[2] not in known or not np.isfinite(values).all()
+    ]
+    if odd:
+        raise SchemaError(
+            f"{_samples_path(path)}: {', '.join(odd[:4])}; expected finite numbers, as frame/quantity with one of {sorted(known)}"
+        )
+    return arrays
 
 
 def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
@@ -270,27 +278,20 @@ def _extxyz(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], N
 
 
 def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    whole = folder / path.name
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        whole, ids = Path(folder) / path.name, []
         if append:
+            verify(path)
             shutil.copy2(path, whole)
         with connect(whole, use_lock_file=False) as database:
             for atoms in frames:
                 results = {PREFIX + k: v for k, v in atoms.calc.results.items()} if atoms.calc is not None else {}
                 ours = {k: v for k, v in atoms.info.items() if str(k).startswith(PREFIX)}
                 others = {k: v for k, v in atoms.info.items() if k not in ours}
-                database.write(atoms, data={**results, **ours, INFO: others})
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-
-    def replace() -> None:
-        whole.replace(path)
-        shutil.rmtree(folder)
-
-    return replace
+                ids.append(database.write(atoms, data={**results, **ours, INFO: others}))
+        seal_rows(connect(whole, use_lock_file=False), ids)
+        content = whole.read_bytes()
+    return lambda: write_atomically(path, content)
 
 
 def _from_row(row: Any) -> Atoms:

@@ -12,10 +12,10 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 FLOORS = [
     {"text"},
     {"errors", "units"},
-    {"settings", "sealed", "bundle"},
-    {"sealed_json"},
+    {"settings", "sealed"},
+    {"sealed_json", "sealed_arrays", "row_seals"},
     {"stats", "run_folder", "checksums"},
-    {"core"},
+    {"core", "bundle"},
     {"data", "nn"},
     {"models", "bayes", "adapters"},
     {"manifest"},

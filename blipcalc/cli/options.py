@@ -62,8 +62,10 @@ def structure_of(path: Path) -> Any:
     """The last frame of a file, without its calculator."""
     import ase.io
 
+    from blipcalc.checksums import verify
     from blipcalc.data.xyz import check_counts
 
+    verify(path)
     check_counts(path)
     try:
         atoms = ase.io.read(path, -1)
