@@ -1,7 +1,7 @@
 """Seals of the rows of an ``ase.db``: a database that we wrote says of every row of ours what was in it.
 
-The seals stand in the metadata of the database, ``{"blipcalc": {id: first 64 bits of a SHA-256}}``, so that a row which is gone is
-missed too.  A row that others added has none, and is not vouched for.
+The seals stand in the metadata of the database, ``{"blipcalc": {id: first 64 bits of a SHA-256}}``, so that a row which is gone
+is missed too.  A row that others added has none, and is not vouched for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def verify_rows(path: Path) -> None:
     if wrong:
         named = ", ".join(wrong[:MOST]) + " …" * (len(wrong) > MOST)
         raise DamagedFileError(
-            f"{path}: rows {named} ({len(wrong)} of {len(seals)} that blipcalc wrote) are not as they were written, or not there. "
+            f"{path}: rows {named} ({len(wrong)} of {len(seals)} that blipcalc wrote) are not as they were written, or gone. "
             "ase.db reads the others: write those to a new file, and so do with rows that you changed or deleted on purpose"
         )
 
