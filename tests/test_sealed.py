@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -465,8 +467,44 @@ for k in range(20):
         found, text = read_sealed(tmp_path / str(k) / "x.blip")
         assert (found["x"] == text["n"]).all()
         torn += len(leftovers(tmp_path / str(k)))
+        write_sealed(tmp_path / str(k) / "x.blip", {}, {})  # the next save clears away what the kill left
+        assert leftovers(tmp_path / str(k)) == []
     # positive control: kills did hit writes in progress
     assert torn > 0
+
+
+def test_what_others_write_at_this_moment_is_no_leftover(tmp_path):
+    path, names = tmp_path / "x", (".x.1.2.tmp", ".x.mine.tmp", ".y.1.2.tmp")
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with (tmp_path / names[0]).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write_atomically(path, b"1")
+        assert sorted(leftovers(tmp_path)) == sorted(names)
+    write_atomically(path, b"2")
+    assert leftovers(tmp_path) == sorted(names[1:])  # of another file, and of no name that we give
+
+
+def test_many_threads_write_one_file(tmp_path):
+    """None is taken for a leftover of another; the file is always that of one of them."""
+    path, failed = tmp_path / "x", []
+
+    def write(k):
+        try:
+            for _ in range(60):
+                write_atomically(path, bytes([k]) * 5000)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        content = path.read_bytes() if path.exists() else b""
+        assert len(set(content)) <= 1
+        assert len(content) in (0, 5000)
+    assert not failed
+    assert leftovers(tmp_path) == []
 
 
 def test_a_file_written_in_place_is_torn_by_a_kill(tmp_path):

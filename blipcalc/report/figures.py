@@ -17,6 +17,7 @@ from blipcalc.report.frames import Traces
 from blipcalc.report.html import escape
 from blipcalc.report.record import RunRecord
 from blipcalc.report.series import evenly, thinned
+from blipcalc.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,10 +158,6 @@ def _draw_coverage(axes: Axes, coverage: Sequence[Mapping[str, Any]]) -> None:
 
 def svg(figure: Figure, label: str) -> str:
     """A figure as an element of a page: ids of its own, the page's ink, no style that leaks, no address of anything."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a $ in a word of a file is a $
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -246,7 +243,11 @@ def _mark_events(axes: Axes, record: RunRecord) -> None:
 
 
 def _legend(axes: Axes, columns: int = 4) -> None:
-    axes.legend(
+    handles, labels = axes.get_legend_handles_labels()
+    legend = axes.legend(
+        handles, [printable(label) for label in labels],
         loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns, frameon=False, fontsize=8, labelcolor=INK,
         borderaxespad=0.2,
     )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a $ in a word of a file is a $
