@@ -127,7 +127,7 @@ def save_model(model: Model, path: str | Path) -> None:
         model_hash=model.hash,
         draws_hash=_draws_hash(model.posterior),
         training=model.training,
-        calibrations=[StoredCalibration(**_plain(c)) for c in model.calibrations],
+        calibrations=[StoredCalibration.of(_plain(c)) for c in model.calibrations],
         domain=None if model.domain is None else StoredDomain(**_of_domain(model.domain)),
     )
     tensors = _tensors(model) | _domain_tensors(model.domain) | {"frames": model.frames}

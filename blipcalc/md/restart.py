@@ -96,7 +96,7 @@ def provenance(calc: Calculator | None) -> dict[str, Any]:
         calibration = model.calibration
     if calibration is not None:
         fields = {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
-        calibration = StoredCalibration(**fields).model_dump(mode="json")
+        calibration = StoredCalibration.of(fields).model_dump(mode="json")
     return {"settings": settings, "calibration": calibration, "versions": versions()}
 
 
