@@ -1,5 +1,24 @@
 """Sealed tensor files: safetensors with a JSON manifest, hashed, written atomically.  Never a pickle.
 
+What each file that is read again promises; a seal finds damage, a schema refuses what cannot be though its seal is right:
+
+| file | seal | schema | damaged |
+|---|---|---|---|
+| model ``.blip``, calibrations inside | SHA-256 of manifest, of tensors (here) | ``manifest`` | refused: get a fresh copy |
+| ``checkpoint.safetensors`` | the same | ``StoredCheckpoint``, ``StoredTraining`` | the one before it goes on, with a warning |
+| ``limits.json`` | SHA-256 of the content (``sealed_json``) | ``Limits`` | refused: ``blipcalc check`` |
+| ``summary.json`` of a run | the same | ``md.summary`` | refused: remove it, checkpoints hold the rest |
+| ``evaluation.json`` | the same | ``StoredEvaluation`` | refused: ``blipcalc evaluate`` |
+| ``relaxation.json``, averages, comparison | the same | ``StoredEstimate`` | refused: made anew by their commands |
+| ``trajectory.traj``, breached frames | CRC-32 of every frame (``checksums``) | ``io`` | refused: ``blipcalc repair`` |
+| ``history.csv``, ``log.csv`` | CRC-32 of every part | columns and ranges | refused: ``blipcalc repair`` |
+| ``events.jsonl`` | CRC-32 of every line | ``Event`` | refused: ``blipcalc repair`` |
+| ``.samples.npz``, draws of frames | SHA-256 of the arrays (``sealed_arrays``) | names, finite | refused: write them again |
+| rows of a ``.db`` | SHA-256 of every row (``row_seals``) | ``io`` | refused: ``ase.db`` reads the others |
+| ``.traj``, ``.xyz`` of ``blipcalc.write`` | CRC-32 with ``checksums=True``, else none | ``io`` | as a trajectory |
+
+Files of other programs have no seal.  None of this is a protection against intent.
+
 Layout: one plain safetensors file.  Its metadata hold ``manifest`` (JSON), ``manifest_sha256`` and ``tensors_sha256``; the
 latter covers names, dtypes, shapes and bytes of all tensors in sorted order, because safetensors itself has no checksum and
 1,525 of 5,000 random mutations of such a file read back as silently different values.
