@@ -7,7 +7,7 @@ ASE's own writers drop every result that is not in its list, in silence.  Here t
 |---|---|---|
 | ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (its own ``arrays`` are dropped) |
 | ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; all others: all digits |
-| ``.db`` | every key, bit for bit | ``data`` of the row |
+| ``.db`` | every key, bit for bit | ``data`` of the row, which has a seal (:mod:`blipcalc.row_seals`) |
 
 With them go: calibrated or not, surface, K and seed.  Covariances and uncalibrated values stay behind.  Files that grow
 frame by frame can have checksums beside them (:mod:`blipcalc.checksums`), which :func:`read` holds them against.
@@ -71,7 +71,7 @@ def write(
     append : add to an existing file
     samples : keep the K draws too, beside the file in ``<path>.samples.npz``
     checksums : keep a sum of every frame beside the file in ``<path>.sums``, as run folders do; a file that has them keeps them
-        when it is added to.  Not for ``.db``, nor for text that was begun without them
+        when it is added to.  Not for ``.db``, whose rows are sealed in any case, nor for text that was begun without them
 
     Raises
     ------
@@ -84,7 +84,9 @@ def write(
     if not frames:
         raise DataError(f"expected at least one frame to write to {path}, got none")
     if checksums and not keeps_sums(path):
-        raise DataError(f"{path}: a database changes in place, so its frames have no checksums; leave checksums=False")
+        raise DataError(
+            f"{path}: the rows of a database have seals in it, and no checksums beside it; leave checksums=False"
+        )
     append = append and path.exists()
     store = _stored_samples(path) if append else {}
     first = len({name.partition("/")[0] for name in store})
@@ -120,7 +122,7 @@ def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
     Raises
     ------
     DataError : no such file, or an unknown suffix
-    DamagedFileError : a file that is not as its checksums say, where it has any
+    DamagedFileError : a file that is not as its checksums or seals say, where it has any
     """
     path = Path(path)
     _check_suffix(path)
@@ -281,7 +283,6 @@ def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[],
     with tempfile.TemporaryDirectory() as folder:
         whole, ids = Path(folder) / path.name, []
         if append:
-            verify(path)
             shutil.copy2(path, whole)
         with connect(whole, use_lock_file=False) as database:
             for atoms in frames:

@@ -100,7 +100,7 @@ class StoredRun(Settings):
 
     identity: str
     config: StoredConfig
-    environment: dict[str, str | int]
+    environment: dict[str, str | bool | int | float | None]
     provenance: StoredProvenance
 
 

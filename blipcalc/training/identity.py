@@ -22,7 +22,7 @@ class StoredTraining(Settings):
     epoch: int = Field(ge=0)
     step: int = Field(ge=0)
     seconds: float = Field(ge=0)
-    noise_units: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None
+    noise_units: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None
     best: dict[str, float] | None
 
 

@@ -315,6 +315,10 @@ def test_stored_draws_are_numbers_of_a_known_name(written, tmp_path):
         write_arrays(path, arrays)
         with pytest.raises(SchemaError, match=r"samples\.npz: .*expected finite numbers"):
             io.read(tmp_path / "frames.traj")
+    with np.load(source / path.name) as whole:
+        np.savez(path, **{name: whole[name] if name == "sha256" else 2 * whole[name] for name in whole.files})
+    with pytest.raises(DamagedFileError, match="the arrays hash to"):
+        io.read(tmp_path / "frames.traj")
     np.savez(path, **{"0/energy": np.ones(2)})
     with pytest.raises(DamagedFileError, match="write the frames again"):
         io.read(tmp_path / "frames.traj")
