@@ -71,7 +71,8 @@ def _fault(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
         known = _known(schema, fault["loc"][:-1])
         near = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
         return f"unknown setting {where!r}; did you mean {near[0]!r}? Known: {', '.join(known)}"
-    return f"{where}: {fault['msg']} (got {reprlib.repr(fault['input'])})"
+    came = "" if fault["type"] == "missing" else f" (got {reprlib.repr(fault['input'])})"
+    return f"{where}: {fault['msg']}{came}"
 
 
 def _known(schema: type, path: Sequence[str | int]) -> list[str]:
