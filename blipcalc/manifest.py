@@ -10,7 +10,7 @@ from pydantic import Field
 from blipcalc.core.contracts import Surface
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import SchemaError
-from blipcalc.settings import Settings, checked
+from blipcalc.settings import AtLeastOne, Count, Fraction, Positive, Settings, checked
 
 SCHEMA = 1
 
@@ -19,24 +19,21 @@ PosteriorName = Literal[
 ]
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Level = Annotated[float, Field(gt=0, lt=1)]
 AtomicNumber = Annotated[int, Field(ge=1, le=118)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class StoredCalibration(Settings):
     """A :class:`~blipcalc.core.prediction.Calibration` as JSON (keys are text there)."""
 
     surface: Surface
-    n_draws: int = Field(ge=1)
+    n_draws: AtLeastOne
     seed: int
     model_hash: str
     scale: dict[AtomicNumber, Positive]
     scale_energy: Positive
-    q_atom: dict[AtomicNumber, dict[Level, Positive]]
-    q_frame: dict[Level, Positive]
-    n_frames: int = Field(ge=1)
+    q_atom: dict[AtomicNumber, dict[Fraction, Positive]]
+    q_frame: dict[Fraction, Positive]
+    n_frames: AtLeastOne
     n_atoms: dict[AtomicNumber, Count]
     n_element_frames: dict[AtomicNumber, Count]
     frames_hash: str
@@ -50,7 +47,7 @@ class StoredDomain(Settings):
     """A :class:`~blipcalc.core.domain.Domain` but for its ellipsoids, which are tensors."""
 
     closest: dict[str, Positive]
-    n_frames: int = Field(ge=1)
+    n_frames: AtLeastOne
     n_atoms: dict[AtomicNumber, Count]
 
 

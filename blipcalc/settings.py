@@ -10,15 +10,21 @@ from dataclasses import is_dataclass
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, WrapValidator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
 from blipcalc.errors import BlipcalcError, ConfigurationError, DataError
 
 #: what is counted or numbered is below it
 MOST = 2**63
+#: ranges of what files hold
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 #: for a number that may be not finite, which a file has null for
 OR_NAN = WrapValidator(lambda value, check: math.nan if value is None else check(value))
 #: faults of a file that a message names

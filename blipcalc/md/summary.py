@@ -14,19 +14,13 @@ from blipcalc.md.integrators import IntegratorConfig
 from blipcalc.monitor.observer import Status
 from blipcalc.run_folder import last_checkpoint
 from blipcalc.sealed_json import Kind, finite, read_json, write_json
-from blipcalc.settings import OR_NAN, Settings, checked, number
+from blipcalc.settings import OR_NAN, AtLeastOne, Count, Fraction, NotNegative, Positive, Settings, checked, number
 
 #: as a file
 RUN_SUMMARY = Kind(
     "summary of a run",
     "remove it, and the folder is that of a run which has not ended: its checkpoints hold the rest, and the same call goes on",
 )
-
-Amount = Annotated[float, Field(ge=0)]
-AmountOrNan = Annotated[float, Field(ge=0), OR_NAN]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Steps = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -44,11 +38,11 @@ class MDSummary:
 
     status: Status
     steps: Count
-    time_ps: Amount
-    wall_seconds: Amount
-    temperature_K: AmountOrNan
-    max_atom_std: AmountOrNan
-    limit: Amount | None
+    time_ps: NotNegative
+    wall_seconds: NotNegative
+    temperature_K: Annotated[NotNegative, OR_NAN]
+    max_atom_std: Annotated[NotNegative, OR_NAN]
+    limit: NotNegative | None
     reason: str | None
     is_finite: bool = True
 
@@ -58,7 +52,7 @@ class MDSummary:
 
 
 def _of_a_number(text: str) -> str:
-    number("threshold", float(text), above=0.0)
+    number("threshold", float(text), above=-1e-300, infinite=True)
     return text
 
 
@@ -66,11 +60,11 @@ class StoredMonitor(Settings):
     """What the guard went by, see :meth:`~blipcalc.monitor.observer.UncertaintyMonitor.settings`."""
 
     tolerance: Positive | None
-    level: Annotated[float, Field(gt=0, lt=1)]
+    level: Fraction
     threshold: dict[str, Annotated[str, AfterValidator(_of_a_number)] | None]
     limits: str | None
     rules: list[str]
-    every: Steps
+    every: AtLeastOne
     actions: list[str]
 
 
@@ -79,12 +73,12 @@ class StoredConfig(IntegratorConfig):
 
     course: list[tuple[float, Positive]] = Field(min_length=1)
     seed: Count
-    write_every: Steps
+    write_every: AtLeastOne
     trajectory: str | None
     monitor: StoredMonitor
     time_ps: Positive
     keep_draws: bool
-    checkpoint_every: Steps | None = None
+    checkpoint_every: AtLeastOne | None = None
 
 
 class StoredProvenance(Settings):
@@ -109,7 +103,7 @@ class StoredCheckpoint(StoredRun):
 
     kind: Literal["MD checkpoint"]
     step: Count
-    seconds: Amount
+    seconds: NotNegative
     rng: dict[str, Any]
     monitor: dict[str, Any]
     observers: list[dict[str, Any] | None]

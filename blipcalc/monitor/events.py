@@ -8,18 +8,18 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from ase import Atoms
 from ase.optimize.optimize import BaseDynamics
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, model_validator
 
 from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError, ModelFileError
 from blipcalc.monitor.readings import time_fs
 from blipcalc.monitor.triggers import Verdict
 from blipcalc.sealed import json_object, write_atomically
-from blipcalc.settings import Settings, checked
+from blipcalc.settings import Count, NotNegative, Settings, checked
 
 
 class Event(Settings):
@@ -28,9 +28,9 @@ class Event(Settings):
     model_config = ConfigDict(extra="allow")  # an action of the user's may add figures of its own
 
     event: str
-    step: int = Field(ge=0)
-    time_fs: float | None = Field(ge=0)
-    atoms: list[Annotated[int, Field(ge=0)]]
+    step: Count
+    time_fs: NotNegative | None
+    atoms: list[Count]
     symbols: list[str]
     value: float | None
     threshold: float | None

@@ -33,7 +33,7 @@ from blipcalc.monitor.blocks import NS, PS, WINDOW_PS, ReferenceBlocks, checks
 from blipcalc.monitor.channels import Evidence, HaltRatio, Outside, Smoothed, Trip
 from blipcalc.monitor.triggers import Trigger
 from blipcalc.sealed_json import Kind, read_json, write_json
-from blipcalc.settings import Settings, checked, number
+from blipcalc.settings import AtLeastOne, Fraction, Positive, Settings, checked, number
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
 from blipcalc.stats.shift import Shifted
 
@@ -69,9 +69,6 @@ def _symbol(symbol: str) -> str:
     return symbol
 
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Passed = Annotated[Level, AfterValidator(_sensible)]
 Symbol = Annotated[str, AfterValidator(_symbol)]
 
@@ -96,14 +93,14 @@ class Limits(Settings):
 
     identity: Identity
     tolerance: Positive = Field(description="ε_tol, eV/Å, a norm")
-    level: Share = Field(description="of the quantiles")
+    level: Fraction = Field(description="of the quantiles")
     quantiles: dict[Symbol, Positive] = Field(description="{symbol: q_atom}", min_length=1)
     rate_per_ns: Positive = Field(description="wanted rate of false halts, of all channels together")
-    confidence: Share = Field(description="that the true rate is not higher")
+    confidence: Fraction = Field(description="that the true rate is not higher")
     interval_fs: Positive = Field(description="between checks")
     inefficiency_ps: Positive = Field(description="g of ln R, not below 1 ps")
     block_ps: Positive
-    n_replicas: Count
+    n_replicas: AtLeastOne
     reference_ns: Positive = Field(description="in whole blocks")
     at_tolerance: Passed = Field(description="how often R passes 1 in the reference run")
     trip: Passed | None = Field(description="limit on R; None where the channel was not asked for")

@@ -22,7 +22,7 @@ from blipcalc.report.frames import Traces
 from blipcalc.report.html import table
 from blipcalc.report.record import RunRecord
 from blipcalc.sealed_json import read_json
-from blipcalc.settings import OR_NAN, Settings, checked
+from blipcalc.settings import OR_NAN, Count, Settings, checked
 
 #: what constants belong to, beside the model
 KEYS = ("surface", "n_draws", "seed")
@@ -42,7 +42,7 @@ class StoredCoverage(Settings):
     observed: Annotated[Share, OR_NAN]
     low: Share | None
     high: Share | None
-    n_frames: int = Field(ge=0)
+    n_frames: Count
     inside: bool | None
 
 
@@ -60,7 +60,7 @@ class StoredEvaluation(Settings):
     model_config = ConfigDict(extra="ignore")
 
     surface: Surface
-    n_draws: int = Field(ge=0)
+    n_draws: Count
     forces: StoredScores
 
 

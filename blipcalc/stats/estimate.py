@@ -30,7 +30,7 @@ from typing_extensions import TypeAliasType
 
 from blipcalc.errors import CalibrationError, ConfigurationError, DataError, DrawsError
 from blipcalc.sealed_json import finite
-from blipcalc.settings import Settings, checked, number
+from blipcalc.settings import NotNegative, Settings, checked, number
 from blipcalc.stats.conformal import conformal_quantile
 from blipcalc.stats.spread import spread
 
@@ -242,11 +242,11 @@ class StoredEstimate(Settings):
     value: Nested
     draws: list[Nested] = Field(min_length=2)
     unit: str = ""
-    widening: float | None = Field(1.0, ge=0)
+    widening: NotNegative | None = 1.0
     calibrated: bool = False
     note: str = ""
     source: str = ""
-    of_differences: float | None = Field(None, ge=0)
+    of_differences: NotNegative | None = None
     std: Nested = None
     bias: Nested = None
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
 from torch import nn
 
 from blipcalc.core.graph import Graph
-from blipcalc.settings import Settings
+from blipcalc.settings import Count, NotNegative, Settings
 
 
 class StoredTraining(Settings):
@@ -19,10 +18,10 @@ class StoredTraining(Settings):
     kind: Literal["training checkpoint"]
     identity: str
     config: dict[str, Any]
-    epoch: int = Field(ge=0)
-    step: int = Field(ge=0)
-    seconds: float = Field(ge=0)
-    noise_units: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None
+    epoch: Count
+    step: Count
+    seconds: NotNegative
+    noise_units: tuple[NotNegative, NotNegative] | None
     best: dict[str, float] | None
 
 
