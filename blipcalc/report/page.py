@@ -56,7 +56,8 @@ def write_report(
 
     Raises
     ------
-    DataError : no run folder, or a damaged file in it
+    DataError : no run folder, or a file in it that holds something else
+    DamagedFileError : a file that is not as it was written
     ConfigurationError : another model than the one of the run, or a path that is a folder
     LimitsError : limits that the run was not guarded by
     ModelFileError : no such model
