@@ -295,7 +295,7 @@ def test_folders_that_are_none_and_files_that_are_damaged_are_named(tmp_path):
     run(tmp_path, threshold=0.001)
     whole = (tmp_path / SUMMARY).read_bytes()
     (tmp_path / SUMMARY).write_text("{")
-    with pytest.raises(DamagedFileError, match="no readable JSON.*remove it"):
+    with pytest.raises(DamagedFileError, match=r"no readable JSON.*remove it"):
         write_report(tmp_path)
     (tmp_path / SUMMARY).write_bytes(whole)
     for name, content, said in [
