@@ -8,6 +8,7 @@ from pathlib import Path
 from ase import Atoms
 from ase.io import read
 
+from blipcalc.checksums import verify
 from blipcalc.errors import ConfigurationError
 
 #: names of the starting structures: molecules of ``rmd17``, zeolites of ``silica``, of which it has not seen the last two
@@ -23,9 +24,10 @@ def bundle_path(name: str) -> Path:
 def starting_structure(name: str) -> Atoms:
     """The starting structure of one of :data:`MOLECULES` or :data:`ZEOLITES`, without a calculator.
 
-    Raises :class:`ConfigurationError` for another name.
+    raises : ConfigurationError for another name, DamagedFileError for a file that is not as it was packed
     """
     for file, names in (("rmd17.extxyz", MOLECULES), ("silica.extxyz", ZEOLITES)):
         if name in names:
+            verify(bundle_path(file))
             return read(bundle_path(file), index=names.index(name))
     raise ConfigurationError(f"no starting structure for {name!r}; there are {', '.join(MOLECULES + ZEOLITES)}")

@@ -129,7 +129,7 @@ def save_model(model: Model, path: str | Path) -> None:
         model_hash=model.hash,
         draws_hash=_draws_hash(model.posterior),
         training=model.training,
-        calibrations=[StoredCalibration(**_plain(c)) for c in model.calibrations],
+        calibrations=[StoredCalibration.of(_plain(c)) for c in model.calibrations],
         domain=None if model.domain is None else StoredDomain(**_of_domain(model.domain)),
     )
     tensors = _tensors(model) | _domain_tensors(model.domain) | {"frames": model.frames}
@@ -158,7 +158,7 @@ def load_model(source: str | Path) -> Model:
     model = _rebuild(path, manifest, tensors)
     if {model.hash, *(stored.model_hash for stored in manifest.calibrations)} != {manifest.model_hash}:
         raise SchemaError(f"{path}: weights, manifest and calibrations do not belong together (model hash differs)")
-    model = replace(model, calibrations=tuple(Calibration(**stored.model_dump()) for stored in manifest.calibrations))
+    model = replace(model, calibrations=tuple(stored.calibration() for stored in manifest.calibrations))
     if _draws_hash(model.posterior) != manifest.draws_hash:
         raise ChangedRandomStreamError(
             f"{path}: seed {WITNESS_SEED} gives other draws than when the model was saved, so its calibrations do not hold; "

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from blipcalc.errors import DamagedFileError
+from blipcalc.row_seals import verify_rows
 from blipcalc.sealed import write_atomically
 
 SUFFIX, DAMAGED = ".sums", ".damaged"
@@ -139,7 +140,10 @@ def inspect(path: str | Path) -> Findings:
 
 
 def verify(path: str | Path) -> None:
-    """Raise :class:`DamagedFileError` where a file is not as its sums say; a file without sums passes."""
+    """Raise :class:`DamagedFileError` where a file is not as its sums say, or a database not as its seals; others pass."""
+    path = Path(path)
+    if path.suffix == ".db" and path.is_file():
+        verify_rows(path)
     if sums_of(path).is_file() and not (found := inspect(path)).is_whole:
         raise DamagedFileError(
             f"{path}: {found}. 'blipcalc repair {path}' keeps what comes before the damage; if the file was replaced on "

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from blipcalc.text import printable
+
 
 class BlipcalcError(Exception):
     """Base of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message; it may quote a file."""
+        return printable(super().__str__())
+
+
+class BlipcalcWarning(UserWarning):
+    """Base of every warning of this package."""
+
+    def __str__(self) -> str:
+        """The message; it may quote a file."""
+        return printable(super().__str__())
 
 
 class StructureError(BlipcalcError, ValueError):
@@ -75,11 +89,11 @@ class EmptySplitError(DataError):
     """A split that leaves one part without frames."""
 
 
-class DuplicateFramesWarning(UserWarning):
+class DuplicateFramesWarning(BlipcalcWarning):
     """Frames that occur more than once; all but the first of each are left out of a split."""
 
 
-class UnitsWarning(UserWarning):
+class UnitsWarning(BlipcalcWarning):
     """Labels whose forces are not on the gradient scale of their energies."""
 
 
@@ -111,19 +125,19 @@ class TrainingDataReusedError(CalibrationError):
     """Frames offered for calibration that the model was trained on."""
 
 
-class UncalibratedWarning(UserWarning):
+class UncalibratedWarning(BlipcalcWarning):
     """Variances are raw posterior values: no calibration belongs to these settings."""
 
 
-class SilentForcesWarning(UserWarning):
+class SilentForcesWarning(BlipcalcWarning):
     """Forces that vanish by symmetry say nothing of error bars, and are left out."""
 
 
-class TrainingWarning(UserWarning):
+class TrainingWarning(BlipcalcWarning):
     """A training ended otherwise than it should, or went on from something older than expected."""
 
 
-class CheckpointWarning(UserWarning):
+class CheckpointWarning(BlipcalcWarning):
     """A checkpoint was damaged, and the one before it is used; or a run that goes on is not the same to the last bit."""
 
 

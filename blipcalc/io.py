@@ -7,7 +7,7 @@ ASE's own writers drop every result that is not in its list, in silence.  Here t
 |---|---|---|
 | ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (its own ``arrays`` are dropped) |
 | ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; all others: all digits |
-| ``.db`` | every key, bit for bit | ``data`` of the row |
+| ``.db`` | every key, bit for bit | ``data`` of the row, which has a seal (:mod:`blipcalc.row_seals`) |
 
 With them go: calibrated or not, surface, K and seed, and what formats drop of the structure itself (:mod:`blipcalc.kept`).
 Covariances and uncalibrated values stay behind.  Files that grow
@@ -22,7 +22,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.core.validate import check_all_arrays
 from blipcalc.data.xyz import check_counts
-from blipcalc.errors import BlipcalcError, DataError
+from blipcalc.errors import BlipcalcError, DataError, SchemaError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
 from blipcalc.kept import put_back, set_aside, words_again
+from blipcalc.row_seals import seal_rows
 from blipcalc.sealed import write_atomically
+from blipcalc.sealed_arrays import read_arrays, write_arrays
 
 #: (n,) and (n, 3): columns in text files
 PER_ATOM = ("atom_std", "forces_std", "latent_distance")
@@ -69,7 +71,7 @@ def write(
     append : add to an existing file
     samples : keep the K draws too, beside the file in ``<path>.samples.npz``
     checksums : keep a sum of every frame beside the file in ``<path>.sums``, as run folders do; a file that has them keeps them
-        when it is added to.  Not for ``.db``, nor for text that was begun without them
+        when it is added to.  Not for ``.db``, whose rows are sealed in any case, nor for text that was begun without them
 
     Raises
     ------
@@ -82,7 +84,9 @@ def write(
     if not frames:
         raise DataError(f"expected at least one frame to write to {path}, got none")
     if checksums and not keeps_sums(path):
-        raise DataError(f"{path}: a database changes in place, so its frames have no checksums; leave checksums=False")
+        raise DataError(
+            f"{path}: the rows of a database have seals in it, and no checksums beside it; leave checksums=False"
+        )
     append = append and path.exists()
     store = _stored_samples(path) if append else {}
     first = len({name.partition("/")[0] for name in store})
@@ -104,9 +108,7 @@ def write(
             prepared.append(frame)
         commit = _FORMATS[path.suffix](path, prepared, append)
     if samples:
-        buffer = io.BytesIO()
-        np.savez(buffer, **store)
-        write_atomically(_samples_path(path), buffer.getvalue())
+        write_arrays(_samples_path(path), store)
     if not append:
         forget_sums(path)
     commit()
@@ -125,7 +127,7 @@ def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
     Raises
     ------
     DataError : no such file, or an unknown suffix
-    DamagedFileError : a file that is not as its checksums say, where it has any
+    DamagedFileError : a file that is not as its checksums or seals say, where it has any
     """
     path = Path(path)
     _check_suffix(path)
@@ -192,8 +194,16 @@ def _stored_samples(path: Path) -> dict[str, np.ndarray]:
     """{frame/quantity: samples}."""
     if not _samples_path(path).is_file():
         return {}
-    with np.load(_samples_path(path), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    arrays = read_arrays(_samples_path(path))
+    known = {field.name for field in fields(SampleArrays)}
+    odd = [
+        name for name, values in arrays.items() if name.partition("/")[2] not in known or not np.isfinite(values).all()
+    ]
+    if odd:
+        raise SchemaError(
+            f"{_samples_path(path)}: {', '.join(odd[:4])}; expected finite numbers, as frame/quantity with one of {sorted(known)}"
+        )
+    return arrays
 
 
 def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
@@ -269,26 +279,18 @@ def _extxyz(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], N
 
 
 def _database(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    whole = folder / path.name
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        whole, ids = Path(folder) / path.name, []
         if append:
             shutil.copy2(path, whole)
         with connect(whole, use_lock_file=False) as database:
             for atoms in frames:
                 results = {PREFIX + k: v for k, v in atoms.calc.results.items()} if atoms.calc is not None else {}
                 ours = {k: v for k, v in atoms.info.items() if str(k).startswith(PREFIX)}
-                database.write(atoms, data={**results, **ours})
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-
-    def replace() -> None:
-        whole.replace(path)
-        shutil.rmtree(folder)
-
-    return replace
+                ids.append(database.write(atoms, data={**results, **ours}))
+        seal_rows(connect(whole, use_lock_file=False), ids)
+        content = whole.read_bytes()
+    return lambda: write_atomically(path, content)
 
 
 def _from_row(row: Any) -> Atoms:

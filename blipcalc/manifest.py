@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from blipcalc.core.contracts import Surface
+from blipcalc.core.prediction import Calibration
 from blipcalc.errors import SchemaError
+from blipcalc.settings import AtLeastOne, Count, Fraction, Positive, Settings, checked
 
 SCHEMA = 1
 
@@ -17,51 +19,46 @@ PosteriorName = Literal[
 ]
 
 
-class Strict(BaseModel):
-    """A part of the manifest; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Level = Annotated[float, Field(gt=0, lt=1)]
 AtomicNumber = Annotated[int, Field(ge=1, le=118)]
-Count = Annotated[int, Field(ge=0)]
 
 
-class StoredCalibration(Strict):
+class StoredCalibration(Settings):
     """A :class:`~blipcalc.core.prediction.Calibration` as JSON (keys are text there)."""
 
     surface: Surface
-    n_draws: int = Field(ge=1)
+    n_draws: AtLeastOne
     seed: int
     model_hash: str
     scale: dict[AtomicNumber, Positive]
     scale_energy: Positive
-    q_atom: dict[AtomicNumber, dict[Level, Positive]]
-    q_frame: dict[Level, Positive]
-    n_frames: int = Field(ge=1)
+    q_atom: dict[AtomicNumber, dict[Fraction, Positive]]
+    q_frame: dict[Fraction, Positive]
+    n_frames: AtLeastOne
     n_atoms: dict[AtomicNumber, Count]
     n_element_frames: dict[AtomicNumber, Count]
     frames_hash: str
 
+    def calibration(self) -> Calibration:
+        """As it is used."""
+        return Calibration(**self.model_dump())
 
-class StoredDomain(Strict):
+
+class StoredDomain(Settings):
     """A :class:`~blipcalc.core.domain.Domain` but for its ellipsoids, which are tensors."""
 
     closest: dict[str, Positive]
-    n_frames: int = Field(ge=1)
+    n_frames: AtLeastOne
     n_atoms: dict[AtomicNumber, Count]
 
 
-class Units(Strict):
+class Units(Settings):
     """The only units there are."""
 
     energy: Literal["eV"] = "eV"
     length: Literal["Angstrom"] = "Angstrom"
 
 
-class Manifest(Strict):
+class Manifest(Settings):
     """What a model file says of itself."""
 
     schema_version: Literal[1]
@@ -82,15 +79,10 @@ class Manifest(Strict):
 
 
 def validated(path: Path, raw: dict[str, Any]) -> Manifest:
-    """The manifest of a file; raises :class:`SchemaError`, naming the first field that is wrong."""
+    """The manifest of a file; raises :class:`SchemaError`, naming the fields that are wrong."""
     if raw.get("schema_version") != SCHEMA:
         raise SchemaError(
             f"{path} has schema version {raw.get('schema_version')!r}; this version of blipcalc reads {SCHEMA}. "
             "Is it a model file? A newer one needs a newer blipcalc"
         )
-    try:
-        return Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise SchemaError(f"{path}: manifest field {where!r}: {first['msg']} ({error.error_count()} faults)") from None
+    return checked(Manifest, raw, f"{path}: its manifest", error=SchemaError)

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, RunFolderBusyError
+from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, RunFolderBusyError, SchemaError
 from blipcalc.sealed import read_sealed, write_sealed
+from blipcalc.settings import Settings, checked
 
 try:
     import fcntl
@@ -52,6 +53,7 @@ class Checkpoints:
     may_change : names of settings that may differ from those the run began with
     what : kind of run, in words
     belongs_to : what the identity is made of, in words
+    schema : of all that a checkpoint holds beside tensors; None takes anything
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class Checkpoints:
     may_change: AbstractSet[str]
     what: str = "training"
     belongs_to: str = "network or other data"
+    schema: type[Settings] | None = None
     #: a damaged newest checkpoint is overwritten, never moved over the good one before it
     _newest_is_whole: bool = field(default=False, init=False)
 
@@ -76,12 +79,15 @@ class Checkpoints:
     def load(self) -> State | None:
         """The state of the newest whole checkpoint; None where there is none.
 
-        raises : ConfigurationError where the folder holds another run, or the same with other settings
+        raises : ConfigurationError where the folder holds another run, or the same with other settings; SchemaError where it
+            holds something else
         """
         found = last_checkpoint(self.folder)
         if found is None:
             return None
         tensors, manifest, self._newest_is_whole = found
+        if self.schema is not None:
+            checked(self.schema, manifest, f"{self.folder} holds no checkpoint of {self.what}", error=SchemaError)
         if manifest.get("identity") != self.identity:
             raise ConfigurationError(
                 f"{self.folder} holds a run with another {self.belongs_to} (identity "

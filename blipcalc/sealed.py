@@ -1,5 +1,24 @@
 """Sealed tensor files: safetensors with a JSON manifest, hashed, written atomically.  Never a pickle.
 
+What each file that is read again promises; a seal finds damage, a schema refuses what cannot be though its seal is right:
+
+| file | seal | schema | damaged |
+|---|---|---|---|
+| model ``.blip``, calibrations inside | SHA-256 of manifest, of tensors (here) | ``manifest`` | refused: get a fresh copy |
+| ``checkpoint.safetensors`` | the same | ``StoredCheckpoint``, ``StoredTraining`` | the one before it goes on, with a warning |
+| ``limits.json`` | SHA-256 of the content (``sealed_json``) | ``Limits`` | refused: ``blipcalc check`` |
+| ``summary.json`` of a run | the same | ``md.summary`` | refused: remove it, checkpoints hold the rest |
+| ``evaluation.json`` | the same | ``StoredEvaluation`` | refused: ``blipcalc evaluate`` |
+| ``relaxation.json``, averages, comparison | the same | ``StoredEstimate`` | refused: made anew by their commands |
+| ``trajectory.traj``, breached frames | CRC-32 of every frame (``checksums``) | ``io`` | refused: ``blipcalc repair`` |
+| ``history.csv``, ``log.csv`` | CRC-32 of every part | columns and ranges | refused: ``blipcalc repair`` |
+| ``events.jsonl`` | CRC-32 of every line | ``Event`` | refused: ``blipcalc repair`` |
+| ``.samples.npz``, draws of frames | SHA-256 of the arrays (``sealed_arrays``) | names, finite | refused: write them again |
+| rows of a ``.db`` | SHA-256 of every row (``row_seals``) | ``io`` | refused: ``ase.db`` reads the others |
+| ``.traj``, ``.xyz`` of ``blipcalc.write`` | CRC-32 with ``checksums=True``, else none | ``io`` | as a trajectory |
+
+Files of other programs have no seal.  None of this is a protection against intent.
+
 Layout: one plain safetensors file.  Its metadata hold ``manifest`` (JSON), ``manifest_sha256`` and ``tensors_sha256``; the
 latter covers names, dtypes, shapes and bytes of all tensors in sorted order, because safetensors itself has no checksum and
 1,525 of 5,000 random mutations of such a file read back as silently different values.
@@ -7,16 +26,18 @@ latter covers names, dtypes, shapes and bytes of all tensors in sorted order, be
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
-import math
 import os
+import re
 import struct
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -26,8 +47,15 @@ from torch import Tensor
 from blipcalc.errors import DamagedFileError, ModelFileError, NonFiniteWeightsError, SchemaError
 from blipcalc.process import plain_state
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: nothing is locked there
+    fcntl = None
+
 #: bytes; our largest files are a few MB, a header is some hundred kB
 MAX_HEADER = 16 * 2**20
+#: how the name of a temporary file ends: process, thread
+TEMPORARY = re.compile(r"\.\d+\.\d+\.tmp$")
 #: what a file may hold
 DTYPES = (torch.float64, torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
 
@@ -43,34 +71,26 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _text_hash(text: str) -> str:
+def text_hash(text: str) -> str:
+    """SHA-256 of its UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def json_text(value: object) -> str:
-    """JSON that every reader takes: what is not finite, as the error bar of an element without calibration, is null."""
-    return json.dumps(_finite(value), indent=1, allow_nan=False)
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside ``path``, sync it, rename it over ``path``, sync the folder."""
+    """Write to a temporary file beside ``path``, sync it, rename it over ``path``, sync the folder.
+
+    What a process that was killed on its way left of an earlier write is removed.
+    """
     path = Path(path).resolve()  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
-        with temporary.open("wb") as stream:
+        with _own(temporary) as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -81,12 +101,43 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def _own(temporary: Path) -> BinaryIO:
+    """A new file, locked for as long as it is open, so that others see that it is no leftover."""
+    while True:
+        stream = temporary.open("wb")
+        if not _locked(stream) or temporary.exists():
+            return stream
+        stream.close()  # it was taken for a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of a file that nobody has locked: a lock goes with its process, however that ends."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not TEMPORARY.search(leftover.name):
+            continue
+        with contextlib.suppress(OSError), leftover.open("rb") as stream:
+            # renamed meanwhile, the name may stand for another file
+            if _locked(stream, wait=False) and os.path.samestat(os.fstat(stream.fileno()), leftover.stat()):
+                leftover.unlink()
+
+
+def _locked(stream: BinaryIO, *, wait: bool = True) -> bool:
+    """Lock an open file; False where another has locked it, or where files have no locks."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(stream.fileno(), fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 @plain_state()
 def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
     """Write tensors and manifest as one sealed file; the old file stays until the new one is whole."""
     text = json.dumps(manifest, sort_keys=True, allow_nan=False)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    metadata = {"manifest": text, "manifest_sha256": _text_hash(text), "tensors_sha256": tensors_hash(tensors)}
+    metadata = {"manifest": text, "manifest_sha256": text_hash(text), "tensors_sha256": tensors_hash(tensors)}
     write_atomically(Path(path), save(tensors, metadata=metadata))
 
 
@@ -146,17 +197,17 @@ def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     header = content[8 : 8 + length]
     if len(header) < length:
         raise DamagedFileError(f"{path} ends within its header; it is truncated")
-    metadata = _object(path, "header", header).get("__metadata__", {})
+    metadata = json_object(path, "header", header).get("__metadata__", {})
     keys = ("manifest", "manifest_sha256", "tensors_sha256")
     if not isinstance(metadata, dict) or not all(isinstance(metadata.get(key), str) for key in keys):
         raise SchemaError(f"{path} is no blipcalc file: its metadata lack {', '.join(keys)}")
-    if _text_hash(metadata["manifest"]) != metadata["manifest_sha256"]:
+    if text_hash(metadata["manifest"]) != metadata["manifest_sha256"]:
         raise DamagedFileError(f"{path}: the manifest does not match its hash; it is damaged")
-    return _object(path, "manifest", metadata["manifest"]), metadata
+    return json_object(path, "manifest", metadata["manifest"]), metadata
 
 
-def _object(path: Path, what: str, text: str | bytes) -> dict[str, Any]:
-    """A JSON object, no key twice."""
+def json_object(path: Path, what: str, text: str | bytes) -> dict[str, Any]:
+    """A JSON object, no key twice; raises DamagedFileError for text that is no JSON, SchemaError for JSON that is no object."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({key for key, n in Counter(key for key, _ in pairs).items() if n > 1})

@@ -1,22 +1,34 @@
-"""Settings: frozen pydantic models, and single numbers, whose faults are named errors of this package."""
+"""Settings and schemas of files: frozen pydantic models, and single numbers, whose faults are named errors of this package."""
 
 from __future__ import annotations
 
+import json
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 
-from blipcalc.errors import BlipcalcError, ConfigurationError
+from blipcalc.errors import BlipcalcError, ConfigurationError, DataError
 
 #: what is counted or numbered is below it
 MOST = 2**63
+#: ranges of what files hold
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+#: for a number that may be not finite, which a file has null for
+OR_NAN = WrapValidator(lambda value, check: math.nan if value is None else check(value))
+#: faults of a file that a message names
+MOST_FAULTS = 5
 
 
 class Settings(BaseModel):
@@ -37,15 +49,58 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(value or {}))
         except ValidationError as error:
-            raise ConfigurationError("; ".join(cls._fault(fault) for fault in error.errors())) from None
+            raise ConfigurationError("; ".join(_fault(cls, fault) for fault in error.errors())) from None
 
-    @classmethod
-    def _fault(cls, fault: Mapping[str, Any]) -> str:
-        where = ".".join(map(str, fault["loc"])) or cls.__name__
-        if fault["type"] == "extra_forbidden":
-            near = get_close_matches(str(fault["loc"][-1]), cls.model_fields, n=1, cutoff=0.0)
-            return f"unknown setting {where!r}; did you mean {near[0]!r}? Known: {', '.join(cls.model_fields)}"
-        return f"{where}: {fault['msg']} (got {fault['input']!r})"
+
+Schema = TypeVar("Schema", bound=Settings)
+
+
+def checked(
+    schema: type[Schema], said: Mapping[str, Any], what: str, *, error: type[BlipcalcError] = DataError
+) -> Schema:
+    """What a file says, held against its schema: types as JSON has them, ranges, and no unknown key.
+
+    what : the file, and what it should hold, for the message
+    raises : the error, naming the fields that are wrong, their values, and the known key that is nearest to an unknown one
+    """
+    try:
+        return schema.model_validate_json(json.dumps(said), strict=True)
+    except ValidationError as found:
+        faults = [_fault(schema, fault) for fault in found.errors()]
+        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        raise error(f"{what}: {'; '.join(faults[:MOST_FAULTS])}{more}") from None
+
+
+def _fault(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, fault["loc"])) or schema.__name__
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _known(schema, fault["loc"][:-1])
+        near = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"unknown setting {where!r}; did you mean {near[0]!r}? Known: {', '.join(known)}"
+    came = "" if fault["type"] == "missing" else f" (got {reprlib.repr(fault['input'])})"
+    return f"{where}: {fault['msg']}{came}"
+
+
+def _known(schema: type, path: Sequence[str | int]) -> list[str]:
+    """Names of the fields of the part of a schema that a path leads to."""
+    for step in path:
+        fields = _fields(schema)
+        schema = _part(fields[step]) if step in fields else schema  # else an index, or a key of a mapping
+    return list(_fields(schema))
+
+
+def _fields(schema: type) -> dict[str, Any]:
+    """{name: type}."""
+    if issubclass(schema, BaseModel):
+        return {name: field.annotation for name, field in schema.model_fields.items()}
+    return get_type_hints(schema)
+
+
+def _part(hint: Any) -> Any:
+    """The schema within a type such as ``list[Schema] | None``; None without one."""
+    if isinstance(hint, type) and (issubclass(hint, BaseModel) or is_dataclass(hint)):
+        return hint
+    return next(filter(None, map(_part, get_args(hint))), None)
 
 
 def number(

@@ -10,10 +10,12 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 
 #: floors, lowest first; rooms on one floor are blind to each other
 FLOORS = [
+    {"text"},
     {"errors", "units", "process"},
-    {"settings", "sealed", "bundle"},
+    {"settings", "sealed"},
+    {"sealed_json", "sealed_arrays", "row_seals"},
     {"stats", "run_folder", "checksums"},
-    {"core"},
+    {"core", "bundle"},
     {"data", "nn"},
     {"models", "bayes", "adapters"},
     {"manifest"},

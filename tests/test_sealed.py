@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -302,7 +304,7 @@ def test_a_header_that_is_no_object_is_refused(tmp_path, header):
     ids=lambda t: t[:16] if isinstance(t, str) else t.__name__,
 )
 def test_manifest_text_that_is_no_object_is_refused_though_its_hash_is_right(tmp_path, text, error):
-    metadata = {"manifest": text, "manifest_sha256": sealed._text_hash(text), "tensors_sha256": tensors_hash({})}
+    metadata = {"manifest": text, "manifest_sha256": sealed.text_hash(text), "tensors_sha256": tensors_hash({})}
     with pytest.raises(error, match=r"x\.blip.*manifest"):
         read_manifest(_metadata_file(tmp_path / "x.blip", metadata))
 
@@ -337,6 +339,9 @@ class _FullDisk:
 
     def __exit__(self, *exc):
         self.stream.close()
+
+    def fileno(self):
+        return self.stream.fileno()
 
     def write(self, content):
         self.stream.write(content[: len(content) // 2])
@@ -462,8 +467,44 @@ for k in range(20):
         found, text = read_sealed(tmp_path / str(k) / "x.blip")
         assert (found["x"] == text["n"]).all()
         torn += len(leftovers(tmp_path / str(k)))
+        write_sealed(tmp_path / str(k) / "x.blip", {}, {})  # the next save clears away what the kill left
+        assert leftovers(tmp_path / str(k)) == []
     # positive control: kills did hit writes in progress
     assert torn > 0
+
+
+def test_what_others_write_at_this_moment_is_no_leftover(tmp_path):
+    path, names = tmp_path / "x", (".x.1.2.tmp", ".x.mine.tmp", ".y.1.2.tmp")
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with (tmp_path / names[0]).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write_atomically(path, b"1")
+        assert sorted(leftovers(tmp_path)) == sorted(names)
+    write_atomically(path, b"2")
+    assert leftovers(tmp_path) == sorted(names[1:])  # of another file, and of no name that we give
+
+
+def test_many_threads_write_one_file(tmp_path):
+    """None is taken for a leftover of another; the file is always that of one of them."""
+    path, failed = tmp_path / "x", []
+
+    def write(k):
+        try:
+            for _ in range(60):
+                write_atomically(path, bytes([k]) * 5000)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        content = path.read_bytes() if path.exists() else b""
+        assert len(set(content)) <= 1
+        assert len(content) in (0, 5000)
+    assert not failed
+    assert leftovers(tmp_path) == []
 
 
 def test_a_file_written_in_place_is_torn_by_a_kill(tmp_path):

@@ -17,11 +17,14 @@ from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
 from blipcalc.checkpoint import Model, total_seconds
 from blipcalc.errors import UnknownElementError
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.sealed_json import Kind
 from blipcalc.stats.recalibration import IsotonicRecalibration
 from blipcalc.stats.scores import ce_central
 
 Array = np.ndarray
 NAN = float("nan")
+#: as a file
+COMPARISON = Kind("comparison of models", "make it anew with 'blipcalc compare'")
 
 
 class CalibrationErrors(NamedTuple):

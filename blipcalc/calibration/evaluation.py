@@ -16,6 +16,7 @@ from blipcalc.calibration.residuals import BATCH_ATOMS, Progress, Residuals, col
 from blipcalc.calibration.scores import Scores, energy_scores, force_scores, or_nan, zms_bootstrap
 from blipcalc.core.contracts import Predictor, Surface
 from blipcalc.errors import DataError
+from blipcalc.sealed_json import Kind
 from blipcalc.stats.bootstrap import effective_sample_size
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc
@@ -23,6 +24,8 @@ from blipcalc.stats.scores import mae, rmse, zms
 
 Array = np.ndarray
 NAN = float("nan")
+#: as a file
+EVALUATION = Kind("evaluation", "make it anew with 'blipcalc evaluate'")
 #: share of the largest errors that ``auroc_error`` looks for where no tolerance is given
 LARGEST = 0.05
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from blipcalc.cli.options import Device, Draws, Dtype, Seed
+from blipcalc.cli.options import Device, Draws, Dtype, Seed, say
 
 
 def average(
@@ -39,8 +39,9 @@ def average(
 ) -> None:
     """Average observables over a run: value, model error, sampling error, effective frames.  Exit code 2: too few frames."""
     from blipcalc.cli.tables import averages_text
+    from blipcalc.observables.average import AVERAGES
     from blipcalc.observables.average import average as averaged
-    from blipcalc.sealed import json_text, write_atomically
+    from blipcalc.sealed_json import write_json
 
     calculator = None
     if model is not None:
@@ -54,9 +55,9 @@ def average(
     source = run[0] if len(run) == 1 else run
     settings = {"method": method, "temperature_K": temperature_k, "calculator": calculator, "discard": discard}
     found = [averaged(source, name, **settings) for name in observable]
-    typer.echo(averages_text(found))
+    say(averages_text(found))
     if json_file is not None:
-        write_atomically(json_file, json_text([one.to_dict() for one in found]).encode())
+        write_json(json_file, AVERAGES, {"averages": [one.to_dict() for one in found]})
     if plot is not None:
         curves = [one for one in found if one.axis is not None]
         (curves or found)[0].plot(plot)

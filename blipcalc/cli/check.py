@@ -18,6 +18,7 @@ from blipcalc.cli.options import (
     ModelArgument,
     Seed,
     frames_of,
+    say,
 )
 
 
@@ -84,5 +85,5 @@ def check(
         labelled=known,
     )
     limits.save(output)
-    typer.echo(limits_text(limits))
-    typer.echo(f"wrote {output}; use it as UncertaintyMonitor(dynamics, limits={str(output)!r})")
+    say(limits_text(limits))
+    say(f"wrote {output}; use it as UncertaintyMonitor(dynamics, limits={str(output)!r})")

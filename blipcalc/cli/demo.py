@@ -10,13 +10,15 @@ from blipcalc.bundle import starting_structure
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.core.evaluate import Strategy
 from blipcalc.md.run import run_md
-from blipcalc.sealed import json_text, write_atomically
+from blipcalc.sealed_json import Kind, write_json
 
 #: of the ramp after the quiet part: K/ps, and where it ends
 HEATING_RATE, HOTTEST_K = 500.0, 4300.0
 QUIET_K = 300.0
 #: steps between checks of the variance
 EVERY = 25
+#: as a file
+DEMO = Kind("summary of a demo", "run 'blipcalc demo' again")
 
 
 def run_demo(molecule: str, model: str, folder: Path, *, time_ps: float, tolerance: float, seed: int) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def run_demo(molecule: str, model: str, folder: Path, *, time_ps: float, toleran
         "ms_per_step": 1000.0 * run.wall_seconds / max(run.steps, 1),
         "wall_seconds": run.wall_seconds,
     }
-    write_atomically(folder / "summary.json", json_text(summary).encode())
+    write_json(folder / "summary.json", DEMO, summary)
     monitor.plot(folder / "uncertainty.png", title=f"{molecule}: {QUIET_K:.0f} K, heated from {time_ps:g} ps on")
     return summary
 

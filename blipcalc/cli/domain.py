@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blipcalc.cli.labelled import own_file
-from blipcalc.cli.options import Index, LengthUnit, ModelArgument, frames_of
+from blipcalc.cli.options import Index, LengthUnit, ModelArgument, frames_of, say
 
 
 def domain(
@@ -47,4 +47,4 @@ def domain(
         raise ConfigurationError(f"{model} gives no features of its atoms, so that it has no domain")
     save_model(replace(stored, domain=found), path)
     pairs = ", ".join(f"{pair} {distance:.2f}" for pair, distance in found.closest.items())
-    typer.echo(f"{found.n_frames} of {n_given} frames; closest pairs (Å): {pairs}\nwrote {path}")
+    say(f"{found.n_frames} of {n_given} frames; closest pairs (Å): {pairs}\nwrote {path}")

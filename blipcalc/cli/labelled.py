@@ -22,6 +22,7 @@ from blipcalc.cli.options import (
     Seed,
     frames_of,
     make_folder,
+    say,
 )
 from blipcalc.errors import ConfigurationError
 
@@ -60,8 +61,8 @@ def calibrate(
             progress=report,
         )
     save_model(fitted, path)
-    typer.echo(calibration_text(fitted.calibrations))
-    typer.echo(f"wrote {path}")
+    say(calibration_text(fitted.calibrations))
+    say(f"wrote {path}")
 
 
 def evaluate(
@@ -88,14 +89,14 @@ def evaluate(
     dtype: Dtype = "float64",
 ) -> None:
     """Print errors, coverage, scores and ranks on labelled data, and save reliability and error-against-sigma plots."""
-    from blipcalc.calibration.evaluation import evaluate_model
+    from blipcalc.calibration.evaluation import EVALUATION, evaluate_model
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.calibration.residuals import collect
     from blipcalc.checkpoint import load_model
     from blipcalc.cli.tables import error_bars_text, evaluation_text
     from blipcalc.predictor import BayesianPredictor
     from blipcalc.report.plots import error_against_sigma_plot, reliability_plot
-    from blipcalc.sealed import json_text, write_atomically
+    from blipcalc.sealed_json import write_json
 
     stored = load_model(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
@@ -111,17 +112,17 @@ def evaluate(
     training = stored.frames.tolist() or None
     result = evaluate_model(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
     make_folder(output)
-    write_atomically(output / "evaluation.json", json_text(result.to_dict()).encode())
+    write_json(output / "evaluation.json", EVALUATION, result.to_dict())
     reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
     error_against_sigma_plot(residuals, output / "error_against_sigma.png")
-    typer.echo(error_bars_text(predictor, stored.calibrations, raw=raw))
-    typer.echo(evaluation_text(result))
+    say(error_bars_text(predictor, stored.calibrations, raw=raw))
+    say(evaluation_text(result))
     if result.n_seen_in_training:
-        typer.echo(
+        say(
             f"WARNING: {result.n_seen_in_training} of {len(frames)} frames were in the training data; the figures flatter",
             err=True,
         )
-    typer.echo(f"wrote {output}/evaluation.json, reliability.png, error_against_sigma.png")
+    say(f"wrote {output}/evaluation.json, reliability.png, error_against_sigma.png")
 
 
 def compare(
@@ -144,11 +145,12 @@ def compare(
     dtype: Dtype = "float64",
 ) -> None:
     """Print models side by side on one labelled set: accuracy, calibration before and after, cost; and save plots."""
-    from blipcalc.calibration.comparison import compare_models
+    from blipcalc.calibration.comparison import COMPARISON, compare_models
     from blipcalc.checkpoint import load_model
     from blipcalc.cli.tables import comparison_text
     from blipcalc.report.plots import comparison_plot
-    from blipcalc.sealed import json_text, write_atomically
+    from blipcalc.sealed import write_atomically
+    from blipcalc.sealed_json import write_json
 
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
     settings = (foreign_energy_unit, length_unit, energy_key, forces_key, foreign_index)
@@ -157,31 +159,29 @@ def compare(
     if len(loaded) < len(models):
         raise ConfigurationError(f"models of one name cannot be told apart in a table: {', '.join(models)}")
 
-    def say(name: str) -> None:
-        typer.echo(f"{name} …", err=True)
+    def announce(name: str) -> None:
+        say(f"{name} …", err=True)
 
     rows = compare_models(
-        loaded, frames, foreign=outside, n_draws=n_draws, seed=seed, progress=say, device=device, dtype=dtype
+        loaded, frames, foreign=outside, n_draws=n_draws, seed=seed, progress=announce, device=device, dtype=dtype
     )
     make_folder(output)
     text = comparison_text(rows)
-    (output / "comparison.md").write_text(text + "\n")
+    write_atomically(output / "comparison.md", (text + "\n").encode())
     figures = {row.name: row.to_dict() for row in rows}
-    write_atomically(output / "comparison.json", json_text(figures).encode())
+    write_json(output / "comparison.json", COMPARISON, {"models": figures})
     before = {row.name: row.posterior_residuals for row in rows}
     comparison_plot({row.name: row.residuals for row in rows}, output / "reliability.png", before)
-    typer.echo(text)
+    say(text)
     for row in rows:
         if row.n_seen_in_training:
-            typer.echo(
+            say(
                 f"WARNING: {row.name} saw {row.n_seen_in_training} of these frames in training",
                 err=True,
             )
         if not row.knows_foreign:
-            typer.echo(
-                f"NOTE: {row.name} does not know all elements of the foreign frames; no figures of them", err=True
-            )
-    typer.echo(f"wrote {output}/comparison.md, comparison.json, reliability.png")
+            say(f"NOTE: {row.name} does not know all elements of the foreign frames; no figures of them", err=True)
+    say(f"wrote {output}/comparison.md, comparison.json, reliability.png")
 
 
 def own_file(model: str) -> Path:

@@ -17,7 +17,7 @@ from blipcalc.cli.check import check
 from blipcalc.cli.domain import domain
 from blipcalc.cli.labelled import calibrate, compare, evaluate
 from blipcalc.cli.md import md
-from blipcalc.cli.options import ModelArgument
+from blipcalc.cli.options import ModelArgument, say
 from blipcalc.cli.relax import relax
 from blipcalc.cli.repair import repair
 from blipcalc.cli.report import report
@@ -37,7 +37,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except BlipcalcError as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        say(f"{type(error).__name__}: {error}", err=True)
         sys.exit(2)
 
 
@@ -50,7 +50,7 @@ def info(
     from blipcalc.cli.tables import info_text
 
     manifest = model_info(model)
-    typer.echo(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
+    say(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))
 
 
 for command in (train, calibrate, evaluate, compare, domain, check, md, average, relax, report, repair):
@@ -71,4 +71,4 @@ def demo(
     from blipcalc.cli.tables import demo_text
 
     summary = run_demo(molecule, model, folder, time_ps=time_ps, tolerance=tolerance, seed=seed)
-    typer.echo(demo_text(summary, folder))
+    say(demo_text(summary, folder))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from blipcalc.cli.options import Device, Draws, Dtype, Seed, structure_of
+from blipcalc.cli.options import Device, Draws, Dtype, Seed, say, structure_of
 from blipcalc.errors import ConfigurationError
 
 #: exit codes; 2 is bad input, as for every command
@@ -65,7 +65,7 @@ def md(
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.checkpoint import load_model
     from blipcalc.md.run import run_md
-    from blipcalc.sealed import json_text
+    from blipcalc.sealed_json import json_text
 
     if tolerance is not None and limits is not None:
         raise ConfigurationError("give --tolerance or --limits, not both")
@@ -98,10 +98,10 @@ def md(
         from blipcalc.observables.independent import independent_runs as run_all
 
         summaries = run_all(atoms, **settings)
-        typer.echo(json_text({name: summary.to_dict() for name, summary in summaries.items()}))
+        say(json_text({name: summary.to_dict() for name, summary in summaries.items()}))
         raise typer.Exit(max(_code(summary) for summary in summaries.values()))
     summary, _ = run_md(atoms, **settings)
-    typer.echo(json_text(summary.to_dict()))
+    say(json_text(summary.to_dict()))
     raise typer.Exit(_code(summary))
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: their options, reading of frames, a progress bar."""
+"""What several commands share: their options, the way to the terminal, reading of frames, a progress bar."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from blipcalc.errors import ConfigurationError, DataError
+from blipcalc.text import printable
 
 Data = Annotated[
     list[Path], typer.Argument(help="extxyz, .traj, ase.db or rMD17-style .npz files with energies and forces")
@@ -22,6 +23,11 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Draws = Annotated[int | None, typer.Option(help="K, posterior draws; default 16, or all members of a smaller ensemble")]
 Dtype = Annotated[str, typer.Option(help="float64, or float32 for speed")]
 Seed = Annotated[int, typer.Option(help="seed of the draws")]
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Write to the terminal: the one way there, for much of it was read from files."""
+    typer.echo(printable(text), err=err)
 
 
 def frames_of(
@@ -56,8 +62,10 @@ def structure_of(path: Path) -> Any:
     """The last frame of a file, without its calculator."""
     import ase.io
 
+    from blipcalc.checksums import verify
     from blipcalc.data.xyz import check_counts
 
+    verify(path)
     check_counts(path)
     try:
         atoms = ase.io.read(path, -1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from blipcalc.cli.options import Device, Draws, Dtype, Seed, make_folder, structure_of
+from blipcalc.cli.options import Device, Draws, Dtype, Seed, make_folder, say, structure_of
 from blipcalc.errors import ConfigurationError
 
 #: what it writes
@@ -49,10 +49,12 @@ def relax(
     from blipcalc.calculator import BayesianCalculator
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.checkpoint import load_model
+    from blipcalc.checksums import forget_sums
     from blipcalc.io import write
     from blipcalc.relaxation.picture import plot_relaxed
     from blipcalc.relaxation.relax import relax as relax_atoms
-    from blipcalc.sealed import json_text, write_atomically
+    from blipcalc.relaxation.result import RELAXATION
+    from blipcalc.sealed_json import write_json
 
     atoms, stored = structure_of(structure), load_model(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
@@ -62,6 +64,7 @@ def relax(
     make_folder(folder)
     for name in OUTPUTS:  # of an earlier relaxation nothing stays beside this one
         (folder / name).unlink(missing_ok=True)
+        forget_sums(folder / name)
     try:
         relaxed = relax_atoms(
             atoms,
@@ -79,18 +82,16 @@ def relax(
             logfile=folder / "optimizer.log",
         )
     except KeyboardInterrupt:
-        typer.echo(
-            f"interrupted; {folder / 'path.traj'} holds the way so far: relax that, into another folder", err=True
-        )
+        say(f"interrupted; {folder / 'path.traj'} holds the way so far: relax that, into another folder", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if "atom_std" in atoms.calc.implemented_properties:
         atoms.calc.get_property("atom_std", atoms)  # for the file, of the structure as it ended
-    write(folder / "relaxed.extxyz", atoms)
-    write_atomically(folder / "relaxation.json", json_text(relaxed.to_dict()).encode())
+    write(folder / "relaxed.extxyz", atoms, checksums=True)
+    write_json(folder / "relaxation.json", RELAXATION, relaxed.to_dict())
     if relaxed.bars is not None:
-        write(folder / "draws.traj", relaxed.bars.structures)
+        write(folder / "draws.traj", relaxed.bars.structures, checksums=True)
         plot_relaxed(relaxed, folder / "picture.png", f"{atoms.get_chemical_formula()}, {model}")
-    typer.echo(relaxed.table())
+    say(relaxed.table())
     codes = {"halted": HALTED, "steps": NOT_THERE}
     raise typer.Exit(codes.get(relaxed.status, DONE))
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from blipcalc.cli.options import say
+
 #: exit code where damage was found and left as it is
 DAMAGED = 1
 
@@ -21,6 +23,6 @@ def repair(
     findings = repair_run(path, dry_run=dry_run)
     for file, (is_whole, text) in findings.items():
         kept = "" if is_whole or dry_run else f" -> kept what comes before; the damaged file is {file.name}.damaged"
-        typer.echo(f"{'whole  ' if is_whole else 'DAMAGED'} {file.name}: {text}{kept}")
+        say(f"{'whole  ' if is_whole else 'DAMAGED'} {file.name}: {text}{kept}")
     if dry_run and not all(is_whole for is_whole, _ in findings.values()):
         raise typer.Exit(DAMAGED)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from blipcalc.cli.options import say
+
 
 def report(
     folder: Annotated[Path, typer.Argument(help="run folder of 'blipcalc md'; the run may be on its way still")],
@@ -25,4 +27,4 @@ def report(
     from blipcalc.report.page import write_report
 
     path = write_report(folder, output, model=model, limits=limits, evaluation=evaluation)
-    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")

@@ -45,7 +45,7 @@ def info_text(manifest: dict[str, Any], path: Path) -> str:
         lines.append(f"               {training['alpha']['near_bound']:.1%} of all rows lie at the bound")
     if training.get("posterior_fit"):
         lines.append("  fitted       " + "  ".join(f"{k} {v:.4g}" for k, v in training["posterior_fit"].items()))
-    found = [Calibration(**StoredCalibration.model_validate(c).model_dump()) for c in manifest["calibrations"]]
+    found = [StoredCalibration.model_validate(c).calibration() for c in manifest["calibrations"]]
     return "\n".join(lines) + "\n" + (calibration_text(found) if found else "  not calibrated: run blipcalc calibrate")
 
 

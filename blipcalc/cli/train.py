@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from blipcalc.cli.options import Bar, Data, Device, EnergyKey, EnergyUnit, ForcesKey, LengthUnit
+from blipcalc.cli.options import Bar, Data, Device, EnergyKey, EnergyUnit, ForcesKey, LengthUnit, say
 from blipcalc.cli.settings import sections, without_idle_stages
 
 
@@ -99,8 +99,8 @@ def train(
             model = calibrate(model, held_out, device=device, dtype=plan.training.dtype, progress=report)
         save_model(model, output)
     elif calibrate_after:
-        typer.echo("no frames were held out (data.calibration=0), so the model is not calibrated", err=True)
-    typer.echo(f"wrote {output}; look at it with: blipcalc info {output}")
+        say("no frames were held out (data.calibration=0), so the model is not calibrated", err=True)
+    say(f"wrote {output}; look at it with: blipcalc info {output}")
 
 
 def _command() -> str:

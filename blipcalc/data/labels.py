@@ -21,6 +21,7 @@ from ase.data import chemical_symbols
 from ase.io import read
 from ase.io.formats import filetype, string2index
 
+from blipcalc.checksums import verify
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.validate import check_structure
 from blipcalc.data.xyz import check_counts
@@ -238,6 +239,7 @@ def _read_npz(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
 
 def _read_ase(path: Path) -> list[Atoms]:
     """All frames of a file that ASE reads; rows of an ase.db with their ``key_value_pairs`` and ``data`` in ``info``."""
+    verify(path)
     check_counts(path)
     if filetype(str(path)) not in ("db", "json"):
         return read(path, index=":")

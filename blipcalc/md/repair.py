@@ -47,6 +47,8 @@ def _findings(path: Path, dry_run: bool) -> dict[Path, tuple[bool, str]]:
     findings = {}
     for sums in sorted(path.glob(f"*{SUFFIX}")):
         file = Path(str(sums).removesuffix(SUFFIX))
+        if file.name.startswith("."):  # of a repair that was killed, which the next one makes again
+            continue
         if not file.exists():
             findings[file] = (False, "it is not there, its checksums are")
             continue

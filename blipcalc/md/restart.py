@@ -97,7 +97,7 @@ def provenance(calc: Calculator | None) -> dict[str, Any]:
         calibration = model.calibration
     if calibration is not None:
         fields = {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
-        calibration = StoredCalibration(**fields).model_dump(mode="json")
+        calibration = StoredCalibration.of(fields).model_dump(mode="json")
     return {"settings": settings, "calibration": calibration, "versions": versions()}
 
 
@@ -151,10 +151,9 @@ def restore(
     """Put everything back; warns where the run does not go on bit for bit."""
     atoms = dynamics.atoms
     structure = {name: value.numpy() for name, value in state.of("atoms").items()}
-    if structure["positions"].shape != atoms.positions.shape:
-        raise ConfigurationError(
-            f"the checkpoint holds {len(structure['positions'])} atoms, the structure {len(atoms)}"
-        )
+    shapes, expected = {name: value.shape for name, value in structure.items()}, atoms.positions.shape
+    if shapes != {"positions": expected, "momenta": expected, "cell": (3, 3)}:
+        raise ConfigurationError(f"the checkpoint holds arrays {shapes}, the structure has {len(atoms)} atoms")
     atoms.set_cell(structure["cell"])
     atoms.positions[:] = structure["positions"]
     # as they were: constraints were applied to them when they were made

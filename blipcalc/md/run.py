@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,45 +33,16 @@ from blipcalc.md.integrators import (
 )
 from blipcalc.md.restart import environment, identity, provenance, restore, state_of
 from blipcalc.md.signals import told_of_signals
-from blipcalc.monitor.observer import Status, UncertaintyMonitor
+from blipcalc.md.summary import MDSummary, StoredCheckpoint, write_summary
+from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.triggers import PressureTolerance
 from blipcalc.run_folder import Checkpoints, alone
-from blipcalc.sealed import write_atomically
 from blipcalc.settings import number, path_of, switch, whole
 
 #: settings that a run which goes on may have changed
 MAY_CHANGE = {"time_ps", "checkpoint_every", "keep_draws"}
 #: beyond it no run comes to its end
 MOST_STEPS = 1e12
-
-
-@dataclass(frozen=True)
-class MDSummary:
-    """What became of a run.
-
-    status : ``finished``, ``halted`` by the monitor, or ``stopped`` by a signal or somebody else
-    time_ps : how far it came; wall_seconds : how long that took, over all resumptions
-    temperature_K : mean over the checked steps
-    max_atom_std : largest per-atom force uncertainty of all checks, eV/Å
-    limit : the largest that passes, where one number says it
-    reason : of the halt
-    is_finite : whether what halted it, if anything did, is a number: else something is not finite, has no variance, or was never
-        calibrated
-    """
-
-    status: Status
-    steps: int
-    time_ps: float
-    wall_seconds: float
-    temperature_K: float
-    max_atom_std: float
-    limit: float | None
-    reason: str | None
-    is_finite: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
 
 
 def run_md(
@@ -246,7 +216,13 @@ class _Run:
         if self.folder is not None:
             may_change = MAY_CHANGE | ({"monitor"} if go_on else set())
             checkpoints = Checkpoints(
-                self.folder, self.identity, self.settings, may_change, "MD", "start (positions, cell) or calculator"
+                self.folder,
+                self.identity,
+                self.settings,
+                may_change,
+                "MD",
+                "start (positions, cell) or calculator",
+                StoredCheckpoint,
             )
             self._resume(checkpoints, go_on)
             if self.monitor.halted and go_on:
@@ -282,8 +258,7 @@ class _Run:
                 self._save(checkpoints)
             # whole even where the last checkpoint is of an earlier step: what led to something not finite is worth reading
             self.monitor.history.keep_csv(self.folder / HISTORY)
-            record = self.summary().to_dict() | {"run": self._record()}
-            write_atomically(self.folder / SUMMARY, json.dumps(record, indent=1).encode())
+            write_summary(self.folder / SUMMARY, self.summary(), self._record())
 
     def _run(self, steps: int) -> bool:
         """Run; whether it ended after a whole step, and not by something that is not finite within one."""

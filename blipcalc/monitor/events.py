@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ase import Atoms
 from ase.optimize.optimize import BaseDynamics
+from pydantic import ConfigDict, model_validator
 
 from blipcalc.checksums import add_sums, forget_sums, verify
-from blipcalc.errors import DataError
+from blipcalc.errors import DataError, ModelFileError
 from blipcalc.monitor.readings import time_fs
 from blipcalc.monitor.triggers import Verdict
-from blipcalc.sealed import write_atomically
+from blipcalc.sealed import json_object, write_atomically
+from blipcalc.settings import Count, NotNegative, Settings, checked
+
+
+class Event(Settings):
+    """One line of the log, see :class:`EventLog`."""
+
+    model_config = ConfigDict(extra="allow")  # an action of the user's may add figures of its own
+
+    event: str
+    step: Count
+    time_fs: NotNegative | None
+    atoms: list[Count]
+    symbols: list[str]
+    value: float | None
+    threshold: float | None
+    unit: str
+    reason: str
+
+    @model_validator(mode="after")
+    def _names_its_atoms(self) -> Self:
+        if len(self.symbols) != len(self.atoms):
+            raise ValueError(f"expected a symbol for each of {len(self.atoms)} atoms, got {len(self.symbols)}")
+        return self
 
 
 class EventLog:
@@ -67,10 +92,7 @@ class EventLog:
     def cut(self, last_step: int) -> None:
         """Leave out events behind a step, which the run will make again."""
         if self.path.exists():
-            events = read_events(self.path)
-            if not all(isinstance(event.get("step"), int) for event in events):
-                raise DataError(f"{self.path} holds events that do not say their step; move it away")
-            kept = [json.dumps(event) for event in events if event["step"] <= last_step]
+            kept = [json.dumps(event) for event in read_events(self.path) if event["step"] <= last_step]
             forget_sums(self.path)
             write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
             add_sums(self.path)
@@ -78,28 +100,35 @@ class EventLog:
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
-    """The events of a file; a last line that was cut short is left out, any other fault is a :class:`DataError`, or a
-    :class:`DamagedFileError` where checksums tell it.
+    """The events of a file as plain values, see :func:`events_of`."""
+    return [event.model_dump() for event in events_of(path)]
+
+
+def events_of(path: str | Path) -> list[Event]:
+    """The events of a file; a last line that was cut short is left out.
+
+    raises : DataError for any other fault, DamagedFileError where checksums tell it
     """
+    path = Path(path)
     try:
         verify(path)
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} holds no events: {error}") from None
-    events = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            event = json.loads(line)
-            if not isinstance(event, dict):
-                raise ValueError("expected an object")
-            events.append(event)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            raise DataError(f"{path}, line {number}, is no event: {error}") from error
+    *whole, last = lines
+    events = [_event(path, number, line) for number, line in enumerate(whole, start=1) if line]
+    with contextlib.suppress(DataError):
+        events += [_event(path, len(lines), last)] if last else []
     return events
+
+
+def _event(path: Path, number: int, line: str) -> Event:
+    what = f"{path}, line {number}, is no event"
+    try:
+        said = json_object(path, "JSON", line)
+    except ModelFileError as error:
+        raise DataError(f"{what}: {error}") from None
+    return checked(Event, said, what)
 
 
 def plain(verdict: Verdict) -> dict[str, Any]:

@@ -16,6 +16,18 @@ from blipcalc.sealed import write_atomically
 
 #: rows of a block: what grows by copying itself would leave holes of half its size in the memory of a long run
 BLOCK = 1024
+#: columns that hold nothing below zero
+NOT_NEGATIVE = (
+    "step",
+    "time_fs",
+    "temperature_K",
+    "max_atom_std",
+    "worst_atom",
+    "mean_atom_std",
+    "energy_std",
+    "max_latent_distance",
+    "pressure_std_GPa",
+)
 
 
 class History:
@@ -107,8 +119,8 @@ class History:
     def load_csv(self, path: str | Path, last_step: int) -> None:
         """Take the rows of a table, up to a step; none where there is no file.  A last line that was cut short is left out.
 
-        raises : DataError for a file with other columns, or with something that is no number; DamagedFileError for one that is
-            not as it was written
+        raises : DataError for a file with other columns, or with something that no check could have found; DamagedFileError for
+            one that is not as it was written
         """
         path = Path(path)
         self.__init__()
@@ -123,6 +135,7 @@ class History:
                     raise ValueError(f"expected the columns {', '.join(self.columns)}")
                 for line in reader:
                     row = [_value(kind, text) for kind, text in zip(self.columns.values(), line, strict=True)]
+                    _check_row(row)
                     if row[0] <= last_step:
                         self._add(row)
         except (OSError, ValueError, OverflowError, csv.Error) as error:
@@ -152,6 +165,13 @@ class History:
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows(zip(*columns, strict=True))
         return buffer.getvalue()
+
+
+def _check_row(row: list[float]) -> None:
+    """Refuse what no check could have found."""
+    of = dict(zip(History.columns, row, strict=True))
+    if bad := [name for name in NOT_NEGATIVE if of[name] < 0]:
+        raise ValueError(f"{bad[0]} is {of[bad[0]]:g}, expected a number ≥ 0, or nan")
 
 
 def _value(kind: type, text: str) -> float:

@@ -20,10 +20,11 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import ConfigDict, Field, ValidationError
+from ase.data import atomic_numbers
+from pydantic import AfterValidator, Field, model_validator
 
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
@@ -31,8 +32,8 @@ from blipcalc.errors import ConfigurationError, LimitsError
 from blipcalc.monitor.blocks import NS, PS, WINDOW_PS, ReferenceBlocks, checks
 from blipcalc.monitor.channels import Evidence, HaltRatio, Outside, Smoothed, Trip
 from blipcalc.monitor.triggers import Trigger
-from blipcalc.sealed import write_atomically
-from blipcalc.settings import Settings, number
+from blipcalc.sealed_json import Kind, read_json, write_json
+from blipcalc.settings import AtLeastOne, Fraction, Positive, Settings, checked, number
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
 from blipcalc.stats.shift import Shifted
 
@@ -44,6 +45,32 @@ MOST_PER_BLOCK = 0.5
 WARNINGS = 10
 #: independent checks that p-values take at least, and as many as are kept
 LEAST_REFERENCES, MOST_REFERENCES = 300, 3000
+
+
+#: as a file
+LIMITS = Kind("limits", "make limits anew with 'blipcalc check'", LimitsError)
+
+
+def _sensible(level: Level) -> Level:
+    """Refuse a level whose figures cannot be."""
+    rates = (level.rate, *level.interval, level.bound)
+    counts = level.n_blocks >= 1 and 0 <= level.n_beyond <= level.n_blocks
+    if not (min(rates) >= 0 and 0 < level.confidence < 1 and counts and level.exposure > 0):
+        raise ValueError(
+            "expected rates ≥ 0, a confidence between 0 and 1, an exposure > 0 and no more blocks beyond than there are"
+        )
+    return level
+
+
+def _symbol(symbol: str) -> str:
+    """Refuse what is no element."""
+    if atomic_numbers.get(symbol, 0) < 1:
+        raise ValueError("expected the symbol of an element")
+    return symbol
+
+
+Passed = Annotated[Level, AfterValidator(_sensible)]
+Symbol = Annotated[str, AfterValidator(_symbol)]
 
 
 class Identity(Settings):
@@ -64,30 +91,43 @@ class Identity(Settings):
 class Limits(Settings):
     """Limits on R_t for one calibrated predictor, one tolerance and one interval between checks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
-
     identity: Identity
-    tolerance: float = Field(description="ε_tol, eV/Å, a norm")
-    level: float = Field(description="of the quantiles")
-    quantiles: dict[str, float] = Field(description="{symbol: q_atom}")
-    rate_per_ns: float = Field(description="wanted rate of false halts, of all channels together")
-    confidence: float = Field(description="that the true rate is not higher")
-    interval_fs: float = Field(description="between checks")
-    inefficiency_ps: float = Field(description="g of ln R, not below 1 ps")
-    block_ps: float
-    n_replicas: int
-    reference_ns: float = Field(description="in whole blocks")
-    at_tolerance: Level = Field(description="how often R passes 1 in the reference run")
-    trip: Level | None = Field(description="limit on R; None where the channel was not asked for")
-    smoothed: Level | None = Field(description="limit on the logarithm of the geometric mean of R over a window")
-    warning: Level | None = Field(description="the same at ten times the rate, for warnings")
-    distance: Level | None = Field(None, description="limit on the largest latent distance from the data")
+    tolerance: Positive = Field(description="ε_tol, eV/Å, a norm")
+    level: Fraction = Field(description="of the quantiles")
+    quantiles: dict[Symbol, Positive] = Field(description="{symbol: q_atom}", min_length=1)
+    rate_per_ns: Positive = Field(description="wanted rate of false halts, of all channels together")
+    confidence: Fraction = Field(description="that the true rate is not higher")
+    interval_fs: Positive = Field(description="between checks")
+    inefficiency_ps: Positive = Field(description="g of ln R, not below 1 ps")
+    block_ps: Positive
+    n_replicas: AtLeastOne
+    reference_ns: Positive = Field(description="in whole blocks")
+    at_tolerance: Passed = Field(description="how often R passes 1 in the reference run")
+    trip: Passed | None = Field(description="limit on R; None where the channel was not asked for")
+    smoothed: Passed | None = Field(description="limit on the logarithm of the geometric mean of R over a window")
+    warning: Passed | None = Field(description="the same at ten times the rate, for warnings")
+    distance: Passed | None = Field(None, description="limit on the largest latent distance from the data")
     domain_hash: str | None = Field(None, description="of the domain that it is the distance from")
-    evidence: tuple[float, ...] = Field(description="R of independent checks; empty without the channel")
+    evidence: tuple[Positive, ...] = Field(description="R of independent checks; empty without the channel")
     frames: Shifted | None = Field(
         None, description="quantile of the largest score of a frame, as in the reference run"
     )
     notes: tuple[str, ...] = Field((), description="what was left out, and why")
+
+    @model_validator(mode="after")
+    def _watches(self) -> Self:
+        if not self.n_channels:
+            raise ValueError("expected at least one channel: limits without any would let everything pass")
+        if (self.smoothed is None) != (self.warning is None):
+            raise ValueError(
+                "expected a limit for warnings beside the one of smoothed R, and neither without the other"
+            )
+        if self.distance is not None and self.domain_hash is None:
+            raise ValueError("expected the hash of the domain that the latent distance is from")
+        beyond = [level for level in (self.trip, self.distance) if level is not None and level.value <= 0]
+        if beyond or self.at_tolerance.value <= 0:
+            raise ValueError("expected limits > 0 on R and on the latent distance")
+        return self
 
     @property
     def budget_per_ns(self) -> float:
@@ -161,20 +201,17 @@ class Limits(Settings):
             raise LimitsError(f"these limits belong to another calculator: {'; '.join(other)}; run 'blipcalc check'")
 
     def save(self, path: str | Path) -> None:
-        """Write them as JSON."""
-        write_atomically(Path(path), self.model_dump_json(indent=1).encode())
+        """Write them as sealed JSON."""
+        write_json(path, LIMITS, self.model_dump(mode="json"))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """From :meth:`save`; raises :class:`LimitsError` for a file that holds something else."""
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except OSError as error:
-            raise LimitsError(f"no limits at {path} ({error.strerror}); make them with 'blipcalc check'") from None
-        except ValidationError as error:
-            raise LimitsError(
-                f"{path} holds no limits: {error.errors()[0]['msg']} at {error.errors()[0]['loc']}"
-            ) from None
+        """From :meth:`save`.
+
+        raises : LimitsError for a file that holds something else, or limits that cannot be; DamagedFileError for one that was
+            changed since
+        """
+        return checked(cls, read_json(path, LIMITS), f"{path} holds no limits", error=LimitsError)
 
 
 def fit_limits(

@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.residuals import BATCH_ATOMS, batches, collect
+from blipcalc.checksums import verify
 from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.prediction import Calibration
 from blipcalc.data.xyz import check_counts
@@ -142,6 +143,7 @@ def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]
         if not all(isinstance(atoms, Atoms) for atoms in frames):
             raise DataError(f"a replica holds {type(frames[0]).__name__}, expected a path or a list of Atoms")
         return frames
+    verify(trajectory)
     check_counts(trajectory)
     try:
         frames = ase.io.read(trajectory, index)

@@ -27,10 +27,13 @@ from blipcalc.observables.names import Given, named
 from blipcalc.observables.per_frame import Array, Axis
 from blipcalc.observables.stored import Stored, stored_run
 from blipcalc.observables.thermal import Choice, Thermal, thermal_average
+from blipcalc.sealed_json import Kind
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate
 from blipcalc.surfaces import Surfaces
 
+#: as a file
+AVERAGES = Kind("thermal averages", "run 'blipcalc average --json' again")
 #: observables that hold the offset which draws of a total energy have
 TOTALS = ("energy", "energy_per_atom")
 

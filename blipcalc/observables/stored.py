@@ -6,7 +6,6 @@ here, in batches, by a calculator that is given.
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 from collections.abc import Iterator, Sequence
@@ -23,10 +22,9 @@ from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.frozen import FrozenCalculator
 from blipcalc.io import iterate
-from blipcalc.manifest import StoredCalibration
 from blipcalc.md.files import EVENTS, STEP, SUMMARY, TRAJECTORY
-from blipcalc.monitor.events import read_events
-from blipcalc.run_folder import last_checkpoint
+from blipcalc.md.summary import StoredConfig, StoredRun, read_checkpoint, read_summary
+from blipcalc.monitor.events import events_of
 from blipcalc.settings import number, several
 from blipcalc.surfaces import Surfaces
 
@@ -84,12 +82,12 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
             replicas.append(path)
             continue
         said = _record(path)
-        config = said["config"]
         _check_events(path)
-        known.add(_temperature(config, path))
-        calibrations.append(_calibration(said, path))
-        strides.add(config.get("write_every"))
-        replicas.append(path / Path(config.get("trajectory") or TRAJECTORY).name)
+        known.add(_temperature(said.config, path))
+        stored = said.provenance.calibration
+        calibrations.append(None if stored is None else stored.calibration())
+        strides.add(said.config.write_every)
+        replicas.append(path / Path(said.config.trajectory or TRAJECTORY).name)
     missing = [str(path) for path in replicas if not path.is_file()]
     if missing:
         raise DataError(f"no trajectory {', '.join(missing)}")
@@ -102,34 +100,21 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
     return Stored(tuple(replicas), _agreed(known, str(parts[0])), calibration, next(iter(strides), None))
 
 
-def _calibration(said: dict[str, Any], folder: Path) -> Calibration | None:
-    """Of the calculator of a run."""
-    stored = (said.get("provenance") or {}).get("calibration")
-    try:
-        return None if stored is None else Calibration(**StoredCalibration.model_validate(stored).model_dump())
-    except ValueError as error:
-        raise DataError(f"{folder}: the calibration of the run is damaged: {error}") from None
-
-
-def _record(folder: Path) -> dict[str, Any]:
+def _record(folder: Path) -> StoredRun:
     """What a folder says of its run: settings, calibration."""
-    summary = folder / SUMMARY
-    try:
-        said = json.loads(summary.read_text(encoding="utf-8")).get("run") if summary.is_file() else None
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{summary} is damaged: {error}; give the trajectory and temperature_K=") from None
-    checkpoint = None if said else last_checkpoint(folder)
-    if not said and checkpoint is None:
+    summary = read_summary(folder / SUMMARY)
+    said = read_checkpoint(folder) if summary is None else summary[1]
+    if said is None:
         raise DataError(
             f"{folder} is no run folder: expected {SUMMARY} or a checkpoint, as run_md(folder=…) leaves them"
         )
-    return said or checkpoint[1]
+    return said
 
 
 def _check_events(folder: Path) -> None:
     """Refuse a run that was rolled back: positions jump, momenta are drawn again where σ was large, and no ensemble is left."""
     events = folder / EVENTS
-    rolled = [event["step"] for event in read_events(events) if event["event"] == "rollback"] if events.exists() else []
+    rolled = [event.step for event in events_of(events) if event.event == "rollback"] if events.exists() else []
     if rolled:
         raise ConfigurationError(
             f"{folder} was rolled back {len(rolled)} times (first at step {rolled[0]}): its frames are of no ensemble; average a "
@@ -137,17 +122,16 @@ def _check_events(folder: Path) -> None:
         )
 
 
-def _temperature(config: dict[str, Any], folder: Path) -> float:
-    course = config.get("course") or []
-    if config.get("ensemble") == "nve":
+def _temperature(config: StoredConfig, folder: Path) -> float:
+    if config.ensemble == "nve":
         raise ConfigurationError(
             f"{folder} is a run at constant energy (nve), whose frames have no weights exp(-E / kT); run another ensemble"
         )
-    if len(course) != 1:
+    if len(config.course) != 1:
         raise ConfigurationError(
-            f"{folder} is a run along a course of temperatures {course}; an average is one of equilibrium, at a single one"
+            f"{folder} is a run along a course of temperatures {config.course}; an average is one of equilibrium, at a single one"
         )
-    return float(course[0][1])
+    return config.course[0][1]
 
 
 def _agreed(known: set[float | None], what: str) -> float:

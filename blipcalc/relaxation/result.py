@@ -14,10 +14,13 @@ from blipcalc.core.periodic import repeating, shortest
 from blipcalc.errors import ConfigurationError
 from blipcalc.relaxation.bonds import bonded_pairs
 from blipcalc.relaxation.descent import Descent
+from blipcalc.sealed_json import Kind
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate, with_error
 from blipcalc.stats.spread import atom_variance, covariance
 
+#: as a file
+RELAXATION = Kind("relaxation", "relax again with 'blipcalc relax'")
 #: bonds that a table lists one by one
 MOST_BONDS = 40
 Method = Literal["linear response", "re-relaxed"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,12 @@ from ase.data import atomic_numbers, chemical_symbols
 from scipy.stats import chi
 
 from blipcalc.core.prediction import Calibration
+from blipcalc.monitor.events import Event
 from blipcalc.report.frames import Traces
-from blipcalc.report.record import Event, RunRecord
+from blipcalc.report.html import escape
+from blipcalc.report.record import RunRecord
 from blipcalc.report.series import evenly, thinned
+from blipcalc.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,7 +243,11 @@ def _mark_events(axes: Axes, record: RunRecord) -> None:
 
 
 def _legend(axes: Axes, columns: int = 4) -> None:
-    axes.legend(
+    handles, labels = axes.get_legend_handles_labels()
+    legend = axes.legend(
+        handles, [printable(label) for label in labels],
         loc="lower left", bbox_to_anchor=(0, 1.02), ncols=columns, frameon=False, fontsize=8, labelcolor=INK,
         borderaxespad=0.2,
     )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a $ in a word of a file is a $

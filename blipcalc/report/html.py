@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
+from html import escape as escaped
 from importlib import resources
+
+from blipcalc.text import printable
 
 #: nothing but what the page itself holds
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def escape(text: str) -> str:
+    """Text as it stands in HTML."""
+    return escaped(printable(text))
 
 
 def package_text(name: str) -> str:

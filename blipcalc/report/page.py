@@ -56,7 +56,8 @@ def write_report(
 
     Raises
     ------
-    DataError : no run folder, or a damaged file in it
+    DataError : no run folder, or a file in it that holds something else
+    DamagedFileError : a file that is not as it was written
     ConfigurationError : another model than the one of the run, or a path that is a folder
     LimitsError : limits that the run was not guarded by
     ModelFileError : no such model
@@ -243,7 +244,7 @@ def _versions(
     record: RunRecord, reliability: Reliability, limits: Limits | None, files: Mapping[str, tuple[int, str]]
 ) -> list[str]:
     now = versions()
-    then = {**record.environment, **record.provenance.get("versions", {})}
+    then = {**record.environment, **({} if record.provenance is None else record.provenance.versions)}
     rows = [(name, str(then.get(name, "not recorded")), now.get(name, "")) for name in dict.fromkeys([*now, *then])]
     identity = [("run (structure and calculator)", record.identity or "not recorded")]
     identity.append(("model", reliability.model_hash or "not recorded; give --model"))
@@ -252,7 +253,7 @@ def _versions(
         identity += [(f"limits: {name}", str(value)) for name, value in limits.identity.model_dump().items()]
     elif record.config.get("monitor", {}).get("limits"):
         identity.append(("limits", record.config["monitor"]["limits"]))
-    settings: dict[str, Any] = {**record.config, **record.provenance.get("settings", {})}
+    settings: dict[str, Any] = {**record.config, **({} if record.provenance is None else record.provenance.settings)}
     stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return [
         heading("Versions and hashes"),

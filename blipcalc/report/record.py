@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from blipcalc.errors import DataError
 from blipcalc.md.files import EVENTS, HISTORY, SUMMARY, TRAJECTORY
-from blipcalc.md.run import MDSummary
-from blipcalc.monitor.events import read_events
+from blipcalc.md.summary import MDSummary, StoredProvenance, read_checkpoint, read_summary
+from blipcalc.monitor.events import Event, events_of
 from blipcalc.monitor.history import History
-from blipcalc.run_folder import NEWEST, PREVIOUS, last_checkpoint
+from blipcalc.run_folder import NEWEST, PREVIOUS
 
 #: what makes a folder that of a run
 OF_A_RUN = (SUMMARY, HISTORY, NEWEST, PREVIOUS, TRAJECTORY, EVENTS)
-#: of one figure or another, which may be not finite and is null in the file then
-MAY_BE_NAN = ("temperature_K", "max_atom_std")
-
-
-@dataclass(frozen=True)
-class Event:
-    """One line of the event log, see :class:`~blipcalc.monitor.events.EventLog`."""
-
-    event: str
-    step: int
-    time_fs: float | None
-    atoms: list[int]
-    symbols: list[str]
-    value: float | None
-    threshold: float | None
-    unit: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +30,7 @@ class RunRecord:
     history : empty where no check was kept
     step, seconds : how far it came, and the wall time that took; NaN where nobody knows
     identity : of structure and calculator; empty where it is not recorded
-    config, environment, provenance : as the run wrote them; empty where it did not
+    config, environment, provenance : as the run wrote them; empty or None where it did not
     trajectory : None where there is none
     """
 
@@ -62,7 +43,7 @@ class RunRecord:
     identity: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    provenance: dict[str, Any]
+    provenance: StoredProvenance | None
     trajectory: Path | None
 
     @property
@@ -104,27 +85,28 @@ def read_run(folder: str | Path) -> RunRecord:
     if not any((folder / name).is_file() for name in OF_A_RUN):
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
         raise DataError(f"{folder} is no run folder: expected {', '.join(OF_A_RUN)}, found {found}")
-    summary, run = _summary(folder / SUMMARY)
+    summary, run = read_summary(folder / SUMMARY) or (None, None)
     history, events = _history(folder / HISTORY), _events(folder / EVENTS)
-    checkpoint = last_checkpoint(folder)
-    kept = {} if checkpoint is None else checkpoint[1]
-    if summary is not None and kept.get("step", 0) > summary.steps:
+    checkpoint = read_checkpoint(folder)
+    if summary is not None and checkpoint is not None and checkpoint.step > summary.steps:
         summary = None  # of an earlier part of a run that went on since
-    run = run or kept
-    config = {**kept.get("config", {}), **run.get("config", {})}
+    known = [said for said in (checkpoint, run) if said is not None]
+    config = {key: value for said in known for key, value in said.config.model_dump(exclude_unset=True).items()}
     trajectory = folder / Path(config.get("trajectory") or TRAJECTORY).name
-    seen = [kept.get("step", 0), int(history.last("step")) if len(history) else 0, *(event.step for event in events)]
+    seen = [checkpoint.step if checkpoint is not None else 0, *(event.step for event in events)]
+    seen += [int(history.last("step"))] if len(history) else []
+    seconds = math.nan if checkpoint is None else checkpoint.seconds
     return RunRecord(
         folder=folder,
         summary=summary,
         history=history,
         events=events,
         step=max(seen) if summary is None else summary.steps,
-        seconds=kept.get("seconds", math.nan) if summary is None else summary.wall_seconds,
-        identity=run.get("identity", ""),
+        seconds=seconds if summary is None else summary.wall_seconds,
+        identity=known[-1].identity if known else "",
         config=config,
-        environment=run.get("environment") or {},
-        provenance=run.get("provenance") or {},
+        environment=known[-1].environment if known else {},
+        provenance=known[-1].provenance if known else None,
         trajectory=trajectory if trajectory.is_file() else None,
     )
 
@@ -142,28 +124,6 @@ def file_hashes(folder: Path, leave_out: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _summary(path: Path) -> tuple[MDSummary | None, dict[str, Any]]:
-    """The summary, and what it says of the run."""
-    if not path.is_file():
-        return None, {}
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{path} is damaged: {error}; remove it, and the page shows the run as one that has not ended"
-        ) from None
-    missing = [f.name for f in fields(MDSummary) if not isinstance(said, dict) or f.name not in said]
-    if missing:
-        raise DataError(f"{path} is no summary of run_md: expected {', '.join(missing)} in it")
-    values = {f.name: said[f.name] for f in fields(MDSummary)}
-    values |= {name: math.nan for name in MAY_BE_NAN if values[name] is None}
-    try:
-        summary = TypeAdapter(MDSummary).validate_python(values)
-    except ValidationError as error:
-        raise DataError(f"{path} is no summary of run_md: {_first(error)}") from None
-    return summary, said.get("run") or {}
-
-
 def _history(path: Path) -> History:
     history = History()
     history.load_csv(path, last_step=sys.maxsize)
@@ -171,21 +131,4 @@ def _history(path: Path) -> History:
 
 
 def _events(path: Path) -> tuple[Event, ...]:
-    if not path.is_file():
-        return ()
-    try:
-        lines = read_events(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is damaged: {error}") from None
-    adapter, found = TypeAdapter(Event), []
-    for number, line in enumerate(lines, start=1):
-        try:
-            found.append(adapter.validate_python(line))
-        except ValidationError as error:
-            raise DataError(f"{path}, line {number}, is no event: {_first(error)}") from None
-    return tuple(found)
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+    return tuple(events_of(path)) if path.is_file() else ()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ase.data import chemical_symbols
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field
 
-from blipcalc.calibration.coverage import Coverage
+from blipcalc.calibration.coverage import Kind
+from blipcalc.calibration.evaluation import EVALUATION
 from blipcalc.checkpoint import model_info
+from blipcalc.core.contracts import Surface
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.manifest import StoredCalibration
@@ -20,11 +21,47 @@ from blipcalc.monitor.limits import Limits
 from blipcalc.report.frames import Traces
 from blipcalc.report.html import table
 from blipcalc.report.record import RunRecord
+from blipcalc.sealed_json import read_json
+from blipcalc.settings import OR_NAN, Count, Settings, checked
 
 #: what constants belong to, beside the model
 KEYS = ("surface", "n_draws", "seed")
 #: file of ``blipcalc evaluate``
-EVALUATION = "evaluation.json"
+FILE = "evaluation.json"
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StoredCoverage(Settings):
+    """A :class:`~blipcalc.calibration.coverage.Coverage` as JSON."""
+
+    kind: Kind
+    group: str
+    level: Share
+    observed: Annotated[Share, OR_NAN]
+    low: Share | None
+    high: Share | None
+    n_frames: Count
+    inside: bool | None
+
+
+class StoredScores(Settings):
+    """Of the scores of an evaluation what a page shows."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    coverage: list[StoredCoverage]
+
+
+class StoredEvaluation(Settings):
+    """Of an evaluation what a page shows."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    surface: Surface
+    n_draws: Count
+    forces: StoredScores
 
 
 @dataclass(frozen=True)
@@ -67,10 +104,10 @@ def read_reliability(
                 f"{model} is model {own[:12]}…, the run had {known[:12]}…; give the model of the run, or none"
             )
         about = f" Model {Path(model).name}: {manifest['architecture']}, posterior {manifest['posterior']}."
-        if calibration is None and not record.provenance:
+        if calibration is None and record.provenance is None:
             settings = {key: traces.provenance.get(key) for key in KEYS}
             found = [c for c in manifest["calibrations"] if {key: c[key] for key in KEYS} == settings]
-            calibration = _calibration(found[0]) if found else None
+            calibration = StoredCalibration.model_validate(found[0]).calibration() if found else None
             said = _from_model(settings, calibration)
         said, known = said + about + ("" if known else " Nothing in the folder proves that it was this one."), own
     rows = _coverage(evaluation, calibration)
@@ -81,26 +118,19 @@ def read_reliability(
 
 def _recorded(record: RunRecord) -> tuple[Calibration | None, str]:
     """The calibration that the run wrote down, and a sentence on it."""
-    if not record.provenance:
+    if record.provenance is None:
         return (
             None,
             "The folder does not say how the error bars of this run were calibrated; give its model with --model.",
         )
-    stored = record.provenance.get("calibration")
+    stored = record.provenance.calibration
     if stored is not None:
-        try:
-            c = _calibration(stored)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise DataError(
-                f"{record.folder}: its record of the calibration is damaged at {where}: {first['msg']}"
-            ) from None
+        c = stored.calibration()
         return c, (
             f"Calibrated on {c.n_frames} labelled frames for surface {c.surface}, K = {c.n_draws}, seed {c.seed}; "
             "constants as the run used them."
         )
-    if record.provenance.get("settings", {}).get("raw"):
+    if record.provenance.settings.get("raw"):
         return (
             None,
             "UNCALIBRATED: the run used posterior values as they are, so no atom_std here has a stated coverage.",
@@ -137,29 +167,18 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _calibration(stored: Mapping[str, Any]) -> Calibration:
-    return Calibration(**StoredCalibration.model_validate(stored).model_dump())
-
-
 def _coverage(evaluation: str | Path | None, calibration: Calibration | None) -> tuple[Mapping[str, Any], ...]:
     """Rows of observed coverage."""
     if evaluation is None:
         return ()
     path = Path(evaluation)
-    path = path / EVALUATION if path.is_dir() else path
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        rows = [{f.name: row[f.name] for f in fields(Coverage)} for row in said["forces"]["coverage"]]
-        settings = (said["surface"], said["n_draws"])
-    except FileNotFoundError:
-        raise DataError(f"no file {path}; expected {EVALUATION} of 'blipcalc evaluate', or its folder") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is no evaluation: {type(error).__name__} {error}; make it with 'blipcalc evaluate'"
-        ) from None
+    path = path / FILE if path.is_dir() else path
+    said = read_json(path, EVALUATION)
+    found = checked(StoredEvaluation, said, f"{path} is no evaluation", error=EVALUATION.error)
+    settings = (found.surface, found.n_draws)
     if calibration is not None and settings != (calibration.surface, calibration.n_draws):
         raise DataError(
             f"{path} is of surface {settings[0]}, K = {settings[1]}; the run had {calibration.surface}, K = "
             f"{calibration.n_draws}; evaluate with these settings"
         )
-    return tuple(rows)
+    return tuple(row.model_dump() for row in found.forces.coverage)

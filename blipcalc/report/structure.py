@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 
 from blipcalc.report.frames import Frame
+from blipcalc.report.html import escape
 
 #: atoms that are drawn at most: the nearest to the worst one
 MOST_ATOMS = 400

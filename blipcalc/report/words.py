@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from blipcalc.monitor.events import Event
 from blipcalc.monitor.limits import Limits
 from blipcalc.report.frames import Traces
-from blipcalc.report.record import Event, RunRecord
+from blipcalc.report.record import RunRecord
 
 #: atoms of an event that are named
 MOST_ATOMS = 8

@@ -24,10 +24,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
 from scipy.stats import t as student
+from typing_extensions import TypeAliasType
 
-from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError
-from blipcalc.settings import number
+from blipcalc.errors import CalibrationError, ConfigurationError, DataError, DrawsError
+from blipcalc.sealed_json import finite
+from blipcalc.settings import NotNegative, Settings, checked, number
 from blipcalc.stats.conformal import conformal_quantile
 from blipcalc.stats.spread import spread
 
@@ -210,13 +213,42 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Estimate:
-        """From :meth:`to_dict`; null in a file stands for NaN."""
-        own = ("value", "draws", "unit", "widening", "calibrated", "note", "source", "of_differences")
-        found = {name: stored[name] for name in own if name in stored}
-        found |= {
-            name: float("nan") for name in ("widening", "of_differences") if name in found and found[name] is None
+        """From :meth:`to_dict`, in memory or in a file, where null stands for NaN.
+
+        raises : DataError for what is no such estimate, DrawsError for draws that do not fit the value
+        """
+        said = checked(StoredEstimate, finite(stored), "no estimate")
+        arrays = {}
+        for name in ("value", "draws"):
+            try:
+                arrays[name] = np.array(getattr(said, name), dtype=np.float64)
+            except ValueError as error:
+                raise DataError(f"no estimate: {name}: {error}; expected numbers, or lists of as many each") from None
+        factors = {
+            name: getattr(said, name) for name in ("widening", "of_differences") if name in said.model_fields_set
         }
-        return cls(**found)
+        factors = {name: float("nan") if factor is None else factor for name, factor in factors.items()}
+        plain = {name: getattr(said, name) for name in ("unit", "calibrated", "note", "source")}
+        return cls(**arrays, **plain, **factors)
+
+
+#: an array as JSON has it; null where a number is not finite
+Nested = TypeAliasType("Nested", "float | list[Nested] | None")
+
+
+class StoredEstimate(Settings):
+    """An :class:`Estimate` as JSON; std and bias follow from the draws."""
+
+    value: Nested
+    draws: list[Nested] = Field(min_length=2)
+    unit: str = ""
+    widening: NotNegative | None = 1.0
+    calibrated: bool = False
+    note: str = ""
+    source: str = ""
+    of_differences: NotNegative | None = None
+    std: Nested = None
+    bias: Nested = None
 
 
 def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: float = 0.95) -> float:

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from torch import nn
 
 from blipcalc.core.graph import Graph
+from blipcalc.settings import Count, NotNegative, Settings
+
+
+class StoredTraining(Settings):
+    """What a checkpoint of a training holds beside its tensors."""
+
+    kind: Literal["training checkpoint"]
+    identity: str
+    config: dict[str, Any]
+    epoch: Count
+    step: Count
+    seconds: NotNegative
+    noise_units: tuple[NotNegative, NotNegative] | None
+    best: dict[str, float] | None
 
 
 def run_identity(model: nn.Module, method: object, *graphs: Sequence[Graph]) -> str:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.sealed import write_atomically
 
 
@@ -49,9 +50,10 @@ class RunLog:
                 self._events = SummaryWriter(str(folder / "tensorboard"))
 
     def rows(self) -> list[dict[str, str]]:
-        """What is written so far."""
+        """What is written so far; raises :class:`DamagedFileError` where it is not as it was written."""
         if not self.path.exists():
             return []
+        verify(self.path)
         with self.path.open(newline="") as stream:
             return list(csv.DictReader(stream))
 
@@ -61,11 +63,13 @@ class RunLog:
             return
         kept = io.StringIO()
         rows = [row for row in self.rows()[:epoch] if int(row["epoch"]) <= epoch]
+        forget_sums(self.path)
         if rows:
             writer = csv.DictWriter(kept, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
             write_atomically(self.path, kept.getvalue().encode())
+            add_sums(self.path)
         else:
             self.path.unlink()
 
@@ -86,6 +90,7 @@ class RunLog:
             if new:
                 writer.writeheader()
             writer.writerow(row)
+        add_sums(self.path)
 
     def close(self) -> None:
         """Flush the events."""

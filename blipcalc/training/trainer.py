@@ -22,7 +22,7 @@ from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batche
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.descent import Descent
 from blipcalc.training.distributed import Processes
-from blipcalc.training.identity import run_identity
+from blipcalc.training.identity import StoredTraining, run_identity
 from blipcalc.training.logs import RunLog, Totals
 from blipcalc.training.objectives import WITH_HEADS, likelihood_weight, losses
 from blipcalc.training.schedules import kl_weight
@@ -82,6 +82,7 @@ class Trainer:
             run_identity(model, method, train, validation),
             config.model_dump() | {"order": config.seed if order is None else order},
             MAY_CHANGE if isinstance(method, SwagConfig) else MAY_CHANGE | {"epochs"},
+            schema=StoredTraining,
         )
         self.model = model.to(self.device, self.dtype)
         self.train, self.validation = train, validation

@@ -17,6 +17,7 @@ from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.bayes.ensemble import EnsemblePosterior, stack_members
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bundle import bundle_path
+from blipcalc.calibration.comparison import COMPARISON
 from blipcalc.calibration.fit import calibrate
 from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.cli.main import app
@@ -34,6 +35,7 @@ from blipcalc.errors import (
 )
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.sealed import read_sealed
+from blipcalc.sealed_json import read_json
 
 FRAMES = str(Path(__file__).parents[1] / "data" / "rmd17_ethanol_30.npz")
 TINY = ["model.sizes.features=8", "model.sizes.interactions=1", "model.sizes.n_radial=6", "training.batch_size=4"]
@@ -373,7 +375,7 @@ def test_compare_puts_models_side_by_side(trained, tmp_path):
     nll = header.index("NLL")
     assert cells["point"][nll] == ""
     assert all(cells[name][nll] for name in ("my", "swag"))
-    figures = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    figures = read_json(tmp_path / "out" / "comparison.json", COMPARISON)["models"]
     for name in ("my", "swag"):
         posterior, calibrated, isotonic = figures[name]["forces_ce"]
         assert 0 <= min(posterior, calibrated, isotonic) <= max(posterior, calibrated, isotonic) <= 1 / 3 + 1e-3

@@ -31,7 +31,7 @@ from blipcalc import (
     vibrations,
 )
 from blipcalc.io import write
-from blipcalc.sealed import json_text
+from blipcalc.sealed_json import json_text
 from blipcalc.stats.estimate import Estimate
 
 SIGMA, RC = 2.0, 5.0

@@ -34,11 +34,12 @@ from blipcalc.monitor.channels import HaltRatio, Patient, Smoothed, Trip
 from blipcalc.monitor.events import EventLog, read_events
 from blipcalc.monitor.faults import TooClose
 from blipcalc.monitor.history import History
-from blipcalc.monitor.limits import Limits, fit_limits
+from blipcalc.monitor.limits import LIMITS, Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.reference import check_reference
 from blipcalc.monitor.triggers import AtomFraction, EnergyStdPerAtom, Verdict
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.sealed_json import write_json
 from blipcalc.training.config import ModelConfig, NoiseConfig, TrainConfig
 
 ELEMENTS = (1, 6, 8)
@@ -270,11 +271,21 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
+def reseal(path: Path) -> None:
+    """Seal what can be sealed of damaged limits, so that it is their schema that has to find the damage."""
+    with contextlib.suppress(ValueError, RecursionError):
+        said = json.loads(path.read_bytes())
+        if isinstance(said, dict):
+            write_json(path, LIMITS, {key: value for key, value in said.items() if key not in ("kind", "sha256")})
+
+
 def files(source: Source, tools: Tools, folder: Path) -> Any:
     """Damaged files, by their own reader or by that of others."""
     name = one(source, sorted(tools.files))
     path = folder / (name if often(source, 90) else one(source, sorted(tools.files)))
     path.write_bytes(damaged(source, tools.files[name]))
+    if path.name == "limits.json":
+        reseal(path)
     if path.name == "history.csv":
         history = History()
         history.load_csv(path, last_step=3)

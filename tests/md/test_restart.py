@@ -36,10 +36,12 @@ from blipcalc.md import run as run_room
 from blipcalc.md.integrators import IntegratorConfig, integrator, restore_variables, variables
 from blipcalc.md.repair import repair_run
 from blipcalc.md.run import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
+from blipcalc.md.summary import RUN_SUMMARY
 from blipcalc.monitor.actions import RollBack
 from blipcalc.monitor.channels import Evidence, HaltRatio, Smoothed
 from blipcalc.monitor.events import read_events
 from blipcalc.run_folder import NEWEST, alone
+from blipcalc.sealed_json import read_json
 
 ENSEMBLES = IntegratorConfig.model_fields["ensemble"].annotation.__args__
 
@@ -92,7 +94,7 @@ def trace(folder):
         "history": (folder / HISTORY).read_text(),
         "events": read_events(folder / EVENTS) if (folder / EVENTS).exists() else [],
     }
-    summary = json.loads((folder / SUMMARY).read_text())
+    summary = read_json(folder / SUMMARY, RUN_SUMMARY)
     return found | {"summary": {k: v for k, v in summary.items() if k != "wall_seconds"}}
 
 

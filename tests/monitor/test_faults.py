@@ -188,7 +188,8 @@ def test_events_hold_no_numbers_that_json_does_not_have(scripted, tmp_path):
 
 def test_a_line_cut_short_is_left_out_and_a_damaged_one_is_not(tmp_path):
     path = tmp_path / "e.jsonl"
-    good = json.dumps({"event": "halt"})
+    said = {"event": "halt", "step": 3, "time_fs": 1.5, "atoms": [0], "symbols": ["H"], "value": None, "threshold": 0.5}
+    good = json.dumps(said | {"unit": "eV/Å", "reason": "too large"})
     path.write_text(f"{good}\n{good[:5]}")
     assert len(read_events(path)) == 1
     path.write_text(f"{good[:5]}\n{good}\n")

@@ -14,7 +14,7 @@ from ase.optimize import BFGS
 from scipy.signal import lfilter
 from scipy.stats import beta, poisson
 
-from blipcalc.errors import ConfigurationError, LimitsError
+from blipcalc.errors import ConfigurationError, DamagedFileError, LimitsError
 from blipcalc.monitor.channels import Evidence, Smoothed, Trip
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -180,10 +180,11 @@ def test_a_file_gives_them_back(limits, tmp_path):
     with pytest.raises(LimitsError, match="blipcalc check"):
         Limits.load(tmp_path / "none.json")
     text = json.loads((tmp_path / "limits.json").read_text())
-    for damage in ({"tolerance": "much"}, {"surprise": 1}):
-        (tmp_path / "bad.json").write_text(json.dumps(text | damage))
-        with pytest.raises(LimitsError, match="holds no limits"):
-            Limits.load(tmp_path / "bad.json")
+    (tmp_path / "edited.json").write_text(json.dumps(text | {"tolerance": 2 * limits.tolerance}))
+    with pytest.raises(DamagedFileError, match=r"changed since it was written.*not edited by hand; .*blipcalc check"):
+        Limits.load(tmp_path / "edited.json")
+    (tmp_path / "laid out anew.json").write_text(json.dumps(text, indent=4, sort_keys=True))
+    assert Limits.load(tmp_path / "laid out anew.json") == limits
 
 
 def test_a_tolerance_that_every_block_passes_is_passed_at_every_check_at_most(calibration, tmp_path):

@@ -22,8 +22,10 @@ from blipcalc.fallback import BaselineFallback
 from blipcalc.frozen import snapshot
 from blipcalc.io import read, write
 from blipcalc.md.run import run_md
-from blipcalc.observables.average import average
+from blipcalc.md.summary import RUN_SUMMARY
+from blipcalc.observables.average import AVERAGES, average
 from blipcalc.observables.independent import independent_runs
+from blipcalc.sealed_json import read_json, write_json
 from blipcalc.surfaces import Surfaces
 
 RUN = {
@@ -259,7 +261,7 @@ def test_the_calibration_widens_the_spread(frames_of, run, tmp_path, well):
     assert wide.model_error == pytest.approx(2 * plain.model_error)
     assert wide.noise == pytest.approx(2 * plain.noise)
     assert np.array_equal(wide.estimate.draws, plain.estimate.draws)  # the weights are those of the posterior
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_json(run / "summary.json", RUN_SUMMARY)
     whole = average(run, "energy", calculator=atoms.calc)  # an offset that all frames share is in it
     assert whole.estimate.widening == 5.0
     stored = {
@@ -280,12 +282,12 @@ def test_the_calibration_widens_the_spread(frames_of, run, tmp_path, well):
     }
     summary["run"]["provenance"]["calibration"] = stored
     (tmp_path / "trajectory.traj").write_bytes((run / "trajectory.traj").read_bytes())
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    write_json(tmp_path / "summary.json", RUN_SUMMARY, summary)
     assert average(tmp_path, "distance:0,1").estimate.widening == 3.0
     assert average(tmp_path, "energy").estimate.widening == 4.0
     summary["run"]["provenance"]["calibration"] = {"scale": 1.0}
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(DataError, match="calibration of the run is damaged"):
+    write_json(tmp_path / "summary.json", RUN_SUMMARY, summary)
+    with pytest.raises(DataError, match=r"provenance\.calibration\.surface: Field required"):
         average(tmp_path, "energy")
 
 
@@ -355,7 +357,7 @@ def test_the_command(run, tmp_path):
         "300 K, K = 5",
     ):
         assert text in result.output, text
-    number, curve = json.loads((tmp_path / "out.json").read_text())
+    number, curve = read_json(tmp_path / "out.json", AVERAGES)["averages"]
     assert number["estimate"]["value"] == pytest.approx(float(average(run, "distance:0,1").value))
     assert len(curve["axis"]["values"]) == len(curve["model_error"]) == len(curve["sampling"]["sampling_error"]) == 20
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
@@ -400,7 +402,9 @@ def test_a_run_that_was_rolled_back_is_of_no_ensemble(run, tmp_path):
     shutil.copytree(run, folder)
     average(folder, "distance:0,1")  # control
     with (folder / "events.jsonl").open("a") as events:
-        events.write(json.dumps({"event": "rollback", "step": 40}) + "\n")
+        said = {"event": "rollback", "step": 40, "time_fs": 40.0, "atoms": [], "symbols": []}
+        said |= {"value": 1.0, "threshold": 0.5, "unit": "eV/Å", "reason": "too large"}
+        events.write(json.dumps(said) + "\n")
     forget_sums(folder / "events.jsonl")
     with pytest.raises(ConfigurationError, match=r"rolled back 1 times \(first at step 40\)"):
         average(folder, "distance:0,1")

@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.calibration.evaluation import EVALUATION
 from blipcalc.checksums import forget_sums, sums_of
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
@@ -26,6 +27,7 @@ from blipcalc.report.record import read_run
 from blipcalc.report.series import thinned
 from blipcalc.report.structure import view_data
 from blipcalc.run_folder import NEWEST, PREVIOUS
+from blipcalc.sealed_json import write_json
 
 CALIBRATION = Calibration(
     surface="mean", n_draws=3, seed=0, model_hash="ab" * 32, scale={7: 1.0, 8: 4.0}, scale_energy=1.0,
@@ -276,9 +278,9 @@ def test_an_evaluation_must_be_one(tmp_path):
     run(tmp_path, cube(calibration=CALIBRATION))
     row = {"kind": "all", "group": "all", "level": 0.95, "observed": 0.94, "low": 0.9, "high": 0.98, "n_frames": 50}
     said = {"surface": "mean", "n_draws": 3, "forces": {"coverage": [row | {"inside": True}]}}
-    (tmp_path / "evaluation.json").write_text(json.dumps(said))
+    write_json(tmp_path / "evaluation.json", EVALUATION, said)
     assert "Observed coverage" in Page(write_report(tmp_path, evaluation=tmp_path)).text
-    (tmp_path / "evaluation.json").write_text(json.dumps(said | {"n_draws": 16}))
+    write_json(tmp_path / "evaluation.json", EVALUATION, said | {"n_draws": 16})
     with pytest.raises(DataError, match="K = 16"):
         write_report(tmp_path, evaluation=tmp_path)
     with pytest.raises(DataError, match="no evaluation"):
@@ -291,8 +293,13 @@ def test_folders_that_are_none_and_files_that_are_damaged_are_named(tmp_path):
     with pytest.raises(DataError, match="no run folder"):
         write_report(tmp_path)
     run(tmp_path, threshold=0.001)
+    whole = (tmp_path / SUMMARY).read_bytes()
+    (tmp_path / SUMMARY).write_text("{")
+    with pytest.raises(DamagedFileError, match=r"no readable JSON.*remove it"):
+        write_report(tmp_path)
+    (tmp_path / SUMMARY).write_bytes(whole)
     for name, content, said in [
-        (SUMMARY, "{", "is damaged"),
+        (SUMMARY, "[1]", "no summary"),
         (SUMMARY, "{}", "no summary"),
         (HISTORY, "a,b\n", "no history"),
         (EVENTS, '{"event": "halt"}\n{}\n', "line 1, is no event: step"),

@@ -511,7 +511,7 @@ def test_tensorboard_is_optional(tmp_path):
     log = RunLog(tmp_path)  # here as if it were not installed
     log.write({"epoch": 1, "score": 0.5})
     log.close()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "log.csv.sums"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
