@@ -17,6 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
 from blipcalc.core.domain import Domain
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.core.validate import check_arrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
@@ -39,7 +40,7 @@ NEEDS_STRESS = ("stress", "stress_var", "stress_std", "pressure_var", "pressure_
 OF_HEADS = {"none": (), "energy": VARIANCES[:2], "joint": VARIANCES[:6]}
 
 
-class BayesianCalculator(Calculator):
+class BayesianCalculator(AnswersOneAtATime, Calculator):
     """Energies, forces and their variances from a Bayesian potential, an ensemble, or any predictor.
 
     | key in ``results`` | shape, unit | meaning |
@@ -182,11 +183,13 @@ class BayesianCalculator(Calculator):
             )
         return {}
 
+    @one_at_a_time
     def reset(self) -> None:
         """Forget all results."""
         super().reset()
         self.prediction = None
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

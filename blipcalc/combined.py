@@ -37,13 +37,14 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
 from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, ask, bayesian_of, gathered, gives, standard
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError
 
 SUMS = ("energy", "free_energy", "energies", "forces", "stress")
 
 
-class CombinedCalculator(Calculator):
+class CombinedCalculator(AnswersOneAtATime, Calculator):
     """The sum of one Bayesian part and exact ones, with the variances of the Bayesian part.
 
     ``energies`` and ``stress`` are there where all parts have them; a part without ``free_energy`` gives its energy for it.
@@ -92,6 +93,7 @@ class CombinedCalculator(Calculator):
         """The part whose variances these are."""
         return self.model.bayesian
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

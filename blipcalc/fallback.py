@@ -47,6 +47,7 @@ from blipcalc.calculator import (
     standard,
 )
 from blipcalc.core.contracts import Need
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Prediction
 from blipcalc.errors import ConfigurationError, EmptyStructureError, NonFiniteError
 from blipcalc.stats.spread import cross_covariance, spread
@@ -54,7 +55,7 @@ from blipcalc.stats.spread import cross_covariance, spread
 BLENDED = ("energy", "free_energy", "forces", "stress")
 
 
-class BaselineFallback(Calculator):
+class BaselineFallback(AnswersOneAtATime, Calculator):
     """Energy, forces and stress of the weighted baseline; ``weight``, 1 for the model alone; variances of the model itself.
 
     Variances are not those of V: where w is small the run does not follow the model, however uncertain that is.
@@ -122,6 +123,7 @@ class BaselineFallback(Calculator):
             known.add("stress")
         self.implemented_properties = [key for key in type(self).implemented_properties if key in known]
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

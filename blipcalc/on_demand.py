@@ -19,13 +19,14 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
 from blipcalc.calculator import CARRIED, BayesianCalculator, ask, bayesian_of, gathered, gives, standard
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.errors import ConfigurationError
 
 SURFACES = ("energy", "free_energy", "forces", "stress")
 Active = Literal["model", "reference"]
 
 
-class ReferenceOnDemand(Calculator):
+class ReferenceOnDemand(AnswersOneAtATime, Calculator):
     """Energy, forces and stress of the model or of a reference; variances of the model; ``from_reference``, 1 or 0.
 
     It must be the calculator of the structure itself: a sum around it would not hear of a switch.
@@ -75,6 +76,7 @@ class ReferenceOnDemand(Calculator):
         """Which of them drives."""
         return self._active
 
+    @one_at_a_time
     def switch(self, active: Active) -> None:
         """Let the other one drive; what is known of a structure is forgotten, and asked for anew."""
         if active not in get_args(Active):
@@ -82,6 +84,7 @@ class ReferenceOnDemand(Calculator):
         if active != self._active:
             self._active, self.results = active, {}
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

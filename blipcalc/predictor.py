@@ -181,6 +181,7 @@ class BayesianPredictor:
         one = copy.copy(self)
         one.draws, one.centre, one.n_draws = self.draws[k : k + 1], None, 1
         one.surface, one.calibration, one._neighbors = "mean", None, None
+        one._lock = self._lock
         return one
 
     def each(
@@ -204,7 +205,8 @@ class BayesianPredictor:
         """Second derivatives of the surface that drives, at one structure; raises StructureError as for a call."""
         with self._lock:
             graph = self._graph([atoms], fresh=True)
-            return Curvature(self._evaluator, self.draws if self.centre is None else self.centre, graph, strain=strain)
+        draws = self.draws if self.centre is None else self.centre
+        return Curvature(self._evaluator, draws, graph, strain=strain, lock=self._lock)
 
     def curvatures(self, structures: Sequence[Atoms]) -> list[Curvature]:
         """Second derivatives of draw k at structure k, for K structures.
@@ -214,7 +216,9 @@ class BayesianPredictor:
         self._check_number(structures)
         with self._lock:
             graphs = [self._graph([atoms], fresh=True) for atoms in structures]
-        return [Curvature(self._evaluator, self.draws[k : k + 1], graph) for k, graph in enumerate(graphs)]
+        return [
+            Curvature(self._evaluator, self.draws[k : k + 1], graph, lock=self._lock) for k, graph in enumerate(graphs)
+        ]
 
     def _check_number(self, structures: Sequence[Atoms]) -> None:
         if len(structures) != self.n_draws:

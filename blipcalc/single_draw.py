@@ -12,6 +12,7 @@ from ase.outputs import Properties
 
 from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator, gathered, standard
 from blipcalc.core.contracts import Heads, Need, Predictor, Surface
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
 from blipcalc.errors import DrawsError
 from blipcalc.settings import whole
@@ -26,7 +27,7 @@ class Separable(Protocol):
         ...
 
 
-class SingleDraw(Calculator):
+class SingleDraw(AnswersOneAtATime, Calculator):
     """Energy, forces and stress of draw k; variances are those of all draws, computed when they are asked for.
 
     So a run on the surface of one draw is watched by the same guard as a run on the surface that drives.
@@ -57,6 +58,7 @@ class SingleDraw(Calculator):
         own = [key for key in self.one.implemented_properties if key not in CARRIED]
         self.implemented_properties = [*own, *self._shared]
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

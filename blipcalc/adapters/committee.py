@@ -14,12 +14,13 @@ from ase.calculators.calculator import Calculator
 
 from blipcalc.core.contracts import Heads, Need, Surface
 from blipcalc.core.neighbors import neighbor_pairs
+from blipcalc.core.one_at_a_time import WithLock, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, DrawsError
 
 
-class CommitteePredictor:
+class CommitteePredictor(WithLock):
     """Predictions from K ASE calculators, each an equally weighted draw.
 
     Parameters
@@ -75,8 +76,11 @@ class CommitteePredictor:
         """Member k alone; raises DrawsError for a k that is none of 0 … K - 1."""
         if not 0 <= k < self.n_draws:
             raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
-        return CommitteePredictor([self.calculators[k]])
+        one = CommitteePredictor([self.calculators[k]])
+        one.lock = self.lock  # the member is shared
+        return one
 
+    @one_at_a_time
     def _samples(self, members: Sequence[Calculator], atoms: Atoms, need: Need) -> SampleArrays:
         check_structure(atoms)
         # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
