@@ -17,10 +17,12 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface
 from blipcalc.core.domain import Domain
+from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.core.validate import check_arrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
+from blipcalc.identity import probe_of, signature_of
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.settings import switch
 
@@ -137,6 +139,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
             raw=raw,
         )
         self.prediction: Prediction | None = None
+        self._source: str | None = None
         left_out = set()
         if self.predictor.n_draws < 2:
             left_out |= {*VARIANCES, DEVIATIONS} - set(OF_HEADS[self.predictor.heads])
@@ -164,6 +167,20 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
     def bayesian(self) -> BayesianCalculator:
         """Itself: see :class:`WithBayesian`."""
         return self
+
+    @property
+    def identity(self) -> Identity:
+        """That of its predictor: results are predictions under other names."""
+        return Identity("BayesianCalculator", (self.predictor,))
+
+    def source(self, atoms: Atoms) -> str:
+        """SHA-256 that says which draws these are; equal for two calculators made alike.
+
+        atoms : a predictor that declares no identity is known by its numbers near this structure, the first one that is given
+        """
+        if self._source is None:
+            self._source = str(signature_of(self.predictor, probe_of(atoms)))
+        return self._source
 
     @property
     def calibration(self) -> Calibration | None:

@@ -37,6 +37,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
 from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, ask, bayesian_of, gathered, gives, standard
+from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError
@@ -87,6 +88,11 @@ class CombinedCalculator(AnswersOneAtATime, Calculator):
         sums = [key for key in SUMS if all(gives(part, key) for part in parts)]
         self._own = [key for key in CARRIED if key in self.model.implemented_properties]
         self.implemented_properties = [*sums, *self._own]
+
+    @property
+    def identity(self) -> Identity:
+        """That of its parts."""
+        return Identity("CombinedCalculator", self.parts)
 
     @property
     def bayesian(self) -> BayesianCalculator:

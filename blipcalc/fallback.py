@@ -47,6 +47,7 @@ from blipcalc.calculator import (
     standard,
 )
 from blipcalc.core.contracts import Need
+from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Prediction
 from blipcalc.errors import ConfigurationError, EmptyStructureError, NonFiniteError
@@ -122,6 +123,11 @@ class BaselineFallback(AnswersOneAtATime, Calculator):
         if all("stress" in part.implemented_properties for part in self.parts):
             known.add("stress")
         self.implemented_properties = [key for key in type(self).implemented_properties if key in known]
+
+    @property
+    def identity(self) -> Identity:
+        """That of its parts, σ_b and the zeros of energy."""
+        return Identity(f"BaselineFallback {dict(self.parameters)!r}", self.parts)
 
     @one_at_a_time
     def calculate(

@@ -39,6 +39,7 @@ from blipcalc.core.validate import check_all_arrays
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import BlipcalcError, DataError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
+from blipcalc.locks import adding
 from blipcalc.sealed import write_atomically
 
 #: (n,) and (n, 3): columns in text files
@@ -74,6 +75,7 @@ def write(
     Raises
     ------
     StructureError : an array that is not one of values for each atom
+    FileBusyError : somebody else writes to it, such as a run
     DataError : unknown suffix, no frames, an array of more than two axes for a text file, no samples to be had, checksums of a
         database
     """
@@ -83,6 +85,11 @@ def write(
         raise DataError(f"expected at least one frame to write to {path}, got none")
     if checksums and not keeps_sums(path):
         raise DataError(f"{path}: a database changes in place, so its frames have no checksums; leave checksums=False")
+    with adding(path):
+        _write(path, frames, append=append, samples=samples, checksums=checksums)
+
+
+def _write(path: Path, frames: Sequence[Atoms], *, append: bool, samples: bool, checksums: bool) -> None:
     append = append and path.exists()
     store = _stored_samples(path) if append else {}
     first = len({name.partition("/")[0] for name in store})

@@ -19,6 +19,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
 from blipcalc.calculator import CARRIED, BayesianCalculator, ask, bayesian_of, gathered, gives, standard
+from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.errors import ConfigurationError
 
@@ -65,6 +66,11 @@ class ReferenceOnDemand(AnswersOneAtATime, Calculator):
         self._own = [key for key in CARRIED if key in model.implemented_properties]
         surfaces = [key for key in SURFACES if all(gives(part, key) for part in self.parts)]
         self.implemented_properties = [*surfaces, *self._own, "from_reference"]
+
+    @property
+    def identity(self) -> Identity:
+        """That of the model; the reference is known by its class and parameters."""
+        return Identity("ReferenceOnDemand", (self.model,), on_demand=(self.reference,))
 
     @property
     def bayesian(self) -> BayesianCalculator:

@@ -18,10 +18,12 @@ from blipcalc.core.curvature import Curvature
 from blipcalc.core.domain import Domain, latent_features
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
+from blipcalc.core.identity import Identity, network_identity
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.sealed import tensors_hash
 from blipcalc.settings import whole
 
 #: draws at most: more would only fill the memory
@@ -96,6 +98,17 @@ class BayesianPredictor:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._prepare()
+
+    @property
+    def identity(self) -> Identity:
+        """Network, draws and calibration; the dtype is that of the weights."""
+        draws = [
+            None if one is None else (one.n, one.linear, tensors_hash(one.overrides))
+            for one in (self.draws, self.centre)
+        ]
+        domain = None if self.domain is None else self.domain.hash
+        settings = (type(self).__name__, self.surface, draws, self.calibration, domain)
+        return Identity(f"{settings!r} {network_identity(self.model)}")
 
     @classmethod
     def load(

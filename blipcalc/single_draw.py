@@ -12,6 +12,7 @@ from ase.outputs import Properties
 
 from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator, gathered, standard
 from blipcalc.core.contracts import Heads, Need, Predictor, Surface
+from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
 from blipcalc.errors import DrawsError
@@ -58,6 +59,11 @@ class SingleDraw(AnswersOneAtATime, Calculator):
         own = [key for key in self.one.implemented_properties if key not in CARRIED]
         self.implemented_properties = [*own, *self._shared]
 
+    @property
+    def identity(self) -> Identity:
+        """That of the whole, and which of its draws."""
+        return Identity(f"SingleDraw {self.k}", self.parts)
+
     @one_at_a_time
     def calculate(
         self,
@@ -97,6 +103,11 @@ class OneOfAll:
         self._predictor, self._k = predictor, k
         self.species = predictor.species
         self.has_stress, self.has_energies = predictor.has_stress, predictor.has_energies
+
+    @property
+    def identity(self) -> Identity:
+        """That of the predictor, and which of its draws."""
+        return Identity(f"{type(self).__name__} {self._k}", (self._predictor,))
 
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
         """Predictions in the order of the structures."""

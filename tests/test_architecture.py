@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 #: floors, lowest first; rooms on one floor are blind to each other
 FLOORS = [
     {"errors", "units"},
-    {"settings", "sealed", "bundle"},
+    {"settings", "sealed", "bundle", "locks", "changes"},
     {"stats", "run_folder", "checksums"},
     {"core"},
+    {"identity"},
     {"data", "nn"},
     {"models", "bayes", "adapters"},
     {"manifest"},

@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from blipcalc.core.contracts import Heads, Need, Surface
+from blipcalc.core.identity import Identity
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.one_at_a_time import WithLock, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
@@ -49,9 +50,9 @@ class CommitteePredictor(WithLock):
         self.calibration = calibration
 
     @property
-    def identity(self) -> str:
-        """What its members are, as far as they say so."""
-        return repr([(type(member).__name__, member.parameters) for member in self.calculators])
+    def identity(self) -> Identity:
+        """Its members and its calibration."""
+        return Identity(f"{type(self).__name__} {self.calibration!r}", self.calculators)
 
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
         """Predictions in the order of the structures; members are evaluated one after the other."""

@@ -31,6 +31,7 @@ class WithLock:
     lock: AbstractContextManager[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """With a lock, before anything else can be done with it."""
         made = super().__new__(cls)
         made.lock = threading.RLock()
         return made

@@ -21,10 +21,11 @@ from blipcalc.checksums import forget_sums
 from blipcalc.core.validate import check_motion, check_structure
 from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.frozen import snapshot
+from blipcalc.identity import Signature
 from blipcalc.io import keeps_sums, write
-from blipcalc.md.files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, RunFiles
+from blipcalc.md.files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, RunFiles, files_held
 from blipcalc.md.integrators import NPT, WITH_COURSE, IntegratorConfig, integrator, set_temperature
-from blipcalc.md.restart import environment, identity, provenance, restore, state_of
+from blipcalc.md.restart import check_calculator, environment, identity, provenance, restore, state_of
 from blipcalc.md.signals import told_of_signals
 from blipcalc.monitor.observer import Status, UncertaintyMonitor
 from blipcalc.monitor.triggers import PressureTolerance
@@ -125,7 +126,7 @@ def run_md(
     Raises
     ------
     ConfigurationError : settings that cannot be, or a folder of another run
-    RunFolderBusyError : a folder in which another process runs
+    RunFolderBusyError : a folder in which another process runs; FileBusyError : a file that somebody else writes to
     """
     config = IntegratorConfig.of(
         {
@@ -163,7 +164,8 @@ def run_md(
         run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every, "keep_draws": keep_draws}
         if keep_draws:
             run.keep_draws()
-        run.go(round(steps), checkpoint_every, go_on, progress)
+        with files_held(folder, run.trajectory, run.monitor):
+            run.go(round(steps), checkpoint_every, go_on, progress)
         return run.summary(), run.monitor
 
 
@@ -202,7 +204,9 @@ class _Run:
         self._compute: tuple[str, ...] = ()
         self.settings = config.model_dump() | {"course": course.tolist(), "seed": seed, "write_every": write_every}
         self.settings |= {"trajectory": None if trajectory is None else Path(trajectory).name}
-        self.identity = "" if folder is None else identity(atoms)
+        self.identity = Signature("") if folder is None else identity(atoms)
+        self._start = atoms.copy()
+        self._start.calc = atoms.calc
         self.rng = np.random.default_rng(seed)
         if not atoms.get_momenta().any():
             thermalize_momenta(atoms, temperature_K=course[0, 1], rng=self.rng)
@@ -234,7 +238,12 @@ class _Run:
         if self.folder is not None:
             may_change = MAY_CHANGE | ({"monitor"} if go_on else set())
             checkpoints = Checkpoints(
-                self.folder, self.identity, self.settings, may_change, "MD", "start (positions, cell) or calculator"
+                self.folder,
+                self.identity.name,
+                self.settings,
+                may_change,
+                "MD",
+                "start (positions, momenta, cell) or calculator",
             )
             self._resume(checkpoints, go_on)
             if self.monitor.halted and go_on:
@@ -308,7 +317,8 @@ class _Run:
     def _record(self) -> dict[str, Any]:
         """Which run this was, under the names that its checkpoints have for it; nothing that leaves the run as it is."""
         return {
-            "identity": self.identity,
+            "identity": self.identity.name,
+            "probe": self.identity.numbers,
             "config": {key: value for key, value in self.settings.items() if key != "checkpoint_every"},
             "environment": environment(self.atoms.calc),
             "provenance": provenance(self.atoms.calc),
@@ -320,6 +330,8 @@ class _Run:
         if state is None:
             self.files.begin()
             return
+        before = Signature(self.identity.name, state.figures["probe"])
+        check_calculator(before, self.identity, self._start, self.folder)
         step, then = state.figures["step"], state.figures.get("frames", {})
         if step == 0 and (go_on or not state.figures["monitor"]["halted"]):
             step, then = -1, None  # step 0 is checked and written anew
@@ -333,7 +345,8 @@ class _Run:
             return
         frames = self.files.save()
         state = state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock())
-        checkpoints.save(replace(state, figures={**state.figures, "frames": frames}))
+        figures = {**state.figures, "frames": frames, "probe": self.identity.numbers}
+        checkpoints.save(replace(state, figures=figures))
 
     def _follow(self) -> None:
         """Give the thermostat the temperature of now."""

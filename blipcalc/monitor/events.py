@@ -14,6 +14,7 @@ from ase.optimize.optimize import BaseDynamics
 
 from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError
+from blipcalc.locks import adding
 from blipcalc.monitor.readings import time_fs
 from blipcalc.monitor.triggers import Verdict
 from blipcalc.sealed import write_atomically
@@ -57,11 +58,12 @@ class EventLog:
             **{key: said[key] for key in ("value", "threshold", "unit", "reason")},
             **more,
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        add_sums(self.path)
+        with adding(self.path):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            add_sums(self.path)
         self._count = None if self._count is None else self._count + 1
 
     def cut(self, last_step: int) -> None:
@@ -71,9 +73,10 @@ class EventLog:
             if not all(isinstance(event.get("step"), int) for event in events):
                 raise DataError(f"{self.path} holds events that do not say their step; move it away")
             kept = [json.dumps(event) for event in events if event["step"] <= last_step]
-            forget_sums(self.path)
-            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
-            add_sums(self.path)
+            with adding(self.path):
+                forget_sums(self.path)
+                write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
+                add_sums(self.path)
             self._count = len(kept)
 
 
