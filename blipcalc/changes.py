@@ -26,7 +26,7 @@ def merged(
         found[name] = theirs if own == before else own
     if clashes:
         raise ChangedFileError(
-            f"{path} changed since it was loaded, and so did, otherwise, {', '.join(clashes)}; load it again and repeat the change, "
-            "or save under another name"
+            f"{path} changed since it was loaded, and so did, otherwise, {', '.join(clashes)}; load it again and repeat "
+            "the change, or save under another name"
         )
     return found

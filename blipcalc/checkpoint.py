@@ -131,8 +131,8 @@ def total_seconds(model: Model) -> float | None:
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model file; an older file of that name stays until the new one is whole.
 
-    What another process has added to the file since the model was read from it, such as calibrations of another (surface, K, seed),
-    is kept; so are calibrations of the same network in a file that the model was not read from.
+    What another process has added to the file since the model was read from it, such as calibrations of another (surface, K,
+    seed), is kept; so are calibrations of the same network in a file that the model was not read from.
 
     Raises
     ------

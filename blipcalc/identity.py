@@ -169,7 +169,11 @@ def _summed(values: np.ndarray) -> list[float | None]:
 
 
 def _deviation(then: Mapping[str, list[float | None]], now: Mapping[str, list[float | None]]) -> float:
-    """Largest relative deviation between numbers of one part; infinity where their kinds or what is finite differ."""
+    """Largest relative deviation between numbers of one part; infinity where their kinds or what is finite differ, zero where
+    it refused the probe and nothing can be said.
+    """
+    if not then or not now:
+        return 0.0
     if then.keys() != now.keys():
         return np.inf
     found = 0.0

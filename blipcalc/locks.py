@@ -1,8 +1,8 @@
 """One writer at a time: every file that is added to or replaced, and every run folder, is held while somebody writes.
 
-The lock is on a hidden file beside it, ``.name.lock``, ``.lock`` within a folder; for what is replaced by renaming is another file
-afterwards, and a lock on it would keep nobody away.  It goes with the process, however that ends, and the hidden file with the
-lock; one that a killed process left is taken over by the next writer, and goes with that one's lock.
+The lock is on a hidden file beside it, ``.name.lock``, or ``.lock`` within a folder; for what is replaced by renaming is another
+file afterwards, and a lock on it would keep nobody away.  It goes with the process, however that ends, and the hidden file with
+the lock; one that a killed process left is taken over by the next writer, and goes with that one's lock.
 
 On network file systems these are locks of byte ranges, which Linux passes on to the server.  Where a file system has none, as on
 Windows, a file is held against threads of this process alone; a :class:`~blipcalc.errors.NoLockWarning` says so.
