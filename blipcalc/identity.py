@@ -27,8 +27,8 @@ SHIFT = 0.02
 #: of the largest number of its kind, by which two answers of one calculator may differ; sums in another order differ by less,
 #: in float32 too
 TOLERANCE = 1e-5
-#: times the difference between two answers of one calculator to one question, within which a third may lie
-SCATTER = 10.0
+#: times the largest difference between an answer and so many more to the same question, within which an earlier one may lie
+SCATTER, ANSWERS = 10.0, 3
 #: of an array of numbers on a probe so many sums with fixed random weights are kept
 SUMS = 4
 VARIANCES = ("energy_var", "forces_var")
@@ -98,9 +98,13 @@ def difference(then: Signature, now: Signature, again: Callable[[], Signature] |
     off = {part: by for part, by in off.items() if by > TOLERANCE}
     if not off:
         return Difference()
-    once_more = now if again is None else again()
-    scatter = {part: _deviation(now.numbers[part], once_more.numbers.get(part, {})) for part in off}
-    other = {part: by for part, by in off.items() if not by <= SCATTER * scatter[part]}
+    scatter, other = dict.fromkeys(off, 0.0), off
+    for _ in range(0 if again is None else ANSWERS):
+        once_more = again().numbers
+        scatter = {part: max(by, _deviation(now.numbers[part], once_more[part])) for part, by in scatter.items()}
+        other = {part: by for part, by in off.items() if not by <= SCATTER * scatter[part]}
+        if not other:
+            break
     if other:
         by = ", ".join(f"{part} by {by:.2g}" for part, by in other.items())
         return Difference(True, f"energy, forces or variances on a probe structure differ (relative): {by}")
