@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from typer.testing import CliRunner
 
-from blipcalc import locks, read, run_md, write
+from blipcalc import locks, read, relax, run_md, write
 from blipcalc.adapters.committee import committee
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.checksums import inspect
-from blipcalc.errors import FileBusyError, NoLockWarning
+from blipcalc.cli.main import app
+from blipcalc.errors import FileBusyError, NoLockWarning, RunFolderBusyError
 from blipcalc.locks import adding, held
 from blipcalc.monitor.events import EventLog, read_events
 from blipcalc.monitor.triggers import Verdict
@@ -269,6 +271,32 @@ def test_who_adds_to_the_trajectory_of_a_run_is_refused(tmp_path, monkeypatch):
     argon(None, trajectory, steps=10, observers=[meddling])
     assert found
     assert len(read(trajectory)) == 6
+
+
+def test_a_relaxation_holds_its_trajectory(tmp_path):
+    def argon_pair():
+        atoms = Atoms("Ar2", positions=[[0, 0, 0], [3.6, 0, 0]])
+        atoms.calc = springs()
+        return atoms
+
+    with held(tmp_path / "path.traj"), pytest.raises(FileBusyError, match=r"path\.traj"):
+        relax(argon_pair(), trajectory=tmp_path / "path.traj", error_bars=None)
+    assert relax(argon_pair(), trajectory=tmp_path / "path.traj", error_bars=None).status == "converged"
+    assert len(read(tmp_path / "path.traj")) > 1
+
+
+def test_a_command_holds_its_folder(tmp_path):
+    """A second one into the same folder is refused with the exit code of bad input, and touches nothing."""
+    runner, folder = CliRunner(), tmp_path / "out"
+    write(tmp_path / "start.xyz", Atoms("H2", positions=[[0, 0, 0], [0.75, 0, 0]]))
+    arguments = ["relax", str(tmp_path / "start.xyz"), "--folder", str(folder), "--error-bars", "none"]
+    folder.mkdir()
+    (folder / "relaxation.json").write_text("{}")
+    with held(folder):
+        refused = runner.invoke(app, arguments)
+    assert isinstance(refused.exception, RunFolderBusyError)
+    assert (folder / "relaxation.json").read_text() == "{}"
+    assert sorted(os.listdir(folder)) == ["relaxation.json"]
 
 
 def test_a_run_that_was_killed_lets_go_of_its_files(tmp_path):

@@ -65,6 +65,7 @@ def calibrate(
 
 
 def evaluate(
+    context: typer.Context,
     model: ModelArgument,
     data: Data,
     foreign: Annotated[
@@ -110,7 +111,7 @@ def evaluate(
     # a file without fingerprints does not say what it was trained on, which is not the same as no frame seen
     training = stored.frames.tolist() or None
     result = evaluate_model(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
-    make_folder(output)
+    make_folder(output, context)
     write_atomically(output / "evaluation.json", json_text(result.to_dict()).encode())
     reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
     error_against_sigma_plot(residuals, output / "error_against_sigma.png")
@@ -125,6 +126,7 @@ def evaluate(
 
 
 def compare(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="model files, or names of bundled models")],
     data: Annotated[list[Path], typer.Option("--data", help="labelled frames, the same for all")],
     foreign: Annotated[list[Path] | None, typer.Option(help="structures from outside; labels not needed")] = None,
@@ -163,7 +165,7 @@ def compare(
     rows = compare_models(
         loaded, frames, foreign=outside, n_draws=n_draws, seed=seed, progress=say, device=device, dtype=dtype
     )
-    make_folder(output)
+    make_folder(output, context)
     text = comparison_text(rows)
     (output / "comparison.md").write_text(text + "\n")
     figures = {row.name: row.to_dict() for row in rows}
