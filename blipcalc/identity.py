@@ -1,8 +1,8 @@
 """Whether two predictors or calculators are the same: one rule for restarts, derived quantities and files.
 
-What declares an :class:`~blipcalc.core.identity.Identity` is known by it.  What does not is known by its class, its parameters
-and the numbers that it gives on a probe, a structure made from that of the run: parameters may lie anywhere in a calculator, but
-they show in its energies and forces.
+What declares an :class:`~blipcalc.core.identity.Identity` is known by it.  What does not, such as a class derived from one that
+does, is known by its class, its parameters and the numbers that it gives on a probe, a structure made from that of the run:
+parameters may lie anywhere in a calculator, but they show in its energies and forces.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _parts(thing: object, place: str) -> Iterator[tuple[str, object, str | None]
 def _declared(thing: object) -> Identity | None:
     if thing is None:
         return Identity("nothing")
-    if isinstance(thing, Identified):
+    # what a class declares holds for that class: one derived from it may do anything, and is asked
+    if "identity" in vars(type(thing)) and isinstance(thing, Identified):
         return thing.identity
     if isinstance(thing, LinearCombinationCalculator):
         return Identity(f"{type(thing).__name__} {thing.mixer.weights!r}", tuple(thing.mixer.calcs))

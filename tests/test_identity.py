@@ -133,6 +133,24 @@ def test_alike_is_the_same_and_another_is_another(kind, water):
     assert difference(signature_of(one, probe), signature_of(other, probe)).other
 
 
+class Scaled(CombinedCalculator):
+    """A class derived from one that declares its identity, with a setting that this one does not know of."""
+
+    def __init__(self, factor, *parts):
+        super().__init__(*parts)
+        self.factor = factor
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.results = {key: value * self.factor for key, value in self.results.items()}
+
+
+def test_a_derived_class_does_not_inherit_an_identity(water):
+    probe = probe_of(water)
+    assert same(Scaled(1.0, model(), Spring(0.1)), Scaled(1.0, model(), Spring(0.1)), probe)
+    assert not same(Scaled(1.0, model(), Spring(0.1)), Scaled(2.0, model(), Spring(0.1)), probe)
+
+
 def test_where_an_object_lies_in_memory_is_no_part_of_it(water):
     """Parameters may hold objects, whose text names their place."""
     probe = probe_of(water)

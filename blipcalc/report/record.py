@@ -49,6 +49,7 @@ class RunRecord:
     history : empty where no check was kept
     step, seconds : how far it came, and the wall time that took; NaN where nobody knows
     identity : of structure and calculator; empty where it is not recorded
+    probe : {part of the calculator that declares no identity: {quantity: numbers on a probe structure, eV and Å}}
     config, environment, provenance : as the run wrote them; empty where it did not
     trajectory : None where there is none
     """
@@ -60,6 +61,7 @@ class RunRecord:
     step: int
     seconds: float
     identity: str
+    probe: dict[str, dict[str, list[float | None]]]
     config: dict[str, Any]
     environment: dict[str, Any]
     provenance: dict[str, Any]
@@ -122,6 +124,7 @@ def read_run(folder: str | Path) -> RunRecord:
         step=max(seen) if summary is None else summary.steps,
         seconds=kept.get("seconds", math.nan) if summary is None else summary.wall_seconds,
         identity=run.get("identity", ""),
+        probe=run.get("probe") or {},
         config=config,
         environment=run.get("environment") or {},
         provenance=run.get("provenance") or {},
