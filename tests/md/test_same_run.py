@@ -29,9 +29,9 @@ class Spring(Calculator):
 
     implemented_properties = ["energy", "forces"]
 
-    def __init__(self, k, scatter=0.0):
+    def __init__(self, k, scatter=0.0, seed=0):
         super().__init__()
-        self.k, self.scatter, self.rng, self.calls = k, scatter, np.random.default_rng(), 0
+        self.k, self.scatter, self.rng, self.calls = k, scatter, np.random.default_rng(seed), 0
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
         super().calculate(atoms, properties, system_changes)
@@ -106,17 +106,15 @@ def test_a_reference_is_not_evaluated_to_be_known(tmp_path):
 
 def test_a_calculator_that_scatters_goes_on_and_is_named(tmp_path):
     """Its numbers are never the same twice: that is said, and is no other calculator."""
-    for attempt in range(3):  # of a scatter that is one number, one in a hundred looks like another calculator
-        go(tmp_path / str(attempt), CombinedCalculator(model(), Spring(1.0, scatter=1e-2)))
-        try:
-            with pytest.warns(CheckpointWarning, match=r"not deterministic.*Spring"):
-                summary = go(tmp_path / str(attempt), CombinedCalculator(model(), Spring(1.0, scatter=1e-2)), 0.02)
-        except ConfigurationError:
-            continue
-        assert summary.steps == 20
-        break
-    else:
-        pytest.fail("refused three times")
+
+    def scattering(seed, k=1.0):
+        return CombinedCalculator(model(), Spring(k, scatter=1e-2, seed=seed))
+
+    go(tmp_path, scattering(0))
+    with pytest.raises(ConfigurationError, match="another calculator"):
+        go(tmp_path, scattering(1, k=2.0), time_ps=0.02)
+    with pytest.warns(CheckpointWarning, match=r"not deterministic.*Spring"):
+        assert go(tmp_path, scattering(1), time_ps=0.02).steps == 20
 
 
 def test_momenta_that_were_given_belong_to_a_run(tmp_path):
