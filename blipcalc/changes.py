@@ -1,11 +1,30 @@
-"""What two writers made of one model, put together."""
+"""What two writers made of one model file, put together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from blipcalc.errors import ChangedFileError
+
+if TYPE_CHECKING:
+    from blipcalc.checkpoint import Model
+
+
+def put_together(path: object, loaded: Model, mine: Model, stored: Model) -> Model:
+    """My model with the changes that somebody else made to its file; all three are of one network.
+
+    path : of the file, for the message
+    loaded : as both began; mine : as it is to be saved; stored : as somebody else saved it meanwhile
+
+    raises : ChangedFileError where both changed the same, and not alike
+    """
+    found = merged(path, *map(_changeable, (loaded, mine, stored)))
+    domain = mine.domain if found.pop("domain") == _changeable(mine)["domain"] else stored.domain
+    surface, training = found.pop("surface"), found.pop("training")
+    calibrations = tuple(calibration for calibration in found.values() if calibration is not None)
+    return replace(mine, domain=domain, surface=surface, training=training, calibrations=calibrations)
 
 
 def merged(
@@ -13,10 +32,7 @@ def merged(
 ) -> dict[str, Any]:
     """{name: value} with the changes of both; a name that is missing, or None, stands for something that is not there.
 
-    path : of the file, for the message
-    loaded : as both began; mine : as it is to be saved; stored : as somebody else saved it meanwhile
-
-    raises : ChangedFileError where both changed the same, and not alike
+    raises : ChangedFileError
     """
     found, clashes = {}, []
     for name in dict.fromkeys([*mine, *stored, *loaded]):
@@ -30,3 +46,15 @@ def merged(
             "the change, or save under another name"
         )
     return found
+
+
+def _changeable(model: Model) -> dict[str, Any]:
+    """{name: value} of what may change while the network stays."""
+    fixed = {
+        "surface": model.surface,
+        "training": model.training,
+        "domain": None if model.domain is None else model.domain.hash,
+    }
+    return fixed | {
+        f"the calibration of surface={c.surface}, K={c.n_draws}, seed={c.seed}": c for c in model.calibrations
+    }

@@ -26,7 +26,7 @@ from blipcalc.bayes.last_layer import LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bayes.pops import PopsPosterior
 from blipcalc.bundle import bundle_path
-from blipcalc.changes import merged
+from blipcalc.changes import put_together
 from blipcalc.core.contracts import Posterior, Surface
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
@@ -160,23 +160,7 @@ def _with_changes_of_others(model: Model, path: Path) -> Model:
             f"{path} holds another model than when it was loaded (hash {stored.hash[:12]}…, then {own.content.hash[:12]}…); save "
             "under another name"
         )
-    found = merged(path, *map(_changeable, (own.content, model, stored)))
-    domain = model.domain if found.pop("domain") == _changeable(model)["domain"] else stored.domain
-    surface, training = found.pop("surface"), found.pop("training")
-    calibrations = tuple(c for c in found.values() if c is not None)
-    return replace(model, domain=domain, surface=surface, training=training, calibrations=calibrations)
-
-
-def _changeable(model: Model) -> dict[str, Any]:
-    """{name: value} of what may change while the network stays."""
-    fixed = {
-        "surface": model.surface,
-        "training": model.training,
-        "domain": None if model.domain is None else model.domain.hash,
-    }
-    return fixed | {
-        f"the calibration of surface={c.surface}, K={c.n_draws}, seed={c.seed}": c for c in model.calibrations
-    }
+    return put_together(path, own.content, model, stored)
 
 
 def _hash_in(path: Path) -> str | None:

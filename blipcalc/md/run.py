@@ -102,7 +102,9 @@ def run_md(
     temperature_K : of the thermostat, or its course as points (time in ps, K), linear in between (langevin and bussi)
     seed : of momenta and thermostat
     folder : run folder with trajectory, history, events, summary and checkpoints.  The same call again goes on from the last
-        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept
+        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept.  A
+        run is known by the structure that it starts from, with momenta where it has any, and by its calculator
+        (:mod:`blipcalc.identity`), which is asked once for energy and forces near the start where it does not say who it is
     checkpoint_every : steps between checkpoints; there is one at the end of the run in any case
     go_on : past the halt that the run in this folder ended with, under other limits too; without it such a run stays halted,
         however often it is called
