@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import BaseCalculator
 from ase.calculators.mixing import LinearCombinationCalculator
 
 from blipcalc.core.contracts import Need
@@ -114,7 +114,7 @@ def difference(then: Signature, now: Signature, again: Callable[[], Signature] |
 
 def same(one: object, other: object, probe: Atoms) -> bool:
     """Whether two predictors or calculators are the same: one object, or equal in all that they declare and answer."""
-    return one is other or not difference(signature_of(one, probe), signature_of(other, probe)).reason
+    return one is other or not difference(signature_of(one, probe), signature_of(other, probe)).other
 
 
 def _parts(thing: object, place: str) -> Iterator[tuple[str, object, str | None]]:
@@ -140,21 +140,21 @@ def _declared(thing: object) -> Identity | None:
 
 def _class_of(thing: object) -> str:
     """Class and parameters; where an object lies in memory is none of them."""
-    parameters = dict(thing.parameters) if isinstance(thing, Calculator) else {}
+    parameters = dict(thing.parameters) if isinstance(thing, BaseCalculator) else {}
     return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(thing).__qualname__} {parameters!r}")
 
 
 def _numbers(thing: object, probe: Atoms) -> dict[str, list[float | None]]:
     """{quantity: numbers} that a calculator or a predictor gives on a probe; none where it refuses the structure."""
     try:
-        answers = _of_calculator(thing, probe) if isinstance(thing, Calculator) else _of_predictor(thing, probe)
+        answers = _of_calculator(thing, probe) if isinstance(thing, BaseCalculator) else _of_predictor(thing, probe)
     except StructureError:
         return {}
     return {key: _summed(np.asarray(value, dtype=np.float64)) for key, value in answers.items() if value is not None}
 
 
-def _of_calculator(calculator: Calculator, probe: Atoms) -> dict[str, Any]:
-    calculator.reset()
+def _of_calculator(calculator: BaseCalculator, probe: Atoms) -> dict[str, Any]:
+    calculator.atoms, calculator.results = None, {}  # it answers anew
     keys = ("energy", "forces", *VARIANCES)
     return {key: calculator.get_property(key, probe) for key in keys if key in calculator.implemented_properties}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import BaseCalculator, Calculator, all_changes
 from ase.calculators.mixing import SumCalculator
 from ase.calculators.morse import MorsePotential
 
@@ -114,6 +114,28 @@ KINDS = {
     "a draw": (lambda: SingleDraw(model(), 1), lambda: SingleDraw(model(), 2)),
     "the draws behind a draw": (lambda: SingleDraw(model(0.1), 1), lambda: SingleDraw(model(0.2), 1)),
 }
+
+
+class Plain(BaseCalculator):
+    """A constant force along x; of ASE's smallest kind of calculator."""
+
+    implemented_properties = ["energy", "forces"]
+
+    def __init__(self, force):
+        super().__init__()
+        self.force = force
+
+    def calculate(self, atoms, properties, system_changes):
+        forces = np.zeros((len(atoms), 3))
+        forces[:, 0] = self.force
+        self.results = {"energy": -self.force * atoms.positions[:, 0].sum(), "forces": forces}
+
+
+KINDS["ASE's smallest kind"] = (lambda: Plain(1.0), lambda: Plain(2.0))
+KINDS["such a one beside a model"] = (
+    lambda: CombinedCalculator(model(), Plain(1.0)),
+    lambda: CombinedCalculator(model(), Plain(2.0)),
+)
 
 
 @pytest.fixture
