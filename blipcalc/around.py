@@ -12,10 +12,11 @@ from ase.outputs import Properties
 
 from blipcalc.adapters.foreign import changes
 from blipcalc.calculator import standard
+from blipcalc.core.one_at_a_time import AnswersOneAtATime
 from blipcalc.errors import EmptyStructureError
 
 
-class Around(Calculator):
+class Around(AnswersOneAtATime, Calculator):
     """A calculator around others, whose results hold as long as those of its parts do.
 
     parts : the calculators that its results come from

@@ -17,9 +17,12 @@ from blipcalc.adapters.foreign import Vouching, changes
 from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Need, Predictor, Surface, predictions
 from blipcalc.core.domain import Domain
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.core.validate import check_arrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
+from blipcalc.identity import probe_of, signature_of
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.settings import switch
 
@@ -39,7 +42,7 @@ NEEDS_STRESS = ("stress", "stress_var", "stress_std", "pressure_var", "pressure_
 OF_HEADS = {"none": (), "energy": VARIANCES[:2], "joint": VARIANCES[:6]}
 
 
-class BayesianCalculator(Calculator):
+class BayesianCalculator(AnswersOneAtATime, Calculator):
     """Energies, forces and their variances from a Bayesian potential, an ensemble, or any predictor.
 
     | key in ``results`` | shape, unit | meaning |
@@ -136,6 +139,7 @@ class BayesianCalculator(Calculator):
             raw=raw,
         )
         self.prediction: Prediction | None = None
+        self._source: str | None = None
         left_out = set()
         if self.predictor.n_draws < 2:
             left_out |= {*VARIANCES, DEVIATIONS} - set(OF_HEADS[self.predictor.heads])
@@ -165,6 +169,20 @@ class BayesianCalculator(Calculator):
         return self
 
     @property
+    def identity(self) -> Identity:
+        """That of its predictor: results are predictions under other names."""
+        return Identity("BayesianCalculator", (self.predictor,))
+
+    def source(self, atoms: Atoms) -> str:
+        """SHA-256 that says which draws these are; equal for two calculators made alike.
+
+        atoms : a predictor that declares no identity is known by its numbers near this structure, the first one that is given
+        """
+        if self._source is None:
+            self._source = str(signature_of(self.predictor, probe_of(atoms)))
+        return self._source
+
+    @property
     def calibration(self) -> Calibration | None:
         """The constants that are applied to variances, or None."""
         return getattr(self.predictor, "calibration", None)
@@ -182,11 +200,13 @@ class BayesianCalculator(Calculator):
             )
         return {}
 
+    @one_at_a_time
     def reset(self) -> None:
         """Forget all results."""
         super().reset()
         self.prediction = None
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

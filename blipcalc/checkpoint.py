@@ -26,11 +26,13 @@ from blipcalc.bayes.last_layer import LastLayerPosterior
 from blipcalc.bayes.point import PointPosterior
 from blipcalc.bayes.pops import PopsPosterior
 from blipcalc.bundle import bundle_path
+from blipcalc.changes import put_together
 from blipcalc.core.contracts import Posterior, Surface
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import (
     CalibrationError,
+    ChangedFileError,
     ChangedRandomStreamError,
     ConfigurationError,
     DrawsError,
@@ -38,6 +40,7 @@ from blipcalc.errors import (
     NonFiniteWeightsError,
     SchemaError,
 )
+from blipcalc.locks import adding
 from blipcalc.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
 from blipcalc.models.registry import build_model, model_name
 from blipcalc.process import plain_state
@@ -53,6 +56,18 @@ RESTORED |= dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A model file as it was read.
+
+    path : of the file; seal : SHA-256 of its bytes; content : what it held
+    """
+
+    path: Path
+    seal: str
+    content: Model
+
+
+@dataclass(frozen=True)
 class Model:
     """A trained model: network, posterior, calibrations and where it comes from.
 
@@ -62,6 +77,7 @@ class Model:
     training : command, settings, data hash, seed, wall time, machine, versions
     frames : (n,) int64 fingerprints of the frames it was trained on
     domain : where those frames are, for a monitor that does not look at variances; no part of the hash
+    loaded : the file that it was read from, if any, as it was then
     """
 
     network: nn.Module
@@ -71,6 +87,7 @@ class Model:
     training: dict[str, Any] = field(default_factory=dict)
     frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     domain: Domain | None = None
+    loaded: Loaded | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.calibrations:
@@ -116,8 +133,51 @@ def total_seconds(model: Model) -> float | None:
 def save_model(model: Model, path: str | Path) -> None:
     """Write a model file; an older file of that name stays until the new one is whole.
 
-    Raises :class:`NonFiniteWeightsError` for NaN or infinite weights, and writes nothing.
+    What another process has added to the file since the model was read from it, such as calibrations of another (surface, K,
+    seed), is kept; so are calibrations of the same network in a file that the model was not read from.
+
+    Raises
+    ------
+    NonFiniteWeightsError : NaN or infinite weights; nothing is written
+    ChangedFileError : the file that the model was read from holds another one now, or a change that contradicts one of its own
+    FileBusyError : somebody else writes to the file
     """
+    with adding(path):
+        _write(_with_changes_of_others(model, Path(path)), path)
+
+
+def _with_changes_of_others(model: Model, path: Path) -> Model:
+    """The model with what a file has been given by others."""
+    own = model.loaded if model.loaded is not None and model.loaded.path == path.resolve() else None
+    if not path.is_file() or (own is not None and _seal(path) == own.seal):
+        return model
+    if own is None:  # a file that is to be replaced: what it says of another network is of no use
+        if _hash_in(path) != model.hash:
+            return model
+        kept = [c for c in load_model(path).calibrations if model.calibration(c.surface, c.n_draws, c.seed) is None]
+        return model.with_calibrations(*kept)
+    stored = load_model(path)
+    if stored.hash != own.content.hash:
+        raise ChangedFileError(
+            f"{path} holds another model than when it was loaded (hash {stored.hash[:12]}…, then {own.content.hash[:12]}…); save "
+            "under another name"
+        )
+    return put_together(path, own.content, model, stored)
+
+
+def _hash_in(path: Path) -> str | None:
+    """The hash of the model in a file; None where there is none to be read."""
+    try:
+        return validated(path, read_manifest(path)).model_hash
+    except ModelFileError:
+        return None
+
+
+def _seal(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write(model: Model, path: str | Path) -> None:
     manifest = Manifest(
         schema_version=SCHEMA,
         **_architecture(model),
@@ -153,6 +213,7 @@ def load_model(source: str | Path) -> Model:
     DamagedFileError, SchemaError, NonFiniteWeightsError, ChangedRandomStreamError : all kinds of ModelFileError
     """
     path = find_model(source)
+    seal = _seal(path) if path.is_file() else ""
     tensors, raw = read_sealed(path)
     manifest = validated(path, raw)
     model = _rebuild(path, manifest, tensors)
@@ -164,7 +225,7 @@ def load_model(source: str | Path) -> Model:
             f"{path}: seed {WITNESS_SEED} gives other draws than when the model was saved, so its calibrations do not hold; "
             "use the torch version named in its manifest, or calibrate and save it again"
         )
-    return model
+    return replace(model, loaded=Loaded(path.resolve(), seal, model))
 
 
 def model_info(source: str | Path) -> dict[str, Any]:

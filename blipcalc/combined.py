@@ -37,6 +37,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from blipcalc.adapters.foreign import ask, check_part, gives
 from blipcalc.around import Around
 from blipcalc.calculator import CARRIED, BayesianCalculator, Sampled, bayesian_of
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError
 
@@ -86,10 +88,16 @@ class CombinedCalculator(Around):
         self.implemented_properties = [*sums, *self._own]
 
     @property
+    def identity(self) -> Identity:
+        """That of its parts."""
+        return Identity("CombinedCalculator", self.parts)
+
+    @property
     def bayesian(self) -> BayesianCalculator:
         """The part whose variances these are."""
         return self.model.bayesian
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

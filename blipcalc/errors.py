@@ -117,6 +117,10 @@ class ChangedRandomStreamError(ModelFileError):
     """Draws made from the stored seed differ from those that the file was calibrated with."""
 
 
+class ChangedFileError(ModelFileError):
+    """A model file that changed since it was loaded, so that saving would lose what somebody else wrote."""
+
+
 class CalibrationError(BlipcalcError, ValueError):
     """A calibration that cannot be fitted or does not belong to what it is asked for."""
 
@@ -143,6 +147,14 @@ class CheckpointWarning(BlipcalcWarning):
 
 class RunFolderBusyError(BlipcalcError, RuntimeError):
     """Another process runs in this folder."""
+
+
+class FileBusyError(RunFolderBusyError):
+    """Somebody else writes to this file."""
+
+
+class NoLockWarning(UserWarning):
+    """A file system without locks: two processes can write to one file."""
 
 
 class MonitorError(BlipcalcError, ValueError):

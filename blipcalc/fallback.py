@@ -46,6 +46,8 @@ from blipcalc.calculator import (
     results_of,
 )
 from blipcalc.core.contracts import Need, predictions
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.core.prediction import Prediction
 from blipcalc.errors import ConfigurationError, EmptyStructureError, NonFiniteError
 from blipcalc.stats.spread import cross_covariance, spread
@@ -119,6 +121,12 @@ class BaselineFallback(Around):
             known.add("stress")
         self.implemented_properties = [key for key in type(self).implemented_properties if key in known]
 
+    @property
+    def identity(self) -> Identity:
+        """That of its parts, σ_b and the zeros of energy."""
+        return Identity(f"BaselineFallback {dict(self.parameters)!r}", self.parts)
+
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ase.outputs import Properties
 
 from blipcalc.adapters.foreign import ELECTRONS, PREFIX, changes
 from blipcalc.calculator import CARRIED, bayesian_of, standard
+from blipcalc.core.one_at_a_time import Lockable
 from blipcalc.core.prediction import SampleArrays
 
 PROVENANCE = ("calibrated", "surface", "n_draws", "seed")
@@ -21,6 +23,8 @@ FINGERPRINT = f"{PREFIX}fingerprint"
 
 class FrozenCalculator(Calculator):
     """Stored results of one structure behind ``get_property``; a ``SinglePointCalculator`` that takes every key.
+
+    A question changes nothing in it, so threads need no lock.
 
     Parameters
     ----------
@@ -98,9 +102,10 @@ def snapshot(atoms: Atoms, source: Calculator | None = None, *, compute: Sequenc
         knows the last one only
     """
     copy, source = atoms.copy(), source or atoms.calc
-    for key in compute:
-        (source if key in CARRIED else atoms.calc).get_property(key, atoms)
-    results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, CARRIED)}
+    with _held(atoms.calc, source):
+        for key in compute:
+            (source if key in CARRIED else atoms.calc).get_property(key, atoms)
+        results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, CARRIED)}
     if results:
         samples = source.samples if isinstance(source, FrozenCalculator) else None
         copy.calc = FrozenCalculator(copy, results, _provenance(source), samples)
@@ -110,7 +115,8 @@ def snapshot(atoms: Atoms, source: Calculator | None = None, *, compute: Sequenc
 def annotations(atoms: Atoms, source: Calculator | None = None) -> dict[str, Any]:
     """What ASE would drop of the current results, under the names with the prefix; arrays keep their shape."""
     source = source or atoms.calc
-    kept = _current(atoms, source, CARRIED)
+    with _held(source):
+        kept = _current(atoms, source, CARRIED)
     if not kept:
         return {}
     found = {PREFIX + key: value for key, value in {**kept, **_provenance(source)}.items() if value is not None}
@@ -169,6 +175,16 @@ def _changes(before: Atoms | None, after: Atoms, tol: float = 1e-15) -> list[str
         or change not in values
         or not np.array_equal(values[change](before), values[change](after), equal_nan=True)
     ]
+
+
+@contextlib.contextmanager
+def _held(*calculators: Calculator | None) -> Iterator[None]:
+    """Let no other thread ask these calculators meanwhile: their results stay those of one structure."""
+    with contextlib.ExitStack() as held:
+        for calculator in calculators:
+            if isinstance(calculator, Lockable):
+                held.enter_context(calculator.lock)
+        yield
 
 
 def _current(atoms: Atoms, calc: Calculator | None, keys: Sequence[str]) -> dict[str, Any]:

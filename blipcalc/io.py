@@ -41,6 +41,7 @@ from blipcalc.data.xyz import check_counts
 from blipcalc.errors import BlipcalcError, DataError, SchemaError
 from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
 from blipcalc.kept import put_back, set_aside, words_again
+from blipcalc.locks import adding
 from blipcalc.row_seals import seal_rows
 from blipcalc.sealed import write_atomically
 from blipcalc.sealed_arrays import read_arrays, write_arrays
@@ -76,6 +77,7 @@ def write(
     Raises
     ------
     StructureError : an array that is not one of values for each atom
+    FileBusyError : somebody else writes to it, such as a run
     DataError : unknown suffix, no frames, no samples to be had, checksums of a database, and what no file gives back: constraints
         that are not ASE's own, objects in ``info``
     """
@@ -87,6 +89,11 @@ def write(
         raise DataError(
             f"{path}: the rows of a database have seals in it, and no checksums beside it; leave checksums=False"
         )
+    with adding(path):
+        _write(path, frames, append=append, samples=samples, checksums=checksums)
+
+
+def _write(path: Path, frames: Sequence[Atoms], *, append: bool, samples: bool, checksums: bool) -> None:
     append = append and path.exists()
     store = _stored_samples(path) if append else {}
     first = len({name.partition("/")[0] for name in store})

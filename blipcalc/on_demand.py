@@ -19,6 +19,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from blipcalc.adapters.foreign import ask, changes, check_part, gives
 from blipcalc.around import Around
 from blipcalc.calculator import CARRIED, BayesianCalculator, bayesian_of
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.errors import ConfigurationError
 
 SURFACES = ("energy", "free_energy", "forces", "stress")
@@ -64,6 +66,11 @@ class ReferenceOnDemand(Around):
         self.implemented_properties = [*surfaces, *self._own, "from_reference"]
 
     @property
+    def identity(self) -> Identity:
+        """That of the model; the reference is known by its class and parameters."""
+        return Identity("ReferenceOnDemand", (self.model,), on_demand=(self.reference,))
+
+    @property
     def bayesian(self) -> BayesianCalculator:
         """The part whose variances these are."""
         return self.model.bayesian
@@ -73,6 +80,7 @@ class ReferenceOnDemand(Around):
         """Which of them drives."""
         return self._active
 
+    @one_at_a_time
     def switch(self, active: Active) -> None:
         """Let the other one drive; what is known of a structure is forgotten, and asked for anew."""
         if active not in get_args(Active):
@@ -80,6 +88,7 @@ class ReferenceOnDemand(Around):
         if active != self._active:
             self._active, self.results = active, {}
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,

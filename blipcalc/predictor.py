@@ -18,11 +18,13 @@ from blipcalc.core.curvature import Curvature
 from blipcalc.core.domain import Domain, latent_features
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
+from blipcalc.core.identity import Identity, network_identity
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.process import plain_state
+from blipcalc.sealed import tensors_hash
 from blipcalc.settings import whole
 
 #: draws at most: more would only fill the memory
@@ -99,6 +101,17 @@ class BayesianPredictor:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._prepare()
+
+    @property
+    def identity(self) -> Identity:
+        """Network, draws and calibration; the dtype is that of the weights."""
+        draws = [
+            None if one is None else (one.n, one.linear, tensors_hash(one.overrides))
+            for one in (self.draws, self.centre)
+        ]
+        domain = None if self.domain is None else self.domain.hash
+        settings = (type(self).__name__, self.surface, draws, self.calibration, domain)
+        return Identity(f"{settings!r} {network_identity(self.model)}")
 
     @classmethod
     def load(
@@ -186,6 +199,7 @@ class BayesianPredictor:
         one = copy.copy(self)
         one.draws, one.centre, one.n_draws = self.draws[k : k + 1], None, 1
         one.surface, one.calibration, one._neighbors = "mean", None, None
+        one._lock = self._lock
         return one
 
     @plain_state()
@@ -211,7 +225,8 @@ class BayesianPredictor:
         """Second derivatives of the surface that drives, at one structure; raises StructureError as for a call."""
         with self._lock:
             graph = self._graph([atoms], fresh=True)
-            return Curvature(self._evaluator, self.draws if self.centre is None else self.centre, graph, strain=strain)
+        draws = self.draws if self.centre is None else self.centre
+        return Curvature(self._evaluator, draws, graph, strain=strain, lock=self._lock)
 
     @plain_state()
     def curvatures(self, structures: Sequence[Atoms]) -> list[Curvature]:
@@ -222,7 +237,9 @@ class BayesianPredictor:
         self._check_number(structures)
         with self._lock:
             graphs = [self._graph([atoms], fresh=True) for atoms in structures]
-        return [Curvature(self._evaluator, self.draws[k : k + 1], graph) for k, graph in enumerate(graphs)]
+        return [
+            Curvature(self._evaluator, self.draws[k : k + 1], graph, lock=self._lock) for k, graph in enumerate(graphs)
+        ]
 
     def _check_number(self, structures: Sequence[Atoms]) -> None:
         if len(structures) != self.n_draws:

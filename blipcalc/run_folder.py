@@ -13,16 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, RunFolderBusyError, SchemaError
+from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, SchemaError
+from blipcalc.locks import held
 from blipcalc.sealed import read_sealed, write_sealed
 from blipcalc.settings import Settings, checked
 
-try:
-    import fcntl
-except ImportError:  # not on Windows: nothing is locked there
-    fcntl = None
-
-LOCK = ".lock"
 #: the two generations of checkpoints in a run folder
 NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
@@ -128,14 +123,5 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigurationError(f"{folder} cannot be a run folder: {error.strerror}; give another") from None
-    if fcntl is None:
-        yield
-        return
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFolderBusyError(
-                f"another process runs in {folder}; wait for its end, or give another folder"
-            ) from None
+    with held(folder):
         yield

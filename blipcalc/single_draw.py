@@ -13,6 +13,8 @@ from blipcalc.adapters.foreign import Vouching, changes
 from blipcalc.around import Around
 from blipcalc.calculator import CARRIED, DEVIATIONS, BayesianCalculator
 from blipcalc.core.contracts import Heads, Need, Predictor, Surface
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
 from blipcalc.errors import DrawsError
 from blipcalc.settings import whole
@@ -58,6 +60,12 @@ class SingleDraw(Around):
         own = [key for key in self.one.implemented_properties if key not in CARRIED]
         self.implemented_properties = [*own, *self._shared]
 
+    @property
+    def identity(self) -> Identity:
+        """That of the whole, and which of its draws."""
+        return Identity(f"SingleDraw {self.k}", self.parts)
+
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -90,6 +98,11 @@ class OneOfAll:
         self._predictor, self._k = predictor, k
         self.species = predictor.species
         self.has_stress, self.has_energies = predictor.has_stress, predictor.has_energies
+
+    @property
+    def identity(self) -> Identity:
+        """That of the predictor, and which of its draws."""
+        return Identity(f"{type(self).__name__} {self._k}", (self._predictor,))
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
         """As the predictor says."""

@@ -12,9 +12,8 @@ of one composition have alike, and that differences do not: what calibrates tota
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,7 +21,6 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
-from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.adapters.foreign import ask
 from blipcalc.calculator import BayesianCalculator, bayesian_of
 from blipcalc.combined import CombinedCalculator
@@ -31,7 +29,6 @@ from blipcalc.core.deformation import deformation, displaced
 from blipcalc.core.differenced import Differenced
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError, DrawsError
-from blipcalc.predictor import BayesianPredictor
 from blipcalc.single_draw import SingleDraw
 from blipcalc.stats.estimate import ROUNDING, Estimate
 
@@ -200,25 +197,12 @@ class Surfaces:
             self.widening(atoms, of),
             self.bayesian.calibration is not None,
             note,
-            self.source,
+            self.bayesian.source(atoms),
             self.widening(atoms, "forces") if of == "energy" else None,
         )
         if not (found.std > ROUNDING * np.abs(found.value)).any():
             predictions(self.predictor, [atoms], Need(forces=False))
         return found
-
-    @cached_property
-    def source(self) -> str:
-        """Which draws these are, as far as a predictor says so: the same for calculators made alike."""
-        if isinstance(self.predictor, BayesianPredictor):
-            # noise of one seed is the same for networks of one shape: weights belong to what draws are
-            tensors = (*self.predictor.draws.overrides.values(), *self.predictor.model.parameters())
-            said: object = (self.predictor.surface, self.n_draws, [float(t.double().sum()) for t in tensors])
-        elif isinstance(self.predictor, CommitteePredictor):
-            said = self.predictor.identity
-        else:
-            said = type(self.predictor).__name__
-        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
     def widening(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
         """c, the factor on a spread; 1 without a calibration, NaN with an element that was never calibrated."""

@@ -12,10 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 FLOORS = [
     {"text"},
     {"errors", "units", "process"},
-    {"settings", "sealed"},
+    {"settings", "sealed", "locks", "changes"},
     {"sealed_json", "sealed_arrays", "row_seals"},
     {"stats", "run_folder", "checksums"},
     {"core", "bundle"},
+    {"identity"},
     {"data", "nn"},
     {"models", "bayes", "adapters"},
     {"manifest"},

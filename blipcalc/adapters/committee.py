@@ -15,7 +15,9 @@ from ase.calculators.calculator import Calculator
 
 from blipcalc.adapters.foreign import ORDER, ask, changes, check_part, gives, shown
 from blipcalc.core.contracts import Heads, Need, Surface
+from blipcalc.core.identity import Identity
 from blipcalc.core.neighbors import neighbor_pairs
+from blipcalc.core.one_at_a_time import WithLock, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, DrawsError
@@ -28,7 +30,7 @@ class WithPredictor(Protocol):
     predictor: object
 
 
-class CommitteePredictor:
+class CommitteePredictor(WithLock):
     """Predictions from K ASE calculators, each an equally weighted draw.
 
     Parameters
@@ -59,9 +61,9 @@ class CommitteePredictor:
         self.calibration = calibration
 
     @property
-    def identity(self) -> str:
-        """What its members are, as far as they say so."""
-        return repr([(type(member).__name__, member.parameters) for member in self.calculators])
+    def identity(self) -> Identity:
+        """Its members and its calibration."""
+        return Identity(f"{type(self).__name__} {self.calibration!r}", self.calculators)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
         """Whether results for ``info`` of one structure do not hold for that of another: as soon as one member says so."""
@@ -92,8 +94,10 @@ class CommitteePredictor:
             raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
         one = CommitteePredictor([self.calculators[k]])
         one._names = [self._names[k]]
+        one.lock = self.lock  # the member is shared
         return one
 
+    @one_at_a_time
     def _samples(self, members: Sequence[int], atoms: Atoms, need: Need) -> SampleArrays:
         check_structure(atoms)
         # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it

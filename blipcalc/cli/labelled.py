@@ -66,6 +66,7 @@ def calibrate(
 
 
 def evaluate(
+    context: typer.Context,
     model: ModelArgument,
     data: Data,
     foreign: Annotated[
@@ -111,7 +112,7 @@ def evaluate(
     # a file without fingerprints does not say what it was trained on, which is not the same as no frame seen
     training = stored.frames.tolist() or None
     result = evaluate_model(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
-    make_folder(output)
+    make_folder(output, context)
     write_json(output / "evaluation.json", EVALUATION, result.to_dict())
     reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
     error_against_sigma_plot(residuals, output / "error_against_sigma.png")
@@ -126,6 +127,7 @@ def evaluate(
 
 
 def compare(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="model files, or names of bundled models")],
     data: Annotated[list[Path], typer.Option("--data", help="labelled frames, the same for all")],
     foreign: Annotated[list[Path] | None, typer.Option(help="structures from outside; labels not needed")] = None,
@@ -165,7 +167,7 @@ def compare(
     rows = compare_models(
         loaded, frames, foreign=outside, n_draws=n_draws, seed=seed, progress=announce, device=device, dtype=dtype
     )
-    make_folder(output)
+    make_folder(output, context)
     text = comparison_text(rows)
     write_atomically(output / "comparison.md", (text + "\n").encode())
     figures = {row.name: row.to_dict() for row in rows}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from blipcalc.errors import ConfigurationError, DataError
+from blipcalc.locks import held
 from blipcalc.text import printable
 
 Data = Annotated[
@@ -75,12 +76,16 @@ def structure_of(path: Path) -> Any:
     return atoms
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder for results; raises :class:`ConfigurationError` where a file has its name."""
+def make_folder(path: Path, context: typer.Context) -> None:
+    """Make a folder for results, and hold it until the command ends.
+
+    raises : ConfigurationError where a file has its name; RunFolderBusyError where another process writes there
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigurationError(f"{path} cannot be a folder for results: {error.strerror}; name another") from None
+    context.with_resource(held(path))
 
 
 class Bar:

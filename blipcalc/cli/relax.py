@@ -17,6 +17,7 @@ DONE, HALTED, NOT_THERE, INTERRUPTED = 0, 3, 6, 5
 
 
 def relax(
+    context: typer.Context,
     structure: Annotated[Path, typer.Argument(help="file that ASE reads; its last frame")],
     model: Annotated[str, typer.Option(help="a .blip file, or the name of a bundled model")] = "rmd17",
     folder: Annotated[
@@ -61,7 +62,7 @@ def relax(
     atoms.calc = BayesianCalculator(
         stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy
     )
-    make_folder(folder)
+    make_folder(folder, context)
     for name in OUTPUTS:  # of an earlier relaxation nothing stays beside this one
         (folder / name).unlink(missing_ok=True)
         forget_sums(folder / name)

@@ -145,6 +145,9 @@ class Need:
 class Predictor(Protocol):
     """The one seam that the calculator knows.
 
+    One that also has ``identity``, see :class:`~blipcalc.core.identity.Identified`, is known by it again; any other is asked for
+    its numbers on a probe structure.
+
     species : atomic numbers that it knows; None where it cannot tell
     n_draws : K
     surface : which surface energy and forces are taken from

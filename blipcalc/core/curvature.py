@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,12 +46,21 @@ class Curvature:
     draws : whose mean surface is meant, on the device and in the dtype of the model
     graph : one structure of N atoms
     strain : take the six strains as coordinates too
+    lock : held while the model is evaluated
 
     size : 3N, or 3N + 6
     """
 
-    def __init__(self, evaluator: Evaluator, draws: Draws, graph: Graph, *, strain: bool = False) -> None:
-        self._evaluator = evaluator
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        draws: Draws,
+        graph: Graph,
+        *,
+        strain: bool = False,
+        lock: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._evaluator, self._lock = evaluator, nullcontext() if lock is None else lock
         self._draws = [draws[k : k + 1] for k in range(draws.n if draws.overrides else 1)]
         graph = graph if graph.positions.device == evaluator.device else graph.clone().to(str(evaluator.device))
         self._tensors = graph.tensors(evaluator.dtype)
@@ -70,7 +81,7 @@ class Curvature:
         per_pass = max(1, most // max(1, padded_number(self._tensors.vectors.shape[0])))
         per_pass = math.ceil(self.size / math.ceil(self.size / per_pass))  # as even as can be
         total = torch.zeros(given.shape, dtype=torch.float64, device=given.device)
-        with torch.no_grad():
+        with self._lock, torch.no_grad():
             for draw in self._draws:
                 slope = self._evaluator.gradient(draw, self._tensors).double() if self._strained else None
                 curve = self._evaluator.curvature(draw, self._tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ase import Atoms
 from blipcalc.checksums import cut, n_parts, sums_of, verify
 from blipcalc.errors import ConfigurationError, DamagedFileError
 from blipcalc.io import read, write
+from blipcalc.locks import held
 from blipcalc.monitor.actions import AskReference, Record
 from blipcalc.monitor.observer import UncertaintyMonitor
 
@@ -76,12 +78,7 @@ class RunFiles:
             self.monitor.events.cut(step)
 
     def _of_frames(self) -> Iterator[tuple[Path, str]]:
-        """(file of frames, entry that says the step of each)."""
-        if self.trajectory is not None:
-            yield self.trajectory, STEP
-        for action in self.monitor.actions:
-            if isinstance(action, Record | AskReference) and action.path is not None:
-                yield Path(action.path), BREACH_STEP
+        return files_of_frames(self.trajectory, self.monitor)
 
     def _counts(self) -> dict[str, int]:
         found = {self._name(path): n_parts(path) for path, _ in self._of_frames()}
@@ -95,6 +92,30 @@ class RunFiles:
     def _name(self, path: Path) -> str:
         """Of a file in a checkpoint: those in the folder move with it."""
         return str(path.resolve().relative_to(self.folder.resolve())) if self._is_inside(path) else str(path)
+
+
+def files_of_frames(trajectory: Path | None, monitor: UncertaintyMonitor) -> Iterator[tuple[Path, str]]:
+    """(file of frames that a run writes, entry that says the step of each)."""
+    if trajectory is not None:
+        yield trajectory, STEP
+    for action in monitor.actions:
+        if isinstance(action, Record | AskReference) and action.path is not None:
+            yield Path(action.path), BREACH_STEP
+
+
+@contextlib.contextmanager
+def files_held(folder: Path | None, trajectory: Path | None, monitor: UncertaintyMonitor) -> Iterator[None]:
+    """Let nobody else write to the files of a run, which may lie outside its folder.
+
+    raises : FileBusyError where somebody does
+    """
+    paths = [path for path, _ in files_of_frames(trajectory, monitor)]
+    paths += [] if monitor.events is None else [monitor.events.path]
+    paths += [] if folder is None else [folder / HISTORY]
+    with contextlib.ExitStack() as all_of_them:
+        for path in sorted({path.resolve() for path in paths}):
+            all_of_them.enter_context(held(path))
+        yield
 
 
 def cut_frames(path: Path, step: int, n_frames: int | None, key: str) -> None:

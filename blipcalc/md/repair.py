@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
-from blipcalc.checksums import SUFFIX, inspect, repair, set_aside
+from blipcalc.checksums import SUFFIX, Findings, inspect, repair, set_aside
 from blipcalc.errors import DataError, ModelFileError
-from blipcalc.run_folder import LOCK, NEWEST, PREVIOUS, alone
+from blipcalc.locks import adding, held
+from blipcalc.run_folder import NEWEST, PREVIOUS
 from blipcalc.sealed import read_sealed
 
 
@@ -27,20 +28,24 @@ def repair_run(path: str | Path, *, dry_run: bool = False) -> dict[Path, tuple[b
 
     Raises
     ------
-    RunFolderBusyError : another process runs in the folder
+    RunFolderBusyError : another process runs in the folder, or writes to a file of it
     DataError : nothing there that could be looked at; DamagedFileError : a single file without checksums
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"no such file or folder: {path}")
-    folder = path if path.is_dir() else path.parent
-    is_held = not dry_run and (path.is_dir() or (folder / LOCK).exists())
-    with alone(folder) if is_held else contextlib.nullcontext():
-        return _findings(path, dry_run)
+    if dry_run:
+        return _findings(path, inspect)
+    with held(path):
+        return _findings(path, _repaired)
 
 
-def _findings(path: Path, dry_run: bool) -> dict[Path, tuple[bool, str]]:
-    look = inspect if dry_run else repair
+def _repaired(path: Path) -> Findings:
+    with adding(path):
+        return repair(path)
+
+
+def _findings(path: Path, look: Callable[[Path], Findings]) -> dict[Path, tuple[bool, str]]:
     if not path.is_dir():
         found = look(path)
         return {path: (found.is_whole, str(found))}
@@ -56,17 +61,17 @@ def _findings(path: Path, dry_run: bool) -> dict[Path, tuple[bool, str]]:
         findings[file] = (found.is_whole, str(found))
     for name in (NEWEST, PREVIOUS):
         if (path / name).exists():
-            findings[path / name] = _checkpoint(path / name, dry_run)
+            findings[path / name] = _checkpoint(path / name, is_kept=look is inspect)
     if not findings:
         raise DataError(f"{path} holds no file with checksums and no checkpoint: is it a run folder?")
     return findings
 
 
-def _checkpoint(path: Path, dry_run: bool) -> tuple[bool, str]:
+def _checkpoint(path: Path, *, is_kept: bool) -> tuple[bool, str]:
     try:
         _, manifest = read_sealed(path)
     except ModelFileError as error:
-        if not dry_run:
+        if not is_kept:
             set_aside(path)
         return False, str(error)
     return True, f"a checkpoint of step {manifest.get('step')}, whole"

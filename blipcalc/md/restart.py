@@ -11,6 +11,7 @@ import importlib.metadata
 import platform
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import ase
@@ -18,19 +19,16 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
-from ase.calculators.mixing import LinearCombinationCalculator
 from ase.md.md import MolecularDynamics
 
-from blipcalc.adapters.committee import CommitteePredictor
-from blipcalc.calculator import BayesianCalculator, Composite, bayesian_of
+from blipcalc.calculator import bayesian_of
 from blipcalc.core.constraints import content_of
 from blipcalc.errors import CheckpointWarning, ConfigurationError
+from blipcalc.identity import Signature, difference, probe_of, signature_of
 from blipcalc.manifest import StoredCalibration
 from blipcalc.md.integrators import restore_variables, variables
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.predictor import BayesianPredictor
 from blipcalc.run_folder import State
-from blipcalc.sealed import tensors_hash
 
 #: of the entry in ``info`` that says which step a frame is of
 STEP = "step"
@@ -49,28 +47,38 @@ class Stateful(Protocol):
         ...
 
 
-def identity(atoms: Atoms) -> str:
-    """SHA-256 over the structure as it starts and the calculator that drives it."""
+def identity(atoms: Atoms) -> Signature:
+    """Which run it is: the structure as it starts, with the momenta that it was given, and the calculator that drives it.
+
+    Momenta that a run draws itself follow from its seed and its temperature.
+    """
     digest = hashlib.sha256(repr([content_of(constraint) for constraint in atoms.constraints]).encode())
     for values in (atoms.numbers, atoms.get_masses(), atoms.positions, atoms.cell.array, atoms.pbc):
         digest.update(np.ascontiguousarray(values).tobytes())
-    digest.update(_calculator_identity(atoms.calc).encode())
-    return digest.hexdigest()
+    momenta = atoms.get_momenta()
+    digest.update(momenta.tobytes() if momenta.any() else b"drawn")
+    calculator = signature_of(atoms.calc, probe_of(atoms))
+    digest.update(calculator.name.encode())
+    return Signature(digest.hexdigest(), calculator.numbers)
 
 
-def _calculator_identity(calc: Calculator | None) -> str:
-    if isinstance(calc, LinearCombinationCalculator):
-        return f"{calc.mixer.weights} {[_calculator_identity(part) for part in calc.mixer.calcs]}"
-    if isinstance(calc, Composite):
-        return f"{type(calc).__name__} {calc.parameters!r} {[_calculator_identity(part) for part in calc.parts]}"
-    if not isinstance(calc, BayesianCalculator):
-        return f"{type(calc).__name__} {getattr(calc, 'parameters', None)!r}"
-    predictor = calc.predictor
-    settings = {key: calc.parameters[key] for key in ("n_draws", "seed", "surface", "dtype", "raw")}
-    weights = predictor.identity if isinstance(predictor, CommitteePredictor) else ""
-    if isinstance(predictor, BayesianPredictor):
-        weights = tensors_hash({**predictor.model.state_dict(), **dict(predictor.draws.overrides)})
-    return f"{type(predictor).__name__} {settings!r} {weights} {predictor.calibration if weights else None!r}"
+def check_calculator(then: Signature, now: Signature, atoms: Atoms, folder: Path) -> None:
+    """Refuse a calculator that gives other numbers than that of the run in a folder.
+
+    atoms : as the run starts, with the calculator
+    raises : ConfigurationError; a calculator whose numbers scatter by themselves is a CheckpointWarning
+    """
+    found = difference(then, now, lambda: identity(atoms))
+    if found.other:
+        raise ConfigurationError(
+            f"{folder} holds a run with another calculator: {found.reason}; give the calculator of that run, or another folder"
+        )
+    if found.reason:
+        warnings.warn(
+            f"the calculator is not deterministic, and the run does not go on bit for bit: {found.reason}",
+            CheckpointWarning,
+            stacklevel=2,
+        )
 
 
 def versions() -> dict[str, str]:

@@ -20,8 +20,9 @@ from blipcalc.core.degrees_of_freedom import remove_conserved, thermalize
 from blipcalc.core.validate import check_motion, check_structure
 from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.frozen import snapshot
+from blipcalc.identity import Signature
 from blipcalc.io import keeps_sums, write
-from blipcalc.md.files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, RunFiles
+from blipcalc.md.files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, RunFiles, files_held
 from blipcalc.md.integrators import (
     GLOBAL,
     NPT,
@@ -31,7 +32,7 @@ from blipcalc.md.integrators import (
     integrator,
     set_temperature,
 )
-from blipcalc.md.restart import environment, identity, provenance, restore, state_of
+from blipcalc.md.restart import check_calculator, environment, identity, provenance, restore, state_of
 from blipcalc.md.signals import told_of_signals
 from blipcalc.md.summary import MDSummary, StoredCheckpoint, write_summary
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -82,7 +83,9 @@ def run_md(
     temperature_K : of the thermostat, or its course as points (time in ps, K), linear in between (langevin and bussi)
     seed : of momenta and thermostat
     folder : run folder with trajectory, history, events, summary and checkpoints.  The same call again goes on from the last
-        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept
+        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept.  A
+        run is known by the structure that it starts from, with momenta where it has any, and by its calculator
+        (:mod:`blipcalc.identity`), which is asked once for energy and forces near the start where it does not say who it is
     checkpoint_every : steps between checkpoints; there is one at the end of the run in any case
     go_on : past the halt that the run in this folder ended with, under other limits too; without it such a run stays halted,
         however often it is called
@@ -108,7 +111,7 @@ def run_md(
     ------
     ConfigurationError : settings that cannot be, or a folder of another run
     MonitorError : an uncertainty that does not answer to a motion of the atoms
-    RunFolderBusyError : a folder in which another process runs
+    RunFolderBusyError : a folder in which another process runs; FileBusyError : a file that somebody else writes to
     """
     config = IntegratorConfig.of(
         {
@@ -147,7 +150,8 @@ def run_md(
         run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every, "keep_draws": keep_draws}
         if keep_draws:
             run.keep_draws()
-        run.go(round(steps), checkpoint_every, go_on, progress)
+        with files_held(folder, run.trajectory, run.monitor):
+            run.go(round(steps), checkpoint_every, go_on, progress)
         return run.summary(), run.monitor
 
 
@@ -186,7 +190,9 @@ class _Run:
         self._compute: tuple[str, ...] = ()
         self.settings = config.model_dump() | {"course": course.tolist(), "seed": seed, "write_every": write_every}
         self.settings |= {"trajectory": None if trajectory is None else Path(trajectory).name}
-        self.identity = "" if folder is None else identity(atoms)
+        self.identity = Signature("") if folder is None else identity(atoms)
+        self._start = atoms.copy()
+        self._start.calc = atoms.calc
         self.rng = np.random.default_rng(seed)
         self.degrees = counted(atoms, config.ensemble)
         if not atoms.get_momenta().any():
@@ -217,11 +223,11 @@ class _Run:
             may_change = MAY_CHANGE | ({"monitor"} if go_on else set())
             checkpoints = Checkpoints(
                 self.folder,
-                self.identity,
+                self.identity.name,
                 self.settings,
                 may_change,
                 "MD",
-                "start (positions, cell) or calculator",
+                "start (positions, momenta, cell) or calculator",
                 StoredCheckpoint,
             )
             self._resume(checkpoints, go_on)
@@ -295,7 +301,8 @@ class _Run:
     def _record(self) -> dict[str, Any]:
         """Which run this was, under the names that its checkpoints have for it; nothing that leaves the run as it is."""
         return {
-            "identity": self.identity,
+            "identity": self.identity.name,
+            "probe": self.identity.numbers,
             "config": {key: value for key, value in self.settings.items() if key != "checkpoint_every"},
             "environment": environment(self.atoms.calc),
             "provenance": provenance(self.atoms.calc),
@@ -307,6 +314,8 @@ class _Run:
         if state is None:
             self.files.begin()
             return
+        before = Signature(self.identity.name, state.figures["probe"])
+        check_calculator(before, self.identity, self._start, self.folder)
         step, then = state.figures["step"], state.figures.get("frames", {})
         if step == 0 and (go_on or not state.figures["monitor"]["halted"]):
             step, then = -1, None  # step 0 is checked and written anew
@@ -320,7 +329,8 @@ class _Run:
             return
         frames = self.files.save()
         state = state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock())
-        checkpoints.save(replace(state, figures={**state.figures, "frames": frames}))
+        figures = {**state.figures, "frames": frames, "probe": self.identity.numbers}
+        checkpoints.save(replace(state, figures=figures))
 
     def _follow(self) -> None:
         """Give the thermostat the temperature of now."""

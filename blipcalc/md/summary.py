@@ -91,9 +91,13 @@ class StoredProvenance(Settings):
 
 
 class StoredRun(Settings):
-    """Which run it was, as its summary says it."""
+    """Which run it was, as its summary says it.
+
+    probe : {part of the calculator that declares no identity: {quantity: numbers on a probe structure, eV and Å}}
+    """
 
     identity: str
+    probe: dict[str, dict[str, list[float | None]]]
     config: StoredConfig
     environment: dict[str, str | bool | int | float | None]
     provenance: StoredProvenance

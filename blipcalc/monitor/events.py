@@ -16,6 +16,7 @@ from pydantic import ConfigDict, model_validator
 
 from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError, ModelFileError
+from blipcalc.locks import adding
 from blipcalc.monitor.readings import time_fs
 from blipcalc.monitor.triggers import Verdict
 from blipcalc.sealed import json_object, write_atomically
@@ -82,20 +83,22 @@ class EventLog:
             **{key: said[key] for key in ("value", "threshold", "unit", "reason")},
             **more,
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        add_sums(self.path)
+        with adding(self.path):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, allow_nan=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            add_sums(self.path)
         self._count = None if self._count is None else self._count + 1
 
     def cut(self, last_step: int) -> None:
         """Leave out events behind a step, which the run will make again."""
         if self.path.exists():
             kept = [json.dumps(event) for event in read_events(self.path) if event["step"] <= last_step]
-            forget_sums(self.path)
-            write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
-            add_sums(self.path)
+            with adding(self.path):
+                forget_sums(self.path)
+                write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
+                add_sums(self.path)
             self._count = len(kept)
 
 

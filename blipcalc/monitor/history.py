@@ -12,6 +12,7 @@ import numpy as np
 
 from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError, UnknownKeyError
+from blipcalc.locks import adding
 from blipcalc.sealed import write_atomically
 
 #: rows of a block: what grows by copying itself would leave holes of half its size in the memory of a long run
@@ -144,15 +145,16 @@ class History:
 
     def keep_csv(self, path: str | Path) -> None:
         """Bring a file of this run up to date, and its sums: whole at the first time, by the rows that are new from then on."""
-        if not self._kept:
-            forget_sums(path)
-            self.save_csv(path)
-        else:
-            with Path(path).open("a", newline="") as stream:
-                stream.write(self._text(self._kept))
-                stream.flush()
-                os.fsync(stream.fileno())
-        add_sums(path)
+        with adding(path):
+            if not self._kept:
+                forget_sums(path)
+                self.save_csv(path)
+            else:
+                with Path(path).open("a", newline="") as stream:
+                    stream.write(self._text(self._kept))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            add_sums(path)
         self._kept = len(self)
 
     def save_csv(self, path: str | Path) -> None:

@@ -7,16 +7,12 @@ one structure; another structure, or another order of its pairs, has other noise
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
-import torch
 from ase import Atoms
-from torch import Tensor
 
-from blipcalc.adapters.committee import CommitteePredictor
-from blipcalc.core.contracts import Predictor
 from blipcalc.errors import IncomparableError
+from blipcalc.identity import probe_of, same
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.surfaces import Surfaces
 
@@ -27,15 +23,15 @@ ROW_NOISE = "noise_seed"
 def surfaces_of(*structures: Atoms) -> Surfaces:
     """The surfaces behind the calculators of some structures, which must be the same.
 
-    Calculators made apart are the same where their draws and weights are equal to the last bit; members of committees, and exact
-    parts of a :class:`~blipcalc.combined.CombinedCalculator`, where they are the same objects.
+    Calculators made apart are the same where draws and weights are equal to the last bit, and members of committees and exact
+    parts in their numbers on a probe (:mod:`blipcalc.identity`).
 
     raises : IncomparableError for calculators that differ, or draws of noise per row; ConfigurationError, DrawsError as for
         :class:`~blipcalc.surfaces.Surfaces`
     """
     found = [Surfaces(atoms.calc) for atoms in structures]
     for i, (one, other) in enumerate(pairwise(found)):
-        if not _same(one, other):
+        if not same(one.calculator, other.calculator, probe_of(structures[0])):
             raise IncomparableError(
                 f"structures {i} and {i + 1} have calculators with other draws, weights, calibrations or exact parts; "
                 "attach one calculator to all of them"
@@ -49,30 +45,3 @@ def surfaces_of(*structures: Atoms) -> Surfaces:
             "between two; derived quantities take a model with mode='frozen'"
         )
     return found[0]
-
-
-def _same(one: Surfaces, other: Surfaces) -> bool:
-    if len(one.exact) != len(other.exact) or any(a is not b for a, b in zip(one.exact, other.exact, strict=True)):
-        return False
-    return one.calculator is other.calculator or _same_draws(one.predictor, other.predictor)
-
-
-def _same_draws(one: Predictor, other: Predictor) -> bool:
-    if one is other:
-        return True
-    if isinstance(one, CommitteePredictor) and isinstance(other, CommitteePredictor):
-        members = one.calculators, other.calculators
-        equal = len(members[0]) == len(members[1]) and all(a is b for a, b in zip(*members, strict=True))
-        return equal and one.calibration == other.calibration
-    if not (isinstance(one, BayesianPredictor) and isinstance(other, BayesianPredictor)):
-        return False
-    return (
-        (one.n_draws, one.surface, one.dtype, one.calibration)
-        == (other.n_draws, other.surface, other.dtype, other.calibration)
-        and _equal(one.draws.overrides, other.draws.overrides)
-        and _equal(one.model.state_dict(), other.model.state_dict())
-    )
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name].cpu(), other[name].cpu()) for name in one)

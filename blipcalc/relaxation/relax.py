@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from ase.optimize.optimize import Optimizer
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
 from blipcalc.frozen import snapshot
+from blipcalc.locks import held
 from blipcalc.monitor.actions import Action
 from blipcalc.monitor.channels import Outside
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -25,10 +27,22 @@ from blipcalc.relaxation.coordinates import free_motion
 from blipcalc.relaxation.descent import descend, optimizer_of
 from blipcalc.relaxation.far import far_atoms
 from blipcalc.relaxation.result import Relaxed
-from blipcalc.settings import choice, number, several, whole
+from blipcalc.settings import choice, number, path_of, several, whole
 from blipcalc.surfaces import Surfaces, gradient
 
 
+def _alone_with_its_trajectory(function: Callable[..., Relaxed]) -> Callable[..., Relaxed]:
+    """The function, during which nobody else writes to its trajectory."""
+
+    @functools.wraps(function)
+    def holding(atoms: Atoms, *, trajectory: str | Path | None = None, **settings: Any) -> Relaxed:
+        with contextlib.nullcontext() if trajectory is None else held(path_of("trajectory", trajectory)):
+            return function(atoms, trajectory=trajectory, **settings)
+
+    return holding
+
+
+@_alone_with_its_trajectory
 def relax(
     atoms: Atoms,
     *,
@@ -73,6 +87,7 @@ def relax(
     Raises
     ------
     ConfigurationError : contradictory settings, another calculator; DrawsError : error bars of fewer than two draws
+    FileBusyError : somebody else writes to the trajectory
     StructureError : and its kinds, for a structure that cannot be evaluated
 
     Examples

@@ -247,6 +247,8 @@ def _versions(
     then = {**record.environment, **({} if record.provenance is None else record.provenance.versions)}
     rows = [(name, str(then.get(name, "not recorded")), now.get(name, "")) for name in dict.fromkeys([*now, *then])]
     identity = [("run (structure and calculator)", record.identity or "not recorded")]
+    for part, numbers in record.probe.items():
+        identity.append((f"{part}, numbers on a probe structure", plain(numbers)))
     identity.append(("model", reliability.model_hash or "not recorded; give --model"))
     if limits is not None:
         identity.append(("limits", limits.hash))

@@ -30,6 +30,7 @@ class RunRecord:
     history : empty where no check was kept
     step, seconds : how far it came, and the wall time that took; NaN where nobody knows
     identity : of structure and calculator; empty where it is not recorded
+    probe : {part of the calculator that declares no identity: {quantity: numbers on a probe structure, eV and Å}}
     config, environment, provenance : as the run wrote them; empty or None where it did not
     trajectory : None where there is none
     """
@@ -41,6 +42,7 @@ class RunRecord:
     step: int
     seconds: float
     identity: str
+    probe: dict[str, dict[str, list[float | None]]]
     config: dict[str, Any]
     environment: dict[str, Any]
     provenance: StoredProvenance | None
@@ -104,6 +106,7 @@ def read_run(folder: str | Path) -> RunRecord:
         step=max(seen) if summary is None else summary.steps,
         seconds=seconds if summary is None else summary.wall_seconds,
         identity=known[-1].identity if known else "",
+        probe=known[-1].probe if known else {},
         config=config,
         environment=known[-1].environment if known else {},
         provenance=known[-1].provenance if known else None,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from blipcalc.core.graph import Graph
+from blipcalc.core.identity import network_identity
 from blipcalc.settings import Count, NotNegative, Settings
 
 
@@ -29,12 +30,7 @@ def run_identity(model: nn.Module, method: object, *graphs: Sequence[Graph]) -> 
     """SHA-256 over the network as it starts, all settings of it and of the method, and the labelled graphs: what a checkpoint
     belongs to.
     """
-    configs = {name: repr(m.config) for name, m in model.named_modules() if hasattr(m, "config")}
-    digest = hashlib.sha256(
-        repr([configs, model.cutoff, model.species, *([] if method is None else [method])]).encode()
-    )
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}\0".encode() + value.detach().cpu().numpy().tobytes())
+    digest = hashlib.sha256(f"{network_identity(model)} {method!r}".encode())
     for part in graphs:
         digest.update(f"{len(part)} graphs\0".encode())
         for graph in part:

@@ -213,12 +213,12 @@ def test_other_entries_of_info_count_as_the_parts_say():
 
 def test_a_predictor_without_calculators_is_not_evaluated_anew_for_a_note():
     class Counting:
-        surface, heads, n_draws, species, has_stress, has_energies = "mean", "none", 3, None, False, False
+        surface, heads, n_draws, species, has_stress, has_energies = "mean", "none", 2, None, False, False
         calls = 0
 
         def __call__(self, structures, need=Need()):
             self.calls += 1
-            return committee([EMT(), EMT(), EMT()])(structures, need)
+            return committee([EMT(), EMT(asap_cutoff=True)])(structures, need)
 
     atoms = bulk("Cu", cubic=True)
     atoms.calc = BayesianCalculator(Counting(), raw=True)

@@ -403,6 +403,6 @@ def test_compare_puts_models_side_by_side(trained, tmp_path):
 def test_a_file_is_no_folder_for_results(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(ConfigurationError, match="cannot be a folder"):
-        make_folder(tmp_path / "out")
+        make_folder(tmp_path / "out", context=None)
     with pytest.raises(ConfigurationError, match="cannot be a folder"):
-        make_folder(tmp_path / "out" / "deeper")
+        make_folder(tmp_path / "out" / "deeper", context=None)

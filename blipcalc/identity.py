@@ -1,0 +1,195 @@
+"""Whether two predictors or calculators are the same: one rule for restarts, derived quantities and files.
+
+What declares an :class:`~blipcalc.core.identity.Identity` is known by it.  What does not, such as a class derived from one that
+does, is known by its class, its parameters and the numbers that it gives on a probe, a structure made from that of the run:
+parameters may lie anywhere in a calculator, but they show in its energies and forces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import BaseCalculator
+from ase.calculators.mixing import LinearCombinationCalculator
+
+from blipcalc.core.contracts import Need
+from blipcalc.core.identity import Identified, Identity
+from blipcalc.errors import StructureError
+
+#: Å; atoms of a probe are moved by so much: where a structure is symmetric, forces of any strength are zero
+SHIFT = 0.02
+#: of the largest number of its kind, by which two answers of one calculator may differ; sums in another order differ by less,
+#: in float32 too
+TOLERANCE = 1e-5
+#: times the largest difference between an answer and so many more to the same question, within which an earlier one may lie
+SCATTER, ANSWERS = 10.0, 3
+#: of an array of numbers on a probe so many sums with fixed random weights are kept
+SUMS = 4
+VARIANCES = ("energy_var", "forces_var")
+
+Numbers = Mapping[str, Mapping[str, list[float | None]]]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who a predictor or a calculator is.
+
+    name : SHA-256 over all that it, and its parts, declare
+    numbers : {part that declares nothing: {quantity: numbers on the probe, eV and Å; None for what is not finite}}
+    """
+
+    name: str
+    numbers: Numbers = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """SHA-256 over both, numbers with four digits."""
+        rounded = {
+            part: {key: [None if x is None else f"{x:.3e}" for x in values] for key, values in of_part.items()}
+            for part, of_part in self.numbers.items()
+        }
+        return _hash(f"{self.name} {rounded!r}") if rounded else self.name
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two signatures differ.
+
+    other : whether they are of two different predictors or calculators
+    reason : in words, also for numbers that scatter by themselves; empty where there is no difference
+    """
+
+    other: bool = False
+    reason: str = ""
+
+
+def probe_of(atoms: Atoms) -> Atoms:
+    """The structure on which calculators of a run are asked for their numbers: that of the run, its atoms moved a little."""
+    probe = atoms.copy()
+    probe.set_constraint()
+    probe.positions += SHIFT * np.random.default_rng(0).standard_normal((len(probe), 3))
+    return probe
+
+
+def signature_of(thing: object, probe: Atoms) -> Signature:
+    """The signature of a predictor or a calculator; those of its parts that declare nothing are evaluated once."""
+    names, numbers = [], {}
+    for place, part, declared in _parts(thing, ""):
+        names.append(f"{place} {declared or _class_of(part)}")
+        if declared is None:
+            numbers[f"{place} {type(part).__name__}".strip()] = _numbers(part, probe)
+    return Signature(_hash("\n".join(names)), numbers)
+
+
+def difference(then: Signature, now: Signature, again: Callable[[], Signature] | None = None) -> Difference:
+    """How a predictor or calculator differs from the one of an earlier signature.
+
+    again : asks it anew; numbers that differ are then held against how much its own answers scatter.  None: they are held to be
+        the same every time
+    """
+    if then.name != now.name or then.numbers.keys() != now.numbers.keys():
+        return Difference(True, "its class, settings or weights are others")
+    off = {part: _deviation(values, now.numbers[part]) for part, values in then.numbers.items()}
+    off = {part: by for part, by in off.items() if by > TOLERANCE}
+    if not off:
+        return Difference()
+    scatter, other = dict.fromkeys(off, 0.0), off
+    for _ in range(0 if again is None else ANSWERS):
+        once_more = again().numbers
+        scatter = {part: max(by, _deviation(now.numbers[part], once_more[part])) for part, by in scatter.items()}
+        other = {part: by for part, by in off.items() if not by <= SCATTER * scatter[part]}
+        if not other:
+            break
+    if other:
+        by = ", ".join(f"{part} by {by:.2g}" for part, by in other.items())
+        return Difference(True, f"energy, forces or variances on a probe structure differ (relative): {by}")
+    by = ", ".join(f"{part} by {scatter[part]:.2g}" for part in off)
+    return Difference(False, f"two answers to the same question differ by themselves (relative): {by}")
+
+
+def same(one: object, other: object, probe: Atoms) -> bool:
+    """Whether two predictors or calculators are the same: one object, or equal in all that they declare and answer."""
+    return one is other or not difference(signature_of(one, probe), signature_of(other, probe)).other
+
+
+def _parts(thing: object, place: str) -> Iterator[tuple[str, object, str | None]]:
+    """(place, part, what it declares or None) of a predictor or calculator and of all that is inside it."""
+    declared = _declared(thing)
+    yield place, thing, None if declared is None else declared.name
+    for k, part in enumerate(() if declared is None else declared.parts):
+        yield from _parts(part, f"{place}/{k}")
+    for k, part in enumerate(() if declared is None else declared.on_demand):
+        yield f"{place}/on demand {k}", part, _class_of(part)
+
+
+def _declared(thing: object) -> Identity | None:
+    if thing is None:
+        return Identity("nothing")
+    # what a class declares holds for that class: one derived from it may do anything, and is asked
+    if "identity" in vars(type(thing)) and isinstance(thing, Identified):
+        return thing.identity
+    if isinstance(thing, LinearCombinationCalculator):
+        return Identity(f"{type(thing).__name__} {thing.mixer.weights!r}", tuple(thing.mixer.calcs))
+    return None
+
+
+def _class_of(thing: object) -> str:
+    """Class and parameters; where an object lies in memory is none of them."""
+    parameters = dict(thing.parameters) if isinstance(thing, BaseCalculator) else {}
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(thing).__qualname__} {parameters!r}")
+
+
+def _numbers(thing: object, probe: Atoms) -> dict[str, list[float | None]]:
+    """{quantity: numbers} that a calculator or a predictor gives on a probe; none where it refuses the structure."""
+    try:
+        answers = _of_calculator(thing, probe) if isinstance(thing, BaseCalculator) else _of_predictor(thing, probe)
+    except StructureError:
+        return {}
+    return {key: _summed(np.asarray(value, dtype=np.float64)) for key, value in answers.items() if value is not None}
+
+
+def _of_calculator(calculator: BaseCalculator, probe: Atoms) -> dict[str, Any]:
+    calculator.atoms, calculator.results = None, {}  # it answers anew
+    keys = ("energy", "forces", *VARIANCES)
+    return {key: calculator.get_property(key, probe) for key in keys if key in calculator.implemented_properties}
+
+
+def _of_predictor(predictor: Any, probe: Atoms) -> dict[str, Any]:
+    (found,) = predictor([probe], Need(samples=True))
+    answers = {key: getattr(found, key) for key in ("energy", "forces", *VARIANCES, "draw_deviations")}
+    return answers if found.samples is None else answers | {"draws": found.samples.forces}
+
+
+def _summed(values: np.ndarray) -> list[float | None]:
+    """A number as it is; of an array its root mean square and sums with random weights."""
+    if values.ndim:
+        weights = np.random.default_rng(0).standard_normal((SUMS, values.size)) / np.sqrt(max(values.size, 1))
+        values = np.array([np.sqrt(np.mean(values**2)), *(weights @ values.ravel())])
+    return [float(x) if np.isfinite(x) else None for x in np.atleast_1d(values)]
+
+
+def _deviation(then: Mapping[str, list[float | None]], now: Mapping[str, list[float | None]]) -> float:
+    """Largest relative deviation between numbers of one part; infinity where their kinds or what is finite differ, zero where
+    it refused the probe and nothing can be said.
+    """
+    if not then or not now:
+        return 0.0
+    if then.keys() != now.keys():
+        return np.inf
+    found = 0.0
+    for key, values in then.items():
+        one, other = (np.array(x, dtype=float) for x in (values, now[key]))
+        if one.shape != other.shape or (np.isnan(one) != np.isnan(other)).any():
+            return np.inf
+        scale = max(np.nanmax(np.abs([one, other]), initial=0.0), 1e-300)
+        found = max(found, float(np.nanmax(np.abs(one - other), initial=0.0) / scale))
+    return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
