@@ -16,12 +16,12 @@ def test_both_stages_together_keep_to_the_share(comparisons):
     assert (comparisons * two.p) ** 2 == pytest.approx(comparisons * BUDGET / COMPARISONS)
     one = Chance(0, comparisons, stages=1)
     assert one.p * COMPARISONS == pytest.approx(BUDGET)
-    assert two.sigmas < one.sigmas < 5.4
+    assert two.sigmas < one.sigmas < 5.5
 
 
 def test_bounds_are_the_tails_of_their_laws():
     chance = Chance(0, 1)
-    assert chance.sigmas == pytest.approx(3.6016, abs=1e-3)
+    assert chance.sigmas == pytest.approx(3.6908, abs=2e-3)
     assert chance.student(1e9) == pytest.approx(chance.sigmas, rel=1e-6)
     assert chance.student(9) > 1.4 * chance.sigmas
     low, high = chance.counts(10**6, 0.5)
@@ -78,12 +78,12 @@ def test_stages_and_the_number_of_comparisons(pytester, spare, outcome):
     pytester.makepyfile(SUITE.replace("from chance import *", "").format(many=COMPARISONS - 7 - spare))
     result = pytester.runpytest("--seed-offset", "3")
     if outcome is None:
-        result.stderr.fnmatch_lines(["*1001 comparisons with chance*"])
+        result.stderr.fnmatch_lines([f"*{COMPARISONS + 1} comparisons with chance*"])
     else:
         result.assert_outcomes(**outcome)
 
 
 def test_normal_values_keep_to_the_bound(seeds):
-    """Of a million comparisons at 3.6 deviates some 316 are beyond."""
+    """Of a million comparisons at 3.7 deviates some 224 are beyond."""
     beyond = np.abs(seeds.rng().normal(size=10**6)) > Chance(0, 1).sigmas
-    assert 200 < beyond.sum() < 450
+    assert 120 < beyond.sum() < 330
