@@ -123,8 +123,9 @@ def test_whatever_is_compiled_anew_is_compared_anew(compiler, monkeypatch):
 @pytest.mark.parametrize("kind", ["draws", "members"])
 def test_a_training_step_is_compared_too(compiler, make_blip, draw, make_backbone, molecule, kind):
     model = make_blip() if kind == "draws" else make_backbone()
-    overrides = dict(draw(model, 2).overrides)
-    if kind == "members":
+    if kind == "draws":
+        overrides = dict(draw(model, 2).overrides)
+    else:
         overrides = {n: torch.stack([p.detach(), 1.1 * p.detach()]) for n, p in model.named_parameters()}
     tensors = Graph.from_atoms(molecule, model.cutoff).tensors(torch.float64)
     compiler("forces")
