@@ -304,7 +304,7 @@ with torch.random.fork_rng(devices=[]):
     for name in MODELS:
         torch.default_generator.manual_seed(0)
         tensors = build_model(name, {{}}, [1, 6, 8]).state_dict().values()
-        sys.stdout.write(f"{{name}} {{[float(value.double().sum()) for value in tensors]}} {{[t.dtype for t in tensors]}}\n")
+        sys.stdout.write(f"{{name}} {{[float(value.double().sum()) for value in tensors]}} {{[t.dtype for t in tensors]}}\\n")
 sys.stdout.write(blipcalc.load("rmd17").hash)
 """
 

@@ -210,7 +210,7 @@ def test_a_run_does_not_begin_with_a_sensor_that_does_not_answer():
     settings = {"time_ps": 0.002, "threshold": 0.3, "progress": False}
     with pytest.raises(MonitorError, match="does not answer"):
         blipcalc.run_md(atoms, **settings)
-    assert blipcalc.run_md(atoms, self_test=False, **settings)[0].steps == 4
+    assert blipcalc.run_md(atoms, self_test=False, faults=(), **settings)[0].steps == 4
 
 
 class Exact(Springs):

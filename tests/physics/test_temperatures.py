@@ -330,7 +330,19 @@ def trap(atoms):
         (field, 24 - 3, 0),  # two translations, one rotation
         (trap, 24 - 3, 0),  # three rotations about the point
     ],
-    ids=str,
+    ids=[
+        *(
+            "free",
+            "one atom",
+            "two atoms",
+            "three atoms",
+            "centre of mass",
+            "bond lengths",
+            "a plane for all",
+            "a plane",
+        ),
+        *("a line", "a spring to a point", "a spring", "a field", "a trap"),
+    ],
 )
 def test_what_a_run_conserves_is_left_out(change, number, held):
     atoms, _ = structure("free molecule", "bussi")

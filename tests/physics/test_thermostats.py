@@ -82,7 +82,9 @@ def sample(make, rng, *, runs=1, n_atoms, quartic=0.0, free=False, timestep, eac
     """K, Σ r · ∂U/∂r and U, eV, (3, T, systems): of each run, or of each atom of the one run."""
     starts, found = canonical((runs, n_atoms, 3), quartic, rng), []
     for start in starts:
-        atoms = Atoms("N" * n_atoms, positions=3.0 * np.arange(n_atoms)[:, None] * np.ones(3))
+        # places on no line: about one, all atoms together could turn without work
+        places = 3.0 * np.arange(n_atoms)[:, None] + np.random.default_rng(0).normal(size=(n_atoms, 3))
+        atoms = Atoms("N" * n_atoms, positions=places)
         atoms.calc = calc = Wells(atoms.positions.copy(), quartic=quartic, free=free)
         atoms.positions += start
         thermalize_momenta(atoms, temperature_K=T, rng=rng)
