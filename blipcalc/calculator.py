@@ -292,16 +292,6 @@ class WithBayesian(Protocol):
 
 
 @runtime_checkable
-class Composite(WithBayesian, Protocol):
-    """A calculator around a Bayesian one and others.
-
-    parts : all of them
-    """
-
-    parts: tuple[Calculator, ...]
-
-
-@runtime_checkable
 class Sampled(WithBayesian, Protocol):
     """One that gives its energy and forces draw by draw."""
 

@@ -143,7 +143,12 @@ def save_model(model: Model, path: str | Path) -> None:
     FileBusyError : somebody else writes to the file
     """
     with adding(path):
-        _write(_with_changes_of_others(model, Path(path)), path)
+        whole = _with_changes_of_others(model, Path(path))
+        _write(whole, path)
+        place = Path(path).resolve()
+        # the next save begins with what this one wrote; the file is compared again where others added something
+        seal = _seal(place) if whole is model else ""
+        object.__setattr__(model, "loaded", Loaded(place, seal, replace(model, loaded=None)))
 
 
 def _with_changes_of_others(model: Model, path: Path) -> Model:

@@ -119,6 +119,7 @@ class CombinedCalculator(Around):
             total = share if total is None else total + share
         return total
 
+    @one_at_a_time
     def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
         """Energy, forces and, where there is one, stress of every draw, plus those of the exact parts; evaluated anew."""
         structure = self.atoms if atoms is None else atoms

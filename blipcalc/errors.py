@@ -153,7 +153,7 @@ class FileBusyError(RunFolderBusyError):
     """Somebody else writes to this file."""
 
 
-class NoLockWarning(UserWarning):
+class NoLockWarning(BlipcalcWarning):
     """A file system without locks: two processes can write to one file."""
 
 

@@ -15,6 +15,7 @@ from blipcalc.adapters.foreign import ELECTRONS, PREFIX, changes
 from blipcalc.calculator import CARRIED, bayesian_of, standard
 from blipcalc.core.one_at_a_time import Lockable
 from blipcalc.core.prediction import SampleArrays
+from blipcalc.kept import KEPT
 
 PROVENANCE = ("calibrated", "surface", "n_draws", "seed")
 #: tells which structure the annotations beside it belong to
@@ -137,9 +138,9 @@ def annotate(atoms: Atoms, source: Calculator | None = None) -> None:
 
 
 def clear_annotations(atoms: Atoms) -> None:
-    """Remove all annotations."""
+    """Remove all annotations; what a file keeps of the structure itself stays."""
     for place in (atoms.info, atoms.arrays):
-        for key in [key for key in place if str(key).startswith(PREFIX)]:
+        for key in [key for key in place if str(key).startswith(PREFIX) and key != KEPT]:
             del place[key]
 
 

@@ -133,7 +133,7 @@ def _declared(thing: object) -> Identity | None:
     # what a class declares holds for that class: one derived from it may do anything, and is asked
     if "identity" in vars(type(thing)) and isinstance(thing, Identified):
         return thing.identity
-    if isinstance(thing, LinearCombinationCalculator):
+    if type(thing).__module__ == LinearCombinationCalculator.__module__:
         return Identity(f"{type(thing).__name__} {thing.mixer.weights!r}", tuple(thing.mixer.calcs))
     return None
 

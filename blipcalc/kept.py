@@ -24,10 +24,11 @@ from ase.constraints import FixAtoms, dict2constraint
 from ase.io.extxyz import PROPERTY_NAME_MAP, key_val_dict_to_str, key_val_str_to_dict
 from ase.io.jsonio import decode, encode
 
-from blipcalc.adapters.foreign import PREFIX
 from blipcalc.core.constraints import stored
 from blipcalc.errors import DataError
 
+#: of every name that this package adds to ``info`` and arrays
+PREFIX = "blip_"
 #: entry of ``info`` with the text
 KEPT = f"{PREFIX}kept"
 #: key of a dictionary whose own keys are no words

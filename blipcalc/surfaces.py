@@ -256,9 +256,10 @@ class Surfaces:
         def total(key: str) -> np.ndarray | float:
             return sum(ask(part, key, atoms, name="an exact part") for part in self.exact)
 
-        # derivatives first, see the gate
-        of_stress, of_forces = total("stress") if stress else None, total("forces") if forces else None
-        return Values(np.float64(total("energy")), of_forces, of_stress)
+        with self.calculator.lock:
+            # derivatives first, see the gate
+            of_stress, of_forces = total("stress") if stress else None, total("forces") if forces else None
+            return Values(np.float64(total("energy")), of_forces, of_stress)
 
 
 def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:

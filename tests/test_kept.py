@@ -32,9 +32,12 @@ from ase.constraints import (
 from blipcalc import io
 from blipcalc.adapters.committee import committee
 from blipcalc.calculator import BayesianCalculator
+from blipcalc.cli.options import structure_of
 from blipcalc.core.constraints import content_of
+from blipcalc.data.labels import read_labelled
 from blipcalc.errors import ConfigurationError, DataError
-from blipcalc.kept import KEPT
+from blipcalc.frozen import clear_annotations
+from blipcalc.kept import KEPT, put_back
 from blipcalc.md.restart import identity
 from blipcalc.md.run import run_md
 
@@ -395,3 +398,32 @@ def test_md_that_writes_refuses_a_constraint_that_no_file_holds(tmp_path):
     assert run_md(atoms, **settings)[0].status == "finished"
     with pytest.raises(DataError, match="constraint Own cannot be kept"):
         run_md(atoms, **settings, folder=tmp_path / "run")
+
+
+# -- readers of other rooms
+
+
+@pytest.mark.parametrize("suffix", [".traj", ".db", ".xyz"])
+def test_every_reader_gives_back_what_was_kept(tmp_path, suffix):
+    """Labels under the user's names, and constraints that the format cannot hold."""
+    path, atoms = tmp_path / f"frames{suffix}", molecule()
+    atoms.calc = None
+    atoms.arrays["REF_forces"] = np.arange(3.0 * len(atoms)).reshape(-1, 3)
+    atoms.info["REF_energy"] = -31.7
+    atoms.set_constraint(FixCartesian(0, (True, False, False)))
+    io.write(path, atoms)
+    (frame,) = read_labelled(path, energy_key="REF_energy", forces_key="REF_forces")
+    assert frame.get_potential_energy() == pytest.approx(-31.7)
+    np.testing.assert_allclose(frame.get_forces(apply_constraint=False), atoms.arrays["REF_forces"], atol=1e-7)
+    if suffix != ".db":
+        assert [type(held) for held in structure_of(path).constraints] == [FixCartesian]
+
+
+def test_notes_that_go_leave_what_was_kept(tmp_path):
+    atoms = molecule()
+    atoms.arrays["REF_forces"] = np.ones((len(atoms), 3))
+    io.write(tmp_path / "frame.traj", atoms)
+    frame = ase.io.read(tmp_path / "frame.traj")
+    clear_annotations(frame)
+    put_back(frame)
+    np.testing.assert_array_equal(frame.arrays["REF_forces"], 1.0)

@@ -123,3 +123,13 @@ def test_changes_of_two_are_put_together():
     assert found == {"a": 9, "b": 8, "c": 3, "d": None, "e": 5}
     with pytest.raises(ChangedFileError, match=r"file changed .* a, d;"):
         merged("file", before, before | {"a": 9, "d": 5}, before | {"a": 8, "d": 6})
+
+
+def test_one_session_may_save_twice_and_keeps_what_another_added(path):
+    mine, theirs = with_calibration(load_model(path), 4, 2.0), with_calibration(load_model(path), 8, 3.0)
+    save_model(mine, path)
+    save_model(theirs, path)
+    for scale in (4.0, 5.0):
+        mine = with_calibration(mine, 4, scale)
+        save_model(mine, path)
+    assert {c.n_draws: c.scale_energy for c in load_model(path).calibrations} == {4: 5.0, 8: 3.0}

@@ -12,10 +12,11 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
 import blipcalc
+from blipcalc.adapters.committee import CommitteePredictor
 from blipcalc.calculator import BayesianCalculator
 from blipcalc.calibration.residuals import collect
 from blipcalc.core.contracts import Need
-from blipcalc.core.prediction import Prediction
+from blipcalc.core.prediction import Calibration, Prediction
 from blipcalc.errors import MonitorError, ZeroVarianceError
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.readings import check_sensor, take_reading
@@ -290,3 +291,13 @@ def test_the_self_test_moves_what_can_move_and_costs_one_evaluation():
     moved = np.abs(calls[0] - before).max(axis=1) > 0
     assert moved.tolist() == [False, False, True]
     assert np.array_equal(atoms.positions, before)
+
+
+def test_the_self_test_leaves_what_is_not_finite_to_the_first_check():
+    """An element that was never calibrated halts the run at step 0, with its reason."""
+    atoms = bent.copy()
+    uncalibrated = Calibration("mean", 3, 0, "", {8: 1.0}, 1.0, {}, {}, 9, {8: 9}, "", {8: 9})
+    members = [Partly(k) for k in (0.0, 0.1, 0.2)]
+    atoms.calc = BayesianCalculator(CommitteePredictor(members, calibration=uncalibrated))
+    summary, _ = blipcalc.run_md(atoms, time_ps=0.002, threshold=0.3, progress=False)
+    assert (summary.status, summary.steps, summary.is_finite) == ("halted", 0, False)

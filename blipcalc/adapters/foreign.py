@@ -25,9 +25,8 @@ from ase.calculators.mixing import LinearCombinationCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from blipcalc.errors import CalculatorResultError, ConfigurationError, NonFiniteError
+from blipcalc.kept import PREFIX
 
-#: of every name under which uncertainties travel
-PREFIX = "blip_"
 #: entries of ``info`` that runs write for a reader, by name and by beginning
 NOTES, NOTE_PREFIXES = ("step", "time_fs"), (PREFIX, "breach_")
 #: entries of ``info`` from which calculators take total charge and spin
@@ -107,7 +106,10 @@ def _minds(part: Any, seen: Atoms, now: Atoms) -> bool:
     """Whether a part says that it is another state to it; one that cannot say so is asked anew."""
     if isinstance(part, Vouching):
         return bool(part.changes(seen, now))
-    return not isinstance(part, BaseCalculator) or bool(part.check_state(now))
+    if not isinstance(part, BaseCalculator) or part.atoms is None:
+        return True
+    # its own memory may be of another structure by now: others ask it too
+    return not _equal(inputs(part.atoms), inputs(seen)) or bool(part.check_state(now))
 
 
 def gives(part: Answering, key: str) -> bool:

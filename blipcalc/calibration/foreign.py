@@ -9,6 +9,7 @@ from ase.io import iread
 
 from blipcalc.data.labels import read_labelled
 from blipcalc.errors import MissingLabelsError, UnknownKeyError
+from blipcalc.kept import put_back
 from blipcalc.units import LENGTH
 
 
@@ -43,6 +44,8 @@ def read_foreign(
         if Path(path).suffix == ".npz":  # a format of labelled frames, which ASE does not read
             raise
         frames = list(iread(path, index=index))
+        for atoms in frames:
+            put_back(atoms)
         names = ({"energy", "forces"}, {energy_key, forces_key})
         if any(pair <= _held(atoms) for atoms in frames for pair in names):
             raise

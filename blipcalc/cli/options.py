@@ -65,6 +65,7 @@ def structure_of(path: Path) -> Any:
 
     from blipcalc.checksums import verify
     from blipcalc.data.xyz import check_counts
+    from blipcalc.kept import put_back
 
     verify(path)
     check_counts(path)
@@ -72,6 +73,7 @@ def structure_of(path: Path) -> Any:
         atoms = ase.io.read(path, -1)
     except Exception as error:  # each reader has errors of its own
         raise DataError(f"{path} cannot be read as a structure: {type(error).__name__} {error}") from error
+    put_back(atoms)
     atoms.calc = None
     return atoms
 

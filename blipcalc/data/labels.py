@@ -34,6 +34,7 @@ from blipcalc.errors import (
     UnitsWarning,
     UnknownKeyError,
 )
+from blipcalc.kept import KEPT, put_back
 from blipcalc.units import ENERGY, LENGTH
 
 #: names under which .npz files of the MD17 family keep the same thing
@@ -242,12 +243,18 @@ def _read_ase(path: Path) -> list[Atoms]:
     verify(path)
     check_counts(path)
     if filetype(str(path)) not in ("db", "json"):
-        return read(path, index=":")
+        frames = read(path, index=":")
+        for atoms in frames:
+            put_back(atoms)
+        return frames
     frames = []
     with ase.db.connect(path, serial=True) as rows:
         for row in rows.select():
             atoms = row.toatoms()
             atoms.info = {**row.key_value_pairs, ROW_DATA: row.data}
+            if KEPT in row.data:
+                atoms.info[KEPT] = row.data[KEPT]
+                put_back(atoms)
             frames.append(atoms)
     return frames
 

@@ -21,6 +21,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 
+from blipcalc.adapters.foreign import electrons
 from blipcalc.calculator import bayesian_of
 from blipcalc.core.constraints import content_of
 from blipcalc.errors import CheckpointWarning, ConfigurationError
@@ -29,9 +30,6 @@ from blipcalc.manifest import StoredCalibration
 from blipcalc.md.integrators import restore_variables, variables
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.run_folder import State
-
-#: of the entry in ``info`` that says which step a frame is of
-STEP = "step"
 
 
 @runtime_checkable
@@ -53,8 +51,10 @@ def identity(atoms: Atoms) -> Signature:
     Momenta that a run draws itself follow from its seed and its temperature.
     """
     digest = hashlib.sha256(repr([content_of(constraint) for constraint in atoms.constraints]).encode())
-    for values in (atoms.numbers, atoms.get_masses(), atoms.positions, atoms.cell.array, atoms.pbc):
+    electronic = (atoms.get_initial_charges(), atoms.get_initial_magnetic_moments())
+    for values in (atoms.numbers, atoms.get_masses(), atoms.positions, atoms.cell.array, atoms.pbc, *electronic):
         digest.update(np.ascontiguousarray(values).tobytes())
+    digest.update(repr(sorted(electrons(atoms.info).items())).encode())
     momenta = atoms.get_momenta()
     digest.update(momenta.tobytes() if momenta.any() else b"drawn")
     calculator = signature_of(atoms.calc, probe_of(atoms))

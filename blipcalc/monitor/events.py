@@ -94,8 +94,8 @@ class EventLog:
     def cut(self, last_step: int) -> None:
         """Leave out events behind a step, which the run will make again."""
         if self.path.exists():
-            kept = [json.dumps(event) for event in read_events(self.path) if event["step"] <= last_step]
             with adding(self.path):
+                kept = [json.dumps(event) for event in read_events(self.path) if event["step"] <= last_step]
                 forget_sums(self.path)
                 write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
                 add_sums(self.path)

@@ -347,8 +347,9 @@ class UncertaintyMonitor:
         )
 
     def _temperature_K(self) -> float:  # the unit keeps its capital
-        """Of MD; the degrees of freedom are counted once atoms move."""
-        moves = isinstance(self.dynamics, MolecularDynamics) and self.atoms.get_momenta().any()
+        """Of MD of all atoms, not of a filter; the degrees of freedom are counted once atoms move."""
+        moves = isinstance(self.dynamics, MolecularDynamics) and self.dynamics.atoms is self.atoms
+        moves = moves and self.atoms.get_momenta().any()
         if self.degrees is None and moves:
             self.degrees = degrees_of_dynamics(self.dynamics)
         return self.degrees.temperature_K(self.atoms) if moves else math.nan

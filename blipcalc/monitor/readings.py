@@ -50,7 +50,7 @@ def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, s
     prediction that is not finite is left to the first check, which acts on it.
 
     displacement : standard deviation of each coordinate, Å
-    raises : MonitorError where ``atom_std`` is no number, or changes by less than a millionth; ZeroVarianceError
+    raises : MonitorError where ``atom_std`` changes by less than a millionth; ZeroVarianceError
     """
     atoms, mask = watched_atoms(driven), movable(driven)
     if not mask.any():
@@ -62,6 +62,8 @@ def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, s
         after, before = (np.array(calc.get_property("atom_std", a))[mask] for a in (moved, atoms))
     except NonFiniteError:
         return
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        return  # never calibrated, or not finite: the first check says which
     change = np.abs(after - before).max()
     if change > 1e-6 * np.abs(before).max():
         return
@@ -69,7 +71,7 @@ def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, s
         return
     raise MonitorError(
         f"the uncertainty does not answer: atoms moved by {displacement} Å change atom_std by {change:.3g} eV/Å (largest "
-        f"{before.max():.3g}); is it constant, not finite, or of another structure?"
+        f"{before.max():.3g}); is it constant, or of another structure?"
     )
 
 

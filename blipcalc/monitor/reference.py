@@ -16,6 +16,7 @@ from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.prediction import Calibration
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import ConfigurationError, DataError, LimitsError
+from blipcalc.kept import put_back
 from blipcalc.monitor.channels import SMALLEST, HaltRatio
 from blipcalc.monitor.limits import ChannelName, Limits, check_settings, fit_limits
 from blipcalc.monitor.readings import movable
@@ -152,6 +153,8 @@ def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]
     frames = frames if isinstance(frames, list) else [frames]
     if not frames:
         raise DataError(f"{trajectory} holds no frames for index {index!r}")
+    for atoms in frames:
+        put_back(atoms)
     return frames
 
 

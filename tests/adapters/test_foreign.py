@@ -493,3 +493,31 @@ def test_one_member_keeps_its_number_in_messages():
     assert isinstance(one, CommitteePredictor)
     with pytest.raises(CalculatorResultError, match="committee member 1"):
         one([strained()])
+
+
+class Field(Calculator):
+    """A spring in a field that it takes from ``info``, and whose changes it notices."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, k):
+        super().__init__()
+        self.k, self.seen = k, None
+
+    def check_state(self, atoms, tol=1e-15):
+        return super().check_state(atoms, tol) or (["info"] if atoms.info.get("field") != self.seen else [])
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.seen = atoms.info.get("field")
+        r = self.atoms.positions
+        self.results = {"energy": float(self.k * (r**2).sum()), "forces": -2 * self.k * r + (self.seen or 0.0)}
+
+
+def test_a_part_that_answered_for_another_field_meanwhile_does_not_vouch_for_old_results():
+    atoms = hydroxyl()
+    atoms.calc = SingleDraw(BayesianCalculator(committee([Field(k) for k in (1.0, 1.1, 1.2)]), raw=True), 0)
+    before = atoms.get_forces()
+    atoms.info["field"] = 5.0
+    atoms.calc.get_property("atom_std", atoms)  # asks all members, the first of which is the draw, for the new field
+    np.testing.assert_allclose(atoms.get_forces(), before + 5.0)

@@ -19,6 +19,7 @@ from blipcalc.core.prediction import SampleArrays, summarize
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.fallback import BaselineFallback
 from blipcalc.md.files import SUMMARY, TRAJECTORY
+from blipcalc.md.restart import identity
 from blipcalc.on_demand import ReferenceOnDemand
 
 HOME = 3.0 * np.argwhere(np.ones((2, 2, 2)))
@@ -149,3 +150,23 @@ def test_a_run_says_which_calculator_it_had(tmp_path):
     a, b = (json.loads((tmp_path / name / SUMMARY).read_text())["run"] for name in "ab")
     assert a["identity"] == b["identity"]  # all that is declared
     assert a["probe"]["/1 Spring"]["energy"] != b["probe"]["/1 Spring"]["energy"]
+
+
+def eight():
+    atoms = Atoms("N8", positions=HOME)
+    atoms.calc = model()
+    return atoms
+
+
+@pytest.mark.parametrize("change", ["charge in info", "initial charges", "magnetic moments"])
+def test_another_electronic_state_is_another_run(change):
+    one = eight()
+    other = eight()
+    if change == "charge in info":
+        other.info["charge"] = 1
+    elif change == "initial charges":
+        other.set_initial_charges([1.0] + [0.0] * 7)
+    else:
+        other.set_initial_magnetic_moments([1.0] + [0.0] * 7)
+    assert identity(one).name == identity(eight()).name
+    assert identity(one).name != identity(other).name
