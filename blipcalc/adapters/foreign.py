@@ -109,7 +109,8 @@ def _minds(part: Any, seen: Atoms, now: Atoms) -> bool:
     if not isinstance(part, BaseCalculator) or part.atoms is None:
         return True
     # its own memory may be of another structure by now: others ask it too
-    return not _equal(inputs(part.atoms), inputs(seen)) or bool(part.check_state(now))
+    is_other = part.atoms is not seen and not _equal(inputs(part.atoms), inputs(seen))
+    return is_other or bool(part.check_state(now))
 
 
 def gives(part: Answering, key: str) -> bool:
