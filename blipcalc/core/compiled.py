@@ -55,7 +55,7 @@ def through_compiler(
 
 def compile_graph(module: torch.fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
     """One graph through the compiler of torch."""
-    from torch._inductor.compile_fx import compile_fx  # takes a second, for who compiles alone
+    from torch._inductor.compile_fx import compile_fx  # this import takes a second
 
     return compile_fx(module, inputs, config_patches=options | {"post_grad_custom_pre_pass": _own_accumulators()})
 

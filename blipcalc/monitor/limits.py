@@ -95,7 +95,7 @@ class Limits(Settings):
     tolerance: Positive = Field(description="ε_tol, eV/Å, a norm")
     level: Fraction = Field(description="of the quantiles")
     quantiles: dict[Symbol, Positive] = Field(description="{symbol: q_atom}", min_length=1)
-    rate_per_ns: Positive = Field(description="wanted rate of false halts, of all channels together")
+    rate_per_ns: Positive = Field(description="largest rate of false halts that all channels together may have")
     confidence: Fraction = Field(description="that the true rate is not higher")
     interval_fs: Positive = Field(description="between checks")
     inefficiency_ps: Positive = Field(description="g of ln R, not below 1 ps")

@@ -68,8 +68,8 @@ class UncertaintyMonitor:
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
     faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: in MD a leap, a jump of
         the kinetic energy, and, where the model says where its data were, atoms closer than half of the closest in them, and a
-        sensor that stands still (:mod:`blipcalc.monitor.still`, at checks).  A sensor that is zero, for all atoms that can move
-        and feel forces, halts in any case
+        σ that does not change while atoms move (:mod:`blipcalc.monitor.still`, at checks).  A σ of zero on all atoms that can
+        move, beside forces that are not zero, halts in any case
     self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; one evaluation more
     events : file that warnings, halts and all that was done go to, one line of JSON each
     annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them

@@ -44,7 +44,7 @@ def check_watchable(calc: Calculator | None) -> None:
 
 
 def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, seed: int = 0) -> None:
-    """Move the atoms of a copy that can move, and demand that their uncertainty moves: one that stands still watches nothing.
+    """Check that ``atom_std`` changes when the movable atoms of a copy are displaced.
 
     Atoms that feel no force before and after, such as those of a one-atom cell, have nothing that it could answer to.  A
     prediction that is not finite is left to the first check, which acts on it.

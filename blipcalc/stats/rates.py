@@ -45,13 +45,6 @@ def poisson_interval(events: int, exposure: float, confidence: float = 0.95) -> 
     return float(low / exposure), float(chi2.ppf(1 - tail, 2 * events + 2) / 2 / exposure)
 
 
-def rate_upper_limit(events: int, exposure: float, confidence: float = 0.95) -> float:
-    """The rate that is not exceeded, one-sided: 3.0 / exposure for no event, 4.74 / exposure for one."""
-    _check_confidence(confidence)
-    _check_events(events, exposure)
-    return float(chi2.ppf(confidence, 2 * events + 2) / 2 / exposure)
-
-
 def same_rate(events: int, exposure: float, other_events: int, other_exposure: float) -> float:
     """p-value of equal rates: given their sum, events are binomial with the share of their exposure.
 
