@@ -145,12 +145,16 @@ class CheckpointWarning(BlipcalcWarning):
     """A checkpoint was damaged, and the one before it is used; or a run that goes on is not the same to the last bit."""
 
 
-class RunFolderBusyError(BlipcalcError, RuntimeError):
+class BusyError(BlipcalcError, RuntimeError):
+    """Another run, process or thread writes to this place."""
+
+
+class RunFolderBusyError(BusyError):
     """Another process runs in this folder."""
 
 
-class FileBusyError(RunFolderBusyError):
-    """Somebody else writes to this file."""
+class FileBusyError(BusyError):
+    """Another run, process or thread writes to this file."""
 
 
 class NoLockWarning(BlipcalcWarning):

@@ -18,9 +18,9 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from blipcalc.errors import FileBusyError, NoLockWarning, RunFolderBusyError
+from blipcalc.errors import BusyError, FileBusyError, NoLockWarning, RunFolderBusyError
 
 try:
     import fcntl
@@ -70,6 +70,22 @@ def adding(path: str | Path) -> Iterator[None]:
         yield
 
 
+def lock_open_file(file: IO[Any], *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed, or its process ends; False where the system or the file system has no locks.
+
+    raises : BlockingIOError where another has locked it; with ``wait`` its end is waited for
+    """
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
+
+
 def _me() -> tuple[int, int]:
     return os.getpid(), threading.get_ident()
 
@@ -78,14 +94,14 @@ def _lock_of(place: Path) -> Path:
     return place / LOCK if place.is_dir() else place.with_name(f".{place.name}{LOCK}")
 
 
-def _taken(place: Path, deadline: float) -> IO[str] | None:
+def _taken(place: Path, deadline: float) -> IO[Any] | None:
     """The locked file; None where there are no locks."""
     while True:
         try:
             with _guard:
                 if _owners.get(place, (0, 0))[0] == os.getpid():
                     raise BlockingIOError
-                lock = None if fcntl is None else _locked(_lock_of(place))
+                lock = _locked(_lock_of(place))
                 _owners[place] = _me()
                 return lock
         except BlockingIOError:
@@ -94,39 +110,34 @@ def _taken(place: Path, deadline: float) -> IO[str] | None:
             time.sleep(PAUSE)
 
 
-def _locked(path: Path) -> IO[str] | None:
-    """A file, made where it is not there, with a lock on it; raises BlockingIOError where it is locked."""
+def _locked(path: Path) -> IO[Any] | None:
+    """A locked file, made where it is not there; None where there are no locks; raises BlockingIOError where it is locked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = path.open("a")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found = os.stat(path)
+            if not lock_open_file(file):
+                file.close()
+                path.unlink(missing_ok=True)
+                warnings.warn(
+                    f"{path.parent} lies on a file system without locks: nothing keeps another process from writing there too; "
+                    "see to it that none does",
+                    NoLockWarning,
+                    stacklevel=2,
+                )
+                return None
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                return file
         except FileNotFoundError:
             pass
-        except BlockingIOError:
+        except OSError:
             file.close()
             raise
-        except OSError as error:
-            file.close()
-            if error.errno not in NO_LOCKS:
-                raise
-            path.unlink(missing_ok=True)
-            warnings.warn(
-                f"{path.parent} lies on a file system without locks ({error.strerror}): nothing keeps another process from "
-                f"writing there too; see to it that none does",
-                NoLockWarning,
-                stacklevel=2,
-            )
-            return None
-        else:
-            if os.path.samestat(found, os.fstat(file.fileno())):
-                return file
         # who held it has removed it meanwhile: a lock on a file that is gone keeps nobody away
         file.close()
 
 
-def _given_back(place: Path, lock: IO[str] | None) -> None:
+def _given_back(place: Path, lock: IO[Any] | None) -> None:
     with _guard:
         _owners.pop(place, None)
         if lock is not None:
@@ -135,7 +146,7 @@ def _given_back(place: Path, lock: IO[str] | None) -> None:
             lock.close()
 
 
-def _busy(place: Path) -> RunFolderBusyError:
+def _busy(place: Path) -> BusyError:
     if place.is_dir():
         return RunFolderBusyError(f"another process runs in {place}; wait for its end, or give another folder")
     return FileBusyError(

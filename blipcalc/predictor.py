@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
 from blipcalc.core.identity import Identity, network_identity
 from blipcalc.core.neighbors import NeighborList
+from blipcalc.core.one_at_a_time import WithLock
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
@@ -33,10 +33,11 @@ MOST_DRAWS = 100_000
 SKIN = 1.0
 
 
-class BayesianPredictor:
+class BayesianPredictor(WithLock):
     """Predictions of a model under K fixed draws of its posterior.
 
-    The draws are made once, from the seed: a fixed set of draws is a fixed, smooth, conservative surface.
+    The draws are made once, from the seed: a fixed set of draws is a fixed, smooth, conservative surface.  It evaluates one call
+    at a time, because ``functional_call`` swaps the parameters of the module while it runs.
 
     Parameters
     ----------
@@ -91,12 +92,10 @@ class BayesianPredictor:
         self._evaluator = Evaluator(self.model, **self._how)
         self._neighbors: tuple[bytes, NeighborList] | None = None
         self._last: tuple[list[bytes], dict[str, bool], list[SampleArrays]] | None = None
-        # one evaluation at a time: functional_call swaps the parameters of the module while it runs
-        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
         """For copies and worker processes: all but what :meth:`_prepare` makes anew."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_evaluator", "_neighbors", "_last", "_lock")}
+        return {k: v for k, v in super().__getstate__().items() if k not in ("_evaluator", "_neighbors", "_last")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -156,7 +155,7 @@ class BayesianPredictor:
         """
         if not structures:
             return []
-        with self._lock:
+        with self.lock:
             graph = self._graph(structures)
             stress = need.stress and any(atoms.pbc.all() for atoms in structures)
             wanted = {"forces": need.forces or stress, "stress": stress}
@@ -184,7 +183,7 @@ class BayesianPredictor:
             )
         if not structures:
             return []
-        with self._lock:
+        with self.lock:
             features = latent_features(self.model, self._graph(structures))
         distance = self.domain.distance(np.concatenate([atoms.numbers for atoms in structures]), features)
         return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
@@ -199,7 +198,7 @@ class BayesianPredictor:
         one = copy.copy(self)
         one.draws, one.centre, one.n_draws = self.draws[k : k + 1], None, 1
         one.surface, one.calibration, one._neighbors = "mean", None, None
-        one._lock = self._lock
+        one.lock = self.lock
         return one
 
     @plain_state()
@@ -215,7 +214,7 @@ class BayesianPredictor:
         which = list(range(self.n_draws) if which is None else which)
         if len(structures) != len(which):
             raise DrawsError(f"expected one structure for each of {len(which)} draws, got {len(structures)}")
-        with self._lock:
+        with self.lock:
             graphs = [self._graph([atoms], fresh=True) for atoms in structures]
             samples = self._evaluator.each([self.draws[k : k + 1] for k in which], graphs, stress=stress)
         return [sample_arrays(one, graph)[0] for one, graph in zip(samples, graphs, strict=True)]
@@ -223,10 +222,10 @@ class BayesianPredictor:
     @plain_state()
     def curvature(self, atoms: Atoms, *, strain: bool = False) -> Curvature:
         """Second derivatives of the surface that drives, at one structure; raises StructureError as for a call."""
-        with self._lock:
+        with self.lock:
             graph = self._graph([atoms], fresh=True)
         draws = self.draws if self.centre is None else self.centre
-        return Curvature(self._evaluator, draws, graph, strain=strain, lock=self._lock)
+        return Curvature(self._evaluator, draws, graph, strain=strain, lock=self.lock)
 
     @plain_state()
     def curvatures(self, structures: Sequence[Atoms]) -> list[Curvature]:
@@ -235,10 +234,10 @@ class BayesianPredictor:
         raises : DrawsError for another number of structures; StructureError as for a call
         """
         self._check_number(structures)
-        with self._lock:
+        with self.lock:
             graphs = [self._graph([atoms], fresh=True) for atoms in structures]
         return [
-            Curvature(self._evaluator, self.draws[k : k + 1], graph, lock=self._lock) for k, graph in enumerate(graphs)
+            Curvature(self._evaluator, self.draws[k : k + 1], graph, lock=self.lock) for k, graph in enumerate(graphs)
         ]
 
     def _check_number(self, structures: Sequence[Atoms]) -> None:

@@ -45,12 +45,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from blipcalc.errors import DamagedFileError, ModelFileError, NonFiniteWeightsError, SchemaError
+from blipcalc.locks import lock_open_file
 from blipcalc.process import plain_state
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: nothing is locked there
-    fcntl = None
 
 #: bytes; our largest files are a few MB, a header is some hundred kB
 MAX_HEADER = 16 * 2**20
@@ -105,7 +101,7 @@ def _own(temporary: Path) -> BinaryIO:
     """A new file, locked for as long as it is open, so that others see that it is no leftover."""
     while True:
         stream = temporary.open("wb")
-        if not _locked(stream) or temporary.exists():
+        if not lock_open_file(stream, wait=True) or temporary.exists():
             return stream
         stream.close()  # it was taken for a leftover before it was locked
 
@@ -117,19 +113,8 @@ def _remove_leftovers(path: Path) -> None:
             continue
         with contextlib.suppress(OSError), leftover.open("rb") as stream:
             # renamed meanwhile, the name may stand for another file
-            if _locked(stream, wait=False) and os.path.samestat(os.fstat(stream.fileno()), leftover.stat()):
+            if lock_open_file(stream) and os.path.samestat(os.fstat(stream.fileno()), leftover.stat()):
                 leftover.unlink()
-
-
-def _locked(stream: BinaryIO, *, wait: bool = True) -> bool:
-    """Lock an open file; False where another has locked it, or where files have no locks."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(stream.fileno(), fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 @plain_state()

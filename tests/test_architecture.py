@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 FLOORS = [
     {"text"},
     {"errors", "units", "process"},
-    {"settings", "sealed", "locks", "changes"},
+    {"settings", "locks", "changes"},
+    {"sealed"},
     {"sealed_json", "sealed_arrays", "row_seals"},
     {"stats", "run_folder", "checksums"},
     {"core", "bundle"},

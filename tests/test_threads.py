@@ -270,12 +270,10 @@ def test_single_draws_and_hessians_share_the_lock_of_their_network(tiny, molecul
     found = in_threads(lambda k: np.array_equal(asks[k % 4](), expected[k % 4]), 10)
     assert all(one for row in found for one in row)
     # no chance: while one of them is at work, none of the others is
-    with predictor._lock:
-        assert all(one._lock.locked() for one in singles)
-        with ThreadPoolExecutor(1) as pool:
+    assert all(one.lock is predictor.lock for one in singles)
+    with ThreadPoolExecutor(1) as pool:
+        with predictor.lock:
             waiting = pool.submit(hessian.product, directions)
             time.sleep(0.05)
             assert not waiting.done()
-            predictor._lock.release()
-            waiting.result(timeout=60)
-            predictor._lock.acquire()
+        waiting.result(timeout=60)

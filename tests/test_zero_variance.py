@@ -150,7 +150,7 @@ def test_a_dynamics_of_equal_members_halts_at_once():
 def test_nothing_acts_on_an_atom_alone_and_in_a_perfect_crystal():
     """Equal members there: what is zero is rightly zero, in MD too."""
     for atoms in (
-        one_atom_cell(),
+        with_committee(Atoms("Ar", cell=[9, 9, 9], pbc=True), SAME),
         with_committee(Atoms("Ar"), SAME),
         with_committee(Atoms("ArAr", [[0, 0, 0], [0, 0, 9]]), SAME),
     ):
@@ -170,10 +170,21 @@ def test_a_stress_says_what_forces_that_vanish_do_not():
     atoms = one_atom_cell(stress=True)
     with pytest.raises(ZeroVarianceError, match="stress"):
         atoms.calc.get_property("stress_std", atoms)
-    with pytest.raises(ZeroVarianceError, match="stress"):  # energies alone are asked for
+    with pytest.raises(ZeroVarianceError, match="energy"):  # energies alone are asked for
         Surfaces(atoms.calc).energies([atoms])
     atoms = with_committee(Atoms("Ar", cell=[2, 2, 2], pbc=True), stress=True)
     assert Surfaces(atoms.calc).energies([atoms]).std > 0
+
+
+def test_energies_of_equal_members_are_told_by_another_volume():
+    """No force acts on the atom of a one-atom cell, and without a stress only the energy tells."""
+    one = one_atom_cell()
+    with pytest.raises(ZeroVarianceError, match="energy is exactly zero, although it changes by"):
+        one.calc.get_property("energy_std", one)
+    with pytest.raises(ZeroVarianceError):
+        blipcalc.equation_of_state(Atoms("Ar", cell=[1.2, 1.2, 1.2], pbc=True, calculator=one.calc))
+    other = with_committee(Atoms("Ar", cell=[2, 2, 2], pbc=True))
+    assert other.calc.get_property("energy_std", other) > 0
 
 
 class Partly(Springs):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from blipcalc.core.graph import GraphTensors
-from blipcalc.errors import DrawsError
+from blipcalc.errors import DrawsError, ZeroVarianceError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,8 +27,10 @@ Surface = Literal["mean", "centre"]
 Heads = Literal["none", "energy", "joint"]
 #: end of the name of the buffer with the unit of variances of heads, which belongs to the weights that speak in it
 NOISE_UNIT = "noise_unit"
-#: Å, standard deviation of each coordinate of a copy that is to tell equal draws
-PROBE = 0.02
+#: a copy that tells equal draws: Å, standard deviation of each displacement; isotropic strain of a cell that repeats
+DISPLACEMENT, STRAIN = 0.02, 0.01
+#: of its energy, by which a copy differs where something acts on its atoms
+ACTS = 1e-9
 
 
 class ModelOutput(NamedTuple):
@@ -170,26 +172,36 @@ class Predictor(Protocol):
 def predictions(predictor: Predictor, structures: Sequence[Atoms], need: Need) -> list[Prediction]:
     """Predictions in the order of the structures, their variances refused where they say nothing.
 
-    Where no draw differs in anything that was asked for, copies whose atoms are moved tell draws that are all the same, of which
-    forces have no spread there either, from atoms that nothing acts on, or that rest where all draws have them.
+    Where no draw differs in anything that was asked for, copies with displaced atoms and a strained cell tell equal draws from
+    atoms without neighbours, and from minima that all draws share.
 
     raises : ZeroVarianceError, where variances are asked for and those of forces, or of the stress, are all exactly zero although
-        they themselves are not; and as the predictor
+        they themselves are not, or that of the energy is zero although it changes with the structure; and as the predictor
     """
     found = predictor(structures, need)
     judged = list(found) if need.variance else []
-    if judged and all(one.draws_agree for one in judged):
-        is_crystal = predictor.has_stress and all(atoms.pbc.all() for atoms in structures)
-        judged += predictor([_moved(atoms) for atoms in structures], Need(stress=is_crystal))
     for one in judged:
         one.demand_spread()
+    if judged and all(one.draws_agree for one in judged):
+        copies = predictor([_copy(atoms) for atoms in structures], Need())
+        for one, copy in zip(judged, copies, strict=True):
+            copy.demand_spread()
+            if copy.draws_agree and abs(copy.energy - one.energy) > ACTS * abs(one.energy):
+                raise ZeroVarianceError(
+                    f"the variance of the energy is exactly zero, although it changes by {copy.energy - one.energy:.3g} eV with "
+                    f"the structure: all {one.n_draws} draws are the same; give members or weights that differ, or use one of "
+                    "them without an error bar"
+                )
     return found
 
 
-def _moved(atoms: Atoms) -> Atoms:
-    """A copy with its atoms moved by :data:`PROBE`."""
+def _copy(atoms: Atoms) -> Atoms:
+    """A copy with displaced atoms and, where it repeats, a strained cell."""
     copy = atoms.copy()
-    copy.positions += np.random.default_rng(0).normal(0.0, PROBE, copy.positions.shape)
+    copy.set_constraint()
+    if copy.pbc.any():
+        copy.set_cell((1 + STRAIN) * copy.cell.array, scale_atoms=True)
+    copy.positions += np.random.default_rng(0).normal(0.0, DISPLACEMENT, copy.positions.shape)
     return copy
 
 
