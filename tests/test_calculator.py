@@ -20,6 +20,7 @@ from ase.md import thermalize_momenta
 from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS, FIRE
+from scaled_emt import ScaledEMT
 
 from blipcalc.adapters.committee import committee
 from blipcalc.bayes.blip import BlipPosterior
@@ -507,19 +508,6 @@ def test_samples_have_the_mean_and_the_spread_of_the_results(model, molecule):
 # committees of other calculators
 
 
-class Scaled(EMT):
-    """EMT whose energies are scaled; positions decide, so forces and stress scale too."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor, self.evaluations = factor, 0
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        self.evaluations += 1
-        self.results = {key: value * self.factor for key, value in self.results.items()}
-
-
 def copper(seed=0):
     atoms = bulk("Cu", cubic=True) * (2, 1, 1)
     atoms.rattle(0.08, seed=seed)
@@ -529,7 +517,7 @@ def copper(seed=0):
 def test_a_committee_equals_numpy():
     atoms = copper()
     factors = np.array([0.8, 0.9, 1.0, 1.25])
-    calc = atoms.calc = BayesianCalculator(committee([Scaled(f) for f in factors]), raw=True)
+    calc = atoms.calc = BayesianCalculator(committee([ScaledEMT(f) for f in factors]), raw=True)
     stress, forces = atoms.get_stress(), atoms.get_forces()
     bare = copper()
     bare.calc = EMT()
@@ -560,14 +548,14 @@ def test_members_see_charges_and_spins():
 
 def test_a_committee_has_no_energies_of_atoms():
     atoms = copper()
-    atoms.calc = BayesianCalculator(committee([Scaled(1.0), Scaled(1.1)]), raw=True)
+    atoms.calc = BayesianCalculator(committee([ScaledEMT(1.0), ScaledEMT(1.1)]), raw=True)
     assert "energies" not in atoms.calc.implemented_properties
     with pytest.raises(PropertyNotImplementedError):
         atoms.get_potential_energies()
 
 
 def test_members_are_evaluated_once_per_structure():
-    atoms, members = copper(), [Scaled(0.9), Scaled(1.1)]
+    atoms, members = copper(), [ScaledEMT(0.9), ScaledEMT(1.1)]
     calc = atoms.calc = BayesianCalculator(committee(members), raw=True)
     atoms.get_forces()
     calc.get_property("atom_std", atoms)
@@ -606,8 +594,8 @@ def test_a_committee_of_xtb_hamiltonians():
 
 
 def wells():
-    """Scaled EMT behind the calculator, stable under every algorithm, and a member that counts its evaluations."""
-    atoms, member = copper(), Scaled(1.1)
+    """ScaledEMT EMT behind the calculator, stable under every algorithm, and a member that counts its evaluations."""
+    atoms, member = copper(), ScaledEMT(1.1)
     atoms.calc = BayesianCalculator(committee([EMT(), member]), raw=True)
     return atoms, member
 

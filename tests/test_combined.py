@@ -21,6 +21,7 @@ from ase.constraints import FixAtoms
 from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
 from ase.optimize import FIRE
+from scaled_emt import ScaledEMT
 
 from blipcalc import io
 from blipcalc.adapters.committee import committee
@@ -35,20 +36,6 @@ from blipcalc.monitor.audit import LabelAudit
 from blipcalc.monitor.observer import UncertaintyMonitor
 
 KCAL_PER_MOL = units.kcal / units.mol
-
-
-class Scaled(EMT):
-    """EMT with all results times a factor, and a count of evaluations: a member of a committee."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor, self.calls = factor, 0
-
-    def calculate(self, *args, **kwargs):
-        self.calls += 1
-        super().calculate(*args, **kwargs)
-        for key, value in self.results.items():
-            self.results[key] = value * self.factor
 
 
 class Restraint(Calculator):
@@ -79,7 +66,7 @@ def calibration(factor=1.3):
 
 
 def model(constants=None):
-    return BayesianCalculator(committee([Scaled(f) for f in (0.9, 1.0, 1.17)], constants), raw=constants is None)
+    return BayesianCalculator(committee([ScaledEMT(f) for f in (0.9, 1.0, 1.17)], constants), raw=constants is None)
 
 
 def morse():
@@ -130,11 +117,11 @@ def test_only_what_was_asked_for_is_computed():
     assert exact.calls == 0
     atoms.get_forces()
     assert exact.calls == 1
-    counts = [m.calls for m in bayesian.predictor.calculators]
+    counts = [m.evaluations for m in bayesian.predictor.calculators]
     atoms.get_potential_energy()
     atoms.get_forces()
     atoms.calc.get_property("energy_std", atoms)
-    assert ([m.calls for m in bayesian.predictor.calculators], exact.calls) == (counts, 1)
+    assert ([m.evaluations for m in bayesian.predictor.calculators], exact.calls) == (counts, 1)
     atoms.positions[0, 0] += 0.1
     assert atoms.calc.get_property("atom_std", atoms, allow_calculation=False) is None
     atoms.calc.get_property("forces", atoms)
@@ -249,7 +236,7 @@ def test_sums_of_ase_lose_variances_or_make_wrong_ones():
     assert twice.get_property("energy_std", atoms) == pytest.approx(2 * std)  # √2 for independent ones
     half = LinearCombinationCalculator([model(), model()], [0.5, 0.5])
     assert half.get_property("energy_var", atoms) == pytest.approx(var)  # var / 2 for independent ones
-    average = AverageCalculator([Scaled(f) for f in (0.9, 1.0, 1.17)])
+    average = AverageCalculator([ScaledEMT(f) for f in (0.9, 1.0, 1.17)])
     average.get_property("energy", atoms)
     assert not set(VARIANCES) & set(average.implemented_properties)
     assert np.var(average.results["energy_contributions"], ddof=1) == pytest.approx(var)

@@ -13,6 +13,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.calculators.morse import MorsePotential
 from ase.md.verlet import VelocityVerlet
+from scaled_emt import ScaledEMT
 
 from blipcalc import fallback, io
 from blipcalc.adapters.committee import committee
@@ -64,19 +65,6 @@ class Well(Calculator):
         self.results = {"energy": 0.5 * self.c * (d**2).sum(), "forces": -self.c * d}
 
 
-class Scaled(EMT):
-    """EMT with all results times a factor."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        for key, value in self.results.items():
-            self.results[key] = value * self.factor
-
-
 NONE = {"Cu": 0.0, "Ar": 0.0}
 
 
@@ -118,7 +106,7 @@ def test_two_harmonic_draws_in_closed_form(factor, surface):
 
 
 def committee_of_copper(constants=None, epsilon=0.3):
-    model = BayesianCalculator(committee([Scaled(f) for f in (0.9, 1.0, 1.17)], constants), raw=constants is None)
+    model = BayesianCalculator(committee([ScaledEMT(f) for f in (0.9, 1.0, 1.17)], constants), raw=constants is None)
     return model, MorsePotential(epsilon=epsilon, r0=2.6, rho0=4.0, rcut1=4.0, rcut2=5.0)
 
 

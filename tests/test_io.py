@@ -15,6 +15,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
 from ase.io.extxyz import per_atom_properties, per_config_properties
+from scaled_emt import ScaledEMT
 
 from blipcalc import io
 from blipcalc.adapters.committee import committee
@@ -26,22 +27,9 @@ SUFFIXES = (".traj", ".extxyz", ".xyz", ".db")
 EXACT = (".traj", ".db")
 
 
-class Scaled(EMT):
-    """EMT with energies, forces and stress times a factor: a member of a committee."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        for key, value in self.results.items():
-            self.results[key] = value * self.factor
-
-
 def evaluated(atoms, seed=0, raw=True, stress=True):
     atoms.rattle(0.05, seed=seed)
-    atoms.calc = BayesianCalculator(committee([Scaled(f) for f in (0.9, 1.0, 1.17)]), raw=raw)
+    atoms.calc = BayesianCalculator(committee([ScaledEMT(f) for f in (0.9, 1.0, 1.17)]), raw=raw)
     if stress and atoms.pbc.all():
         atoms.get_stress()
     atoms.get_forces()

@@ -7,6 +7,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
+from scaled_emt import ScaledEMT
 
 from blipcalc.adapters.committee import committee
 from blipcalc.bayes.blip import BlipPosterior
@@ -19,20 +20,6 @@ from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.surfaces import Surfaces, gradient
 
-
-class Scaled(EMT):
-    """EMT times a factor."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        for key, value in self.results.items():
-            self.results[key] = value * self.factor
-
-
 FACTORS = np.array([0.9, 1.0, 1.2])
 
 
@@ -44,7 +31,7 @@ def copper():
 
 
 def scaled_emt(calibration=None):
-    return BayesianCalculator(committee([Scaled(f) for f in FACTORS], calibration), raw=calibration is None)
+    return BayesianCalculator(committee([ScaledEMT(f) for f in FACTORS], calibration), raw=calibration is None)
 
 
 def test_draws_of_a_committee(copper):
@@ -146,7 +133,7 @@ class Whole:
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize("summed", [True, False])
 def test_one_draw_alone_is_that_draw(copper, apart, summed):
-    members = committee([Scaled(f) for f in FACTORS])
+    members = committee([ScaledEMT(f) for f in FACTORS])
     calculator = BayesianCalculator(members if apart else Whole(members), raw=True)
     if summed:
         calculator = CombinedCalculator(calculator, MorsePotential(epsilon=0.1, r0=2.5, rcut1=4.0, rcut2=5.0))
@@ -185,7 +172,7 @@ def test_a_draw_of_a_network_alone(make_blip, molecule):
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_hessians_of_draws_by_differences(copper, apart):
-    members = committee([Scaled(f) for f in FACTORS])
+    members = committee([ScaledEMT(f) for f in FACTORS])
     surfaces = Surfaces(BayesianCalculator(members if apart else Whole(members), raw=True))
     structures = [displaced(copper, 0.01 * k * np.eye(12)[3]) for k in range(3)]
     found = surfaces.hessians(structures)
@@ -199,7 +186,7 @@ def test_hessians_of_draws_by_differences(copper, apart):
 
 
 def test_a_hessian_is_that_of_the_structure_it_was_asked_for(copper):
-    hessian = Surfaces(BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)).hessian(copper)
+    hessian = Surfaces(BayesianCalculator(committee([ScaledEMT(f) for f in FACTORS]), raw=True)).hessian(copper)
     before = hessian.product(np.eye(12)[:2])
     copper.positions[0] += 0.3
     assert np.array_equal(hessian.product(np.eye(12)[:2]), before)

@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from scaled_emt import ScaledEMT
 
 from blipcalc.adapters.committee import committee
 from blipcalc.calibration.checks import check_enough
@@ -122,18 +123,6 @@ def test_nothing_but_silence_is_said_so(fitted, silent, residuals):
 # -- a real committee on real crystals
 
 
-class Scaled(EMT):
-    """EMT with energies and forces times a factor."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        self.results = {key: value * self.factor for key, value in self.results.items()}
-
-
 def labelled(atoms):
     emt = EMT()
     atoms.calc = SinglePointCalculator(
@@ -158,7 +147,7 @@ def alone():
 
 
 def test_crystals_and_single_atoms_among_rattled_ones():
-    predictor = committee([Scaled(f) for f in (0.95, 1.02, 1.1)])
+    predictor = committee([ScaledEMT(f) for f in (0.95, 1.02, 1.1)])
     rng, frames = np.random.default_rng(0), rattled(30)
     for atoms in frames:  # the error of a label is not the same for all atoms
         atoms.calc.results["forces"] *= 1 + 0.1 * rng.standard_normal((4, 3))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111
-from ase.calculators.emt import EMT
 from ase.calculators.morse import MorsePotential
 from ase.constraints import FixAtoms, FixBondLength
 from ase.optimize import BFGS
+from scaled_emt import ScaledEMT
 
 from blipcalc import adsorption_energy, committee, energy_difference, vacancy_energy
 from blipcalc.bayes.blip import BlipPosterior
@@ -90,24 +90,11 @@ def test_what_relaxation_on_one_surface_neglects_is_of_second_and_third_order():
     assert errors[1.0][1] < 0.3 * errors[1.0][0]
 
 
-class Scaled(EMT):
-    """EMT times a factor."""
-
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        for key, value in self.results.items():
-            self.results[key] = value * self.factor
-
-
 FACTORS = np.array([0.95, 1.0, 1.05])
 
 
 def scaled_emt():
-    return BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)
+    return BayesianCalculator(committee([ScaledEMT(f) for f in FACTORS]), raw=True)
 
 
 def test_large_structures_are_minima_too(morse, monkeypatch):
@@ -161,12 +148,12 @@ def test_calculators_made_apart_are_the_same_with_the_same_draws(make_blip, mole
 def test_committees_that_only_look_alike_are_refused(morse):
     """Kinds and parameters are the same; a factor in a class of one's own shows in the numbers alone."""
     one, other = bulk("Cu"), bulk("Cu")
-    one.calc, other.calc = scaled_emt(), BayesianCalculator(committee([Scaled(f) for f in 2 * FACTORS]), raw=True)
+    one.calc, other.calc = scaled_emt(), BayesianCalculator(committee([ScaledEMT(f) for f in 2 * FACTORS]), raw=True)
     with pytest.raises(IncomparableError, match="attach one calculator"):
         energy_difference([(1, one), (-1, other)])
     other.calc = scaled_emt()  # made apart, and alike
     assert energy_difference([(1, one), (-1, other)]).energy.std == 0
-    members = [Scaled(f) for f in FACTORS]
+    members = [ScaledEMT(f) for f in FACTORS]
     one.calc, other.calc = (BayesianCalculator(committee(members), raw=True) for _ in range(2))
     assert energy_difference([(1, one), (-1, other)]).energy.std == 0
 

@@ -97,9 +97,10 @@ def sample(make, rng, *, runs=1, n_atoms, quartic=0.0, free=False, timestep, eac
             kinetic = 0.5 * (atoms.get_momenta() ** 2).sum(axis=1) / masses
             rows.append((kinetic, calc.virials, calc.energies))
 
-        dynamics.attach(keep, round(SAMPLE_FS / timestep))
+        every = max(1, round(SAMPLE_FS / timestep))
+        dynamics.attach(keep, every)
         dynamics.run(round(1000 * LENGTH_PS / timestep))
-        found.append(np.array(rows[round(1000 * UNTIL_PS / SAMPLE_FS) :]).transpose(1, 0, 2))
+        found.append(np.array(rows[round(1000 * UNTIL_PS / (every * timestep)) :]).transpose(1, 0, 2))
     return found[0] if each_atom else np.stack([one.sum(axis=2) for one in found], axis=2)
 
 
@@ -176,6 +177,25 @@ def test_a_thermostat_samples_the_canonical_ensemble(ensemble, timestep, chance)
 @pytest.mark.parametrize("ensemble", [*LOCAL, *GLOBAL])
 def test_a_thermostat_samples_it_in_many_systems(ensemble, timestep, chance):
     held_to_the_ensemble(ensemble, timestep, chance, 6000)
+
+
+@pytest.mark.chance(2)
+@pytest.mark.parametrize("timestep", [10.0, 20.0])
+def test_baoab_places_atoms_right_at_long_steps(timestep, chance):
+    n = chance.times(4000)
+    _, virial, energy = sample(
+        ours("baoab", **LOCAL["baoab"]), chance.rng(), n_atoms=n, timestep=timestep, each_atom=True
+    )
+    assert abs(off(virial, 3 * KT)) < chance.student(n - 1)
+    assert law(energy, 3) > chance.p
+
+
+@pytest.mark.chance(1)
+def test_control_langevin_spreads_atoms_too_far_at_long_steps(chance):
+    """By 2 % at 20 fs, 240 fs being the period of the wells."""
+    n = chance.times(12_000)
+    _, virial, _ = sample(ours("langevin", **LOCAL["langevin"]), chance.rng(), n_atoms=n, timestep=20.0, each_atom=True)
+    assert off(virial, 3 * KT) > chance.student(n - 1)
 
 
 @pytest.mark.chance(2)

@@ -9,6 +9,7 @@ from ase.build import add_adsorbate, fcc100
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.optimize import BFGS, MDMin
+from scaled_emt import ScaledEMT
 from scipy.optimize import root
 
 from blipcalc.adapters.committee import committee
@@ -202,16 +203,6 @@ def test_exact_parts_and_calibrations(toys):
 # --- atoms ------------------------------------------------------------------------------------------------------------------
 
 
-class Scaled(EMT):
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        self.results = {k: v * self.factor for k, v in self.results.items() if k in ("energy", "forces")}
-
-
 FACTORS = np.array([0.9, 1.0, 1.2])
 
 
@@ -228,7 +219,7 @@ def hop():
 def test_an_adatom_hops_and_held_atoms_stay(shared):
     start, end = hop()
     seen = []
-    calculators = [BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True) for _ in range(5)]
+    calculators = [BayesianCalculator(committee([ScaledEMT(f) for f in FACTORS]), raw=True) for _ in range(5)]
     images = [start, end] if shared else [start, *(start.copy() for _ in range(3)), end]
     if not shared:
         for i, image in enumerate(images):
@@ -253,7 +244,7 @@ def test_an_adatom_hops_and_held_atoms_stay(shared):
 
 def test_draws_on_their_own_with_periodic_cells():
     start, end = hop()
-    calculator = BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)
+    calculator = BayesianCalculator(committee([ScaledEMT(f) for f in FACTORS]), raw=True)
     found = barrier([start, end], calculator, n_images=3, fmax=0.05, optimizer=BFGS, reoptimize="points")
     assert np.allclose(found.reoptimized.forward.draws, found.forward.draws, atol=2e-3)
 

@@ -11,6 +11,7 @@ from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.phonons import Phonons as AsePhonons
 from ase.units import _amu, _e, _hbar, invcm, kB, m
+from scaled_emt import ScaledEMT
 
 from blipcalc.adapters.committee import committee
 from blipcalc.bayes.blip import BlipPosterior
@@ -107,22 +108,12 @@ def test_unstable_crystals_and_draws(toys, chain):
         phonons(chain, supercell=(3, 1, 1)).zero_point_energy()
 
 
-class Scaled(EMT):
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def calculate(self, *args, **kwargs):
-        super().calculate(*args, **kwargs)
-        self.results = {k: v * self.factor for k, v in self.results.items() if k in ("energy", "forces")}
-
-
 FACTORS = np.array([0.8, 1.0, 1.2])
 
 
 def test_the_driving_surface_is_that_of_ase(tmp_path):
     atoms = bulk("Al", a=4.0)
-    calculator = BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)
+    calculator = BayesianCalculator(committee([ScaledEMT(f) for f in FACTORS]), raw=True)
     found = phonons(atoms, calculator, supercell=(3, 3, 3))
     theirs = AsePhonons(atoms, EMT(), supercell=(3, 3, 3), delta=1e-3, name=str(tmp_path / "phonon"))
     theirs.run()
@@ -144,7 +135,7 @@ def test_the_driving_surface_is_that_of_ase(tmp_path):
 
 def test_between_held_points_symmetry_is_kept():
     atoms = bulk("Al", a=4.0)
-    calculator = BayesianCalculator(committee([Scaled(f) for f in FACTORS]), raw=True)
+    calculator = BayesianCalculator(committee([ScaledEMT(f) for f in FACTORS]), raw=True)
     found = phonons(atoms, calculator, supercell=(2, 2, 2))
     points = [[0.17, 0, 0.17], [0, 0.17, 0.17], [0.17, 0.17, 0]]  # Δ, three directions of a cubic crystal
     value = found.at(np.array(points))[0].value

@@ -35,15 +35,18 @@ def force_std(model, frames):
     return float(np.mean(traces)) ** 0.5
 
 
+@pytest.mark.chance(2)
 @pytest.mark.parametrize("objective", ["nll_jef", "mse"])
-def test_heads_find_the_noise_of_the_labels(small, no_events, tmp_path, objective):
+def test_heads_find_the_noise_of_the_labels(small, no_events, tmp_path, objective, chance):
     """Forces with noise of 0.4 eV/Å; only a likelihood of forces can say so (mse is the control)."""
-    noise, frames = 0.4, small.pairs(120, noise=0.4)
-    run = small.build(tmp_path, frames, small.pairs(20, seed=1), sizes=JOINT, objective=objective, **FIT)
+    noise, frames = 0.4, small.pairs(chance.times(120), chance.seed(), noise=0.4)
+    validation = small.pairs(20, seed=chance.seed(1))
+    folder = tmp_path / f"stage {chance.stage}"
+    run = small.build(folder, frames, validation, sizes=JOINT, objective=objective, **FIT | {"seed": chance.seed(2)})
     start = force_std(run.model, frames[:20])
     run.fit()
     errors = []
-    for atoms in small.pairs(20, seed=2, noise=0.4):
+    for atoms in small.pairs(chance.times(20), seed=chance.seed(3), noise=0.4):
         samples = evaluate(run.model, Draws(1), Graph.from_atoms(atoms, run.model.cutoff))
         errors.append(((samples.forces[0].numpy() - atoms.get_forces()) ** 2).mean())
     error = np.sqrt(np.mean(errors))

@@ -95,28 +95,33 @@ def fitted(network, posterior, frames, folder=None, **settings):
 SIGMA = {"H2": 0.002, "H3": 0.03}
 
 
+@pytest.mark.chance(5)
 @pytest.mark.parametrize("members", [1, 2])
-def test_errors_of_a_known_size_are_found_again(members, tmp_path):
+def test_errors_of_a_known_size_are_found_again(members, chance, tmp_path):
     """Fifteen times smaller errors in the pair than in the triangle: neighbours tell, and held-out z² comes out near 1."""
-    network, posterior = mixture((0, 0)) if members == 2 else (blip(0), None)
+    seed = chance.seed()
+    network, posterior = mixture((seed, seed)) if members == 2 else (blip(seed), None)
     posterior = posterior or BlipPosterior(network.slot_shapes())
-    held_out = labelled(network, posterior, 60, 5, SIGMA)
+    held_out = labelled(network, posterior, chance.times(60), chance.seed(1), SIGMA)
     before = z2(network, posterior, held_out)
-    after_fit, figures = fitted(network, posterior, labelled(network, posterior, 120, 0, SIGMA), tmp_path)
+    frames = labelled(network, posterior, chance.times(120), chance.seed(2), SIGMA)
+    folder = tmp_path / f"stage {chance.stage}"
+    after_fit, figures = fitted(network, posterior, frames, folder, seed=chance.seed(3))
     after = z2(network, after_fit, held_out)
     assert max(abs(np.log(v)) for v in before.values()) > np.log(3)
     assert all(0.6 < v < 1.7 for v in after.values()), (before, after)
     assert 0.6 < figures["mean_z2"] < 1.7
-    rows = (tmp_path / "log.csv").read_text().splitlines()
+    rows = (folder / "log.csv").read_text().splitlines()
     assert rows[0] == "epoch,nll,mean_z2"
     assert len(rows) == 1 + FIT["epochs"]
 
 
-def test_atoms_whose_forces_vanish_are_not_counted():
+@pytest.mark.chance(2)
+def test_atoms_whose_forces_vanish_are_not_counted(chance):
     """Three single atoms for each of the others: with a z² of 0 each they would bring the mean down to a quarter."""
-    network = blip(0)
+    network = blip(chance.seed())
     posterior = BlipPosterior(network.slot_shapes())
-    frames = labelled(network, posterior, 40, 0, SIGMA)
+    frames = labelled(network, posterior, 40, chance.seed(1), SIGMA)
     alone = [Atoms("H", [[0, 0, 0.1 * k]]) for k in range(300)]
     for atoms in alone:
         atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((1, 3)))
@@ -127,26 +132,29 @@ def test_atoms_whose_forces_vanish_are_not_counted():
     assert mixed["nll"] == pytest.approx(plain["nll"], rel=0.3)
 
 
-def test_species_alone_cannot_tell_the_molecules_apart():
+@pytest.mark.chance(1)
+def test_species_alone_cannot_tell_the_molecules_apart(chance):
     """Control for the test above: by species and length, hydrogen has one α in both."""
-    network = blip(0, inputs="species")
+    network = blip(chance.seed(), inputs="species")
     posterior = BlipPosterior(network.slot_shapes())
-    fit, _ = fitted(network, posterior, labelled(network, posterior, 120, 0, SIGMA))
-    after = z2(network, fit, labelled(network, posterior, 60, 5, SIGMA))
+    frames = labelled(network, posterior, chance.times(120), chance.seed(2), SIGMA)
+    fit, _ = fitted(network, posterior, frames, seed=chance.seed(3))
+    after = z2(network, fit, labelled(network, posterior, chance.times(60), chance.seed(1), SIGMA))
     assert max(abs(np.log(v)) for v in after.values()) > np.log(1.7), after
 
 
-def test_noise_goes_where_the_members_already_disagree_enough():
+@pytest.mark.chance(1)
+def test_noise_goes_where_the_members_already_disagree_enough(chance):
     """Labels as far from the mean as the members are: what they disagree about needs no noise on top."""
-    network, posterior = mixture((0, 1))
-    frames = hydrogens(60, 0)
+    network, posterior = mixture((chance.seed(), chance.seed(1)))
+    frames = hydrogens(60, chance.seed(2))
     one = PointPosterior()
     for atoms in frames:
         network.load_state_dict({**network.state_dict(), **{n: v[0] for n, v in posterior.members.items()}})
         atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=centre(network, one, atoms))
     graph = Graph.from_atoms(frames[0], network.cutoff).tensors(torch.float32)
     before = torch.cat([a.reshape(-1) for a in network.inference(graph)]).detach()
-    fitted(network, posterior, frames)
+    fitted(network, posterior, frames, seed=chance.seed(3))
     after = torch.cat([a.reshape(-1) for a in network.inference(graph)]).detach()
     assert after.median() < before.median() / 3
 
