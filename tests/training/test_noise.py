@@ -93,6 +93,8 @@ def fitted(network, posterior, frames, folder=None, **settings):
 
 
 SIGMA = {"H2": 0.002, "H3": 0.03}
+#: how far ln z² may be from zero after a fit; ln 0.6 to ln 1.1 over six seeds
+RIGHT = 0.8
 
 
 @pytest.mark.chance(5)
@@ -102,15 +104,15 @@ def test_errors_of_a_known_size_are_found_again(members, chance, tmp_path):
     seed = chance.seed()
     network, posterior = mixture((seed, seed)) if members == 2 else (blip(seed), None)
     posterior = posterior or BlipPosterior(network.slot_shapes())
-    held_out = labelled(network, posterior, chance.times(60), chance.seed(1), SIGMA)
+    held_out = labelled(network, posterior, chance.times(120), chance.seed(1), SIGMA)
     before = z2(network, posterior, held_out)
     frames = labelled(network, posterior, chance.times(120), chance.seed(2), SIGMA)
     folder = tmp_path / f"stage {chance.stage}"
     after_fit, figures = fitted(network, posterior, frames, folder, seed=chance.seed(3))
     after = z2(network, after_fit, held_out)
-    assert max(abs(np.log(v)) for v in before.values()) > np.log(3)
-    assert all(0.6 < v < 1.7 for v in after.values()), (before, after)
-    assert 0.6 < figures["mean_z2"] < 1.7
+    assert max(abs(np.log(v)) for v in before.values()) > 2 * RIGHT
+    assert all(abs(np.log(v)) < RIGHT for v in after.values()), (before, after)
+    assert abs(np.log(figures["mean_z2"])) < RIGHT
     rows = (folder / "log.csv").read_text().splitlines()
     assert rows[0] == "epoch,nll,mean_z2"
     assert len(rows) == 1 + FIT["epochs"]
@@ -128,8 +130,8 @@ def test_atoms_whose_forces_vanish_are_not_counted(chance):
     settings = {"epochs": 1, "learning_rate": 1e-9, "draws": 32}  # as good as no step at all
     _, plain = fitted(network, posterior, frames, **settings)
     _, mixed = fitted(network, posterior, [*frames, *alone], **settings)
-    assert mixed["mean_z2"] == pytest.approx(plain["mean_z2"], rel=0.3)
-    assert mixed["nll"] == pytest.approx(plain["nll"], rel=0.3)
+    assert mixed["mean_z2"] == pytest.approx(plain["mean_z2"], rel=0.5)
+    assert mixed["nll"] == pytest.approx(plain["nll"], rel=0.5)
 
 
 @pytest.mark.chance(1)
@@ -140,7 +142,7 @@ def test_species_alone_cannot_tell_the_molecules_apart(chance):
     frames = labelled(network, posterior, chance.times(120), chance.seed(2), SIGMA)
     fit, _ = fitted(network, posterior, frames, seed=chance.seed(3))
     after = z2(network, fit, labelled(network, posterior, chance.times(60), chance.seed(1), SIGMA))
-    assert max(abs(np.log(v)) for v in after.values()) > np.log(1.7), after
+    assert max(abs(np.log(v)) for v in after.values()) > RIGHT, after
 
 
 @pytest.mark.chance(1)
