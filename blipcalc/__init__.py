@@ -7,87 +7,87 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blipcalc.adapters.committee import committee
-    from blipcalc.bayes.blip import bayesianize
-    from blipcalc.calculator import BayesianCalculator
+    from blipcalc.averages.average import average
+    from blipcalc.averages.independent_runs import independent_runs
+    from blipcalc.calculators.bayesian import BayesianCalculator
+    from blipcalc.calculators.combined import CombinedCalculator
+    from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
+    from blipcalc.calculators.result_names import ipi_extras, mace_results
+    from blipcalc.calculators.snapshot import snapshot as freeze
+    from blipcalc.calculators.weighted_baseline import BaselineFallback
     from blipcalc.calibration.evaluation import evaluate_model as evaluate
     from blipcalc.calibration.fit import calibrate
-    from blipcalc.checkpoint import load_model as load
-    from blipcalc.combined import CombinedCalculator
     from blipcalc.core.domain import closest_distances
     from blipcalc.core.graph import Graph
     from blipcalc.core.prediction import Calibration, Prediction
-    from blipcalc.exchange import ipi_extras, mace_results
-    from blipcalc.fallback import BaselineFallback
-    from blipcalc.frozen import snapshot as freeze
     from blipcalc.io import read, write
-    from blipcalc.md.run import run_md
+    from blipcalc.md.run_md import run_md
+    from blipcalc.model_file.model_file import load_model as load
     from blipcalc.monitor.actions import AskReference, Record, RollBack
     from blipcalc.monitor.audit import LabelAudit
-    from blipcalc.monitor.channels import Patient
     from blipcalc.monitor.faults import TooClose
+    from blipcalc.monitor.fit_limits import check_reference
     from blipcalc.monitor.limits import Limits
     from blipcalc.monitor.observer import UncertaintyMonitor
-    from blipcalc.monitor.reference import check_reference
-    from blipcalc.observables.average import average
-    from blipcalc.observables.differences import adsorption_energy, energy_difference, vacancy_energy
-    from blipcalc.observables.elastic import elastic_constants
-    from blipcalc.observables.equation_of_state import equation_of_state
-    from blipcalc.observables.independent import independent_runs
-    from blipcalc.observables.scans import dihedral_scan, dimer_scan, distance_scan
-    from blipcalc.on_demand import ReferenceOnDemand
-    from blipcalc.relaxation.paths import barrier
-    from blipcalc.relaxation.phonons import phonons
+    from blipcalc.monitor.run_criteria import Patient
+    from blipcalc.posteriors.blip import bayesianize
+    from blipcalc.properties.barrier import barrier
+    from blipcalc.properties.elastic import elastic_constants
+    from blipcalc.properties.energy_differences import adsorption_energy, energy_difference, vacancy_energy
+    from blipcalc.properties.equation_of_state import equation_of_state
+    from blipcalc.properties.phonons import phonons
+    from blipcalc.properties.scans import dihedral_scan, dimer_scan, distance_scan
+    from blipcalc.properties.vibrations import vibrations
     from blipcalc.relaxation.relax import relax
-    from blipcalc.relaxation.vibrations import vibrations
     from blipcalc.report.page import write_report
-    from blipcalc.training.run import train
+    from blipcalc.training.train import train
 
 __version__ = "0.1.0"
 
 #: public name -> (module, attribute); loaded at first use, so that importing the package is instant
 _PUBLIC = {
     "AskReference": ("blipcalc.monitor.actions", "AskReference"),
-    "BaselineFallback": ("blipcalc.fallback", "BaselineFallback"),
-    "BayesianCalculator": ("blipcalc.calculator", "BayesianCalculator"),
+    "BaselineFallback": ("blipcalc.calculators.weighted_baseline", "BaselineFallback"),
+    "BayesianCalculator": ("blipcalc.calculators.bayesian", "BayesianCalculator"),
     "Calibration": ("blipcalc.core.prediction", "Calibration"),
-    "CombinedCalculator": ("blipcalc.combined", "CombinedCalculator"),
+    "CombinedCalculator": ("blipcalc.calculators.combined", "CombinedCalculator"),
     "Graph": ("blipcalc.core.graph", "Graph"),
     "LabelAudit": ("blipcalc.monitor.audit", "LabelAudit"),
     "Limits": ("blipcalc.monitor.limits", "Limits"),
-    "Patient": ("blipcalc.monitor.channels", "Patient"),
+    "Patient": ("blipcalc.monitor.run_criteria", "Patient"),
     "Prediction": ("blipcalc.core.prediction", "Prediction"),
     "Record": ("blipcalc.monitor.actions", "Record"),
-    "ReferenceOnDemand": ("blipcalc.on_demand", "ReferenceOnDemand"),
+    "ReferenceOnDemand": ("blipcalc.calculators.reference_on_demand", "ReferenceOnDemand"),
     "RollBack": ("blipcalc.monitor.actions", "RollBack"),
     "TooClose": ("blipcalc.monitor.faults", "TooClose"),
     "UncertaintyMonitor": ("blipcalc.monitor.observer", "UncertaintyMonitor"),
-    "adsorption_energy": ("blipcalc.observables.differences", "adsorption_energy"),
-    "average": ("blipcalc.observables.average", "average"),
-    "barrier": ("blipcalc.relaxation.paths", "barrier"),
-    "bayesianize": ("blipcalc.bayes.blip", "bayesianize"),
+    "adsorption_energy": ("blipcalc.properties.energy_differences", "adsorption_energy"),
+    "average": ("blipcalc.averages.average", "average"),
+    "barrier": ("blipcalc.properties.barrier", "barrier"),
+    "bayesianize": ("blipcalc.posteriors.blip", "bayesianize"),
     "calibrate": ("blipcalc.calibration.fit", "calibrate"),
-    "check_reference": ("blipcalc.monitor.reference", "check_reference"),
+    "check_reference": ("blipcalc.monitor.fit_limits", "check_reference"),
     "closest_distances": ("blipcalc.core.domain", "closest_distances"),
     "committee": ("blipcalc.adapters.committee", "committee"),
-    "dihedral_scan": ("blipcalc.observables.scans", "dihedral_scan"),
-    "dimer_scan": ("blipcalc.observables.scans", "dimer_scan"),
-    "distance_scan": ("blipcalc.observables.scans", "distance_scan"),
-    "elastic_constants": ("blipcalc.observables.elastic", "elastic_constants"),
-    "energy_difference": ("blipcalc.observables.differences", "energy_difference"),
-    "equation_of_state": ("blipcalc.observables.equation_of_state", "equation_of_state"),
+    "dihedral_scan": ("blipcalc.properties.scans", "dihedral_scan"),
+    "dimer_scan": ("blipcalc.properties.scans", "dimer_scan"),
+    "distance_scan": ("blipcalc.properties.scans", "distance_scan"),
+    "elastic_constants": ("blipcalc.properties.elastic", "elastic_constants"),
+    "energy_difference": ("blipcalc.properties.energy_differences", "energy_difference"),
+    "equation_of_state": ("blipcalc.properties.equation_of_state", "equation_of_state"),
     "evaluate": ("blipcalc.calibration.evaluation", "evaluate_model"),
-    "freeze": ("blipcalc.frozen", "snapshot"),
-    "independent_runs": ("blipcalc.observables.independent", "independent_runs"),
-    "ipi_extras": ("blipcalc.exchange", "ipi_extras"),
-    "load": ("blipcalc.checkpoint", "load_model"),
-    "mace_results": ("blipcalc.exchange", "mace_results"),
-    "phonons": ("blipcalc.relaxation.phonons", "phonons"),
+    "freeze": ("blipcalc.calculators.snapshot", "snapshot"),
+    "independent_runs": ("blipcalc.averages.independent_runs", "independent_runs"),
+    "ipi_extras": ("blipcalc.calculators.result_names", "ipi_extras"),
+    "load": ("blipcalc.model_file.model_file", "load_model"),
+    "mace_results": ("blipcalc.calculators.result_names", "mace_results"),
+    "phonons": ("blipcalc.properties.phonons", "phonons"),
     "read": ("blipcalc.io", "read"),
     "relax": ("blipcalc.relaxation.relax", "relax"),
-    "run_md": ("blipcalc.md.run", "run_md"),
-    "train": ("blipcalc.training.run", "train"),
-    "vacancy_energy": ("blipcalc.observables.differences", "vacancy_energy"),
-    "vibrations": ("blipcalc.relaxation.vibrations", "vibrations"),
+    "run_md": ("blipcalc.md.run_md", "run_md"),
+    "train": ("blipcalc.training.train", "train"),
+    "vacancy_energy": ("blipcalc.properties.energy_differences", "vacancy_energy"),
+    "vibrations": ("blipcalc.properties.vibrations", "vibrations"),
     "write": ("blipcalc.io", "write"),
     "write_report": ("blipcalc.report.page", "write_report"),
 }

@@ -7,11 +7,11 @@ ASE's own writers drop every result that is not in its list, in silence.  Here t
 |---|---|---|
 | ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (its own ``arrays`` are dropped) |
 | ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; all others: all digits |
-| ``.db`` | every key, bit for bit | ``data`` of the row, which has a seal (:mod:`blipcalc.row_seals`) |
+| ``.db`` | every key, bit for bit | ``data`` of the row, which has a seal (:mod:`blipcalc.files.row_seals`) |
 
-With them go: calibrated or not, surface, K and seed, and what formats drop of the structure itself (:mod:`blipcalc.kept`).
-Covariances and uncalibrated values stay behind.  Files that grow
-frame by frame can have checksums beside them (:mod:`blipcalc.checksums`), which :func:`read` holds them against.
+With them go: calibrated or not, surface, K and seed, and what formats drop of the structure itself
+(:mod:`blipcalc.core.dropped_by_ase`).  Covariances and uncalibrated values stay behind.  Files that grow frame by frame can have
+checksums beside them (:mod:`blipcalc.files.checksums`), which :func:`read` holds them against.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from ase.calculators.calculator import all_properties
 from ase.db import connect
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
-from blipcalc.calculator import CARRIED, DEVIATIONS, Sampled
-from blipcalc.checksums import add_sums, forget_sums, sums_of, verify
+from blipcalc.calculators.bayesian import CARRIED, DEVIATIONS, Sampled
+from blipcalc.calculators.snapshot import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
+from blipcalc.core.dropped_by_ase import put_back, set_aside, words_again
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.core.validate import check_all_arrays
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import BlipcalcError, DataError, SchemaError
-from blipcalc.frozen import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
-from blipcalc.kept import put_back, set_aside, words_again
-from blipcalc.locks import adding
-from blipcalc.row_seals import seal_rows
-from blipcalc.sealed import write_atomically
-from blipcalc.sealed_arrays import read_arrays, write_arrays
+from blipcalc.files.checksums import add_sums, forget_sums, sums_of, verify
+from blipcalc.files.locks import adding
+from blipcalc.files.npz_file import read_arrays, write_arrays
+from blipcalc.files.row_seals import seal_rows
+from blipcalc.files.safetensors_file import write_atomically
 
 #: (n,) and (n, 3): columns in text files
 PER_ATOM = ("atom_std", "forces_std", "latent_distance")

@@ -11,7 +11,6 @@ import torch
 from ase import Atoms
 from torch import nn
 
-from blipcalc.checkpoint import Model, load_model
 from blipcalc.core.contracts import Need, Posterior, Surface, place_draws
 from blipcalc.core.curvature import Curvature
 from blipcalc.core.domain import Domain, latent_features
@@ -23,8 +22,9 @@ from blipcalc.core.one_at_a_time import WithLock
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.files.safetensors_file import tensors_hash
+from blipcalc.model_file.model_file import Model, load_model
 from blipcalc.process import plain_state
-from blipcalc.sealed import tensors_hash
 from blipcalc.settings import whole
 
 #: draws at most: more would only fill the memory

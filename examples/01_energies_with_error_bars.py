@@ -1,7 +1,7 @@
 """Attach the bundled potential to a molecule and read energies, forces and their uncertainties."""
 
 from blipcalc import BayesianCalculator
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 
 atoms = starting_structure("ethanol")
 atoms.calc = BayesianCalculator("rmd17", n_draws=16, seed=0)

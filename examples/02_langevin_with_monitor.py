@@ -9,7 +9,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 
 from blipcalc import BayesianCalculator, UncertaintyMonitor
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 
 Path("runs").mkdir(exist_ok=True)
 rng = np.random.default_rng(0)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import blipcalc
 from blipcalc import BayesianCalculator
-from blipcalc.bundle import starting_structure
-from blipcalc.relaxation.picture import plot_relaxed
+from blipcalc.files.bundled import starting_structure
+from blipcalc.relaxation.relaxation_plot import plot_relaxed
 
 atoms = starting_structure("uracil")
 atoms.rattle(0.02, seed=0)

@@ -1,7 +1,7 @@
 """ASE drops what it does not know when it writes files; ``blipcalc.write`` and ``blipcalc.read`` keep it."""
 
 import blipcalc
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 
 atoms = starting_structure("benzene")
 atoms.calc = blipcalc.BayesianCalculator("rmd17")

@@ -12,7 +12,7 @@ import numpy as np
 
 import blipcalc
 from blipcalc import BayesianCalculator
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 
 files = sys.argv[1:] or ["tests/data/rmd17_ethanol_30.npz"]
 data = {"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0}

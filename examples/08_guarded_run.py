@@ -7,8 +7,8 @@ can carry, in one channel, with 75 % confidence.  For 0.1 per nanosecond it take
 from pathlib import Path
 
 from blipcalc import BayesianCalculator, check_reference, read, run_md, write_report
-from blipcalc.bundle import starting_structure
 from blipcalc.errors import LimitsError
+from blipcalc.files.bundled import starting_structure
 from blipcalc.monitor.events import read_events
 
 FOLDER = Path("runs/guarded")

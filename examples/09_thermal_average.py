@@ -7,8 +7,8 @@ say what each draw would have given.  What remembers for too long for three pico
 from pathlib import Path
 
 from blipcalc import BayesianCalculator, average, run_md
-from blipcalc.bundle import starting_structure
 from blipcalc.errors import SamplingError
+from blipcalc.files.bundled import starting_structure
 
 FOLDER = Path("runs/average")
 

@@ -3,7 +3,7 @@
 from ase.optimize import BFGS
 
 from blipcalc import BayesianCalculator, vibrations
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 
 atoms = starting_structure("ethanol")
 atoms.calc = BayesianCalculator("rmd17", surface="centre", n_draws=8)

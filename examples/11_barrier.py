@@ -8,8 +8,8 @@ from pathlib import Path
 from ase.optimize import BFGS
 
 from blipcalc import BayesianCalculator, barrier
-from blipcalc.bundle import starting_structure
-from blipcalc.relaxation.pictures import plot_profile
+from blipcalc.files.bundled import starting_structure
+from blipcalc.properties.property_plots import plot_profile
 
 start = starting_structure("ethanol")
 calculator = start.calc = BayesianCalculator("rmd17", surface="centre", n_draws=8)

@@ -14,7 +14,7 @@ from blipcalc import (
     equation_of_state,
     vacancy_energy,
 )
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 
 Path("runs").mkdir(exist_ok=True)
 

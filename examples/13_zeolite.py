@@ -7,8 +7,8 @@ from pathlib import Path
 
 import blipcalc
 from blipcalc import BayesianCalculator, run_md
-from blipcalc.bundle import starting_structure
-from blipcalc.relaxation.picture import plot_relaxed
+from blipcalc.files.bundled import starting_structure
+from blipcalc.relaxation.relaxation_plot import plot_relaxed
 
 FOLDER = Path("runs/zeolite")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from blipcalc import BayesianCalculator, barrier, dihedral_scan, energy_difference, relax, vibrations
-from blipcalc.bundle import starting_structure
-from blipcalc.relaxation.picture import plot_relaxed
-from blipcalc.relaxation.pictures import plot_profile
+from blipcalc.files.bundled import starting_structure
+from blipcalc.properties.property_plots import plot_profile
+from blipcalc.relaxation.relaxation_plot import plot_relaxed
 
 folder = Path("runs/tutorial")
 folder.mkdir(parents=True, exist_ok=True)

@@ -17,11 +17,22 @@ from chance import (  # noqa: F401  (hooks and fixtures)
     seed_offset,
     seeds,
 )
+from known_averages import (  # noqa: F401  (fixtures)
+    argon,
+    frames_of,
+    kT,
+    lj,
+    morse,
+    offset_squares,
+    stiffness,
+    well,
+)
+from toys import toys  # noqa: F401  (fixture)
 
 from blipcalc import testing
-from blipcalc.bayes.blip import BlipPosterior, bayesianize
-from blipcalc.bayes.variational import VariationalLinear
 from blipcalc.models.registry import build_model
+from blipcalc.posteriors.blip import BlipPosterior, bayesianize
+from blipcalc.posteriors.variational import VariationalLinear
 
 SPECIES = (1, 7)
 SIZES = {

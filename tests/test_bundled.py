@@ -10,14 +10,14 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.units import GPa, fs
 
-from blipcalc.bundle import MOLECULES, ZEOLITES, bundle_path, starting_structure
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calibration.evaluation import evaluate_residuals
 from blipcalc.calibration.residuals import collect, seen_in_training
-from blipcalc.checkpoint import bundled_models, load_model, model_info
 from blipcalc.data.labels import read_labelled
 from blipcalc.errors import ConfigurationError
-from blipcalc.md.run import run_md
+from blipcalc.files.bundled import MOLECULES, ZEOLITES, bundle_path, starting_structure
+from blipcalc.md.run_md import run_md
+from blipcalc.model_file.model_file import bundled_models, load_model, model_info
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.relaxation.relax import relax
 

@@ -19,9 +19,9 @@ from scaled_emt import ScaledEMT
 
 from blipcalc import io
 from blipcalc.adapters.committee import committee
-from blipcalc.calculator import VARIANCES, BayesianCalculator
+from blipcalc.calculators.bayesian import VARIANCES, BayesianCalculator
+from blipcalc.calculators.snapshot import FrozenCalculator, annotate, annotations, clear_annotations, snapshot
 from blipcalc.errors import DataError
-from blipcalc.frozen import FrozenCalculator, annotate, annotations, clear_annotations, snapshot
 
 SUFFIXES = (".traj", ".extxyz", ".xyz", ".db")
 EXACT = (".traj", ".db")

@@ -11,8 +11,6 @@ import pytest
 import torch
 from ase import Atoms
 
-from blipcalc.bayes.blip import BlipPosterior
-from blipcalc.bayes.point import PointPosterior
 from blipcalc.core.contracts import Need
 from blipcalc.errors import (
     CoincidentAtomsError,
@@ -23,6 +21,8 @@ from blipcalc.errors import (
     SingularCellError,
     UnknownElementError,
 )
+from blipcalc.posteriors.blip import BlipPosterior
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
 
 EVERYTHING = Need(stress=True, samples=True)

@@ -16,8 +16,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import blipcalc
 from blipcalc import BayesianCalculator
-from blipcalc.bayes.point import PointPosterior
 from blipcalc.models.registry import MODELS, build_model
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.process import plain_state
 from blipcalc.training import logs

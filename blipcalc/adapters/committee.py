@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
-from blipcalc.adapters.foreign import ORDER, ask, changes, check_part, gives, shown
+from blipcalc.adapters.ase_results import ORDER, ask, changes, check_part, gives, shown
 from blipcalc.core.contracts import Heads, Need, Surface
 from blipcalc.core.identity import Identity
 from blipcalc.core.neighbors import neighbor_pairs

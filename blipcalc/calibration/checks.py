@@ -10,7 +10,7 @@ from ase.data import chemical_symbols
 
 from blipcalc.calibration.residuals import Residuals
 from blipcalc.core.contracts import Surface
-from blipcalc.data.information import ROUNDING, informing_frames
+from blipcalc.data.silent_forces import ROUNDING, informing_frames
 from blipcalc.errors import CalibrationError
 
 #: an element in fewer frames is left uncalibrated: its scale alone would be uncertain by sqrt(2 / 30) = 26 % at the very best

@@ -14,10 +14,10 @@ from ase.data import chemical_symbols
 from blipcalc.calibration.evaluation import Evaluation, evaluate_residuals
 from blipcalc.calibration.fit import feasible_draws
 from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
-from blipcalc.checkpoint import Model, total_seconds
 from blipcalc.errors import UnknownElementError
+from blipcalc.files.json_file import Kind
+from blipcalc.model_file.model_file import Model, total_seconds
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.sealed_json import Kind
 from blipcalc.stats.recalibration import IsotonicRecalibration
 from blipcalc.stats.scores import ce_central
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from blipcalc.calibration.accuracy import Scores, energy_scores, force_scores, or_nan, zms_bootstrap
 from blipcalc.calibration.coverage import Coverage, frame_coverage, radius
 from blipcalc.calibration.fit import LEVELS
 from blipcalc.calibration.residuals import BATCH_ATOMS, Progress, Residuals, collect, frames_hash, seen_in_training
-from blipcalc.calibration.scores import Scores, energy_scores, force_scores, or_nan, zms_bootstrap
 from blipcalc.core.contracts import Predictor, Surface
 from blipcalc.errors import DataError
-from blipcalc.sealed_json import Kind
+from blipcalc.files.json_file import Kind
 from blipcalc.stats.bootstrap import effective_sample_size
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc

@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from blipcalc.bayes.ensemble import EnsemblePosterior
 from blipcalc.calibration.checks import check_residuals, well_known
 from blipcalc.calibration.residuals import (
     BATCH_ATOMS,
@@ -47,13 +46,12 @@ from blipcalc.calibration.residuals import (
     seen_in_training,
     silence_text,
 )
-from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import Draws, Posterior, Surface, place_draws
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
 from blipcalc.core.prediction import Calibration, Prediction, sample_arrays, summarize
 from blipcalc.core.validate import check_elements
-from blipcalc.data.information import informing_frames
+from blipcalc.data.silent_forces import informing_frames
 from blipcalc.errors import (
     CalibrationError,
     ConfigurationError,
@@ -61,6 +59,8 @@ from blipcalc.errors import (
     SilentForcesWarning,
     TrainingDataReusedError,
 )
+from blipcalc.model_file.model_file import Model
+from blipcalc.posteriors.ensemble import EnsemblePosterior
 from blipcalc.predictor import device_of, draws_of, dtype_of
 from blipcalc.process import plain_state
 from blipcalc.settings import several, whole

@@ -17,8 +17,8 @@ from ase.symbols import Symbols
 
 from blipcalc.core.contracts import Need, Predictor, Surface
 from blipcalc.core.prediction import Calibration, Prediction
-from blipcalc.data.information import ROUNDING
 from blipcalc.data.labels import frame_hash, labels
+from blipcalc.data.silent_forces import ROUNDING
 from blipcalc.errors import CalibrationError, DataError, MissingLabelsError, NonFiniteLabelsError
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.spread import atom_variance

@@ -38,16 +38,16 @@ def average(
     dtype: Dtype = "float64",
 ) -> None:
     """Average observables over a run: value, model error, sampling error, effective frames.  Exit code 2: too few frames."""
+    from blipcalc.averages.average import AVERAGES
+    from blipcalc.averages.average import average as averaged
     from blipcalc.cli.tables import averages_text
-    from blipcalc.observables.average import AVERAGES
-    from blipcalc.observables.average import average as averaged
-    from blipcalc.sealed_json import write_json
+    from blipcalc.files.json_file import write_json
 
     calculator = None
     if model is not None:
-        from blipcalc.calculator import BayesianCalculator
+        from blipcalc.calculators.bayesian import BayesianCalculator
         from blipcalc.calibration.fit import feasible_draws
-        from blipcalc.checkpoint import load_model
+        from blipcalc.model_file.model_file import load_model
 
         stored = load_model(model)
         n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws

@@ -57,10 +57,10 @@ def check(
     """Say how often a limit would stop MD for nothing, and find the limit that does so as rarely as wanted."""
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.calibration.residuals import seen_in_training
-    from blipcalc.checkpoint import load_model
     from blipcalc.cli.tables import limits_text
     from blipcalc.errors import TrainingDataReusedError
-    from blipcalc.monitor.reference import check_reference
+    from blipcalc.model_file.model_file import load_model
+    from blipcalc.monitor.fit_limits import check_reference
     from blipcalc.predictor import BayesianPredictor
 
     stored = load_model(model)

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from blipcalc.bundle import starting_structure
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.evaluate import Strategy
-from blipcalc.md.run import run_md
-from blipcalc.sealed_json import Kind, write_json
+from blipcalc.files.bundled import starting_structure
+from blipcalc.files.json_file import Kind, write_json
+from blipcalc.md.run_md import run_md
 
 #: of the ramp after the quiet part: K/ps, and where it ends
 HEATING_RATE, HOTTEST_K = 500.0, 4300.0

@@ -29,9 +29,9 @@ def domain(
     from dataclasses import replace
 
     from blipcalc.calibration.residuals import seen_in_training
-    from blipcalc.checkpoint import load_model, save_model
     from blipcalc.core.domain import fit_domain
     from blipcalc.errors import ConfigurationError, DataError
+    from blipcalc.model_file.model_file import load_model, save_model
 
     path, stored = output or own_file(model), load_model(model)
     structures = frames_of(frames, "eV", length_unit, "energy", "forces", index, require_labels=False)

@@ -45,8 +45,8 @@ def calibrate(
 ) -> None:
     """Fit the constants that turn a spread into an error bar, on frames that training has not seen."""
     from blipcalc.calibration.fit import calibrate as fit
-    from blipcalc.checkpoint import load_model, save_model
     from blipcalc.cli.tables import calibration_text
+    from blipcalc.model_file.model_file import load_model, save_model
 
     path = output or own_file(model)
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
@@ -93,11 +93,11 @@ def evaluate(
     from blipcalc.calibration.evaluation import EVALUATION, evaluate_model
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.calibration.residuals import collect
-    from blipcalc.checkpoint import load_model
     from blipcalc.cli.tables import error_bars_text, evaluation_text
+    from blipcalc.files.json_file import write_json
+    from blipcalc.model_file.model_file import load_model
     from blipcalc.predictor import BayesianPredictor
     from blipcalc.report.plots import error_against_sigma_plot, reliability_plot
-    from blipcalc.sealed_json import write_json
 
     stored = load_model(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
@@ -148,11 +148,11 @@ def compare(
 ) -> None:
     """Print models side by side on one labelled set: accuracy, calibration before and after, cost; and save plots."""
     from blipcalc.calibration.comparison import COMPARISON, compare_models
-    from blipcalc.checkpoint import load_model
     from blipcalc.cli.tables import comparison_text
+    from blipcalc.files.json_file import write_json
+    from blipcalc.files.safetensors_file import write_atomically
+    from blipcalc.model_file.model_file import load_model
     from blipcalc.report.plots import comparison_plot
-    from blipcalc.sealed import write_atomically
-    from blipcalc.sealed_json import write_json
 
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
     settings = (foreign_energy_unit, length_unit, energy_key, forces_key, foreign_index)
@@ -188,8 +188,8 @@ def compare(
 
 def own_file(model: str) -> Path:
     """The file of a model, to be written again; refused where it belongs to the installed package."""
-    from blipcalc.bundle import bundle_path
-    from blipcalc.checkpoint import find_model
+    from blipcalc.files.bundled import bundle_path
+    from blipcalc.model_file.model_file import find_model
 
     path = find_model(model)
     if path.resolve().parent == bundle_path("").resolve():

@@ -46,8 +46,8 @@ def info(
     model: ModelArgument, as_json: Annotated[bool, typer.Option("--json", help="the whole manifest")] = False
 ) -> None:
     """Print what is in a model file."""
-    from blipcalc.checkpoint import find_model, model_info
     from blipcalc.cli.tables import info_text
+    from blipcalc.model_file.model_file import find_model, model_info
 
     manifest = model_info(model)
     say(json.dumps(manifest, indent=1) if as_json else info_text(manifest, find_model(model)))

@@ -61,11 +61,11 @@ def md(
     strategy: Annotated[str, typer.Option(help="traced, compiled (a C++ compiler, a minute), vmap, loop")] = "traced",
 ) -> None:
     """Run MD under the guard.  Exit code: 0 finished, 3 halted by it, 4 not finite, 5 stopped by a signal, 2 bad input."""
-    from blipcalc.calculator import BayesianCalculator
+    from blipcalc.calculators.bayesian import BayesianCalculator
     from blipcalc.calibration.fit import feasible_draws
-    from blipcalc.checkpoint import load_model
-    from blipcalc.md.run import run_md
-    from blipcalc.sealed_json import json_text
+    from blipcalc.files.json_file import json_text
+    from blipcalc.md.run_md import run_md
+    from blipcalc.model_file.model_file import load_model
 
     if tolerance is not None and limits is not None:
         raise ConfigurationError("give --tolerance or --limits, not both")
@@ -95,7 +95,7 @@ def md(
         "on_breach": ["flag", "rollback", "halt"] if rollback else None,
     }
     if independent_runs:
-        from blipcalc.observables.independent import independent_runs as run_all
+        from blipcalc.averages.independent_runs import independent_runs as run_all
 
         summaries = run_all(atoms, **settings)
         say(json_text({name: summary.to_dict() for name, summary in summaries.items()}))

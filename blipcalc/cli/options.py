@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from blipcalc.errors import ConfigurationError, DataError
-from blipcalc.locks import held
+from blipcalc.files.locks import held
 from blipcalc.text import printable
 
 Data = Annotated[
@@ -42,7 +42,7 @@ def frames_of(
     require_labels: bool = True,
 ) -> list[Any]:
     """Structures of all files; labels are needed but for those from outside."""
-    from blipcalc.calibration.foreign import read_foreign
+    from blipcalc.calibration.out_of_distribution import read_foreign
     from blipcalc.data.labels import read_labelled
 
     return [
@@ -63,9 +63,9 @@ def structure_of(path: Path) -> Any:
     """The last frame of a file, without its calculator."""
     import ase.io
 
-    from blipcalc.checksums import verify
+    from blipcalc.core.dropped_by_ase import put_back
     from blipcalc.data.xyz import check_counts
-    from blipcalc.kept import put_back
+    from blipcalc.files.checksums import verify
 
     verify(path)
     check_counts(path)

@@ -47,15 +47,15 @@ def relax(
 
     Exit code: 0 relaxed, 3 halted by a monitor, 5 interrupted, 6 out of steps, 2 bad input.
     """
-    from blipcalc.calculator import BayesianCalculator
+    from blipcalc.calculators.bayesian import BayesianCalculator
     from blipcalc.calibration.fit import feasible_draws
-    from blipcalc.checkpoint import load_model
-    from blipcalc.checksums import forget_sums
+    from blipcalc.files.checksums import forget_sums
+    from blipcalc.files.json_file import write_json
     from blipcalc.io import write
-    from blipcalc.relaxation.picture import plot_relaxed
+    from blipcalc.model_file.model_file import load_model
     from blipcalc.relaxation.relax import relax as relax_atoms
+    from blipcalc.relaxation.relaxation_plot import plot_relaxed
     from blipcalc.relaxation.result import RELAXATION
-    from blipcalc.sealed_json import write_json
 
     atoms, stored = structure_of(structure), load_model(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws

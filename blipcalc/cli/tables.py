@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from blipcalc.averages.average import ThermalAverage
 from blipcalc.calibration.comparison import Compared
 from blipcalc.calibration.evaluation import Evaluation, Foreign
 from blipcalc.core.prediction import Calibration
-from blipcalc.manifest import StoredCalibration
+from blipcalc.model_file.manifest import StoredCalibration
 from blipcalc.monitor.limits import Limits
-from blipcalc.observables.average import ThermalAverage
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.estimate import with_error
 from blipcalc.stats.rates import Level

@@ -62,11 +62,11 @@ def train(
     """Train a potential on labelled data, calibrate it on held-out frames, and write one model file."""
     from blipcalc.calibration.checks import check_enough
     from blipcalc.calibration.fit import calibrate
-    from blipcalc.checkpoint import save_model
+    from blipcalc.model_file.model_file import save_model
     from blipcalc.training.config import ModelConfig, NoiseConfig, TrainConfig
     from blipcalc.training.plan import Plan
     from blipcalc.training.prepare import prepare
-    from blipcalc.training.run import train as run_training
+    from blipcalc.training.train import train as run_training
 
     given = sections(
         settings or [],

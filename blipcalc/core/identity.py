@@ -1,6 +1,6 @@
 """What predictors and calculators say of themselves: kind, settings and weights, and which others their numbers come from.
 
-:mod:`blipcalc.identity` decides from it whether two are the same.
+:mod:`blipcalc.core.signature` decides from it whether two are the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from blipcalc.sealed import tensors_hash
+from blipcalc.files.safetensors_file import tensors_hash
 
 
 @dataclass(frozen=True)

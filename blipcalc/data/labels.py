@@ -21,7 +21,7 @@ from ase.data import chemical_symbols
 from ase.io import read
 from ase.io.formats import filetype, string2index
 
-from blipcalc.checksums import verify
+from blipcalc.core.dropped_by_ase import KEPT, put_back
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.validate import check_structure
 from blipcalc.data.xyz import check_counts
@@ -34,7 +34,7 @@ from blipcalc.errors import (
     UnitsWarning,
     UnknownKeyError,
 )
-from blipcalc.kept import KEPT, put_back
+from blipcalc.files.checksums import verify
 from blipcalc.units import ENERGY, LENGTH
 
 #: names under which .npz files of the MD17 family keep the same thing

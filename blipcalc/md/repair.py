@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from blipcalc.checksums import SUFFIX, Findings, inspect, repair, set_aside
 from blipcalc.errors import DataError, ModelFileError
-from blipcalc.locks import adding, held
-from blipcalc.run_folder import NEWEST, PREVIOUS
-from blipcalc.sealed import read_sealed
+from blipcalc.files.checksums import SUFFIX, Findings, inspect, repair, set_aside
+from blipcalc.files.locks import adding, held
+from blipcalc.files.run_folder import NEWEST, PREVIOUS
+from blipcalc.files.safetensors_file import read_sealed
 
 
 def repair_run(path: str | Path, *, dry_run: bool = False) -> dict[Path, tuple[bool, str]]:

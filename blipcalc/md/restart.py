@@ -21,15 +21,15 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 
-from blipcalc.adapters.foreign import electrons
-from blipcalc.calculator import bayesian_of
+from blipcalc.adapters.ase_results import electrons
+from blipcalc.calculators.bayesian import bayesian_of
 from blipcalc.core.constraints import content_of
+from blipcalc.core.signature import Signature, difference, probe_of, signature_of
 from blipcalc.errors import CheckpointWarning, ConfigurationError
-from blipcalc.identity import Signature, difference, probe_of, signature_of
-from blipcalc.manifest import StoredCalibration
+from blipcalc.files.run_folder import State
 from blipcalc.md.integrators import restore_variables, variables
+from blipcalc.model_file.manifest import StoredCalibration
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.run_folder import State
 
 
 @runtime_checkable

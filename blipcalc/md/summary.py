@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from blipcalc.errors import SchemaError
-from blipcalc.manifest import StoredCalibration
+from blipcalc.files.json_file import Kind, finite, read_json, write_json
+from blipcalc.files.run_folder import last_checkpoint
 from blipcalc.md.integrators import IntegratorConfig
+from blipcalc.model_file.manifest import StoredCalibration
 from blipcalc.monitor.observer import Status
-from blipcalc.run_folder import last_checkpoint
-from blipcalc.sealed_json import Kind, finite, read_json, write_json
 from blipcalc.settings import OR_NAN, AtLeastOne, Count, Fraction, NotNegative, Positive, Settings, checked, number
 
 #: as a file

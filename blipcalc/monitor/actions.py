@@ -19,13 +19,13 @@ from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics
 from ase.optimize.sciopt import Converged, SciPyOptimizer
 
+from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
+from blipcalc.calculators.snapshot import snapshot
 from blipcalc.core.degrees_of_freedom import redraw
 from blipcalc.errors import ConfigurationError
-from blipcalc.frozen import snapshot
 from blipcalc.io import keeps_sums, write
+from blipcalc.monitor.criteria import Verdict
 from blipcalc.monitor.readings import watched_atoms
-from blipcalc.monitor.triggers import Verdict
-from blipcalc.on_demand import ReferenceOnDemand
 from blipcalc.settings import path_of
 
 logger = logging.getLogger(__name__)
@@ -196,9 +196,10 @@ class RollBack:
 
 @dataclass(frozen=True)
 class AskReference:
-    """Let the reference of a :class:`~blipcalc.on_demand.ReferenceOnDemand` drive from a breach to the next check that passes.
+    """Let the reference method drive from a breach to the next check that passes.
 
-    A breach that asks for a halt switches to the reference; the first check without one switches back, whatever it warns of.
+    The calculator is a :class:`~blipcalc.calculators.reference_on_demand.ReferenceOnDemand`.  A breach that asks for a halt
+    switches to the reference; the first check without one switches back, whatever it warns of.
     Each switch is an event, ``reference`` or ``model``.  The frame of a switch is written with results of the one that drives
     on; forces of the step after it are its own.  Faults, and what is not finite, halt all the same.
 

@@ -18,14 +18,14 @@ from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 
-from blipcalc.adapters.foreign import ask
-from blipcalc.calculator import BayesianCalculator
-from blipcalc.combined import CombinedCalculator
+from blipcalc.adapters.ase_results import ask
+from blipcalc.calculators.bayesian import BayesianCalculator
+from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError
 from blipcalc.monitor.actions import halt
+from blipcalc.monitor.criteria import Verdict
 from blipcalc.monitor.events import EventLog
 from blipcalc.monitor.readings import movable
-from blipcalc.monitor.triggers import Verdict
 from blipcalc.stats.evidence import BettingSequence
 
 

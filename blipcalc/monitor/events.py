@@ -14,12 +14,12 @@ from ase import Atoms
 from ase.optimize.optimize import BaseDynamics
 from pydantic import ConfigDict, model_validator
 
-from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError, ModelFileError
-from blipcalc.locks import adding
+from blipcalc.files.checksums import add_sums, forget_sums, verify
+from blipcalc.files.locks import adding
+from blipcalc.files.safetensors_file import json_object, write_atomically
+from blipcalc.monitor.criteria import Verdict
 from blipcalc.monitor.readings import time_fs
-from blipcalc.monitor.triggers import Verdict
-from blipcalc.sealed import json_object, write_atomically
 from blipcalc.settings import Count, NotNegative, Settings, checked
 
 

@@ -20,13 +20,13 @@ from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers, chemical_symbols
 
-from blipcalc.calculator import bayesian_of
+from blipcalc.calculators.bayesian import bayesian_of
 from blipcalc.core.degrees_of_freedom import DegreesOfFreedom, degrees_of_freedom
 from blipcalc.core.domain import pair_name
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, StructureError
-from blipcalc.monitor.triggers import Verdict
+from blipcalc.monitor.criteria import Verdict
 
 #: of the limit on a distance: below it a run is halted
 HALF = 0.5

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from blipcalc.checksums import add_sums, forget_sums, verify
 from blipcalc.errors import DataError, UnknownKeyError
-from blipcalc.locks import adding
-from blipcalc.sealed import write_atomically
+from blipcalc.files.checksums import add_sums, forget_sums, verify
+from blipcalc.files.locks import adding
+from blipcalc.files.safetensors_file import write_atomically
 
 #: rows of a block: what grows by copying itself would leave holes of half its size in the memory of a long run
 BLOCK = 1024

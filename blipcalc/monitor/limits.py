@@ -5,7 +5,7 @@ is a false halt.  Many short replicas count as one long run.
 
 | step | how |
 |---|---|
-| R_t of every check | :class:`~blipcalc.monitor.channels.HaltRatio` |
+| R_t of every check | :class:`~blipcalc.monitor.run_criteria.HaltRatio` |
 | memory of ln R | statistical inefficiency g, not below 1 ps |
 | maxima over independent blocks of 2 g or more | limits of the channels that halt by level; never quantiles of single checks |
 | budget | the wanted rate is shared among channels, and the confidence too (Bonferroni) |
@@ -29,10 +29,10 @@ from pydantic import AfterValidator, Field, model_validator
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, LimitsError
-from blipcalc.monitor.blocks import NS, PS, WINDOW_PS, ReferenceBlocks, checks
-from blipcalc.monitor.channels import Evidence, HaltRatio, Outside, Smoothed, Trip
-from blipcalc.monitor.triggers import Trigger
-from blipcalc.sealed_json import Kind, read_json, write_json
+from blipcalc.files.json_file import Kind, read_json, write_json
+from blipcalc.monitor.block_maxima import NS, PS, WINDOW_PS, ReferenceBlocks, checks
+from blipcalc.monitor.criteria import Trigger
+from blipcalc.monitor.run_criteria import Evidence, HaltRatio, Outside, Smoothed, Trip
 from blipcalc.settings import AtLeastOne, Fraction, Positive, Settings, checked, number
 from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
 from blipcalc.stats.shift import Shifted

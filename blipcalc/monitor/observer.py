@@ -13,24 +13,24 @@ from ase.calculators.calculator import Calculator
 from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics, Optimizer
 
+from blipcalc.calculators.snapshot import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.core.degrees_of_freedom import DegreesOfFreedom, degrees_of_dynamics
 from blipcalc.errors import ConfigurationError, MonitorError
-from blipcalc.frozen import annotate, clear_annotations, clear_stale_annotations
 from blipcalc.monitor.actions import Action, Done, Record, Remembering, actions_of, flag, halt
-from blipcalc.monitor.events import EventLog, plain, verdict_of
-from blipcalc.monitor.faults import Fault, default_faults
-from blipcalc.monitor.history import History
-from blipcalc.monitor.limits import Limits
-from blipcalc.monitor.plot import plot_history
-from blipcalc.monitor.readings import check_sensor, take_reading, time_fs, watched_atoms
-from blipcalc.monitor.rules import Rules, name_of
-from blipcalc.monitor.still import StandsStill
-from blipcalc.monitor.triggers import (
+from blipcalc.monitor.criteria import (
     Reading,
     Trigger,
     Verdict,
     gravest,
 )
+from blipcalc.monitor.criteria_set import Rules, name_of
+from blipcalc.monitor.events import EventLog, plain, verdict_of
+from blipcalc.monitor.faults import Fault, default_faults
+from blipcalc.monitor.history import History
+from blipcalc.monitor.history_plot import plot_history
+from blipcalc.monitor.limits import Limits
+from blipcalc.monitor.readings import check_sensor, take_reading, time_fs, watched_atoms
+from blipcalc.monitor.stuck import StandsStill
 from blipcalc.settings import path_of, switch, whole
 
 Status = Literal["ready", "running", "halted", "stopped", "finished"]
@@ -59,7 +59,7 @@ class UncertaintyMonitor:
     tolerance, level : the calibrated rule
     threshold : instead of a tolerance, eV/Å on ``atom_std`` itself: a number, or {symbol: number}
     limits : instead of either, limits with a stated rate of false halts, or their file (``blipcalc check``); MD only
-    triggers : further rules of :mod:`blipcalc.monitor.triggers`; any of them is enough
+    triggers : further rules of :mod:`blipcalc.monitor.criteria`; any of them is enough
     every : k, steps between checks; None: each step, or what ``limits`` were made for
     on_breach : ``"flag"``, ``"record"``, ``"rollback"``, ``"reference"``, ``"halt"`` or functions of (verdict, atoms, dynamics),
         in this order, or ``Record``, ``RollBack`` and ``AskReference`` of :mod:`blipcalc.monitor.actions` with settings; None
@@ -68,7 +68,7 @@ class UncertaintyMonitor:
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
     faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: in MD a leap, a jump of
         the kinetic energy, and, where the model says where its data were, atoms closer than half of the closest in them, and a
-        σ that does not change while atoms move (:mod:`blipcalc.monitor.still`, at checks).  A σ of zero on all atoms that can
+        σ that does not change while atoms move (:mod:`blipcalc.monitor.stuck`, at checks).  A σ of zero on all atoms that can
         move, beside forces that are not zero, halts in any case
     self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; one evaluation more
     events : file that warnings, halts and all that was done go to, one line of JSON each

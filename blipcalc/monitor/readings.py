@@ -1,4 +1,4 @@
-"""From ASE objects to a :class:`~blipcalc.monitor.triggers.Reading`: which atoms, which of them move, what they carry."""
+"""From ASE objects to a :class:`~blipcalc.monitor.criteria.Reading`: which atoms, which of them move, what they carry."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ase.filters import Filter
 from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics
 
-from blipcalc.calculator import bayesian_of
+from blipcalc.calculators.bayesian import bayesian_of
 from blipcalc.errors import MonitorError, NonFiniteError, ZeroVarianceError
-from blipcalc.monitor.triggers import Reading
+from blipcalc.monitor.criteria import Reading
 from blipcalc.stats.spread import CANCELLED, is_blank
 
 

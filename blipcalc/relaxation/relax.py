@@ -13,22 +13,22 @@ from ase.calculators.calculator import Calculator
 from ase.io import Trajectory
 from ase.optimize.optimize import Optimizer
 
+from blipcalc.calculators.draw_surfaces import Surfaces, gradient
+from blipcalc.calculators.snapshot import snapshot
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
-from blipcalc.frozen import snapshot
-from blipcalc.locks import held
+from blipcalc.files.locks import held
 from blipcalc.monitor.actions import Action
-from blipcalc.monitor.channels import Outside
+from blipcalc.monitor.criteria import Trigger
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.triggers import Trigger
-from blipcalc.relaxation.bars import How, Minimum, find_bars
+from blipcalc.monitor.run_criteria import Outside
 from blipcalc.relaxation.cell import Cell, cell_filter, response_of, rounding_is_no_news
 from blipcalc.relaxation.coordinates import free_motion
-from blipcalc.relaxation.descent import descend, optimizer_of
-from blipcalc.relaxation.far import far_atoms
+from blipcalc.relaxation.error_bars import How, Minimum, find_bars
+from blipcalc.relaxation.extrapolation import far_atoms
 from blipcalc.relaxation.result import Relaxed
+from blipcalc.relaxation.stopping import descend, optimizer_of
 from blipcalc.settings import choice, number, path_of, several, whole
-from blipcalc.surfaces import Surfaces, gradient
 
 
 def _alone_with_its_trajectory(function: Callable[..., Relaxed]) -> Callable[..., Relaxed]:
@@ -64,10 +64,10 @@ def relax(
 ) -> Relaxed:
     """Relax a structure on the surface that drives, and find where the draws have their minima.
 
-    It stops at max(fmax, z σ_F), and says which (:mod:`blipcalc.relaxation.descent`).  For error bars
-    (:mod:`blipcalc.relaxation.bars`) a Newton step takes away what forces are left; then they are those of the implicit function
-    theorem where that can be trusted: no soft coordinate, a spread below 0.05 Å, and draws whose forces at their predicted minima
-    agree; else every draw is relaxed.
+    It stops at max(fmax, z σ_F), and says which (:mod:`blipcalc.relaxation.stopping`).  For error bars
+    (:mod:`blipcalc.relaxation.error_bars`) a Newton step takes away what forces are left; then they are those of the implicit
+    function theorem where that can be trusted: no soft coordinate, a spread below 0.05 Å, and draws whose forces at their
+    predicted minima agree; else every draw is relaxed.
 
     Parameters
     ----------

@@ -12,9 +12,9 @@ from ase import Atoms
 
 from blipcalc.core.periodic import repeating, shortest
 from blipcalc.errors import ConfigurationError
+from blipcalc.files.json_file import Kind
 from blipcalc.relaxation.bonds import bonded_pairs
-from blipcalc.relaxation.descent import Descent
-from blipcalc.sealed_json import Kind
+from blipcalc.relaxation.stopping import Descent
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate, with_error
 from blipcalc.stats.spread import atom_variance, covariance
@@ -64,7 +64,7 @@ class Relaxed:
 
     @property
     def status(self) -> str:
-        """``converged``, ``noise floor``, ``steps`` or ``halted``; see :class:`~blipcalc.relaxation.descent.Descent`."""
+        """``converged``, ``noise floor``, ``steps`` or ``halted``; see :class:`~blipcalc.relaxation.stopping.Descent`."""
         return self.descent.status
 
     @property

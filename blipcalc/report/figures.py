@@ -16,7 +16,7 @@ from blipcalc.monitor.events import Event
 from blipcalc.report.frames import Traces
 from blipcalc.report.html import escape
 from blipcalc.report.record import RunRecord
-from blipcalc.report.series import evenly, thinned
+from blipcalc.report.thinning import evenly, thinned
 from blipcalc.text import printable
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from ase import Atoms
 
 from blipcalc.errors import DamagedFileError, DataError
 from blipcalc.io import iterate
-from blipcalc.md.files import STEP
+from blipcalc.md.run_files import STEP
+from blipcalc.monitor.criteria import worst_first
 from blipcalc.monitor.readings import movable
-from blipcalc.monitor.triggers import worst_first
 
 #: what ASE raises for a file that is damaged
 DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from blipcalc.errors import ConfigurationError, LimitsError
+from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.md.restart import versions
 from blipcalc.monitor.limits import Limits
 from blipcalc.report.figures import Limit, elements_figure, reliability_figure, state_figure, uncertainty_figure
@@ -18,10 +19,9 @@ from blipcalc.report.frames import Frame, Traces, read_traces
 from blipcalc.report.html import facts, figure, folded, heading, page, paragraph, table
 from blipcalc.report.record import RunRecord, file_hashes, read_run
 from blipcalc.report.reliability import Reliability, calibration_table, read_reliability
-from blipcalc.report.series import MOST
 from blipcalc.report.structure import MOST_ATOMS, structure_view
+from blipcalc.report.thinning import MOST
 from blipcalc.report.words import event_rows, head_facts, outcome, plain, rule_text, size
-from blipcalc.sealed import write_atomically
 
 #: name of the page in a run folder
 REPORT = "report.html"

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from blipcalc.errors import DataError
-from blipcalc.md.files import EVENTS, HISTORY, SUMMARY, TRAJECTORY
+from blipcalc.files.run_folder import NEWEST, PREVIOUS
+from blipcalc.md.run_files import EVENTS, HISTORY, SUMMARY, TRAJECTORY
 from blipcalc.md.summary import MDSummary, StoredProvenance, read_checkpoint, read_summary
 from blipcalc.monitor.events import Event, events_of
 from blipcalc.monitor.history import History
-from blipcalc.run_folder import NEWEST, PREVIOUS
 
 #: what makes a folder that of a run
 OF_A_RUN = (SUMMARY, HISTORY, NEWEST, PREVIOUS, TRAJECTORY, EVENTS)

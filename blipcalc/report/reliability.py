@@ -12,16 +12,16 @@ from pydantic import ConfigDict, Field
 
 from blipcalc.calibration.coverage import Kind
 from blipcalc.calibration.evaluation import EVALUATION
-from blipcalc.checkpoint import model_info
 from blipcalc.core.contracts import Surface
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DataError
-from blipcalc.manifest import StoredCalibration
+from blipcalc.files.json_file import read_json
+from blipcalc.model_file.manifest import StoredCalibration
+from blipcalc.model_file.model_file import model_info
 from blipcalc.monitor.limits import Limits
 from blipcalc.report.frames import Traces
 from blipcalc.report.html import table
 from blipcalc.report.record import RunRecord
-from blipcalc.sealed_json import read_json
 from blipcalc.settings import OR_NAN, Count, Settings, checked
 
 #: what constants belong to, beside the model

@@ -29,7 +29,7 @@ from scipy.stats import t as student
 from typing_extensions import TypeAliasType
 
 from blipcalc.errors import CalibrationError, ConfigurationError, DataError, DrawsError
-from blipcalc.sealed_json import finite
+from blipcalc.files.json_file import finite
 from blipcalc.settings import NotNegative, Settings, checked, number
 from blipcalc.stats.conformal import conformal_quantile
 from blipcalc.stats.spread import spread

@@ -11,7 +11,7 @@ against a sweep of central differences; 1e-4 eV/Å for the jump of a force at th
 against a loop; 1e-4 relative for float32 against float64.
 """
 
-from blipcalc.testing.contract import ModelContract
+from blipcalc.testing.comparisons import Evaluation, default_structures, evaluate_one, perturbed
 from blipcalc.testing.derivatives import check_cutoff, check_force_training, check_forces, check_stress
 from blipcalc.testing.execution import check_layer_roles, check_precision, check_vmap
 from blipcalc.testing.invariance import (
@@ -22,7 +22,7 @@ from blipcalc.testing.invariance import (
     check_supercell,
     check_symmetries,
 )
-from blipcalc.testing.reference import Evaluation, default_structures, evaluate_one, perturbed
+from blipcalc.testing.model_contract import ModelContract
 
 __all__ = [
     "Evaluation",

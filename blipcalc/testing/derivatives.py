@@ -10,7 +10,7 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from blipcalc.core.graph import Graph
-from blipcalc.testing.reference import dtype_of, energies_of, evaluate_one
+from blipcalc.testing.comparisons import dtype_of, energies_of, evaluate_one
 
 #: steps of the finite differences (Å, or strain), the best first: truncation rules the large ones, rounding the small
 STEPS = (1e-3, 1e-4, 1e-5, 1e-2)

@@ -11,7 +11,7 @@ from torch import nn
 from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
-from blipcalc.testing.reference import close, dtype_of, evaluate_one, perturbed, same
+from blipcalc.testing.comparisons import close, dtype_of, evaluate_one, perturbed, same
 
 
 def check_vmap(model: nn.Module, atoms: Atoms, n: int = 3, tolerance: float = 1e-12) -> None:

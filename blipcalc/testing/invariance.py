@@ -11,7 +11,7 @@ from torch import nn
 
 from blipcalc.core.contracts import EnergyModel
 from blipcalc.core.graph import Graph
-from blipcalc.testing.reference import Evaluation, close, dtype_of, evaluate_one, same
+from blipcalc.testing.comparisons import Evaluation, close, dtype_of, evaluate_one, same
 
 
 def check_protocol(model: nn.Module, atoms: Atoms) -> None:

@@ -6,11 +6,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from blipcalc.bayes.inference import BlipConfig
-from blipcalc.bayes.ivon import IvonConfig
-from blipcalc.bayes.laplace import LaplaceConfig
-from blipcalc.bayes.swag import SwagConfig
 from blipcalc.core.contracts import Surface
+from blipcalc.posteriors.inference import BlipConfig
+from blipcalc.posteriors.ivon import IvonConfig
+from blipcalc.posteriors.laplace import LaplaceConfig
+from blipcalc.posteriors.swag import SwagConfig
 from blipcalc.settings import Settings
 from blipcalc.units import EnergyUnit, LengthUnit
 

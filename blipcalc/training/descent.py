@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blipcalc.bayes.gaussian import GaussianPosterior
-from blipcalc.bayes.ivon import Ivon, IvonConfig
-from blipcalc.bayes.swag import SwagConfig, SwagMoments
-from blipcalc.run_folder import State
+from blipcalc.files.run_folder import State
+from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.posteriors.ivon import Ivon, IvonConfig
+from blipcalc.posteriors.swag import SwagConfig, SwagMoments
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.schedules import learning_rate
 

@@ -8,8 +8,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from blipcalc.checksums import add_sums, forget_sums, verify
-from blipcalc.sealed import write_atomically
+from blipcalc.files.checksums import add_sums, forget_sums, verify
+from blipcalc.files.safetensors_file import write_atomically
 
 
 class Totals:

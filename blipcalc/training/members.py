@@ -13,16 +13,16 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 
-from blipcalc.bayes.blip import BlipPosterior, bayesianize
-from blipcalc.bayes.ensemble import EnsemblePosterior
-from blipcalc.bayes.gaussian import GaussianPosterior
-from blipcalc.bayes.point import PointPosterior
-from blipcalc.checkpoint import Model
 from blipcalc.core.contracts import NOISE_UNIT, Posterior
 from blipcalc.core.graph import Graph
 from blipcalc.errors import MixedElementsError
+from blipcalc.files.run_folder import alone
+from blipcalc.model_file.model_file import Model
 from blipcalc.models.registry import build_model
-from blipcalc.run_folder import alone
+from blipcalc.posteriors.blip import BlipPosterior, bayesianize
+from blipcalc.posteriors.ensemble import EnsemblePosterior
+from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import ModelConfig, TrainConfig
 from blipcalc.training.distributed import Processes

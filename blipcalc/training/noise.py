@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blipcalc.bayes.blip import BlipModel, BlipPosterior
-from blipcalc.bayes.ensemble import MixturePosterior, stack_members
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
+from blipcalc.posteriors.blip import BlipModel, BlipPosterior
+from blipcalc.posteriors.ensemble import MixturePosterior, stack_members
 from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig

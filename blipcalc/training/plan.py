@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from blipcalc.bayes.last_layer import LAST_LAYER
-from blipcalc.checkpoint import Model, load_model
-from blipcalc.data.information import informing_frames
 from blipcalc.data.labels import frame_hash
+from blipcalc.data.silent_forces import informing_frames
 from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedError, TrainingWarning
+from blipcalc.model_file.model_file import Model, load_model
 from blipcalc.models.registry import model_name
+from blipcalc.posteriors.last_layer import LAST_LAYER
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared
@@ -47,7 +47,7 @@ class Plan:
         noise: NoiseConfig | Mapping[str, Any] | None,
         start: str | Path | None,
     ) -> Plan:
-        """The plan with its defaults filled in; takes what :func:`~blipcalc.training.run.train` takes.
+        """The plan with its defaults filled in; takes what :func:`~blipcalc.training.train.train` takes.
 
         raises : ConfigurationError for contradictions; ModelFileError for a starting model that cannot be read
         """

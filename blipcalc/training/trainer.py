@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from blipcalc.bayes.ivon import RESIDUAL, IvonConfig
-from blipcalc.bayes.swag import SwagConfig
 from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
+from blipcalc.files.run_folder import Checkpoints, State
+from blipcalc.posteriors.ivon import RESIDUAL, IvonConfig
+from blipcalc.posteriors.swag import SwagConfig
 from blipcalc.process import plain_state
-from blipcalc.run_folder import Checkpoints, State
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.descent import Descent
 from blipcalc.training.distributed import Processes
-from blipcalc.training.identity import StoredTraining, run_identity
 from blipcalc.training.logs import RunLog, Totals
 from blipcalc.training.objectives import WITH_HEADS, likelihood_weight, losses
+from blipcalc.training.run_identity import StoredTraining, run_identity
 from blipcalc.training.schedules import kl_weight
 from blipcalc.training.steps import StepOutput, step_function
 from blipcalc.training.validation import residual_rms, validate

@@ -25,14 +25,14 @@ from ase.io import write
 from posteriors import SETS, recipes, train_row
 
 import blipcalc
-from blipcalc.active.acquisition import CRITERIA, choose
-from blipcalc.bayes.ensemble import EnsemblePosterior
 from blipcalc.calibration.residuals import collect
-from blipcalc.checkpoint import load_model, save_model
 from blipcalc.core.contracts import Need
 from blipcalc.data.labels import read_labelled
+from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.learning.acquisition import CRITERIA, choose
+from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.posteriors.ensemble import EnsemblePosterior
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.sealed import write_atomically
 
 BUDGETS = (10, 20, 40)
 TEMPERATURES = ("600 K", "1200 K")

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from blipcalc import BayesianCalculator
-from blipcalc.bundle import MOLECULES, starting_structure
+from blipcalc.files.bundled import MOLECULES, starting_structure
 
 STEP = 1e-4  # Å, or strain; central differences of fourth order
 

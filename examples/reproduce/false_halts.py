@@ -18,10 +18,10 @@ from ase import units
 
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import LimitsError
-from blipcalc.monitor.channels import Evidence
+from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.monitor.criteria import Reading
 from blipcalc.monitor.limits import Limits, fit_limits
-from blipcalc.monitor.triggers import Reading
-from blipcalc.sealed import write_atomically
+from blipcalc.monitor.run_criteria import Evidence
 from blipcalc.stats.rates import Level, events_at_risk, poisson_interval, same_rate
 from blipcalc.stats.series import moving_average
 

@@ -27,10 +27,10 @@ from ase.io.trajectory import TrajectoryReader
 from blipcalc import BayesianCalculator, run_md
 from blipcalc import read as read_kept
 from blipcalc import write as write_kept
-from blipcalc.bundle import starting_structure
-from blipcalc.frozen import snapshot
-from blipcalc.monitor.channels import HaltRatio
-from blipcalc.monitor.reference import element_quantiles
+from blipcalc.calculators.snapshot import snapshot
+from blipcalc.files.bundled import starting_structure
+from blipcalc.monitor.fit_limits import element_quantiles
+from blipcalc.monitor.run_criteria import HaltRatio
 
 #: (fixed atom, end that moves) of the bond that is drawn out
 BONDS = {"ethanol": ("O", "H"), "malonaldehyde": ("C", "H"), "benzene": ("C", "H")}

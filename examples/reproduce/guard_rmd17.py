@@ -16,10 +16,10 @@ from ase.io.trajectory import TrajectoryReader
 from false_halts import account
 
 from blipcalc import BayesianCalculator, run_md
-from blipcalc.bundle import starting_structure
-from blipcalc.monitor.channels import HaltRatio
-from blipcalc.monitor.reference import element_quantiles
-from blipcalc.sealed import write_atomically
+from blipcalc.files.bundled import starting_structure
+from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.monitor.fit_limits import element_quantiles
+from blipcalc.monitor.run_criteria import HaltRatio
 
 #: Å between molecules; fs of a step, between checks
 APART, STEP, CHECK = 100.0, 1.0, 25.0

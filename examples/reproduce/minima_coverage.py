@@ -17,12 +17,12 @@ from ase.constraints import FixInternals
 from ase.optimize import BFGS
 
 from blipcalc import BayesianCalculator, relax, vibrations
-from blipcalc.bundle import starting_structure
-from blipcalc.relaxation.modes import Modes, matched, modes_of
+from blipcalc.calculators.draw_surfaces import Surfaces
+from blipcalc.files.bundled import starting_structure
+from blipcalc.properties.normal_modes import Modes, matched, modes_of
 from blipcalc.relaxation.result import Relaxed
-from blipcalc.relaxation.rigid import complement, rigid_motions_of
+from blipcalc.relaxation.rigid_motions import complement, rigid_motions_of
 from blipcalc.stats.estimate import Estimate
-from blipcalc.surfaces import Surfaces
 
 FOLDER = Path(__file__).parent / "minima"
 LEVELS = (0.68, 0.95)

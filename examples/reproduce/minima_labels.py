@@ -22,8 +22,8 @@ from ase.optimize import BFGS
 from labels_pyscf import label
 
 from blipcalc import BayesianCalculator
-from blipcalc.bundle import starting_structure
-from blipcalc.sealed import write_atomically
+from blipcalc.files.bundled import starting_structure
+from blipcalc.files.safetensors_file import write_atomically
 
 FOLDER = Path(__file__).parent / "minima"
 FMAX, STEP = 0.002, 0.01

@@ -18,8 +18,8 @@ from ase.md.verlet import VelocityVerlet
 from tqdm import tqdm
 
 from blipcalc import BayesianCalculator, load
-from blipcalc.bundle import starting_structure
 from blipcalc.core.contracts import Need, place_draws
+from blipcalc.files.bundled import starting_structure
 from blipcalc.predictor import BayesianPredictor
 
 

@@ -27,11 +27,11 @@ import numpy as np
 import blipcalc
 from blipcalc.calibration.comparison import compare_models
 from blipcalc.calibration.fit import calibrate
-from blipcalc.checkpoint import load_model, save_model
 from blipcalc.data.labels import read_labelled
+from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.models.race_config import RaceConfig
 from blipcalc.report.plots import comparison_plot
-from blipcalc.sealed import write_atomically
 from blipcalc.stats.bootstrap import frame_bootstrap
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc

@@ -20,7 +20,7 @@ from ase.neighborlist import build_neighbor_list, natural_cutoffs
 from tqdm import tqdm
 
 from blipcalc import BayesianCalculator
-from blipcalc.bundle import MOLECULES, starting_structure
+from blipcalc.files.bundled import MOLECULES, starting_structure
 
 SHORTEST, LONGEST, TARGET = 0.75, 2.25, 300.0
 

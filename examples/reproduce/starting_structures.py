@@ -12,8 +12,8 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from blipcalc.bundle import MOLECULES, ZEOLITES, bundle_path
 from blipcalc.data.labels import labels, read_labelled
+from blipcalc.files.bundled import MOLECULES, ZEOLITES, bundle_path
 
 
 def lowest_molecule(path: Path) -> Atoms:

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from blipcalc.bayes.blip import BlipPosterior, bayesianize
 from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.models.painn import PaiNN, PaiNNConfig
+from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 
 #: atoms/Å³, water at 1 g/cm³; Å, the closest that two atoms come
 DENSITY, CLOSEST = 0.1, 0.95

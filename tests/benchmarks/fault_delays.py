@@ -32,10 +32,10 @@ from fault_audit import audit_table, refused
 from monitor_rules import UNIT, vasp
 from scripted_faults import CHECK, PER, PS, STEP, Change, Cluster, Known, Signals
 
-from blipcalc.monitor.channels import Evidence
+from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.monitor.limits import Limits, fit_limits
-from blipcalc.monitor.still import StandsStill
-from blipcalc.sealed import write_atomically
+from blipcalc.monitor.run_criteria import Evidence
+from blipcalc.monitor.stuck import StandsStill
 from blipcalc.stats.rates import level_for_rate, poisson_interval
 from blipcalc.stats.series import block_maxima, moving_average
 

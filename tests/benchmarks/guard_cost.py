@@ -22,9 +22,9 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 
 from blipcalc import BayesianCalculator, Limits, UncertaintyMonitor
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
+from blipcalc.monitor.fit_limits import element_quantiles
 from blipcalc.monitor.limits import fit_limits
-from blipcalc.monitor.reference import element_quantiles
 
 #: steps of a block, fs of a step, steps between checks
 BLOCK, STEP, EVERY = 100, 0.5, 20

@@ -24,7 +24,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from blipcalc import BayesianCalculator, UncertaintyMonitor
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 
 #: steps of a block that is timed at once, a multiple of the monitor's interval
 BLOCK = 40

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from blipcalc.bundle import starting_structure
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
+from blipcalc.files.bundled import starting_structure
 from blipcalc.relaxation.relax import relax
 
 N_DRAWS = 16

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.md.run import run_md
+from blipcalc.md.run_md import run_md
 from blipcalc.monitor.limits import Limits, fit_limits
 
 TIMESTEP_FS, EVERY = 1.0, 10

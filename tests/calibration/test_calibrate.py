@@ -12,13 +12,9 @@ import torch
 from ase.build import molecule as ase_molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from blipcalc.bayes.blip import BlipPosterior
-from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
-from blipcalc.bayes.point import PointPosterior
 from blipcalc.calibration.evaluation import evaluate_model
 from blipcalc.calibration.fit import calibrate, feasible_draws, fit_calibration
 from blipcalc.calibration.residuals import collect, frames_hash, seen_in_training
-from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.core.contracts import Draws, Need
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import (
@@ -31,6 +27,10 @@ from blipcalc.errors import (
     TrainingDataReusedError,
     UnknownElementError,
 )
+from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.posteriors.blip import BlipPosterior
+from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
 
 COUNTS = (4, 6)

@@ -18,12 +18,12 @@ from blipcalc.calibration.checks import check_enough
 from blipcalc.calibration.evaluation import evaluate_model, evaluate_residuals
 from blipcalc.calibration.fit import calibrate, fit_calibration
 from blipcalc.calibration.residuals import collect, silence_text
-from blipcalc.checkpoint import load_model
 from blipcalc.cli.tables import evaluation_text
 from blipcalc.core.prediction import Calibration
-from blipcalc.data.information import informing_frames
+from blipcalc.data.silent_forces import informing_frames
 from blipcalc.errors import CalibrationError, DataError, TrainingWarning
-from blipcalc.training.run import train
+from blipcalc.model_file.model_file import load_model
+from blipcalc.training.train import train
 
 IDENTITY = {"surface": "mean", "n_draws": 3, "seed": 0, "model_hash": "m", "frames_hash": "f"}
 
@@ -190,7 +190,7 @@ def test_a_training_that_could_not_be_finished_is_not_begun(tmp_path, settings, 
 def test_a_training_on_energies_alone_says_so_before_it_begins(tmp_path, monkeypatch):
     write(tmp_path / "crystals.extxyz", perfect(40), format="extxyz")
     began = []
-    monkeypatch.setattr("blipcalc.training.run.train_members", lambda *args: began.append(args))
+    monkeypatch.setattr("blipcalc.training.train.train_members", lambda *args: began.append(args))
     with pytest.warns(TrainingWarning, match="all forces of the .* training frames vanish"), pytest.raises(TypeError):
         train(tmp_path / "crystals.extxyz", tmp_path / "m.blip", model={"posterior": "point"}, folder=tmp_path / "run")
     assert len(began) == 1

@@ -10,11 +10,11 @@ from ase.md.langevin import Langevin
 from typer.testing import CliRunner
 
 from blipcalc import BayesianCalculator, UncertaintyMonitor
-from blipcalc.bundle import starting_structure
 from blipcalc.cli.main import app
 from blipcalc.errors import DataError, LimitsError
+from blipcalc.files.bundled import starting_structure
+from blipcalc.monitor.fit_limits import check_reference, element_quantiles
 from blipcalc.monitor.limits import Limits
-from blipcalc.monitor.reference import check_reference, element_quantiles
 from blipcalc.predictor import BayesianPredictor
 
 INTERVAL = 100.0

@@ -13,13 +13,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from typer.testing import CliRunner
 
-from blipcalc.bayes.blip import BlipPosterior
-from blipcalc.bayes.ensemble import EnsemblePosterior, stack_members
-from blipcalc.bayes.point import PointPosterior
-from blipcalc.bundle import bundle_path
 from blipcalc.calibration.comparison import COMPARISON
 from blipcalc.calibration.fit import calibrate
-from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.cli.main import app
 from blipcalc.cli.options import make_folder
 from blipcalc.cli.settings import sections
@@ -33,9 +28,14 @@ from blipcalc.errors import (
     UnknownElementError,
     UnknownKeyError,
 )
+from blipcalc.files.bundled import bundle_path
+from blipcalc.files.json_file import read_json
+from blipcalc.files.safetensors_file import read_sealed
+from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.posteriors.blip import BlipPosterior
+from blipcalc.posteriors.ensemble import EnsemblePosterior, stack_members
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.sealed import read_sealed
-from blipcalc.sealed_json import read_json
 
 FRAMES = str(Path(__file__).parents[1] / "data" / "rmd17_ethanol_30.npz")
 TINY = ["model.sizes.features=8", "model.sizes.interactions=1", "model.sizes.n_radial=6", "training.batch_size=4"]

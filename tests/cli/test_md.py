@@ -8,13 +8,13 @@ import pytest
 from ase.io import write
 from typer.testing import CliRunner
 
-from blipcalc.bundle import starting_structure
+from blipcalc.averages.average import average
 from blipcalc.cli.main import app
 from blipcalc.errors import ConfigurationError, DataError, SamplingError
+from blipcalc.files.bundled import starting_structure
 from blipcalc.io import read
-from blipcalc.md.run import SUMMARY, TRAJECTORY
+from blipcalc.md.run_md import SUMMARY, TRAJECTORY
 from blipcalc.monitor.readings import take_reading
-from blipcalc.observables.average import average
 
 FAST = ("--n-draws", 8, "--strategy", "vmap", "--dtype", "float32", "--write-every", 5, "--every", 5)
 

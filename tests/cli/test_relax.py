@@ -11,11 +11,11 @@ from ase.optimize.optimize import Optimizer
 from PIL import Image
 from typer.testing import CliRunner
 
-from blipcalc import checkpoint
-from blipcalc.bundle import starting_structure
 from blipcalc.cli.main import app
 from blipcalc.errors import ConfigurationError, SingularCellError
+from blipcalc.files.bundled import starting_structure
 from blipcalc.io import read
+from blipcalc.model_file import model_file as checkpoint
 from blipcalc.stats.estimate import Estimate
 
 

@@ -6,9 +6,9 @@ import pytest
 from ase.io import write
 from typer.testing import CliRunner
 
-from blipcalc.bundle import starting_structure
-from blipcalc.checkpoint import model_info
 from blipcalc.cli import main
+from blipcalc.files.bundled import starting_structure
+from blipcalc.model_file.model_file import model_info
 
 
 def test_a_page_about_a_run_of_the_bundled_model(tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from blipcalc.bayes.blip import BlipPosterior
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
+from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.core.contracts import Draws, Need, place_draws
 from blipcalc.core.curvature import Curvature
 from blipcalc.core.deformation import displaced
@@ -15,8 +15,8 @@ from blipcalc.core.differenced import Differenced
 from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
 from blipcalc.core.kernels import Kernels
+from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.surfaces import Surfaces
 
 
 @pytest.fixture

@@ -12,17 +12,17 @@ from ase import Atoms, units
 from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 
-from blipcalc.bayes.blip import BlipPosterior, bayesianize
-from blipcalc.calculator import BayesianCalculator
-from blipcalc.checkpoint import Model, load_model, save_model
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.domain import closest_distances, fit_domain
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.io import read, write
+from blipcalc.model_file.model_file import Model, load_model, save_model
 from blipcalc.models.registry import build_model
-from blipcalc.monitor.channels import Outside
+from blipcalc.monitor.criteria import Reading
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.triggers import Reading
+from blipcalc.monitor.run_criteria import Outside
+from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.ellipsoid import fit_ellipsoid
 

@@ -10,12 +10,12 @@ import torch
 from ase import Atoms
 
 from blipcalc import testing
-from blipcalc.bayes.blip import BlipPosterior
 from blipcalc.core.contracts import Draws, check_draws
 from blipcalc.core.evaluate import Evaluator, evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.core.prediction import sample_arrays, summarize
 from blipcalc.errors import ConfigurationError, DrawsError, NonFiniteError
+from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.stats.spread import covariance
 
 K = 8

@@ -7,8 +7,6 @@ import pytest
 import torch
 from ase import Atoms
 
-from blipcalc.bayes.blip import BlipPosterior
-from blipcalc.bayes.ensemble import MixturePosterior
 from blipcalc.core import kernels
 from blipcalc.core.compiled import check_equal
 from blipcalc.core.contracts import Draws, place_draws
@@ -16,6 +14,8 @@ from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.core.kernels import KEPT, Kernels
 from blipcalc.errors import CompilationError
+from blipcalc.posteriors.blip import BlipPosterior
+from blipcalc.posteriors.ensemble import MixturePosterior
 
 
 def graphs_of(model, *groups):

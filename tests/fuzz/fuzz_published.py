@@ -30,8 +30,8 @@ from blipcalc import (
     vacancy_energy,
     vibrations,
 )
+from blipcalc.files.json_file import json_text
 from blipcalc.io import write
-from blipcalc.sealed_json import json_text
 from blipcalc.stats.estimate import Estimate
 
 SIGMA, RC = 2.0, 5.0

@@ -20,26 +20,26 @@ from fuzz_published import averages, properties, relaxations
 from typer.testing import CliRunner
 
 from blipcalc import BayesianCalculator, committee, load
-from blipcalc.bayes.blip import BlipPosterior, bayesianize
 from blipcalc.calibration.fit import calibrate
-from blipcalc.checkpoint import Model, save_model
-from blipcalc.checksums import forget_sums
 from blipcalc.cli.main import app
 from blipcalc.core.prediction import Calibration
 from blipcalc.data.labels import read_labelled
+from blipcalc.files.checksums import forget_sums
+from blipcalc.files.json_file import write_json
 from blipcalc.io import read, write
-from blipcalc.md.run import run_md
+from blipcalc.md.run_md import run_md
+from blipcalc.model_file.model_file import Model, save_model
 from blipcalc.models.registry import build_model
-from blipcalc.monitor.channels import HaltRatio, Patient, Smoothed, Trip
+from blipcalc.monitor.criteria import AtomFraction, EnergyStdPerAtom, Verdict
 from blipcalc.monitor.events import EventLog, read_events
 from blipcalc.monitor.faults import TooClose
+from blipcalc.monitor.fit_limits import check_reference
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import LIMITS, Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.reference import check_reference
-from blipcalc.monitor.triggers import AtomFraction, EnergyStdPerAtom, Verdict
+from blipcalc.monitor.run_criteria import HaltRatio, Patient, Smoothed, Trip
+from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.sealed_json import write_json
 from blipcalc.training.config import ModelConfig, NoiseConfig, TrainConfig
 
 ELEMENTS = (1, 6, 8)

@@ -10,14 +10,14 @@ import torch
 from ase import units
 from ase.build import bulk
 
-from blipcalc.bayes.blip import BlipPosterior, bayesianize
-from blipcalc.calculator import BayesianCalculator
-from blipcalc.checkpoint import Model
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.errors import ConfigurationError
-from blipcalc.md.run import EVENTS, run_md
+from blipcalc.md.run_md import EVENTS, run_md
+from blipcalc.model_file.model_file import Model
 from blipcalc.models.registry import build_model
+from blipcalc.monitor.criteria import PressureTolerance
 from blipcalc.monitor.events import read_events
-from blipcalc.monitor.triggers import PressureTolerance
+from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 
 RUN = {"ensemble": "npt-baoab", "time_ps": 0.01, "timestep_fs": 1.0, "threshold": 1e6, "every": 5, "progress": False}
 

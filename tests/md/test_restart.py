@@ -16,12 +16,8 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 
-from blipcalc import run_folder
 from blipcalc.adapters.committee import committee
-from blipcalc.bayes.blip import BlipPosterior
-from blipcalc.calculator import BayesianCalculator
-from blipcalc.checkpoint import Model
-from blipcalc.checksums import SUFFIX, inspect
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
 from blipcalc.errors import (
@@ -31,17 +27,21 @@ from blipcalc.errors import (
     NonFiniteError,
     RunFolderBusyError,
 )
+from blipcalc.files import run_folder
+from blipcalc.files.checksums import SUFFIX, inspect
+from blipcalc.files.json_file import read_json
+from blipcalc.files.run_folder import NEWEST, alone
 from blipcalc.io import read
-from blipcalc.md import run as run_room
+from blipcalc.md import run_md as run_room
 from blipcalc.md.integrators import IntegratorConfig, integrator, restore_variables, variables
 from blipcalc.md.repair import repair_run
-from blipcalc.md.run import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
+from blipcalc.md.run_md import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.md.summary import RUN_SUMMARY
+from blipcalc.model_file.model_file import Model
 from blipcalc.monitor.actions import RollBack
-from blipcalc.monitor.channels import Evidence, HaltRatio, Smoothed
 from blipcalc.monitor.events import read_events
-from blipcalc.run_folder import NEWEST, alone
-from blipcalc.sealed_json import read_json
+from blipcalc.monitor.run_criteria import Evidence, HaltRatio, Smoothed
+from blipcalc.posteriors.blip import BlipPosterior
 
 ENSEMBLES = IntegratorConfig.model_fields["ensemble"].annotation.__args__
 

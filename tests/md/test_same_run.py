@@ -12,15 +12,15 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from blipcalc import read, run_md
 from blipcalc.adapters.committee import committee
-from blipcalc.calculator import BayesianCalculator
-from blipcalc.combined import CombinedCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
+from blipcalc.calculators.combined import CombinedCalculator
+from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
+from blipcalc.calculators.weighted_baseline import BaselineFallback
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
 from blipcalc.errors import CheckpointWarning, ConfigurationError
-from blipcalc.fallback import BaselineFallback
-from blipcalc.md.files import SUMMARY, TRAJECTORY
 from blipcalc.md.restart import identity
-from blipcalc.on_demand import ReferenceOnDemand
+from blipcalc.md.run_files import SUMMARY, TRAJECTORY
 
 HOME = 3.0 * np.argwhere(np.ones((2, 2, 2)))
 

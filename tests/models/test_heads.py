@@ -9,8 +9,6 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from blipcalc import BayesianCalculator
-from blipcalc.bayes.ensemble import EnsemblePosterior, stack_members
-from blipcalc.bayes.point import PointPosterior
 from blipcalc.core.contracts import Draws, Need
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
@@ -21,8 +19,10 @@ from blipcalc.models.race import Race
 from blipcalc.models.race_config import RaceConfig
 from blipcalc.models.registry import build_model, model_class
 from blipcalc.nn.symmetric import bounded, gaussian_terms, symmetric_exp, symmetric_traceless
+from blipcalc.posteriors.ensemble import EnsemblePosterior, stack_members
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.testing.reference import perturbed
+from blipcalc.testing.comparisons import perturbed
 
 NAMES = ("painn", "race")
 

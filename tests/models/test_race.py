@@ -8,13 +8,13 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from blipcalc.bayes.blip import bayesianize
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
 from blipcalc.models.race import Race
 from blipcalc.models.race_config import RaceConfig
 from blipcalc.nn.irreps import fingerprint, parse_irreps, species_linear
 from blipcalc.nn.radial import polynomial_envelope
+from blipcalc.posteriors.blip import bayesianize
 
 SPECIES = [1, 6, 7, 8, 9]
 #: parameters of the paper's sizes in the layouts of its two published codes (methods of the paper, counted by hand): name,

@@ -7,7 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, Prediction
 

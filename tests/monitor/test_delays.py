@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from blipcalc.monitor.criteria import Reading
 from blipcalc.monitor.faults import KineticJump, Leap, TooClose
-from blipcalc.monitor.still import StandsStill
-from blipcalc.monitor.triggers import Reading
+from blipcalc.monitor.stuck import StandsStill
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 REPLICAS, RATE = 60, 20.0

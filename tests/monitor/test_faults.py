@@ -24,10 +24,10 @@ from blipcalc.core.degrees_of_freedom import redraw
 from blipcalc.core.domain import closest_distances
 from blipcalc.errors import ConfigurationError, DataError, MonitorError
 from blipcalc.monitor.actions import Record, RollBack
-from blipcalc.monitor.channels import HaltRatio, Smoothed
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.faults import KineticJump, Leap, TooClose
 from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.monitor.run_criteria import HaltRatio, Smoothed
 
 
 def verlet(atoms, timestep_fs=0.5):

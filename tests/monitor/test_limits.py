@@ -15,10 +15,10 @@ from scipy.signal import lfilter
 from scipy.stats import beta, poisson
 
 from blipcalc.errors import ConfigurationError, DamagedFileError, LimitsError
-from blipcalc.monitor.channels import Evidence, Smoothed, Trip
+from blipcalc.monitor.criteria import Reading
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.triggers import Reading
+from blipcalc.monitor.run_criteria import Evidence, Smoothed, Trip
 from blipcalc.stats.rates import events_at_risk, same_rate
 from blipcalc.stats.series import block_maxima, moving_average
 

@@ -25,10 +25,10 @@ from ase.optimize.sciopt import SciPyFminBFGS, SciPyFminCG
 
 from blipcalc import io
 from blipcalc.adapters.committee import committee
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError, NonFiniteError, UnknownKeyError
+from blipcalc.monitor.criteria import AtomFraction, EnergyStdPerAtom, MaxAtomStd
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.triggers import AtomFraction, EnergyStdPerAtom, MaxAtomStd
 
 
 def verlet(atoms, **settings):

@@ -9,8 +9,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
+from blipcalc.monitor.fit_limits import check_reference
 from blipcalc.monitor.limits import Limits
-from blipcalc.monitor.reference import check_reference
 
 
 class Stretchy:

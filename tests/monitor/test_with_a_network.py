@@ -9,11 +9,11 @@ from ase import units
 from ase.md.langevin import Langevin
 
 from blipcalc import io
-from blipcalc.bayes.blip import BlipPosterior
-from blipcalc.calculator import BayesianCalculator
-from blipcalc.checkpoint import Model
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.prediction import Calibration
+from blipcalc.model_file.model_file import Model
 from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.posteriors.blip import BlipPosterior
 
 K = 4
 

@@ -10,7 +10,7 @@ from ase.md.verlet import VelocityVerlet
 from scipy.signal import lfilter
 
 from blipcalc import BayesianCalculator
-from blipcalc.bundle import starting_structure
+from blipcalc.files.bundled import starting_structure
 from blipcalc.stats.series import statistical_inefficiency
 
 #: meV/atom/ps; drift over the run in σ_K

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from blipcalc.bayes.blip import BlipPosterior
+from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.predictor import BayesianPredictor
 
 PATTERNS = list(itertools.product([False, True], repeat=3))

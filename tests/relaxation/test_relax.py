@@ -16,11 +16,11 @@ from ase.io import read
 from ase.optimize import BFGS, FIRE, LBFGS
 
 from blipcalc.adapters.committee import committee
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
+from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DrawsError, SingularCellError
 from blipcalc.relaxation.relax import relax
-from blipcalc.surfaces import Surfaces
 
 SIGMA, EPSILON = 3.40, 0.0104
 

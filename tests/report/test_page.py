@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calibration.evaluation import EVALUATION
-from blipcalc.checksums import forget_sums, sums_of
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
 from blipcalc.errors import ConfigurationError, DamagedFileError, DataError, LimitsError, NonFiniteError
+from blipcalc.files.checksums import forget_sums, sums_of
+from blipcalc.files.json_file import write_json
+from blipcalc.files.run_folder import NEWEST, PREVIOUS
 from blipcalc.io import read
-from blipcalc.md.run import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
+from blipcalc.md.run_md import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.report.figures import uncertainty_figure
 from blipcalc.report.frames import Frame, read_traces
 from blipcalc.report.page import write_report
 from blipcalc.report.record import read_run
-from blipcalc.report.series import thinned
 from blipcalc.report.structure import view_data
-from blipcalc.run_folder import NEWEST, PREVIOUS
-from blipcalc.sealed_json import write_json
+from blipcalc.report.thinning import thinned
 
 CALIBRATION = Calibration(
     surface="mean", n_draws=3, seed=0, model_hash="ab" * 32, scale={7: 1.0, 8: 4.0}, scale_energy=1.0,

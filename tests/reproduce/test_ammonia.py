@@ -14,7 +14,7 @@ from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc
 from blipcalc.stats.scores import mae, nll
-from blipcalc.training.run import train
+from blipcalc.training.train import train
 
 MEMBERS = 5
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from ase.io import write
 
-from blipcalc.active.acquisition import CRITERIA
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.data.labels import frame_hash, read_labelled
 from blipcalc.errors import ConfigurationError
+from blipcalc.learning.acquisition import CRITERIA
 from blipcalc.training.config import DataConfig, TrainConfig
 from blipcalc.training.plan import Plan
 from blipcalc.training.prepare import prepare

@@ -8,7 +8,7 @@ import pytest
 
 from blipcalc.calibration.evaluation import evaluate_residuals
 from blipcalc.calibration.residuals import collect, seen_in_training
-from blipcalc.checkpoint import load_model
+from blipcalc.model_file.model_file import load_model
 from blipcalc.predictor import BayesianPredictor
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import betabinom
 
 from blipcalc.errors import CalibrationError, ConfigurationError, DrawsError
-from blipcalc.sealed_json import json_text
+from blipcalc.files.json_file import json_text
 from blipcalc.stats.conformal import coverage_law
 from blipcalc.stats.estimate import Estimate, conformal_factor, with_error
 

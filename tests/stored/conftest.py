@@ -18,31 +18,31 @@ from ase.md.verlet import VelocityVerlet
 from pydantic import BaseModel
 
 from blipcalc import io
-from blipcalc.bayes.point import PointPosterior
-from blipcalc.calculator import BayesianCalculator
+from blipcalc.averages.average import AVERAGES
+from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calibration.evaluation import EVALUATION
-from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
 from blipcalc.errors import BlipcalcError
-from blipcalc.md.run import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
+from blipcalc.files.json_file import read_json, write_json
+from blipcalc.files.run_folder import NEWEST, Checkpoints, State
+from blipcalc.files.safetensors_file import read_sealed
+from blipcalc.md.run_md import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.md.summary import StoredCheckpoint, read_summary
+from blipcalc.model_file.model_file import Model, load_model, save_model
 from blipcalc.models.registry import build_model
+from blipcalc.monitor.criteria import Verdict
 from blipcalc.monitor.events import EventLog, events_of
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits, fit_limits
-from blipcalc.monitor.triggers import Verdict
-from blipcalc.observables.average import AVERAGES
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.relaxation.relax import relax
 from blipcalc.relaxation.result import RELAXATION
 from blipcalc.report.reliability import StoredEvaluation
-from blipcalc.run_folder import NEWEST, Checkpoints, State
-from blipcalc.sealed import read_sealed
-from blipcalc.sealed_json import read_json, write_json
 from blipcalc.settings import checked
 from blipcalc.stats.estimate import Estimate
-from blipcalc.training.identity import StoredTraining
 from blipcalc.training.logs import RunLog
+from blipcalc.training.run_identity import StoredTraining
 
 
 class Kind(NamedTuple):

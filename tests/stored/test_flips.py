@@ -13,10 +13,10 @@ import pytest
 from safetensors.torch import load as load_tensors
 
 from blipcalc import io
-from blipcalc.checksums import sums_of
 from blipcalc.errors import CheckpointWarning
+from blipcalc.files.checksums import sums_of
+from blipcalc.files.run_folder import NEWEST, PREVIOUS, last_checkpoint
 from blipcalc.monitor.limits import Limits
-from blipcalc.run_folder import NEWEST, PREVIOUS, last_checkpoint
 
 KINDS = (
     "limits", "summary of a run", "relaxation", "thermal averages", "evaluation", "model with calibrations",

@@ -12,8 +12,6 @@ from safetensors.torch import load
 
 from blipcalc import io
 from blipcalc.calibration.evaluation import EVALUATION
-from blipcalc.checkpoint import load_model, model_info
-from blipcalc.checksums import add_sums
 from blipcalc.errors import (
     BlipcalcError,
     DamagedFileError,
@@ -22,18 +20,20 @@ from blipcalc.errors import (
     LimitsError,
     SchemaError,
 )
+from blipcalc.files.checksums import add_sums
+from blipcalc.files.json_file import Kind, read_json, write_json
+from blipcalc.files.npz_file import write_arrays
+from blipcalc.files.run_folder import NEWEST, Checkpoints
+from blipcalc.files.safetensors_file import write_sealed
 from blipcalc.md.summary import RUN_SUMMARY, read_checkpoint, read_summary
+from blipcalc.model_file.model_file import load_model, model_info
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import LIMITS, Limits
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.report.page import write_report
-from blipcalc.run_folder import NEWEST, Checkpoints
-from blipcalc.sealed import write_sealed
-from blipcalc.sealed_arrays import write_arrays
-from blipcalc.sealed_json import Kind, read_json, write_json
 from blipcalc.stats.estimate import Estimate
-from blipcalc.training.identity import StoredTraining
+from blipcalc.training.run_identity import StoredTraining
 
 MINUS, DROP = object(), object()
 
@@ -331,7 +331,7 @@ def test_every_reader_of_frames_looks_at_their_checksums(tmp_path, written):
     """Labels, references, starting structures: the same flip, the same refusal."""
     from blipcalc.cli.options import structure_of
     from blipcalc.data.labels import read_labelled
-    from blipcalc.monitor.reference import _frames
+    from blipcalc.monitor.fit_limits import _frames
 
     readers = (
         io.read,

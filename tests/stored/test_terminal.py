@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from blipcalc.cli.main import app, main
 from blipcalc.errors import CheckpointWarning, DataError
+from blipcalc.files.safetensors_file import write_sealed
 from blipcalc.report.page import write_report
-from blipcalc.sealed import write_sealed
 from blipcalc.text import printable
 
 #: clear the screen, set the title, write backwards, go back to the start of the line

@@ -20,12 +20,12 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from torch import nn
 
-from blipcalc import run_folder
-from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
-from blipcalc.bayes.point import PointPosterior
 from blipcalc.data.labels import read_labelled
 from blipcalc.data.references import fit_references, force_rms
+from blipcalc.files import run_folder
 from blipcalc.models.registry import build_model
+from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.training import logs
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig

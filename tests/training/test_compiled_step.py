@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blipcalc.bayes.blip import bayesianize
 from blipcalc.core.graph import Graph
 from blipcalc.models.registry import build_model
+from blipcalc.posteriors.blip import bayesianize
 from blipcalc.training.steps import step_function
 
 SIZES = {

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from blipcalc import BayesianCalculator
-from blipcalc.bayes.gaussian import GaussianPosterior, stack_shape
-from blipcalc.bayes.laplace import LaplaceConfig
 from blipcalc.calibration.fit import calibrate
-from blipcalc.checkpoint import Model, load_model, save_model
 from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.errors import ConfigurationError
+from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.posteriors.gaussian import GaussianPosterior, stack_shape
+from blipcalc.posteriors.laplace import LaplaceConfig
 from blipcalc.training.batches import labelled_graphs
-from blipcalc.training.curvature import STRUCTURES, curvature, fit_all_weights
-from blipcalc.training.run import train
+from blipcalc.training.train import train
+from blipcalc.training.weight_curvature import STRUCTURES, curvature, fit_all_weights
 
 NAMES = {"diagonal": "laplace-all", "kronecker": "laplace-kron"}
 both = pytest.mark.parametrize("structure", NAMES)

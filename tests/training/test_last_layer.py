@@ -14,8 +14,15 @@ import torch
 from ase.build import molecule
 
 from blipcalc import BayesianCalculator
-from blipcalc.bayes.blip import bayesianize
-from blipcalc.bayes.last_layer import (
+from blipcalc.core.contracts import Draws, place_draws
+from blipcalc.core.evaluate import evaluate
+from blipcalc.core.graph import Graph
+from blipcalc.errors import ConfigurationError, SchemaError
+from blipcalc.files.safetensors_file import read_sealed, write_sealed
+from blipcalc.model_file.model_file import RESTORED, load_model, save_model
+from blipcalc.models.registry import build_model
+from blipcalc.posteriors.blip import bayesianize
+from blipcalc.posteriors.last_layer import (
     best_alpha,
     flat,
     laplace,
@@ -24,17 +31,10 @@ from blipcalc.bayes.last_layer import (
     rescaled,
     with_rows,
 )
-from blipcalc.bayes.pops import LEVERAGE
-from blipcalc.checkpoint import RESTORED, load_model, save_model
-from blipcalc.core.contracts import Draws, place_draws
-from blipcalc.core.evaluate import evaluate
-from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, SchemaError
-from blipcalc.models.registry import build_model
-from blipcalc.sealed import read_sealed, write_sealed
+from blipcalc.posteriors.pops import LEVERAGE
 from blipcalc.training.config import ModelConfig
-from blipcalc.training.last_layer import accumulate, fit_last_layer, jacobians
-from blipcalc.training.run import train
+from blipcalc.training.last_layer_fit import accumulate, fit_last_layer, jacobians
+from blipcalc.training.train import train
 
 SIZES = {
     "painn": {"features": 8, "interactions": 1, "n_radial": 6, "cutoff": 4.0},

@@ -8,12 +8,12 @@ import torch
 
 from blipcalc import BayesianCalculator
 from blipcalc.calibration.fit import calibrate
-from blipcalc.checkpoint import load_model, save_model
 from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import CalibrationError, ConfigurationError
-from blipcalc.training.run import train
+from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.training.train import train
 
 JOINT = {"heads": {"predict": "joint"}}
 FIT = {

@@ -10,20 +10,20 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from blipcalc.bayes.blip import BlipConfig, BlipPosterior, bayesianize
-from blipcalc.bayes.ensemble import EnsemblePosterior, MixturePosterior, stack_members
-from blipcalc.bayes.point import PointPosterior
-from blipcalc.checkpoint import load_model
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingDataReusedError, TrainingWarning
+from blipcalc.model_file.model_file import load_model
 from blipcalc.models.registry import build_model
-from blipcalc.training import run
+from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize
+from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
+from blipcalc.posteriors.point import PointPosterior
+from blipcalc.training import train as run
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import NoiseConfig
 from blipcalc.training.noise import alpha_distribution, fit_noise
-from blipcalc.training.run import train
+from blipcalc.training.train import train
 
 #: most fits here are too short to fit
 pytestmark = pytest.mark.filterwarnings("ignore:the noise fit ended")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blipcalc.bayes.point import PointPosterior
-from blipcalc.checkpoint import load_model
 from blipcalc.errors import ConfigurationError
+from blipcalc.model_file.model_file import load_model
+from blipcalc.posteriors.point import PointPosterior
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig
-from blipcalc.training.run import train
 from blipcalc.training.side_by_side import fit_side_by_side
+from blipcalc.training.train import train
 from blipcalc.training.trainer import Trainer
 
 JOINT = {"heads": {"predict": "joint"}}

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from blipcalc import run_folder
-from blipcalc.bayes import inference
 from blipcalc.core.contracts import place_draws
 from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
 from blipcalc.errors import CheckpointWarning, ConfigurationError, NonFiniteError
-from blipcalc.run_folder import last_checkpoint
-from blipcalc.sealed import read_sealed
+from blipcalc.files import run_folder
+from blipcalc.files.run_folder import last_checkpoint
+from blipcalc.files.safetensors_file import read_sealed
+from blipcalc.posteriors import inference
 from blipcalc.training import logs, trainer
 from blipcalc.training.batches import collate
 from blipcalc.training.config import TrainConfig

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from blipcalc import BayesianCalculator
-from blipcalc.bayes.ivon import IvonConfig
-from blipcalc.bayes.swag import SwagConfig
-from blipcalc.checkpoint import load_model
 from blipcalc.errors import ConfigurationError, SchemaError
-from blipcalc.sealed import read_sealed, write_sealed
-from blipcalc.training.run import train
+from blipcalc.files.safetensors_file import read_sealed, write_sealed
+from blipcalc.model_file.model_file import load_model
+from blipcalc.posteriors.ivon import IvonConfig
+from blipcalc.posteriors.swag import SwagConfig
+from blipcalc.training.train import train
 from blipcalc.training.trainer import Trainer
 
 METHODS = {"swag": SwagConfig(start=0.3, rank=3), "ivon": IvonConfig(ess=1e4)}

@@ -1,0 +1,198 @@
+"""``average``: a thermal average of a stored run, its model error and its sampling error apart.
+
+From one run on the surface that drives, averages on each of K draws follow by weights on its frames
+(:mod:`blipcalc.stats.reweighting`); where the draws are too far apart for that, from a run on each of them
+(:mod:`blipcalc.averages.independent_runs`).
+
+Weights take the draws as the posterior gives them.  What a calibration says of energies is a factor on the spread of the result,
+as for every :class:`~blipcalc.stats.estimate.Estimate`; to first order the two are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from blipcalc.averages.collect import collect
+from blipcalc.averages.diffusion import INITIAL_ONLY, Displacement
+from blipcalc.averages.independent_runs import drawn_runs, over_runs
+from blipcalc.averages.observable_names import Given, named
+from blipcalc.averages.observables import Array, Axis
+from blipcalc.averages.reweighted_average import Choice, Thermal, thermal_average
+from blipcalc.averages.stored_run import Stored, stored_run
+from blipcalc.calculators.draw_surfaces import Surfaces
+from blipcalc.errors import ConfigurationError, DataError
+from blipcalc.files.json_file import Kind
+from blipcalc.settings import whole
+from blipcalc.stats.estimate import Estimate
+
+#: as a file
+AVERAGES = Kind("thermal averages", "run 'blipcalc average --json' again")
+#: observables that hold the offset which draws of a total energy have
+TOTALS = ("energy", "energy_per_atom")
+
+
+@dataclass(frozen=True)
+class ThermalAverage:
+    """A thermal average with its errors.
+
+    name : of the observable
+    estimate : on the surface that drove, and on each draw: its ``std`` is the model error
+    sampling : what the run can carry: sampling error, noise of the model error, N_eff, …
+    temperature_K : of the run
+    axis : of an array; None for a number
+    """
+
+    name: str
+    estimate: Estimate
+    sampling: Thermal
+    temperature_K: float
+    axis: Axis | None = None
+
+    @property
+    def value(self) -> Array:
+        """On the surface that drove."""
+        return self.estimate.value
+
+    @property
+    def model_error(self) -> Array:
+        """Spread of the averages of the draws, widened as the calibration says."""
+        return self.estimate.std
+
+    @property
+    def sampling_error(self) -> Array:
+        """Standard error of the value."""
+        return self.sampling.sampling_error
+
+    @property
+    def noise(self) -> Array:
+        """What the model error would be if all draws were alike: one that is not much larger needs a longer run."""
+        return self.estimate.widening * self.sampling.noise
+
+    @property
+    def n_eff(self) -> float:
+        """Effective independent frames of the draw that has fewest."""
+        return float(self.sampling.n_eff.min())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        s = self.sampling
+        plain = {name: None if value is None else np.asarray(value).tolist() for name, value in vars(s).items()}
+        axis = None if self.axis is None else {**vars(self.axis), "values": self.axis.values.tolist()}
+        left_out = ("value", "draws")
+        return {
+            "observable": self.name,
+            "temperature_K": self.temperature_K,
+            "estimate": self.estimate.to_dict(),
+            "model_error": self.model_error.tolist(),
+            "axis": axis,
+            "sampling": {name: value for name, value in plain.items() if name not in left_out},
+        }
+
+    def plot(self, path: str | Path) -> None:
+        """Write a PNG: see :func:`blipcalc.averages.average_plot.plot_average`."""
+        from blipcalc.averages.average_plot import plot_average
+
+        plot_average(self, path)
+
+
+def average(
+    run: str | Path | Sequence[str | Path] | Sequence[Atoms],
+    observable: Given,
+    *,
+    method: Choice = "auto",
+    temperature_K: float | None = None,
+    calculator: Calculator | None = None,
+    discard: float = 0.1,
+    batch: int = 16,
+) -> ThermalAverage:
+    """Average an observable over a stored run, with its model error and its sampling error.
+
+    Parameters
+    ----------
+    run : folder of ``run_md`` or of :func:`~blipcalc.averages.independent_runs.independent_runs`, trajectory with uncertainties,
+        frames from :func:`blipcalc.read`, or several folders or trajectories: replicas of one run
+    observable : a name of :mod:`blipcalc.averages.observables`, such as ``"rdf:O-O"``, or a function of a structure that gives a
+        number or an array
+    method : ``reweight``: direct weights; ``cea``: cumulant expansion of first order; ``auto``: direct weights where every
+        draw has N_eff ≥ 100, else the expansion.  Folders of independent runs take neither
+    temperature_K : of runs that do not say so themselves
+    calculator : the one that drove the run: evaluates frames that hold no energies of the draws
+    discard : part of the run, from its beginning, that is taken as equilibration
+    batch : structures that the calculator evaluates at a time
+
+    Raises
+    ------
+    SamplingError : too few independent frames, too few effective ones, or an expansion that does not settle
+    ConfigurationError : no temperature, or one that does not fit; a run at constant energy
+    DataError : frames without energies of the draws, and no calculator
+
+    Examples
+    --------
+    >>> found = blipcalc.average("runs/water", "rdf:O-O")
+    >>> found.value, found.model_error, found.sampling_error
+    """
+    chosen, batch = named(observable), whole("batch", batch, 1, what="number of structures")
+    runs = drawn_runs(Path(run)) if isinstance(run, (str, Path)) else []
+    if runs:
+        return _of_runs(runs, chosen, temperature_K, discard)
+    stored = stored_run(run, temperature_K)
+    series, axis, frame = collect(stored, chosen, discard=discard, calculator=calculator, batch=batch)
+    thermal = thermal_average(series, stored.temperature_K, method)
+    note = f"{thermal.method}; {INITIAL_ONLY}" if isinstance(chosen, Displacement) else thermal.method
+    widening = _widening(stored, calculator, frame, chosen.name)
+    return _result(chosen.name, chosen.unit, thermal, widening, note, stored.temperature_K, axis)
+
+
+def _of_runs(runs: Sequence[Path], chosen: Any, temperature_K: float | None, discard: float) -> ThermalAverage:
+    """Over runs on the surface that drives and on each draw."""
+    found: list[tuple[Stored, Axis | None, Atoms]] = []
+
+    def values_of(run: Path) -> tuple[Array, ...]:
+        stored = stored_run(run, temperature_K)
+        series, axis, frame = collect(stored, chosen, discard=discard, with_draws=False)
+        before = found[0][1] if found else axis
+        if axis is not None and not np.array_equal(axis.values, before.values):
+            raise DataError(
+                f"{run} is shorter or longer than {runs[0]}, so that its {axis.name}s are others; say the longest lag, as "
+                f"{chosen.name}:2.0 does in ps"
+            )
+        found.append((stored, axis, frame))
+        return series.values
+
+    thermal = over_runs(runs, values_of)
+    stored, axis, frame = found[0]
+    temperatures = {other.temperature_K for other, _, _ in found}
+    if len(temperatures) > 1:
+        raise ConfigurationError(f"{runs[0].parent}: expected runs at one temperature, got {sorted(temperatures)} K")
+    widening = _widening(stored, None, frame, chosen.name)
+    return _result(chosen.name, chosen.unit, thermal, widening, thermal.method, stored.temperature_K, axis)
+
+
+def _result(
+    name: str,
+    unit: str,
+    thermal: Thermal,
+    widening: float | None,
+    note: str,
+    temperature_K: float,
+    axis: Axis | None,
+) -> ThermalAverage:
+    estimate = Estimate(
+        thermal.value, thermal.draws, unit, 1.0 if widening is None else widening, widening is not None, note
+    )
+    return ThermalAverage(name, estimate, thermal, temperature_K, axis)
+
+
+def _widening(stored: Stored, calculator: Calculator | None, frame: Atoms, name: str) -> float | None:
+    """Factor of the calibration on the spread; None without one.  Weights come of differences of energies, as forces do."""
+    calibration = stored.calibration if calculator is None else Surfaces(calculator).bayesian.calibration
+    if calibration is None:
+        return None
+    return calibration.widening(frame.numbers, "energy" if name in TOTALS else "forces")

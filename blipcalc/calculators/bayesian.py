@@ -1,0 +1,327 @@
+"""``BayesianCalculator``: a predictor behind ASE's ``Calculator``; names, units and Voigt order of ASE, and nothing else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
+
+from blipcalc.adapters.ase_results import Vouching, changes
+from blipcalc.core.contracts import Need, Predictor, Surface, predictions
+from blipcalc.core.domain import Domain
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
+from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
+from blipcalc.core.signature import probe_of, signature_of
+from blipcalc.core.validate import check_arrays
+from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
+from blipcalc.model_file.model_file import Model
+from blipcalc.predictor import BayesianPredictor
+from blipcalc.settings import switch
+
+VARIANCES = (
+    *("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std"),
+    *("stress_var", "stress_std", "pressure_var", "pressure_std"),
+)
+#: how far an atom is from the data, in the features of the network: no variance is looked at
+DISTANCE = "latent_distance"
+#: energies of the draws less that of the surface that drives: what reweights a run to each draw
+DEVIATIONS = "draw_deviations"
+#: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
+CARRIED = (*VARIANCES, DEVIATIONS, DISTANCE, "weight", "from_reference")
+NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
+NEEDS_STRESS = ("stress", "stress_var", "stress_std", "pressure_var", "pressure_std")
+#: variances that a single draw has from mean-variance heads
+OF_HEADS = {"none": (), "energy": VARIANCES[:2], "joint": VARIANCES[:6]}
+
+
+class BayesianCalculator(AnswersOneAtATime, Calculator):
+    """Energies, forces and their variances from a Bayesian potential, an ensemble, or any predictor.
+
+    | key in ``results`` | shape, unit | meaning |
+    |---|---|---|
+    | ``energy``, ``free_energy`` | eV | posterior mean |
+    | ``energies`` | (n,) eV | per-atom partition, where the model has one |
+    | ``forces`` | (n, 3) eV/Å | exact gradient of that energy for the fixed draws |
+    | ``stress`` | (6,) eV/Å³ | Voigt, ASE's sign; periodic structures only |
+    | ``energy_var``, ``energy_std`` | eV², eV | total variance and its root |
+    | ``forces_var``, ``forces_std`` | (n, 3) (eV/Å)², eV/Å | of each component |
+    | ``atom_var``, ``atom_std`` | (n,) (eV/Å)², eV/Å | tr Σ_i / 3 and its root: rotation-invariant, what monitors read |
+    | ``stress_var``, ``stress_std`` | (6,) | posterior values: no stress labels, no calibration |
+    | ``pressure_var``, ``pressure_std`` | (eV/Å³)², eV/Å³ | of -tr σ / 3, likewise |
+    | ``draw_deviations`` | (K,) eV | E_k - E of the draws, posterior values: exact parts that are added do not change them |
+    | ``latent_distance`` | (n,) | how far an atom is from the data (:mod:`blipcalc.core.domain`); where the model says |
+
+    Draws are made once, here: the same seed gives the same numbers, bit for bit.  Everything else, covariances and the
+    uncalibrated values among it, is in :attr:`prediction`.
+
+    Parameters
+    ----------
+    source : name of a bundled model (``"rmd17"``), path of a model file, a loaded model, or any predictor
+    n_draws : K, 16 unless told
+    seed : of the draws, 0 unless told
+    surface : ``mean`` over the draws or ``centre``; None takes the model's own recommendation
+    device : None takes ``cuda`` where there is one, else ``cpu``
+    dtype : of the network, ``float64`` unless told, or ``float32``; results are float64 in any case
+    raw : give posterior values without calibration.  With a calibration, elements that it does not cover get NaN
+    strategy, chunk : how draws are evaluated, see :class:`~blipcalc.core.evaluate.Evaluator`
+
+    All of these make a predictor from a model; a predictor that is given has its own.
+
+    Raises
+    ------
+    ModelFileError, ConfigurationError, DrawsError : on construction
+    StructureError : and its kinds, for a structure that cannot be evaluated; no stale results remain
+
+    Examples
+    --------
+    >>> atoms.calc = BayesianCalculator("rmd17")
+    >>> atoms.get_forces(), atoms.calc.get_property("atom_std", atoms)
+    """
+
+    name = "blipcalc"
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+        *VARIANCES,
+        DEVIATIONS,
+        DISTANCE,
+    ]
+
+    def __init__(
+        self,
+        source: str | Path | Model | Predictor,
+        *,
+        n_draws: int | None = None,
+        seed: int | None = None,
+        surface: Surface | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        raw: bool = False,
+        strategy: str | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        raw = switch("raw", raw)
+        settings = {"n_draws": n_draws, "seed": seed, "surface": surface, "device": device, "dtype": dtype}
+        settings |= {"strategy": strategy, "chunk": chunk}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if isinstance(source, (str, Path, Model)):
+            given.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
+            self.predictor: Predictor = BayesianPredictor.load(source, calibrated=not raw, **given)
+        elif isinstance(source, type) or not hasattr(source, "n_draws"):
+            raise ConfigurationError(
+                f"expected a model name, a path, a model or a predictor, got {source!r}; ASE calculators go into "
+                "blipcalc.committee([...]) first"
+            )
+        else:
+            if raw and getattr(source, "calibration", None) is not None:
+                given["raw"] = raw
+            if given:
+                raise ConfigurationError(f"{', '.join(given)}: a predictor that is given has its own; set them there")
+            self.predictor = source
+        self.parameters.update(
+            source=str(source) if isinstance(source, (str, Path)) else type(source).__name__,
+            n_draws=self.predictor.n_draws,
+            seed=getattr(self.predictor, "seed", None),
+            surface=self.predictor.surface,
+            dtype=str(getattr(self.predictor, "dtype", torch.float64)).removeprefix("torch."),
+            raw=raw,
+        )
+        self.prediction: Prediction | None = None
+        self._source: str | None = None
+        left_out = set()
+        if self.predictor.n_draws < 2:
+            left_out |= {*VARIANCES, DEVIATIONS} - set(OF_HEADS[self.predictor.heads])
+        has_variance = not left_out >= set(VARIANCES)
+        if has_variance and self.calibration is None and not raw:
+            remedy = "run 'blipcalc calibrate'" if isinstance(source, (str, Path, Model)) else "give it a calibration"
+            if "forces_var" in left_out:
+                remedy = "its head gives a variance of the energy alone, which is not calibrated; train with nll_jef"
+            warnings.warn(
+                f"no calibration for surface={self.predictor.surface!r}, n_draws={self.predictor.n_draws}, "
+                f"seed={self.parameters['seed']}: variances are raw posterior values; {remedy}, or pass raw=True if that "
+                "is meant",
+                UncalibratedWarning,
+                stacklevel=2,
+            )
+        if not self.predictor.has_stress:
+            left_out |= set(NEEDS_STRESS)
+        if not self.predictor.has_energies:
+            left_out.add("energies")
+        if self.domain is None:
+            left_out.add(DISTANCE)
+        self.implemented_properties = [key for key in type(self).implemented_properties if key not in left_out]
+
+    @property
+    def bayesian(self) -> BayesianCalculator:
+        """Itself: see :class:`WithBayesian`."""
+        return self
+
+    @property
+    def identity(self) -> Identity:
+        """That of its predictor: results are predictions under other names."""
+        return Identity("BayesianCalculator", (self.predictor,))
+
+    def source(self, atoms: Atoms) -> str:
+        """SHA-256 that says which draws these are; equal for two calculators made alike.
+
+        atoms : a predictor that declares no identity is known by its numbers near this structure, the first one that is given
+        """
+        if self._source is None:
+            self._source = str(signature_of(self.predictor, probe_of(atoms)))
+        return self._source
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The constants that are applied to variances, or None."""
+        return getattr(self.predictor, "calibration", None)
+
+    @property
+    def domain(self) -> Domain | None:
+        """Where the data of the model were, or None where it does not say."""
+        return getattr(self.predictor, "domain", None)
+
+    def set(self, **settings: object) -> dict[str, object]:
+        """Refused: the draws are made once, at construction."""
+        if settings:
+            raise ConfigurationError(
+                f"{', '.join(settings)}: settings are fixed at construction; make another BayesianCalculator"
+            )
+        return {}
+
+    @one_at_a_time
+    def reset(self) -> None:
+        """Forget all results."""
+        super().reset()
+        self.prediction = None
+
+    @one_at_a_time
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute what was asked for, and keep what is known of an unchanged structure."""
+        structure = self._structure(atoms)
+        self._check_arrays(structure)
+        known = {} if system_changes or self.prediction is None else self.results
+        asked = set(properties) | set(known)
+        if asked & set(NEEDS_STRESS) and len(structure) and not structure.pbc.all():
+            raise PropertyNotImplementedError(
+                f"stress needs a cell that is periodic in three directions; pbc is {structure.pbc.tolist()}"
+            )
+        prediction = self.prediction if known and set(properties) <= {DISTANCE} else None
+        self.results, self.prediction = {}, None
+        super().calculate(atoms, list(properties), list(system_changes))
+        if len(self.atoms) == 0:
+            raise EmptyStructureError("expected at least one atom, got an empty Atoms object")
+        need = Need(
+            forces=bool(asked & {*NEEDS_FORCES, *NEEDS_STRESS}),
+            stress=bool(asked & set(NEEDS_STRESS)),
+            variance=bool(asked & {*VARIANCES, DEVIATIONS}),
+        )
+        if prediction is None:
+            (prediction,) = predictions(self.predictor, [self.atoms], need)
+        results = results_of(prediction)
+        if DISTANCE in asked:
+            results[DISTANCE] = (
+                known[DISTANCE] if DISTANCE in known else self.predictor.latent_distances([self.atoms])[0]
+            )
+        self.prediction, self.results = prediction, results
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the structure of the last results, inputs of a committee's members in ``info`` among it."""
+        self._check_arrays(atoms)  # ASE compares arrays without looking at their type
+        return super().check_state(atoms, tol) or self.changes(self.atoms, atoms)
+
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """Whether results for ``info`` of one structure do not hold for that of another, as the predictor says."""
+        return changes(seen, atoms, [self.predictor] if isinstance(self.predictor, Vouching) else [])
+
+    def _check_arrays(self, atoms: Atoms) -> None:
+        try:
+            check_arrays(atoms)
+        except StructureError:
+            self.results, self.prediction = {}, None
+            raise
+
+    def _structure(self, atoms: Atoms | None) -> Atoms:
+        """The structure that is meant: the one given, or the one that the calculator saw last."""
+        structure = self.atoms if atoms is None else atoms
+        if structure is None:
+            raise EmptyStructureError(
+                "expected an Atoms object, got None; give atoms, or attach the calculator to some"
+            )
+        return structure
+
+    def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
+        """(n,) ``atom_std``, eV/Å."""
+        return self.get_property("atom_std", atoms)
+
+    def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
+        """Energy, forces and, where there is one, stress of every draw, posterior values; evaluated anew."""
+        structure = self._structure(atoms)
+        need = Need(stress=bool(self.predictor.has_stress and structure.pbc.all()), samples=True)
+        return self.predictor([structure], need)[0].samples
+
+    def export_properties(self) -> Properties:
+        """Only what ASE knows: foreign callers (``Atoms.get_properties``, socket clients) raise on any other key."""
+        return standard(self.results)
+
+
+@runtime_checkable
+class WithBayesian(Protocol):
+    """A calculator whose variances are those of one Bayesian part: of itself, or of what it is built around.
+
+    bayesian : that part, with its calibration
+    """
+
+    bayesian: BayesianCalculator
+
+
+@runtime_checkable
+class Sampled(WithBayesian, Protocol):
+    """One that gives its energy and forces draw by draw."""
+
+    def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
+        """Of every draw."""
+        ...
+
+
+def bayesian_of(calc: Calculator | None) -> BayesianCalculator | None:
+    """The Bayesian part of a calculator, which may be itself; None where there is none."""
+    return calc.bayesian if isinstance(calc, WithBayesian) else None
+
+
+def standard(results: Mapping[str, Any]) -> Properties:
+    """Those results that ASE knows."""
+    return Properties({key: value for key, value in results.items() if key in all_outputs})
+
+
+def results_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction under the names of the calculator's contract; absent quantities have no key."""
+    results: dict[str, Any] = {"energy": prediction.energy, "free_energy": prediction.energy}
+    for key in ("energies", "forces", "stress", DEVIATIONS):
+        if getattr(prediction, key) is not None:
+            results[key] = np.array(getattr(prediction, key))
+    if prediction.without_spread:  # who asks for a variance is told so
+        results.pop(DEVIATIONS, None)
+        return results
+    for key in ("energy", "forces", "atom", "stress", "pressure"):
+        variance = getattr(prediction, f"{key}_var")
+        if variance is not None:
+            results[f"{key}_var"] = variance
+            results[f"{key}_std"] = float(np.sqrt(variance)) if np.ndim(variance) == 0 else np.sqrt(variance)
+    return results

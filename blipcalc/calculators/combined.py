@@ -1,0 +1,141 @@
+"""``CombinedCalculator``: a Bayesian potential plus exact parts, such as dispersion or a restraint, that keeps its variances.
+
+    E = E_model + Σ_p E_p,   F, stress alike,   Var E = Var E_model, …: the other parts are taken as exact
+
+| symbol | variable |
+|---|---|
+| E_model | the part with ``atom_std`` |
+| E_p | the other ``parts`` |
+
+Constants of a calibration belong to the forces of the model: they hold for the sum where the model was calibrated on labels less
+the other parts.
+
+What other wrappers and files do with uncertainties, each line a test of ours:
+
+| wrapper or file | what is lost | instead |
+|---|---|---|
+| ``SumCalculator``, ``MixedCalculator``, … with an exact part | all variances | ``CombinedCalculator`` |
+| the same with two Bayesian parts | ``*_std`` add linearly, ``*_var`` with weights, not their squares | one Bayesian part |
+| ``AverageCalculator`` of members | the spread; ``*_contributions`` in ``results`` stay | ``blipcalc.committee`` |
+| ``Plumed(calc=…)`` | all but energy, forces, stress | monitor with ``calculator=`` the inner one, ``freeze(atoms, inner)`` |
+| ``Plumed`` in a run folder | the bias so far: it is in no checkpoint of ours | PLUMED's own restart files |
+| NEB, its ``.traj`` | all but energy and forces of inner images | ``blipcalc.write`` of the images themselves |
+| NEB with a shared calculator | results of all images but one | ``freeze(image, compute=("forces", "atom_std"))`` |
+| ``ase.io.write`` | every key that is not ASE's | ``blipcalc.write`` |
+| ``SinglePointCalculator(**results)`` | refuses every key that is not ASE's | ``blipcalc.freeze`` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from blipcalc.adapters.ase_results import ask, check_part, gives
+from blipcalc.calculators.base import Around
+from blipcalc.calculators.bayesian import CARRIED, BayesianCalculator, Sampled, bayesian_of
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import one_at_a_time
+from blipcalc.core.prediction import SampleArrays
+from blipcalc.errors import ConfigurationError
+
+SUMS = ("energy", "free_energy", "energies", "forces", "stress")
+
+
+class CombinedCalculator(Around):
+    """The sum of one Bayesian part and exact ones, with the variances of the Bayesian part.
+
+    ``energies`` and ``stress`` are there where all parts have them; a part without ``free_energy`` gives its energy for it.
+
+    Parameters
+    ----------
+    parts : calculators, exactly one of them Bayesian, in any order
+
+    Raises
+    ------
+    ConfigurationError : no Bayesian part, more than one, or a part without energy or forces
+
+    Examples
+    --------
+    >>> atoms.calc = CombinedCalculator(BayesianCalculator("model.blip"), DFTD3(method="PBE", damping="d3bj"))
+    """
+
+    name = "combined"
+    implemented_properties: ClassVar[list[str]] = [*SUMS, *CARRIED]
+
+    def __init__(self, *parts: Calculator) -> None:
+        super().__init__()
+        models = [part for part in parts if bayesian_of(part) is not None]
+        if len(models) != 1:
+            names = ", ".join(type(part).__name__ for part in parts)
+            remedy = (
+                "variances of two posteriors do not add without their correlation; make them one committee, or take the mean "
+                "of one as exact"
+                if models
+                else "for exact parts alone there is ase.calculators.mixing.SumCalculator"
+            )
+            raise ConfigurationError(
+                f"expected exactly one Bayesian part, got {len(models)} of {len(parts)} ({names}); {remedy}"
+            )
+        self.parts, self.model = parts, models[0]
+        for k, part in enumerate(parts):
+            check_part(part, f"part {k}")
+        sums = [key for key in SUMS if all(gives(part, key) for part in parts)]
+        self._own = [key for key in CARRIED if key in self.model.implemented_properties]
+        self.implemented_properties = [*sums, *self._own]
+
+    @property
+    def identity(self) -> Identity:
+        """That of its parts."""
+        return Identity("CombinedCalculator", self.parts)
+
+    @property
+    def bayesian(self) -> BayesianCalculator:
+        """The part whose variances these are."""
+        return self.model.bayesian
+
+    @one_at_a_time
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Ask the parts for what is asked for, and take along what they know beside."""
+        self.gather(atoms, properties, system_changes, self._ask)
+
+    def _ask(self, key: str, compute: bool = False) -> Any:
+        """A variance, or a sum; None where a part does not know its share and is not to compute it."""
+        if key in self._own:
+            return self.model.get_property(key, self.atoms, allow_calculation=compute)
+        total: Any = None
+        for k, part in enumerate(self.parts):
+            share = ask(part, key, self.atoms, compute, name=f"part {k}")
+            if share is None:
+                return None
+            total = share if total is None else total + share
+        return total
+
+    @one_at_a_time
+    def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
+        """Energy, forces and, where there is one, stress of every draw, plus those of the exact parts; evaluated anew."""
+        structure = self.atoms if atoms is None else atoms
+        if not isinstance(self.model, Sampled):
+            raise ConfigurationError(f"{type(self.model).__name__} has no draws of its own; ask its .bayesian")
+        samples = self.model.get_samples(structure)
+        shifted: dict[str, Any] = {}
+        for key in ("energy", "forces", "stress", "energies"):
+            values = getattr(samples, key)
+            if values is None:
+                continue
+            if key not in self.implemented_properties:
+                shifted[key] = None
+                continue
+            for k, part in enumerate(self.parts):
+                if part is not self.model:
+                    values = values + ask(part, key, structure, name=f"part {k}")
+            shifted[key] = values
+        return replace(samples, **shifted)

@@ -1,0 +1,295 @@
+"""The K surfaces behind a calculator, and the one that drives: every derived quantity is evaluated on the same ones.
+
+A barrier on draw k is a difference of two energies of draw k; a relaxed bond of draw k lies in the minimum of draw k.  Exact
+parts of a :class:`~blipcalc.calculators.combined.CombinedCalculator` are added to all surfaces alike.
+
+Draws stay as the posterior gives them.  What a calibration has to say is a factor on the spread of what comes out:
+:meth:`Surfaces.widening`, the root of the force scale, atom by atom on average, for what forces make (structures, curvatures,
+differences of energies), and of the energy scale for total energies.  Draws of a total energy share an offset that all structures
+of one composition have alike, and that differences do not: what calibrates totals says nothing of those
+(examples/reproduce/energy_differences.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+
+from blipcalc.adapters.ase_results import ask
+from blipcalc.calculators.bayesian import BayesianCalculator, bayesian_of
+from blipcalc.calculators.combined import CombinedCalculator
+from blipcalc.calculators.single_draw import SingleDraw
+from blipcalc.core.contracts import Need, predictions
+from blipcalc.core.deformation import deformation, displaced
+from blipcalc.core.differenced import Differenced
+from blipcalc.core.prediction import SampleArrays
+from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.stats.estimate import ROUNDING, Estimate
+
+
+class Values(NamedTuple):
+    """What one surface, or K of them, say of a structure of n atoms.
+
+    energy : () or (K,) eV; forces : (…, n, 3) eV/Å or None; stress : (…, 6) eV/Å³ in ASE's Voigt order, or None
+    """
+
+    energy: np.ndarray
+    forces: np.ndarray | None
+    stress: np.ndarray | None
+
+
+class Both(NamedTuple):
+    """The surface that drives, and all draws."""
+
+    driving: Values
+    draws: Values
+
+
+class Hessian(Protocol):
+    """Second derivatives at one structure; coordinates as in :mod:`blipcalc.core.curvature`."""
+
+    size: int
+
+    def matrix(self) -> np.ndarray:
+        """(size, size)."""
+        ...
+
+    def product(self, directions: np.ndarray) -> np.ndarray:
+        """(B, size) -> (B, size)."""
+        ...
+
+
+@runtime_checkable
+class Pulling(Protocol):
+    """A constraint of ASE with an energy of its own."""
+
+    def adjust_potential_energy(self, atoms: Atoms) -> float:
+        """Its energy, eV."""
+        ...
+
+
+@runtime_checkable
+class Separate(Protocol):
+    """A predictor that evaluates every draw on a structure of its own."""
+
+    def each(
+        self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
+    ) -> list[SampleArrays]:
+        """Each of the draws on the structure in its place."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A predictor that differentiates twice."""
+
+    def curvature(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
+        """Of the surface that drives."""
+        ...
+
+    def curvatures(self, structures: Sequence[Atoms]) -> Sequence[Hessian]:
+        """Of draw k at structure k."""
+        ...
+
+
+class Surfaces:
+    """The surfaces of a calculator.
+
+    Parameters
+    ----------
+    calculator : a :class:`BayesianCalculator` of two draws or more, or a sum around one
+
+    Raises
+    ------
+    ConfigurationError : another calculator; DrawsError : fewer than two draws, which have no spread
+    """
+
+    def __init__(self, calculator: Calculator | None) -> None:
+        if not isinstance(calculator, (BayesianCalculator, CombinedCalculator)):
+            raise ConfigurationError(
+                f"expected a BayesianCalculator, or a CombinedCalculator around one, got {type(calculator).__name__}"
+            )
+        self.calculator = calculator
+        self.bayesian = bayesian_of(calculator)
+        parts = calculator.parts if isinstance(calculator, CombinedCalculator) else ()
+        self.exact = tuple(part for part in parts if bayesian_of(part) is None)
+        self.predictor = self.bayesian.predictor
+        self.n_draws = self.predictor.n_draws
+        if self.n_draws < 2:
+            raise DrawsError(f"an error bar takes two draws or more, this calculator has {self.n_draws}")
+
+    def __call__(self, structures: Sequence[Atoms], *, forces: bool = True, stress: bool = False) -> list[Both]:
+        """All surfaces at some structures, as one batch.  Constraints are not looked at."""
+        need = Need(forces=forces or stress, stress=stress, samples=True)
+        found = []
+        for atoms, prediction in zip(structures, predictions(self.predictor, list(structures), need), strict=True):
+            extra = self._exact(atoms, forces=forces, stress=stress)
+            driving = Values(np.float64(prediction.energy), prediction.forces, prediction.stress)
+            samples = prediction.samples
+            draws = Values(samples.energy, samples.forces, samples.stress)
+            found.append(Both(_sum(driving, extra), _sum(draws, extra)))
+        return found
+
+    def each(self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None) -> Values:
+        """Draw k on structure k, for K structures of the same n atoms: (K,), (K, n, 3), (K, 6).
+
+        which : the draws, one for each structure, None for all in their order
+        """
+        which = range(self.n_draws) if which is None else which
+        if isinstance(self.predictor, Separate):
+            rows = self.predictor.each(structures, stress=stress, which=which)
+            own = [Values(row.energy[0], row.forces[0], row.stress[0] if stress else None) for row in rows]
+        else:  # all of them everywhere, and the diagonal of that
+            need = Need(stress=stress, samples=True)
+            own = [
+                Values(p.samples.energy[k], p.samples.forces[k], p.samples.stress[k] if stress else None)
+                for k, p in zip(which, self.predictor(list(structures), need), strict=True)
+            ]
+        own = [
+            _sum(values, self._exact(atoms, forces=True, stress=stress))
+            for values, atoms in zip(own, structures, strict=True)
+        ]
+        energy, forces, stresses = zip(*own, strict=True)
+        return Values(np.array(energy), np.stack(forces), np.stack(stresses) if stress else None)
+
+    def single(self, k: int) -> Calculator:
+        """The surface of draw k for MD and optimisers, guarded by the variances of all draws; exact parts are added.
+
+        raises : DrawsError where there is no draw k
+        """
+        one = SingleDraw(self.bayesian, k)
+        return CombinedCalculator(one, *self.exact) if self.exact else one
+
+    def driving_forces(self, structures: Sequence[Atoms]) -> np.ndarray:
+        """(S, n, 3) eV/Å of the surface that drives alone; constraints are not looked at."""
+        return np.stack([self.calculator.get_property("forces", atoms) for atoms in structures])
+
+    def energies(self, structures: Sequence[Atoms]) -> Estimate:
+        """(S,) eV of structures, with their error bars."""
+        found = self(structures, forces=False)
+        return self.estimate(
+            [both.driving.energy for both in found],
+            np.stack([both.draws.energy for both in found], axis=1),
+            "eV",
+            structures[0],
+            of="energy",
+        )
+
+    def estimate(
+        self, value: object, draws: object, unit: str, atoms: Atoms, *, of: Literal["energy", "forces"], note: str = ""
+    ) -> Estimate:
+        """An estimate, widened as the calibration says.
+
+        of : ``energy`` for total energies; ``forces`` for differences of them, and all else that forces make
+
+        raises : ZeroVarianceError for draws that are all the same; other error bars of zero may be right
+        """
+        found = Estimate(
+            np.asarray(value, dtype=np.float64),
+            np.asarray(draws, dtype=np.float64),
+            unit,
+            self.widening(atoms, of),
+            self.bayesian.calibration is not None,
+            note,
+            self.bayesian.source(atoms),
+            self.widening(atoms, "forces") if of == "energy" else None,
+        )
+        if not (found.std > ROUNDING * np.abs(found.value)).any():
+            predictions(self.predictor, [atoms], Need(forces=False))
+        return found
+
+    def widening(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
+        """c, the factor on a spread; 1 without a calibration, NaN with an element that was never calibrated."""
+        calibration = self.bayesian.calibration
+        return 1.0 if calibration is None else calibration.widening(atoms.numbers, of)
+
+    def hessian(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
+        """Of the surface that drives: by automatic differentiation, or central differences of forces where a predictor, or a
+        part that is added, cannot be differentiated.
+        """
+        if isinstance(self.predictor, Differentiable) and not self.exact:
+            return self.predictor.curvature(atoms, strain=strain)
+        return Differenced(partial(self.slope_at, atoms.copy()), 3 * len(atoms) + (6 if strain else 0))
+
+    def hessians(self, structures: Sequence[Atoms], directions: np.ndarray | None = None) -> np.ndarray:
+        """(K, B, 3n) eV/Å²: Hessian of draw k at structure k times directions (B, 3n); without them all of it, symmetric.
+
+        By automatic differentiation or central differences, as :meth:`hessian`.
+
+        raises : DrawsError for another number of structures than K
+        """
+        if len(structures) != self.n_draws:
+            raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
+        size = 3 * len(structures[0])
+        along = np.eye(size) if directions is None else np.asarray(directions, dtype=np.float64)
+        if isinstance(self.predictor, Differentiable) and not self.exact:
+            found = np.stack([one.product(along) for one in self.predictor.curvatures(structures)])
+        else:
+            found = Differenced(partial(self.slopes_at, structures), size).product(along).swapaxes(0, 1)
+        return 0.5 * (found + found.swapaxes(1, 2)) if directions is None else found
+
+    def slope_at(self, atoms: Atoms, q: np.ndarray) -> np.ndarray:
+        """(3n,) or (3n + 6,) ∂E/∂q of the surface that drives at q, counted from a structure; constraints are not looked at."""
+        moved = displaced(atoms, q)
+        forces = self.calculator.get_property("forces", moved)
+        stress = self.calculator.get_property("stress", moved) if len(q) > 3 * len(atoms) else None
+        return gradient_at(Values(np.float64(0.0), forces, stress), moved, q)
+
+    def slopes_at(self, structures: Sequence[Atoms], q: np.ndarray) -> np.ndarray:
+        """(K, 3n) or (K, 3n + 6) ∂E_k/∂q of draw k at q, one for all or (K, …), counted from structure k."""
+        rows = np.broadcast_to(q, (len(structures), q.shape[-1]))
+        moved = [displaced(atoms, row) for atoms, row in zip(structures, rows, strict=True)]
+        energy, forces, stress = self.each(moved, stress=q.shape[-1] > 3 * len(moved[0]))
+        own = zip(energy, forces, [None] * len(moved) if stress is None else stress, strict=True)
+        return np.array([gradient_at(Values(*one), *at) for one, *at in zip(own, moved, rows, strict=True)])
+
+    def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:
+        if not self.exact:
+            return Values(np.float64(0.0), None, None)
+
+        def total(key: str) -> np.ndarray | float:
+            return sum(ask(part, key, atoms, name="an exact part") for part in self.exact)
+
+        with self.calculator.lock:
+            # derivatives first, see the gate
+            of_stress, of_forces = total("stress") if stress else None, total("forces") if forces else None
+            return Values(np.float64(total("energy")), of_forces, of_stress)
+
+
+def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:
+    """(…, 3n) or (…, 3n + 6): ∂E/∂u = -F and ∂(E + pV)/∂e = V (σ + p), in Voigt order."""
+    du = -values.forces.reshape(*values.forces.shape[:-2], -1)
+    if not strain:
+        return du
+    de = atoms.get_volume() * (values.stress + pressure * np.array([1, 1, 1, 0, 0, 0]))
+    return np.concatenate([du, de], axis=-1)
+
+
+def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
+    """(3n,) or (3n + 6,) ∂E/∂q at q itself, of one surface at the structure that ``displaced`` makes of q.
+
+    With D = 1 + ε:  ∂E/∂u = -F Dᵀ,  ∂E/∂D = V D⁻ᵀ σ.
+    """
+    d = deformation(q[3 * len(moved) :])
+    du = -(values.forces @ d.T).ravel()
+    if len(q) == len(du):
+        return du
+    by_strain = moved.get_volume() * np.linalg.solve(d.T, voigt_6_to_full_3x3_stress(values.stress))
+    return np.concatenate([du, full_3x3_to_voigt_6_stress(by_strain)])
+
+
+def constraint_energy(atoms: Atoms) -> float:
+    """What constraints such as ``Hookean`` add to every surface, eV; they add to forces where those are adjusted."""
+    return float(sum(c.adjust_potential_energy(atoms) for c in atoms.constraints if isinstance(c, Pulling)))
+
+
+def _sum(values: Values, extra: Values) -> Values:
+    """Two surfaces added up."""
+    pairs = zip(values, extra, strict=True)
+    return Values(*(one if other is None else one + other for one, other in pairs))

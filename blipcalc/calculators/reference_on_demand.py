@@ -1,0 +1,114 @@
+"""``ReferenceOnDemand``: a Bayesian potential and a reference method, one of which drives while the first is watched.
+
+Energy, forces and stress are those of the one that is ``active``; variances are always those of the model, computed when they are
+asked for.  :class:`~blipcalc.monitor.actions.AskReference` switches between them in MD.
+
+At a switch the potential is another one: energies jump by the offset between the methods, total energy is not conserved, and the
+run samples neither surface exactly.  With a thermostat, and where switches are rare, it goes on sensibly; averages of energies
+over both kinds of frames mean nothing (``from_reference`` in the results tells them apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from blipcalc.adapters.ase_results import ask, changes, check_part, gives
+from blipcalc.calculators.base import Around
+from blipcalc.calculators.bayesian import CARRIED, BayesianCalculator, bayesian_of
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import one_at_a_time
+from blipcalc.errors import ConfigurationError
+
+SURFACES = ("energy", "free_energy", "forces", "stress")
+Active = Literal["model", "reference"]
+
+
+class ReferenceOnDemand(Around):
+    """Energy, forces and stress of the model or of a reference; variances of the model; ``from_reference``, 1 or 0.
+
+    It must be the calculator of the structure itself: a sum around it would not hear of a switch.
+
+    Parameters
+    ----------
+    model : a BayesianCalculator, or a sum with one
+    reference : any calculator with energy and forces
+
+    Raises
+    ------
+    ConfigurationError : a model without a Bayesian part, a reference without energy or forces
+
+    Examples
+    --------
+    >>> atoms.calc = ReferenceOnDemand(BayesianCalculator("model.blip"), Vasp(...))
+    >>> run_md(atoms, time_ps=10, threshold=0.3, on_breach=AskReference("to_train_on.traj"))
+    """
+
+    name = "on_demand"
+    implemented_properties: ClassVar[list[str]] = [*SURFACES, *CARRIED]
+
+    def __init__(self, model: Calculator, reference: Calculator) -> None:
+        super().__init__()
+        if bayesian_of(model) is None:
+            raise ConfigurationError(
+                f"expected a BayesianCalculator, or a sum with one, as the model, got {type(model).__name__}; the reference is "
+                "the second argument"
+            )
+        check_part(reference, "the reference")
+        self.model, self.reference = model, reference
+        self.parts = (model, reference)
+        self._active: Active = "model"
+        self._own = [key for key in CARRIED if key in model.implemented_properties]
+        surfaces = [key for key in SURFACES if all(gives(part, key) for part in self.parts)]
+        self.implemented_properties = [*surfaces, *self._own, "from_reference"]
+
+    @property
+    def identity(self) -> Identity:
+        """That of the model; the reference is known by its class and parameters."""
+        return Identity("ReferenceOnDemand", (self.model,), on_demand=(self.reference,))
+
+    @property
+    def bayesian(self) -> BayesianCalculator:
+        """The part whose variances these are."""
+        return self.model.bayesian
+
+    @property
+    def active(self) -> Active:
+        """Which of them drives."""
+        return self._active
+
+    @one_at_a_time
+    def switch(self, active: Active) -> None:
+        """Let the other one drive; what is known of a structure is forgotten, and asked for anew."""
+        if active not in get_args(Active):
+            raise ConfigurationError(f"active={active!r}; expected one of {', '.join(get_args(Active))}")
+        if active != self._active:
+            self._active, self.results = active, {}
+
+    @one_at_a_time
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Ask the active one, and the model for variances; take along what they know beside."""
+        self.gather(atoms, properties, system_changes, self._ask)
+
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """As the model says, and the one that drives."""
+        return changes(seen, atoms, (self.model, self._drives))
+
+    @property
+    def _drives(self) -> Calculator:
+        return self.reference if self._active == "reference" else self.model
+
+    def _ask(self, key: str, compute: bool = False) -> Any:
+        if key == "from_reference":
+            return float(self._active == "reference")
+        if key in self._own:
+            return self.model.get_property(key, self.atoms, allow_calculation=compute)
+        return ask(self._drives, key, self.atoms, compute, name=f"the {self._active} that drives")

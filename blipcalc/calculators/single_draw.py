@@ -1,0 +1,128 @@
+"""The surface of one draw behind a calculator, guarded by the variances of all draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Protocol, runtime_checkable
+
+from ase import Atoms
+from ase.calculators.calculator import all_changes
+
+from blipcalc.adapters.ase_results import Vouching, changes
+from blipcalc.calculators.base import Around
+from blipcalc.calculators.bayesian import CARRIED, DEVIATIONS, BayesianCalculator
+from blipcalc.core.contracts import Heads, Need, Predictor, Surface
+from blipcalc.core.identity import Identity
+from blipcalc.core.one_at_a_time import one_at_a_time
+from blipcalc.core.prediction import Prediction, SampleArrays, summarize
+from blipcalc.errors import DrawsError
+from blipcalc.settings import whole
+
+
+@runtime_checkable
+class Separable(Protocol):
+    """A predictor whose draws can be had one by one, each at the cost of one."""
+
+    def single(self, k: int) -> Predictor:
+        """Draw k alone."""
+        ...
+
+
+class SingleDraw(Around):
+    """Energy, forces and stress of draw k; variances are those of all draws, computed when they are asked for.
+
+    So a run on the surface of one draw is watched by the same guard as a run on the surface that drives.
+
+    Parameters
+    ----------
+    bayesian : of two draws or more
+    k : which draw
+
+    Raises
+    ------
+    DrawsError : there is no such draw
+    """
+
+    name = "draw"
+
+    def __init__(self, bayesian: BayesianCalculator, k: int) -> None:
+        super().__init__()
+        predictor, k = bayesian.predictor, whole("k", k, error=DrawsError)
+        if not 0 <= k < predictor.n_draws:
+            raise DrawsError(f"k={k}; expected one of the draws 0 … {predictor.n_draws - 1}")
+        self.bayesian, self.k = bayesian, k
+        alone = predictor.single(k) if isinstance(predictor, Separable) else OneOfAll(predictor, k)
+        self.one = BayesianCalculator(alone, raw=True)
+        self.parts = (bayesian,)
+        self.parameters.update(draw=self.k)
+        self._shared = [key for key in CARRIED if key in bayesian.implemented_properties]
+        own = [key for key in self.one.implemented_properties if key not in CARRIED]
+        self.implemented_properties = [*own, *self._shared]
+
+    @property
+    def identity(self) -> Identity:
+        """That of the whole, and which of its draws."""
+        return Identity(f"SingleDraw {self.k}", self.parts)
+
+    @one_at_a_time
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Ask draw k, and all of them for variances; take along what they know beside."""
+        self.gather(atoms, properties, system_changes, self._ask)
+
+    def _ask(self, key: str, compute: bool) -> Any:
+        value = (self.bayesian if key in self._shared else self.one).get_property(key, self.atoms, compute)
+        # less the energy of draw k, which drives here
+        return value - value[self.k] if key == DEVIATIONS and value is not None else value
+
+
+class OneOfAll:
+    """Draw k of a predictor that does not give its draws one by one, uncalibrated: all are evaluated.
+
+    Parameters
+    ----------
+    predictor : of K draws, that gives its samples
+    k : from 0
+    """
+
+    surface: Surface = "mean"
+    heads: Heads = "none"
+    n_draws = 1
+
+    def __init__(self, predictor: Predictor, k: int) -> None:
+        self._predictor, self._k = predictor, k
+        self.species = predictor.species
+        self.has_stress, self.has_energies = predictor.has_stress, predictor.has_energies
+
+    @property
+    def identity(self) -> Identity:
+        """That of the predictor, and which of its draws."""
+        return Identity(f"{type(self).__name__} {self._k}", (self._predictor,))
+
+    def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
+        """As the predictor says."""
+        return changes(seen, atoms, [self._predictor] if isinstance(self._predictor, Vouching) else [])
+
+    def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
+        """Predictions in the order of the structures."""
+        found = self._predictor(list(structures), replace(need, variance=True, samples=True))
+        return [
+            summarize(atoms.numbers, self._only(prediction.samples), keep_samples=need.samples)
+            for atoms, prediction in zip(structures, found, strict=True)
+        ]
+
+    def _only(self, samples: SampleArrays) -> SampleArrays:
+        held = {field.name: getattr(samples, field.name) for field in fields(samples)}
+        noise = ("energy_var", "forces_cov")
+        return SampleArrays(
+            **{
+                name: value[self._k : self._k + 1]
+                for name, value in held.items()
+                if value is not None and name not in noise
+            }
+        )

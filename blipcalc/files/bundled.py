@@ -1,0 +1,33 @@
+"""What comes with the package: models, and starting structures of the molecules and crystals that they are for."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from ase import Atoms
+from ase.io import read
+
+from blipcalc.errors import ConfigurationError
+from blipcalc.files.checksums import verify
+
+#: names of the starting structures: molecules of ``rmd17``, zeolites of ``silica``, of which it has not seen the last two
+MOLECULES = ("aspirin", "benzene", "ethanol", "malonaldehyde", "salicylic", "toluene", "uracil")
+ZEOLITES = ("abw", "bct", "dft", "edi", "gis", "nab", "cha", "sod")
+
+
+def bundle_path(name: str) -> Path:
+    """A file among the package data."""
+    return Path(str(resources.files("blipcalc") / "bundled" / name))
+
+
+def starting_structure(name: str) -> Atoms:
+    """The starting structure of one of :data:`MOLECULES` or :data:`ZEOLITES`, without a calculator.
+
+    raises : ConfigurationError for another name, DamagedFileError for a file that is not as it was packed
+    """
+    for file, names in (("rmd17.extxyz", MOLECULES), ("silica.extxyz", ZEOLITES)):
+        if name in names:
+            verify(bundle_path(file))
+            return read(bundle_path(file), index=names.index(name))
+    raise ConfigurationError(f"no starting structure for {name!r}; there are {', '.join(MOLECULES + ZEOLITES)}")

@@ -1,0 +1,365 @@
+"""MD under an uncertainty monitor: any of ASE's integrators, a progress bar, and a folder in which a killed run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.md.md import MolecularDynamics
+from tqdm import tqdm
+
+from blipcalc.calculators.bayesian import DEVIATIONS
+from blipcalc.calculators.snapshot import snapshot
+from blipcalc.core.degrees_of_freedom import remove_conserved, thermalize
+from blipcalc.core.signature import Signature
+from blipcalc.core.validate import check_motion, check_structure
+from blipcalc.errors import ConfigurationError, StructureError
+from blipcalc.files.checksums import forget_sums
+from blipcalc.files.run_folder import Checkpoints, alone
+from blipcalc.io import keeps_sums, write
+from blipcalc.md.integrators import (
+    GLOBAL,
+    NPT,
+    WITH_COURSE,
+    IntegratorConfig,
+    counted,
+    integrator,
+    set_temperature,
+)
+from blipcalc.md.restart import check_calculator, environment, identity, provenance, restore, state_of
+from blipcalc.md.run_files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, RunFiles, files_held
+from blipcalc.md.signals import told_of_signals
+from blipcalc.md.summary import MDSummary, StoredCheckpoint, write_summary
+from blipcalc.monitor.criteria import PressureTolerance
+from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.settings import number, path_of, switch, whole
+
+#: settings that a run which goes on may have changed
+MAY_CHANGE = {"time_ps", "checkpoint_every", "keep_draws"}
+#: beyond it no run comes to its end
+MOST_STEPS = 1e12
+
+
+def run_md(
+    atoms: Atoms,
+    *,
+    time_ps: float,
+    temperature_K: float | Sequence[tuple[float, float]] = 300.0,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    checkpoint_every: int = 1000,
+    go_on: bool = False,
+    trajectory: str | Path | None = None,
+    write_every: int = 20,
+    observers: Sequence[Callable[[MolecularDynamics], Callable[[], Any]]] = (),
+    progress: bool = True,
+    ensemble: str = "langevin",
+    timestep_fs: float = 0.5,
+    friction_per_fs: float = 0.01,
+    damping_fs: float = 100.0,
+    pressure_GPa: float = 0.0,
+    pressure_damping_fs: float = 1000.0,
+    pressure_tolerance_GPa: float | None = 0.1,
+    keep_draws: bool = False,
+    **monitor: Any,
+) -> tuple[MDSummary, UncertaintyMonitor]:
+    """Run MD of a structure that carries a calculator, watched by a monitor.
+
+    Momenta are drawn at the (first) temperature where the structure has none.  Global thermostats (``bussi``, ``nose-hoover``,
+    ``npt``, ``npt-cell``) begin without the total momentum, and angular momentum, that the run conserves: these would count as
+    heat.  Temperatures are those of the degrees of freedom that move (:mod:`blipcalc.core.degrees_of_freedom`).  SIGTERM and
+    Ctrl-C end the run after a whole step.
+
+    Parameters
+    ----------
+    atoms : moved in place
+    time_ps : length of the run
+    temperature_K : of the thermostat, or its course as points (time in ps, K), linear in between (langevin and bussi)
+    seed : of momenta and thermostat
+    folder : run folder with trajectory, history, events, summary and checkpoints.  The same call again goes on from the last
+        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept.  A
+        run is known by the structure that it starts from, with momenta where it has any, and by its calculator
+        (:mod:`blipcalc.core.signature`), which is asked once for energy and forces near the start where it does not say who it is
+    checkpoint_every : steps between checkpoints; there is one at the end of the run in any case
+    go_on : past the halt that the run in this folder ended with, under other limits too; without it such a run stays halted,
+        however often it is called
+    trajectory : file that every ``write_every``-th frame goes to, see :func:`blipcalc.io.write`, with the uncertainties that
+        the calculator holds for it: on the centre surface at checks only, so let it be a multiple of ``every``.  The frame
+        that halted the run is its last one.  ``info`` holds ``step`` and ``time_fs``
+    observers : functions of the dynamics that make further observers, such as
+        ``lambda dynamics: LabelAudit(dynamics, reference)``; called at every check, after the monitor.  Those with ``state`` and
+        ``restore`` go on with the run
+    progress : show a bar
+    ensemble, timestep_fs, friction_per_fs, damping_fs, pressure_GPa, pressure_damping_fs : see :mod:`blipcalc.md.integrators`
+    pressure_tolerance_GPa : warn in NPT where the error bar of the pressure is larger; None: do not evaluate it
+    keep_draws : evaluate the draws at every frame that is written, where no check did it: variances, and the energies of the
+        draws that thermal averages take (:func:`blipcalc.average`).  The run itself stays the same, bit for bit
+    monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …;
+        ``self_test`` is on unless told otherwise
+
+    Returns
+    -------
+    the summary, and the monitor with its history
+
+    Raises
+    ------
+    ConfigurationError : settings that cannot be, or a folder of another run
+    MonitorError : an uncertainty that does not answer to a motion of the atoms
+    RunFolderBusyError : a folder in which another process runs; FileBusyError : a file that somebody else writes to
+    """
+    config = IntegratorConfig.of(
+        {
+            "ensemble": ensemble,
+            "timestep_fs": timestep_fs,
+            "friction_per_fs": friction_per_fs,
+            "damping_fs": damping_fs,
+            "pressure_GPa": pressure_GPa,
+            "pressure_damping_fs": pressure_damping_fs,
+        }
+    )
+    course = _course(temperature_K, ensemble)
+    time_ps = number("time_ps", time_ps, above=0.0)
+    steps = time_ps * 1000.0 / config.timestep_fs
+    if not 1 <= round(min(steps, MOST_STEPS)) < MOST_STEPS:
+        raise ConfigurationError(
+            f"time_ps={time_ps} is {steps:.3g} steps of {config.timestep_fs} fs; expected 1 or more, fewer than {MOST_STEPS:g}"
+        )
+    write_every = whole("write_every", write_every, 1, what="number of steps")
+    checkpoint_every = whole("checkpoint_every", checkpoint_every, 1, what="number of steps")
+    seed, keep_draws = whole("seed", seed, 0), switch("keep_draws", keep_draws)
+    check_structure(atoms)
+    check_motion(atoms)
+    folder = None if folder is None else path_of("folder", folder)
+    trajectory = None if trajectory is None else path_of("trajectory", trajectory)
+    monitor.setdefault("self_test", True)
+    if folder is not None:
+        trajectory = trajectory or folder / TRAJECTORY
+        monitor.setdefault("events", folder / EVENTS)
+    has_bar = atoms.calc is not None and "pressure_std" in atoms.calc.implemented_properties
+    if ensemble in NPT and has_bar and pressure_tolerance_GPa is not None:
+        monitor["triggers"] = [*monitor.get("triggers", ()), PressureTolerance(pressure_tolerance_GPa)]
+    with contextlib.nullcontext() if folder is None else alone(folder):
+        run = _Run(atoms, config, course, seed, folder, trajectory, write_every, monitor)
+        run.observers = [make(run.dynamics) for make in observers]
+        run.settings |= {"time_ps": time_ps, "checkpoint_every": checkpoint_every, "keep_draws": keep_draws}
+        if keep_draws:
+            run.keep_draws()
+        with files_held(folder, run.trajectory, run.monitor):
+            run.go(round(steps), checkpoint_every, go_on, progress)
+        return run.summary(), run.monitor
+
+
+def _course(temperature_K: float | Sequence[tuple[float, float]], ensemble: str) -> np.ndarray:
+    """(points, 2) time in ps, and K."""
+    try:
+        course = np.array([(0.0, temperature_K)] if np.isscalar(temperature_K) else temperature_K, dtype=float)
+    except (TypeError, ValueError):
+        course = np.empty(0)
+    if course.ndim != 2 or course.shape[1] != 2 or not (np.isfinite(course).all() and (course[:, 1] > 0).all()):
+        raise ConfigurationError(
+            f"temperature_K={temperature_K!r}; expected a positive number of K, or points (time in ps, K)"
+        )
+    if len(course) > 1 and ensemble not in WITH_COURSE:
+        raise ConfigurationError(f"a course of temperatures is for {' and '.join(WITH_COURSE)}, not for {ensemble}")
+    return course
+
+
+class _Run:
+    """A run from its beginning, or from its last checkpoint, to its end."""
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        config: IntegratorConfig,
+        course: np.ndarray,
+        seed: int,
+        folder: Path | None,
+        trajectory: str | Path | None,
+        write_every: int,
+        monitor: dict[str, Any],
+    ) -> None:
+        self.atoms, self.config, self.course, self.folder = atoms, config, course, folder
+        self.trajectory, self.write_every = None if trajectory is None else Path(trajectory), write_every
+        self.seconds, self._signal, self._steps = 0.0, 0, 0
+        self._compute: tuple[str, ...] = ()
+        self.settings = config.model_dump() | {"course": course.tolist(), "seed": seed, "write_every": write_every}
+        self.settings |= {"trajectory": None if trajectory is None else Path(trajectory).name}
+        self.identity = Signature("") if folder is None else identity(atoms)
+        self._start = atoms.copy()
+        self._start.calc = atoms.calc
+        self.rng = np.random.default_rng(seed)
+        self.degrees = counted(atoms, config.ensemble)
+        if not atoms.get_momenta().any():
+            thermalize(atoms, course[0, 1], self.degrees, self.rng)
+        elif config.ensemble in GLOBAL:
+            remove_conserved(atoms, self.degrees)
+        self.dynamics: MolecularDynamics = integrator(atoms, config, course[0, 1], self.rng, self.degrees)
+        self.observers: list[Callable[[], Any]] = []
+        self.monitor = UncertaintyMonitor(**monitor).attach(self.dynamics, self.degrees)
+        self.settings["monitor"] = self.monitor.settings()
+        self.files = None if folder is None else RunFiles(folder, self.trajectory, self.monitor)
+
+    def keep_draws(self) -> None:
+        """Have the energies of the draws in every frame; raises :class:`ConfigurationError` where there are none."""
+        calculator = self.monitor.calculator
+        if DEVIATIONS not in calculator.implemented_properties:
+            raise ConfigurationError(
+                f"keep_draws=True: {type(calculator).__name__} gives no {DEVIATIONS!r}; expected a BayesianCalculator with "
+                "n_draws ≥ 2, or a CombinedCalculator around one"
+            )
+        self._compute = (DEVIATIONS,)
+
+    def go(self, steps: int, checkpoint_every: int, go_on: bool, progress: bool) -> None:
+        """Run to a number of steps in all, unless something ends it before."""
+        dynamics = self.dynamics
+        checkpoints = None
+        if self.folder is not None:
+            may_change = MAY_CHANGE | ({"monitor"} if go_on else set())
+            checkpoints = Checkpoints(
+                self.folder,
+                self.identity.name,
+                self.settings,
+                may_change,
+                "MD",
+                "start (positions, momenta, cell) or calculator",
+                StoredCheckpoint,
+            )
+            self._resume(checkpoints, go_on)
+            if self.monitor.halted and go_on:
+                self.monitor.resume()
+            if self.monitor.halted:
+                return
+        elif self.trajectory is not None:
+            self.trajectory.unlink(missing_ok=True)
+            forget_sums(self.trajectory)
+        if self.trajectory is not None:
+            self.trajectory.parent.mkdir(parents=True, exist_ok=True)
+        for observer in self.observers:
+            dynamics.attach(observer, self.monitor.every)
+        if len(self.course) > 1:
+            dynamics.attach(self._follow)
+        if self.trajectory is not None:
+            dynamics.attach(self._write)
+        bar = tqdm(total=steps, initial=dynamics.nsteps, unit="step", disable=not progress)
+        if progress:
+            dynamics.attach(self._advance, self.monitor.every, bar)
+        if checkpoints is not None:
+            dynamics.attach(lambda: dynamics.nsteps and self._save(checkpoints), checkpoint_every)
+        dynamics.attach(self._end_on_signal)
+        began, before = time.perf_counter(), self.seconds
+        self._clock = lambda: before + time.perf_counter() - began
+        with bar, told_of_signals(self._received):
+            is_whole = self._run(steps)
+            bar.update(dynamics.nsteps - bar.n)
+        self.seconds = self._clock()
+        self._steps = steps
+        if checkpoints is not None:
+            if is_whole:
+                self._save(checkpoints)
+            # whole even where the last checkpoint is of an earlier step: what led to something not finite is worth reading
+            self.monitor.history.keep_csv(self.folder / HISTORY)
+            write_summary(self.folder / SUMMARY, self.summary(), self._record())
+
+    def _run(self, steps: int) -> bool:
+        """Run; whether it ended after a whole step, and not by something that is not finite within one."""
+        while self.dynamics.nsteps < steps:
+            try:
+                self.dynamics.run(steps - self.dynamics.nsteps)
+                return True
+            except StructureError as error:
+                is_back = self.monitor.abort(str(error))
+                if self.monitor.halted:
+                    return False
+                if not is_back:  # nobody was asked to halt for it
+                    raise
+        return True
+
+    def summary(self) -> MDSummary:
+        """What became of it."""
+        watch, history = self.monitor, self.monitor.history
+        halted = watch.halted and watch.verdict is not None
+        return MDSummary(
+            status="stopped"
+            if self._signal and not watch.halted and self.dynamics.nsteps < self._steps
+            else watch.status,
+            steps=self.dynamics.nsteps,
+            time_ps=self.dynamics.nsteps * self.config.timestep_fs / 1000.0,
+            wall_seconds=self.seconds,
+            temperature_K=float(np.mean(history["temperature_K"])) if len(history) else float("nan"),
+            max_atom_std=float(np.max(history["max_atom_std"])) if len(history) else float("nan"),
+            limit=watch.limit,
+            reason=watch.verdict.reason if halted else None,
+            is_finite=bool(np.isfinite(watch.verdict.value)) if halted else True,
+        )
+
+    def _record(self) -> dict[str, Any]:
+        """Which run this was, under the names that its checkpoints have for it; nothing that leaves the run as it is."""
+        return {
+            "identity": self.identity.name,
+            "probe": self.identity.numbers,
+            "config": {key: value for key, value in self.settings.items() if key != "checkpoint_every"},
+            "environment": environment(self.atoms.calc),
+            "provenance": provenance(self.atoms.calc),
+        }
+
+    def _resume(self, checkpoints: Checkpoints, go_on: bool) -> None:
+        """Go to the last checkpoint; files are cut to it, or begun anew where there is none."""
+        state = checkpoints.load()
+        if state is None:
+            self.files.begin()
+            return
+        before = Signature(self.identity.name, state.figures["probe"])
+        check_calculator(before, self.identity, self._start, self.folder)
+        step, then = state.figures["step"], state.figures.get("frames", {})
+        if step == 0 and (go_on or not state.figures["monitor"]["halted"]):
+            step, then = -1, None  # step 0 is checked and written anew
+        self.files.go_back(step, then, accept_gaps=go_on)
+        restore(state, self.dynamics, self.rng, self.monitor, self.observers)
+        self.seconds = state.figures["seconds"]
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        """A checkpoint, unless the structure is not finite: then the last good one stays."""
+        if not np.isfinite(self.atoms.positions).all() or not np.isfinite(self.atoms.get_momenta()).all():
+            return
+        frames = self.files.save()
+        state = state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock())
+        figures = {**state.figures, "frames": frames, "probe": self.identity.numbers}
+        checkpoints.save(replace(state, figures=figures))
+
+    def _follow(self) -> None:
+        """Give the thermostat the temperature of now."""
+        now = self.dynamics.nsteps * self.config.timestep_fs / 1000.0
+        set_temperature(self.dynamics, float(np.interp(now, self.course[:, 0], self.course[:, 1])))
+
+    def _write(self) -> None:
+        """Write every k-th frame, and the one that halted the run."""
+        step = self.dynamics.nsteps
+        if self.monitor.halted or step % self.write_every == 0:
+            # a check has evaluated the draws where it halted, perhaps of what is not finite
+            compute = () if self.monitor.halted else self._compute
+            frame = snapshot(self.atoms, self.monitor.calculator, compute=compute)
+            frame.info |= {STEP: step, "time_fs": step * self.config.timestep_fs}
+            write(self.trajectory, frame, append=True, checksums=keeps_sums(self.trajectory))
+
+    def _advance(self, bar: tqdm) -> None:
+        bar.update(self.dynamics.nsteps - bar.n)
+        history, limit = self.monitor.history, self.monitor.limit
+        if len(history):
+            last = history.last("max_atom_std")
+            shown = f"{last:.3f}" if limit is None else f"{last:.3f}/{limit:.3f}"
+            bar.set_postfix_str(
+                f"{self.degrees.temperature_K(self.atoms):.0f} K, max atom_std {shown} eV/Å", refresh=False
+            )
+
+    def _received(self, number: int) -> None:
+        self._signal = number
+
+    def _end_on_signal(self) -> None:
+        if self._signal:
+            self.dynamics.max_steps = self.dynamics.nsteps

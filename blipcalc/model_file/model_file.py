@@ -1,0 +1,410 @@
+"""The model file: one sealed safetensors file, ``name.blip``, with everything that a trained model is.
+
+Tensors: ``model/<name>`` parameters and buffers of the network, ``members/<name>`` stacked (M, *shape) parameters of an
+ensemble or a mixture, ``posterior/<name>`` what a distribution around the network has beside it, ``domain/<Z>/centre`` and
+``root`` (lower triangle, row by row, float32) where the features of its data lie, ``frames`` the 64-bit fingerprints of the
+frames it was trained on.  The manifest holds the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blipcalc.core.contracts import Posterior, Surface
+from blipcalc.core.domain import Domain
+from blipcalc.core.prediction import Calibration
+from blipcalc.errors import (
+    CalibrationError,
+    ChangedFileError,
+    ChangedRandomStreamError,
+    ConfigurationError,
+    DrawsError,
+    ModelFileError,
+    NonFiniteWeightsError,
+    SchemaError,
+)
+from blipcalc.files.bundled import bundle_path
+from blipcalc.files.locks import adding
+from blipcalc.files.safetensors_file import DTYPES, read_manifest, read_sealed, tensors_hash, write_sealed
+from blipcalc.model_file.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
+from blipcalc.model_file.merge import put_together
+from blipcalc.models.registry import build_model, model_name
+from blipcalc.posteriors.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
+from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior
+from blipcalc.posteriors.gaussian import LINEAR, GaussianPosterior
+from blipcalc.posteriors.last_layer import LastLayerPosterior
+from blipcalc.posteriors.point import PointPosterior
+from blipcalc.posteriors.pops import PopsPosterior
+from blipcalc.process import plain_state
+from blipcalc.stats.ellipsoid import Ellipsoid
+
+#: the draws whose hash is kept: enough to notice a changed random stream
+WITNESS_DRAWS, WITNESS_SEED = 2, 0
+#: distributions around a network, and which of them a name stands for
+AROUND = (GaussianPosterior, LastLayerPosterior, PopsPosterior)
+RESTORED = {"laplace": LastLayerPosterior, "llpr": LastLayerPosterior, "pops": PopsPosterior}
+RESTORED |= dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model file as it was read.
+
+    path : of the file; seal : SHA-256 of its bytes; content : what it held
+    """
+
+    path: Path
+    seal: str
+    content: Model
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: network, posterior, calibrations and where it comes from.
+
+    network : an EnergyModel; posterior : gives its draws
+    surface : the surface that its maker recommends
+    calibrations : for the (surface, K, seed) it was calibrated for
+    training : command, settings, data hash, seed, wall time, machine, versions
+    frames : (n,) int64 fingerprints of the frames it was trained on
+    domain : where those frames are, for a monitor that does not look at variances; no part of the hash
+    loaded : the file that it was read from, if any, as it was then
+    """
+
+    network: nn.Module
+    posterior: Posterior
+    surface: Surface = "mean"
+    calibrations: tuple[Calibration, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    domain: Domain | None = None
+    loaded: Loaded | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.calibrations:
+            own = self.hash
+            foreign = [c.model_hash for c in self.calibrations if c.model_hash != own]
+            if foreign:
+                raise CalibrationError(
+                    f"the calibration belongs to model {foreign[0][:12]}…, this one is {own[:12]}…: other weights, or another "
+                    "mode of its noise. Calibrate this model in the mode that it is used in"
+                )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over weights, architecture and posterior: what calibrations belong to."""
+        identity = {
+            "tensors": tensors_hash(_tensors(self)),
+            "species": list(self.network.species),
+            "cutoff": self.network.cutoff,
+            # without defaults: a setting that is added later leaves the hash of older files as it is
+            **_architecture(self, exclude_defaults=True),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def calibration(self, surface: Surface, n_draws: int, seed: int) -> Calibration | None:
+        """The calibration for these settings, or None."""
+        wanted = (surface, n_draws, seed)
+        return next((c for c in self.calibrations if (c.surface, c.n_draws, c.seed) == wanted), None)
+
+    def with_calibrations(self, *new: Calibration) -> Model:
+        """The same model with calibrations added, each replacing an older one of its (surface, K, seed)."""
+        keys = {(c.surface, c.n_draws, c.seed) for c in new}
+        kept = tuple(c for c in self.calibrations if (c.surface, c.n_draws, c.seed) not in keys)
+        return replace(self, calibrations=kept + new)
+
+
+def total_seconds(model: Model) -> float | None:
+    """Wall time of its training and of what it started from, seconds; None where its file does not say."""
+    own = model.training.get("wall_seconds")
+    return None if own is None else own + (model.training.get("wall_seconds_before") or 0)
+
+
+@plain_state()
+def save_model(model: Model, path: str | Path) -> None:
+    """Write a model file; an older file of that name stays until the new one is whole.
+
+    What another process has added to the file since the model was read from it, such as calibrations of another (surface, K,
+    seed), is kept; so are calibrations of the same network in a file that the model was not read from.
+
+    Raises
+    ------
+    NonFiniteWeightsError : NaN or infinite weights; nothing is written
+    ChangedFileError : the file that the model was read from holds another one now, or a change that contradicts one of its own
+    FileBusyError : somebody else writes to the file
+    """
+    with adding(path):
+        whole = _with_changes_of_others(model, Path(path))
+        _write(whole, path)
+        place = Path(path).resolve()
+        # the next save begins with what this one wrote; the file is compared again where others added something
+        seal = _seal(place) if whole is model else ""
+        object.__setattr__(model, "loaded", Loaded(place, seal, replace(model, loaded=None)))
+
+
+def _with_changes_of_others(model: Model, path: Path) -> Model:
+    """The model with what a file has been given by others."""
+    own = model.loaded if model.loaded is not None and model.loaded.path == path.resolve() else None
+    if not path.is_file() or (own is not None and _seal(path) == own.seal):
+        return model
+    if own is None:  # a file that is to be replaced: what it says of another network is of no use
+        if _hash_in(path) != model.hash:
+            return model
+        kept = [c for c in load_model(path).calibrations if model.calibration(c.surface, c.n_draws, c.seed) is None]
+        return model.with_calibrations(*kept)
+    stored = load_model(path)
+    if stored.hash != own.content.hash:
+        raise ChangedFileError(
+            f"{path} holds another model than when it was loaded (hash {stored.hash[:12]}…, then {own.content.hash[:12]}…); save "
+            "under another name"
+        )
+    return put_together(path, own.content, model, stored)
+
+
+def _hash_in(path: Path) -> str | None:
+    """The hash of the model in a file; None where there is none to be read."""
+    try:
+        return validated(path, read_manifest(path)).model_hash
+    except ModelFileError:
+        return None
+
+
+def _seal(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write(model: Model, path: str | Path) -> None:
+    manifest = Manifest(
+        schema_version=SCHEMA,
+        **_architecture(model),
+        conventions=_backbone(model.network).conventions(),
+        species=list(model.network.species),
+        cutoff=model.network.cutoff,
+        units=Units(),
+        surface=model.surface,
+        model_hash=model.hash,
+        draws_hash=_draws_hash(model.posterior),
+        training=model.training,
+        calibrations=[StoredCalibration.of(_plain(c)) for c in model.calibrations],
+        domain=None if model.domain is None else StoredDomain(**_of_domain(model.domain)),
+    )
+    tensors = _tensors(model) | _domain_tensors(model.domain) | {"frames": model.frames}
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise NonFiniteWeightsError(f"{path} not written: {', '.join(bad[:4])} hold NaN or infinity")
+    odd = {name: str(value.dtype) for name, value in tensors.items() if value.dtype not in DTYPES}
+    if odd:
+        raise SchemaError(
+            f"{path} not written: {odd}; weights are kept in float32 or float64, convert the network first"
+        )
+    write_sealed(path, tensors, manifest.model_dump(mode="json"))
+
+
+@plain_state()
+def load_model(source: str | Path) -> Model:
+    """Read a model file, or a bundled model by its name.
+
+    Raises
+    ------
+    DamagedFileError, SchemaError, NonFiniteWeightsError, ChangedRandomStreamError : all kinds of ModelFileError
+    """
+    path = find_model(source)
+    seal = _seal(path) if path.is_file() else ""
+    tensors, raw = read_sealed(path)
+    manifest = validated(path, raw)
+    model = _rebuild(path, manifest, tensors)
+    if {model.hash, *(stored.model_hash for stored in manifest.calibrations)} != {manifest.model_hash}:
+        raise SchemaError(f"{path}: weights, manifest and calibrations do not belong together (model hash differs)")
+    model = replace(model, calibrations=tuple(stored.calibration() for stored in manifest.calibrations))
+    if _draws_hash(model.posterior) != manifest.draws_hash:
+        raise ChangedRandomStreamError(
+            f"{path}: seed {WITNESS_SEED} gives other draws than when the model was saved, so its calibrations do not hold; "
+            "use the torch version named in its manifest, or calibrate and save it again"
+        )
+    return replace(model, loaded=Loaded(path.resolve(), seal, model))
+
+
+def model_info(source: str | Path) -> dict[str, Any]:
+    """The manifest of a model file, validated; its tensors are not read."""
+    path = find_model(source)
+    return validated(path, read_manifest(path)).model_dump(mode="json")
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.stem for path in bundle_path("").glob("*.blip"))
+
+
+def find_model(source: str | Path) -> Path:
+    """A path as it is; a name without a folder or suffix is looked up among the bundled models."""
+    path = Path(source)
+    if path.suffix == ".blip" or path.is_file() or path.parent != Path("."):
+        return path
+    if str(source) in bundled_models():
+        return bundle_path(f"{source}.blip")
+    raise ModelFileError(
+        f"no file {source!s}, and no bundled model of that name; bundled: {', '.join(bundled_models())}"
+    )
+
+
+def _plain(calibration: Calibration) -> dict[str, Any]:
+    return {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
+
+
+def _of_domain(domain: Domain) -> dict[str, Any]:
+    return {name: getattr(domain, name) for name in StoredDomain.model_fields}
+
+
+def _domain_tensors(domain: Domain | None) -> dict[str, Tensor]:
+    found = {}
+    for z, ellipsoid in ({} if domain is None else domain.ellipsoids).items():
+        lower = ellipsoid.root[np.tril_indices(len(ellipsoid.centre))]
+        found[f"domain/{z}/centre"] = torch.from_numpy(ellipsoid.centre).double()
+        found[f"domain/{z}/root"] = torch.from_numpy(lower).float()
+    return found
+
+
+def _domain(path: Path, stored: StoredDomain | None, tensors: dict[str, Tensor]) -> Domain | None:
+    """The domain from its parts, its shapes checked."""
+    if (stored is None) != (not tensors):
+        raise SchemaError(f"{path}: the manifest and the tensors do not agree on whether there is a domain")
+    if stored is None:
+        return None
+    ellipsoids = {}
+    for z in sorted({name.split("/")[0] for name in tensors}):
+        centre, lower = tensors.pop(f"{z}/centre", None), tensors.pop(f"{z}/root", None)
+        size = -1 if centre is None or centre.ndim != 1 else len(centre)
+        if not z.isdigit() or int(z) not in stored.n_atoms or lower is None or lower.shape != (size * (size + 1) // 2,):
+            raise SchemaError(f"{path}: the domain of Z = {z} lacks a part, or its parts do not fit each other")
+        root = np.zeros((size, size))
+        root[np.tril_indices(size)] = lower.double().numpy()
+        ellipsoids[int(z)] = Ellipsoid(centre.double().numpy(), root)
+    if tensors or len({len(e.centre) for e in ellipsoids.values()}) > 1:
+        raise SchemaError(f"{path}: the domain holds more than a centre and a root for each element, or several sizes")
+    return Domain(ellipsoids, **stored.model_dump())
+
+
+def _backbone(network: nn.Module) -> nn.Module:
+    return network.backbone if isinstance(network, BlipModel) else network
+
+
+def _architecture(model: Model, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    blip = model.network if isinstance(model.network, BlipModel) else None
+    backbone = _backbone(model.network)
+    return {
+        "architecture": model_name(backbone),
+        "architecture_config": backbone.config.model_dump(mode="json", exclude_defaults=exclude_defaults),
+        "posterior": model.posterior.name,
+        "blip": blip.config.model_dump(mode="json", exclude_defaults=exclude_defaults) if blip else None,
+    }
+
+
+def _tensors(model: Model) -> dict[str, Tensor]:
+    """What is stored: members stacked, the rest of the network once."""
+    members = dict(getattr(model.posterior, "members", {}))
+    network = {n: v for n, v in model.network.state_dict().items() if n not in members}
+    beside = model.posterior.tensors() if isinstance(model.posterior, AROUND) else {}
+    kinds = {"model": network, "members": members, "posterior": beside}
+    return {f"{kind}/{name}": value for kind, tensors in kinds.items() for name, value in tensors.items()}
+
+
+def _draws_hash(posterior: Posterior) -> str | None:
+    """Fingerprint of noise drawn from a fixed seed; None where draws do not depend on a random stream."""
+    noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
+    generator = torch.Generator().manual_seed(WITNESS_SEED)
+    if isinstance(noise, AROUND):  # not the draws: last digits of matrix products differ between machines
+        drawn = [noise.numbers(generator) for _ in range(WITNESS_DRAWS)]
+        return tensors_hash({f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()})
+    if isinstance(noise, BlipPosterior):
+        return tensors_hash(noise.draw(WITNESS_DRAWS, generator=generator).overrides)
+    return None
+
+
+def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Model:
+    """Network and posterior from a validated manifest and verified tensors."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights it starts with are overwritten, the user's stream is not
+            network = build_model(manifest.architecture, manifest.architecture_config, manifest.species)
+            if manifest.blip is not None:
+                network = bayesianize(network, BlipConfig.of(manifest.blip))
+    except (ValueError, RuntimeError) as error:
+        raise SchemaError(f"{path}: cannot build {manifest.architecture!r}: {error}") from None
+    if (network.cutoff, list(network.species)) != (manifest.cutoff, manifest.species):
+        raise SchemaError(
+            f"{path}: the manifest says cutoff {manifest.cutoff} Å and elements {manifest.species}, its network "
+            f"{network.cutoff} Å and {list(network.species)}"
+        )
+    _check_conventions(path, manifest.conventions, _backbone(network).conventions())
+    frames = tensors.pop("frames", None)
+    if frames is None or frames.ndim != 1 or frames.dtype != torch.int64:
+        raise SchemaError(f"{path}: expected the fingerprints of the training frames as one axis of int64")
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "members": {}, "posterior": {}, "domain": {}}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind not in parts:
+            raise SchemaError(f"{path}: no model file holds a tensor {name!r}")
+        parts[kind][rest] = value
+    counts = {tuple(value.shape[:1]) for value in parts["members"].values()}
+    if len(counts) > 1 or counts & {(), (0,)}:
+        raise SchemaError(f"{path}: its members differ in number, or there are none")
+    _load_state(path, network, parts["model"], parts["members"])
+    return Model(
+        network=network,
+        posterior=_posterior(path, manifest, network, parts["members"], parts["posterior"]),
+        surface=manifest.surface,
+        training=manifest.training,
+        frames=frames,
+        domain=_domain(path, manifest.domain, parts["domain"]),
+    )
+
+
+def _check_conventions(path: Path, stored: dict[str, float], own: dict[str, float]) -> None:
+    """Refuse weights that would mean something else here."""
+    if stored.keys() != own.keys() or not all(math.isclose(stored[k], own[k], rel_tol=1e-9) for k in own):
+        raise SchemaError(
+            f"{path}: its weights were trained under the conventions {stored}, this installation has {own} (coupling "
+            "coefficients and harmonics of e3nn); use the version of e3nn that the file was made with"
+        )
+
+
+def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], members: dict[str, Tensor]) -> None:
+    """Fill the network strictly: every name, shape and dtype must match; member 0 stands in for stacked parameters."""
+    state = state | {name: value[0] for name, value in members.items()}
+    weights = {value.dtype for name, value in state.items() if name in dict(network.named_parameters())}
+    if weights == {torch.float64}:
+        network.double()
+    expected = {name: (tuple(v.shape), v.dtype) for name, v in network.state_dict().items()}
+    found = {name: (tuple(v.shape), v.dtype) for name, v in state.items()}
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()), key=str)[:3]
+        raise SchemaError(f"{path}: stored tensors do not fit the architecture, for example {wrong}")
+    network.load_state_dict(state)
+
+
+def _posterior(
+    path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor], beside: dict[str, Tensor]
+) -> Posterior:
+    is_blip, has_members = isinstance(network, BlipModel), bool(members)
+    expected = {"blip": (True, False), "ensemble": (False, True), "mixture": (True, True)}
+    if expected.get(manifest.posterior, (False, False)) != (is_blip, has_members):
+        raise SchemaError(f"{path}: posterior {manifest.posterior!r} does not fit the stored network and members")
+    if manifest.posterior in RESTORED:
+        try:
+            return RESTORED[manifest.posterior].restore(manifest.posterior, network, beside)
+        except (ConfigurationError, DrawsError) as error:
+            raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None
+    if beside:
+        raise SchemaError(f"{path}: posterior {manifest.posterior!r} has no tensors {', '.join(beside)}")
+    noise = BlipPosterior(network.slot_shapes()) if is_blip else None
+    if has_members:
+        return MixturePosterior(members, noise) if is_blip else EnsemblePosterior(members)
+    return noise if is_blip else PointPosterior()

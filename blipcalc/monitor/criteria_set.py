@@ -1,0 +1,205 @@
+"""All rules of one monitor: which they are, what they say together, which of them are excused, and what they remember."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from blipcalc.calculators.bayesian import bayesian_of
+from blipcalc.errors import ConfigurationError, MonitorError
+from blipcalc.monitor.criteria import (
+    CalibratedTolerance,
+    ElementThresholds,
+    MaxAtomStd,
+    NonFinite,
+    PressureTolerance,
+    Reading,
+    Trigger,
+    Verdict,
+    gravest,
+)
+from blipcalc.monitor.faults import Fault
+from blipcalc.monitor.limits import Limits
+from blipcalc.monitor.readings import check_watchable
+from blipcalc.monitor.run_criteria import Channel
+from blipcalc.monitor.stuck import StandsStill
+from blipcalc.settings import number
+
+
+class Rules:
+    """Rules on readings, and faults that are asked at every step.
+
+    Parameters
+    ----------
+    tolerance, level : of the calibrated rule
+    threshold : instead of it, on ``atom_std``: a number, or {symbol: number}
+    limits : instead of either, or their file
+    triggers : further rules
+    faults : asked at every step
+    """
+
+    def __init__(
+        self,
+        tolerance: float | None,
+        level: float,
+        threshold: float | Mapping[str, float] | None,
+        limits: Limits | str | Path | None,
+        triggers: Sequence[Trigger],
+        faults: Sequence[Fault],
+    ) -> None:
+        given = [rule for rule in (tolerance, threshold, limits) if rule is not None]
+        if len(given) > 1:
+            raise ConfigurationError(
+                "give one of tolerance= (the calibrated rule), threshold= (a number on atom_std) and limits= (with a rate of "
+                "false halts)"
+            )
+        for name, rules in (("triggers", triggers), ("faults", faults)):
+            if not isinstance(rules, (list, tuple)) or not all(map(callable, rules)):
+                raise ConfigurationError(f"{name}={rules!r}; expected a list of rules, each a function")
+        if not (limits is None or isinstance(limits, (str, Path, Limits))):
+            raise ConfigurationError(f"limits={limits!r}; expected Limits or the path of their file")
+        if not given and not triggers:
+            raise ConfigurationError("nothing to watch: give tolerance=, threshold=, limits= or triggers=")
+        self.tolerance = None if tolerance is None else number("tolerance", tolerance, above=0.0)
+        self.level, self.threshold = number("level", level), threshold
+        self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
+        self.faults = tuple(faults)
+        self.still: StandsStill | None = None  # asked beside the faults, of readings
+        self._given, self._own = tuple(triggers), self._first()
+        self._fits: Calculator | None = None
+        self._halting: set[int] = set()  # those that asked for a halt at the last check
+        self._excused: set[int] = set()  # those of them that were told to let the run go on
+        self._safe: list[dict[str, Any]] = []
+
+    def _first(self) -> tuple[Trigger, ...]:
+        """What stands before the triggers that were given; a tolerance waits for its calculator."""
+        if self.limits is not None:
+            return self.limits.channels()
+        if self.tolerance is not None:
+            return ()
+        if isinstance(self.threshold, Mapping):
+            return (ElementThresholds(dict(self.threshold)),)
+        return () if self.threshold is None else (MaxAtomStd(self.threshold),)
+
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        """All rules on readings."""
+        return (*self._own, *self._given)
+
+    @property
+    def ask_pressure(self) -> bool:
+        """Whether a rule is on the pressure."""
+        return any(isinstance(rule, PressureTolerance) for rule in self.triggers)
+
+    @property
+    def limit(self) -> float | None:
+        """Largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
+        rule = self.triggers[0] if self.triggers else None
+        if isinstance(rule, CalibratedTolerance):
+            return rule.limit
+        return float(rule.threshold) if isinstance(rule, MaxAtomStd) else None
+
+    def check_symbols(self, symbols: Sequence[str]) -> None:
+        """Refuse elements that a rule has no threshold for."""
+        for rule in self.triggers:
+            if isinstance(rule, ElementThresholds):
+                rule.check_complete(symbols)
+
+    def fit(self, calc: Calculator | None) -> None:
+        """Make the rules those of a calculator, which may be replaced between runs."""
+        if calc is self._fits and calc is not None:
+            return
+        check_watchable(calc)
+        part = bayesian_of(calc)
+        calibration, domain = (None, None) if part is None else (part.calibration, part.domain)
+        if self.limits is not None:
+            self.limits.check_identity(calibration, domain)
+        if self.tolerance is not None:
+            self._own = (CalibratedTolerance.from_calibration(calibration, self.tolerance, self.level),)
+        self._fits = calc
+
+    def ask_faults(self, atoms: Atoms, step: int) -> list[Verdict]:
+        """What the faults say of a structure."""
+        return [replace(fault(atoms, step), is_hard=True) for fault in self.faults]
+
+    def judge(self, reading: Reading, found: Sequence[Verdict]) -> tuple[Verdict, bool]:
+        """The verdict to act on, and whether its rule is excused; faults, and what is not finite, never are.
+
+        found : what the faults say
+        """
+        failed = NonFinite()(reading)
+        if failed.breached:
+            return replace(failed, is_hard=True), False
+        if self.still is not None:
+            found = [*found, replace(self.still(reading), is_hard=True)]
+        verdicts = [trigger(reading) for trigger in self.triggers]
+        self._halting = {k for k, verdict in enumerate(verdicts) if verdict.breached and verdict.halts}
+        self._excused &= self._halting
+        excused = {k for k in self._excused if math.isfinite(verdicts[k].value)}
+        others = [*(verdict for k, verdict in enumerate(verdicts) if k not in excused), *found]
+        if excused and not any(verdict.breached and verdict.halts for verdict in others):
+            return verdicts[min(excused)], True
+        return gravest(others), False
+
+    def excuse(self) -> None:
+        """Let the run go on past the rules that halted it, until they have passed."""
+        self._excused = set(self._halting)
+
+    @property
+    def _channels(self) -> list[Channel]:
+        """The rules that remember."""
+        return [rule for rule in self.triggers if isinstance(rule, Channel)]
+
+    def keep(self) -> None:
+        """Remember the memories, as those of a structure that may be rolled back to."""
+        self._safe = [channel.state() for channel in self._channels]
+
+    def roll_back(self, atoms: Atoms, step: int) -> None:
+        """Give the memories of :meth:`keep` back; the leap to the structure of then is none."""
+        for channel, state in zip(self._channels, self._safe, strict=False):
+            channel.restore(state)
+        self.ask_faults(atoms, step)
+
+    def settings(self) -> dict[str, Any]:
+        """What the rules are, as plain values; functions of the user's by their names."""
+        thresholds = dict(self.threshold) if isinstance(self.threshold, Mapping) else {"": self.threshold}
+        return {
+            "tolerance": self.tolerance,
+            "level": self.level,
+            "threshold": {key: None if value is None else repr(float(value)) for key, value in thresholds.items()},
+            "limits": None if self.limits is None else self.limits.hash,
+            "rules": [name_of(rule) for rule in (*self._given, *self.faults)],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What they remember, as plain values."""
+        return {
+            "halting": sorted(self._halting),
+            "excused": sorted(self._excused),
+            "channels": [[name_of(channel), channel.state()] for channel in self._channels],
+            "safe": list(self._safe),
+            "still": None if self.still is None else self.still.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], atoms: Atoms, step: int) -> None:
+        """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
+        if [name_of(channel) for channel in self._channels] != [kind for kind, _ in state["channels"]]:
+            raise MonitorError("the checkpoint is of a monitor with other rules")
+        self._halting, self._excused = set(state["halting"]), set(state["excused"])
+        self._safe = list(state["safe"])
+        if self.still is not None and state.get("still") is not None:  # older checkpoints know nothing of it
+            self.still.restore(state["still"])
+        for channel, (_, memory) in zip(self._channels, state["channels"], strict=True):
+            channel.restore(memory)
+        self.ask_faults(atoms, step)
+
+
+def name_of(rule: object) -> str:
+    """Of a function, or of the class of an object."""
+    return getattr(rule, "__name__", type(rule).__name__)

@@ -1,0 +1,257 @@
+"""Rules that remember: the ratio of error bound to tolerance at this check, over the last picosecond, and as evidence.
+
+    R_t = max_i q_el(i) σ_i(t) / ε_tol
+
+| symbol | variable |
+|---|---|
+| σ_i | ``atom_std`` of atom i, eV/Å |
+| q_el | ``quantiles``, of one atom of the element: q σ bounds the norm of its force error |
+| ε_tol | ``tolerance``, eV/Å |
+
+| channel | rule | says |
+|---|---|---|
+| :class:`Trip` | R_t ≤ limit | halt, at once |
+| :class:`Smoothed` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
+| :class:`Outside` | latent distance ≤ limit; does not look at σ | halt, at once |
+| :class:`Patient` | another rule, at so many checks in a row | a warning before |
+| :class:`Evidence` | e-detector on p-values of thinned checks | halt; time between false alarms long on average |
+
+A channel with memory takes every reading once, in order, and gives its memory as plain values for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from blipcalc.errors import ConfigurationError
+from blipcalc.monitor.criteria import Reading, Trigger, Verdict, worst_first
+from blipcalc.settings import number, whole
+from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
+
+#: of R where no atom can move, so that its logarithm exists
+SMALLEST = 1e-12
+
+
+@runtime_checkable
+class Channel(Protocol):
+    """A rule with a memory."""
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict on a reading, which becomes part of the memory."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """The memory, as plain values."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        ...
+
+
+@dataclass(frozen=True)
+class HaltRatio:
+    """The ratio q σ / ε_tol of every atom.
+
+    quantiles : {symbol: q}; an element that is not there has NaN
+    tolerance : ε_tol, eV/Å
+    """
+
+    quantiles: Mapping[str, float]
+    tolerance: float
+
+    def __call__(self, symbols: Sequence[str], atom_std: np.ndarray) -> np.ndarray:
+        """(n,) of elements and ``atom_std`` (n,) eV/Å."""
+        return np.array([self.quantiles.get(s, math.nan) for s in symbols]) * atom_std / self.tolerance
+
+    def largest(self, reading: Reading) -> float:
+        """R_t over the atoms that count; NaN where one of them is."""
+        counted = self(reading.symbols, reading.atom_std)[reading.mask]
+        return float(counted.max()) if counted.size else SMALLEST
+
+    def worst(self, reading: Reading) -> tuple[int, ...]:
+        """The atom that R_t is of, if any counts."""
+        return worst_first(self(reading.symbols, reading.atom_std), reading.mask)[:1]
+
+
+@dataclass(frozen=True)
+class Trip:
+    """R_t ≤ limit at every check.
+
+    limit : of R
+    """
+
+    ratio: HaltRatio
+    limit: float
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        values = self.ratio(reading.symbols, reading.atom_std)
+        beyond = reading.mask & ~(values <= self.limit)
+        atoms, value = worst_first(values, beyond), self.ratio.largest(reading)
+        reason = _reason(reading, self.ratio, f"bound on the force error is {value:.3g} of the tolerance", self.limit)
+        return Verdict(bool(atoms), atoms, value, self.limit, "of the tolerance", reason, reading.step)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Latent distance of every atom from the data ≤ limit at every check, whatever σ says.
+
+    limit : see :class:`~blipcalc.core.domain.Domain`
+    """
+
+    limit: float
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict; a model that does not say where its data were breaches."""
+        values, value = reading.latent_distance, reading.max_latent_distance
+        if values is None:
+            reason = "the model does not say where its data were"
+            return Verdict(True, (), math.nan, self.limit, "", reason, reading.step)
+        atoms = worst_first(values, reading.mask & ~(values <= self.limit))
+        worst = worst_first(values, reading.mask)[:1]
+        whose = f" (atom {worst[0]}, {reading.symbols[worst[0]]})" if worst else ""
+        reason = f"latent distance from the data is {value:.3g}{whose}, limit {self.limit:.3g}"
+        return Verdict(not (value <= self.limit), atoms, value, self.limit, "", reason, reading.step)
+
+
+@dataclass
+class Smoothed:
+    """Mean of ln R over the last window ≤ ln limit, once a whole window is there.
+
+    window : checks
+    limit, warning : of the geometric mean of R
+    """
+
+    ratio: HaltRatio
+    window: int
+    limit: float
+    warning: float = math.inf
+    _logs: deque[float] = field(default_factory=deque, init=False, repr=False)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict: a warning beyond the lower level, a halt beyond the limit."""
+        self._logs.append(math.log(max(self.ratio.largest(reading), SMALLEST)))
+        while len(self._logs) > self.window:
+            self._logs.popleft()
+        # summed anew, so that a run that goes on from a checkpoint rounds alike
+        value = math.exp(math.fsum(self._logs) / self.window) if len(self._logs) == self.window else 0.0
+        level = min(self.limit, self.warning)
+        breached, halts = not (value <= level), not (value <= self.limit)
+        atoms = self.ratio.worst(reading) if breached else ()
+        reason = f"bound on the force error is {value:.3g} of the tolerance, on average over {self.window} checks"
+        threshold = self.limit if halts else level
+        reason = _reason(reading, self.ratio, reason, threshold)
+        return Verdict(breached, atoms, value, threshold, "of the tolerance", reason, reading.step, halts=halts)
+
+    def state(self) -> dict[str, Any]:
+        """The memory."""
+        return {"logs": [None if math.isnan(value) else value for value in self._logs]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+        self._logs = deque(math.nan if value is None else value for value in state["logs"])
+
+
+@dataclass
+class Evidence:
+    """The e-detector: p-values of every so many checks against those of the reference run, bet against.
+
+    reference : R of independent checks of the reference run
+    every : checks between two that are independent
+    run_length : independent checks that pass on average, or more, before a false alarm
+    seed : of the ties
+    """
+
+    ratio: HaltRatio
+    reference: np.ndarray
+    every: int
+    run_length: float
+    seed: int = 0
+    _count: int = field(default=0, init=False, repr=False)
+    _detector: ShiryaevRoberts = field(init=False, repr=False)
+    _rng: np.random.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.reference = np.sort(np.asarray(self.reference, dtype=np.float64))
+        self._detector, self._rng = ShiryaevRoberts(self.run_length), np.random.default_rng(self.seed)
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict; after an alarm it begins anew."""
+        self._count += 1
+        alarm = False
+        if self._count % self.every == 0:
+            value = self.ratio.largest(reading)
+            p = conformal_p(np.array([value]), self.reference, self._rng)[0] if not math.isnan(value) else math.nan
+            alarm = bool(self._detector.update(math.nan if math.isnan(p) else float(log_bet(p))))
+        evidence = float(np.exp(self._detector.log_evidence))
+        if alarm:
+            self._detector = ShiryaevRoberts(self.run_length)
+        atoms = self.ratio.worst(reading) if alarm else ()
+        reason = f"evidence that the uncertainty is not that of the reference run: {evidence:.3g}, alarm at {self.run_length:.3g}"
+        return Verdict(alarm, atoms, evidence, self.run_length, "", reason, reading.step)
+
+    def state(self) -> dict[str, Any]:
+        """The memory."""
+        evidence = float(self._detector.log_evidence) if math.isfinite(self._detector.log_evidence) else None
+        return {"count": self._count, "log_evidence": evidence, "rng": self._rng.bit_generator.state}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+        self._count = state["count"]
+        evidence = -math.inf if state["log_evidence"] is None else state["log_evidence"]
+        self._detector = replace(ShiryaevRoberts(self.run_length), log_evidence=evidence)
+        self._rng.bit_generator.state = state["rng"]
+
+
+@dataclass
+class Patient:
+    """Another rule that halts only where it is breached at so many checks in a row; before, it warns.
+
+    A breach beyond ``ceiling`` times the limit, or one that is not finite, has no time to wait.
+
+    rule : any trigger; checks : of patience, the breach that halts among them
+    """
+
+    rule: Trigger
+    checks: int
+    ceiling: float = math.inf
+    _count: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.checks = whole("checks", self.checks)
+        if self.checks < 1 or not number("ceiling", self.ceiling, infinite=True) >= 1:
+            raise ConfigurationError(f"checks={self.checks}, ceiling={self.ceiling}; expected both to be 1 or more")
+
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict."""
+        verdict = self.rule(reading)
+        self._count = self._count + 1 if verdict.breached else 0
+        waits = verdict.value <= self.ceiling * verdict.threshold and self._count < self.checks
+        if not (verdict.breached and verdict.halts and waits):
+            return verdict
+        reason = f"{verdict.reason}; {self._count} of {self.checks} checks in a row"
+        return replace(verdict, halts=False, reason=reason)
+
+    def state(self) -> dict[str, Any]:
+        """The memory, that of the rule among it."""
+        return {"count": self._count, "rule": self.rule.state() if isinstance(self.rule, Channel) else None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
+        self._count = state["count"]
+        if isinstance(self.rule, Channel):
+            self.rule.restore(state["rule"])
+
+
+def _reason(reading: Reading, ratio: HaltRatio, what: str, limit: float) -> str:
+    """With the atom that is meant."""
+    worst = ratio.worst(reading)
+    whose = f" (atom {worst[0]}, {reading.symbols[worst[0]]})" if worst else ""
+    return f"{what}{whose}, limit {limit:.3g}"

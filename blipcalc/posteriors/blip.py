@@ -1,0 +1,186 @@
+"""BLIP: adaptive variational dropout for message-passing potentials.
+
+A small inference network (:mod:`blipcalc.posteriors.inference`) sets the relative noise variance α of every node and edge row of
+every Bayesian layer; layers and noise are in :mod:`blipcalc.posteriors.variational`.
+
+Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5–9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from blipcalc.core.contracts import Draws, Heads, ModelOutput, Role
+from blipcalc.core.graph import GraphTensors
+from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.posteriors.inference import Alphas, BlipConfig, InferenceNetwork
+from blipcalc.posteriors.variational import VariationalLinear, kl_divergence
+from blipcalc.process import plain_state
+
+
+class BlipModel(nn.Module):
+    """A backbone whose chosen layers are variational, with the inference network that sets their noise.
+
+    Behind the :class:`~blipcalc.core.contracts.EnergyModel` contract; without draws it is the backbone, bit for bit.
+    """
+
+    def __init__(self, backbone: nn.Module, config: BlipConfig) -> None:
+        super().__init__()
+        self.config, self.backbone = config, backbone
+        self.cutoff, self.species = backbone.cutoff, backbone.species
+        self.roles = _chosen_layers(backbone, config)
+        for name in self.roles:
+            _replace(backbone, name, VariationalLinear(backbone.get_submodule(name)))
+        self.node_layers = [name for name, role in self.roles.items() if role != "edge"]
+        self.edge_layers = [name for name, role in self.roles.items() if role == "edge"]
+        self.inference = InferenceNetwork(
+            config, self.species, self.cutoff, len(self.node_layers), len(self.edge_layers)
+        )
+        like = next(backbone.parameters())
+        self.inference.to(like.device, like.dtype)
+        if config.mode == "local":
+            self.register_buffer("noise_seed", torch.empty(0, dtype=torch.int64), persistent=False)
+
+    @property
+    def supports_vmap(self) -> bool:
+        """Frozen noise is part of the state; local noise is drawn inside the call from a seed, which ``vmap`` cannot."""
+        return self.backbone.supports_vmap and self.config.mode == "frozen"
+
+    @property
+    def energy_scale(self) -> float:
+        """EV."""
+        return self.backbone.energy_scale
+
+    @property
+    def heads(self) -> Heads:
+        """Those of the backbone."""
+        return self.backbone.heads
+
+    def set_noise_unit(self, energy: float, forces: float) -> None:
+        """Of the backbone."""
+        self.backbone.set_noise_unit(energy, forces)
+
+    def last_layers(self) -> tuple[str, ...]:
+        """None: noise on the last weights is not a function of them alone."""
+        return ()
+
+    def layer_roles(self) -> dict[str, Role]:
+        """Those of the backbone, under its prefix."""
+        return {f"backbone.{name}": role for name, role in self.backbone.layer_roles().items()}
+
+    def slot_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{slot: shape} of the noise that a draw carries."""
+        if self.config.mode == "local":
+            return {"noise_seed": ()}
+        return {
+            f"backbone.{name}.weight_noise": tuple(self.backbone.get_submodule(name).weight.shape)
+            for name in self.roles
+        }
+
+    def forward(self, graph: GraphTensors) -> ModelOutput:
+        """Energies, with noise where a draw has filled the slots; the KL over all rows and layers as ``penalty``."""
+        alphas = self.inference(graph)
+        slots = {f"{name}.alpha": alphas.node[:, k] for k, name in enumerate(self.node_layers)}
+        slots |= {f"{name}.alpha": alphas.edge[:, k] for k, name in enumerate(self.edge_layers)}
+        if self.config.mode == "local" and self.noise_seed.numel():
+            slots |= self._row_noise(graph)
+        output = torch.func.functional_call(self.backbone, slots, (graph,))
+        return output._replace(penalty=self._kl(alphas))
+
+    def _kl(self, alphas: Alphas) -> Tensor:
+        """(terms, 2) sum and count over atoms and node layers, and over all pairs and edge layers (BLIP, §3.4)."""
+        terms = [kl_divergence(a, self.config.alpha_prior) for a in alphas if a.numel()]
+        return torch.stack([torch.stack([kl.sum(), kl.new_tensor(float(kl.numel()))]) for kl in terms])
+
+    def _row_noise(self, graph: GraphTensors) -> dict[str, Tensor]:
+        """Fresh ε per row and channel from the seed of this draw; made on the CPU, whose stream does not vary by device."""
+        generator = torch.Generator().manual_seed(int(self.noise_seed))
+        like, slots = graph.vectors, {}
+        for name, role in self.roles.items():
+            rows = like.shape[0] if role == "edge" else graph.species.shape[0]
+            shape = (rows, self.backbone.get_submodule(name).weight.shape[0])
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+            slots[f"{name}.row_noise"] = noise.to(like.device, like.dtype)
+        return slots
+
+
+def _chosen_layers(backbone: nn.Module, config: BlipConfig) -> dict[str, Role]:
+    """Names and roles of the layers to convert."""
+    roles = {name: role for name, role in backbone.layer_roles().items() if config.vectors or role != "vector"}
+    if config.where in ("node", "edge"):
+        roles = {name: role for name, role in roles.items() if (role == "edge") == (config.where == "edge")}
+    if config.where == "last":
+        roles = _last_block(roles)
+    if not roles:
+        raise ConfigurationError(f"where={config.where!r} chooses no layer of {type(backbone).__name__}")
+    return roles
+
+
+def _last_block(roles: dict[str, Role]) -> dict[str, Role]:
+    """Layers of the last numbered block, and those without a number that come after it: the readout."""
+    blocks = {name: next((int(part) for part in name.split(".") if part.isdigit()), None) for name in roles}
+    last = max((block for block in blocks.values() if block is not None), default=None)
+    names = list(roles)
+    readout = names[max((k for k, name in enumerate(names) if blocks[name] is not None), default=-1) + 1 :]
+    return {name: role for name, role in roles.items() if blocks[name] == last is not None or name in readout}
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+@plain_state()
+def bayesianize(model: nn.Module, config: BlipConfig | None = None, **settings: object) -> BlipModel:
+    """Turn a deterministic potential into a BLIP: chosen linear layers become variational, their weights stay.
+
+    Parameters
+    ----------
+    model : an EnergyModel; converted in place, its parameters become those of the result
+    config : settings, or give them as keywords (``where="last"``, ``mode="local"``, …)
+
+    Raises
+    ------
+    ConfigurationError : no layer chosen, or a model that is a BLIP already
+    """
+    if isinstance(model, BlipModel):
+        raise ConfigurationError("this model is a BLIP already; bayesianize its backbone with other settings instead")
+    return BlipModel(model, config or BlipConfig.of(settings))
+
+
+@dataclass(frozen=True)
+class BlipPosterior:
+    """Frozen (or local) noise over the layers of one BLIP.
+
+    slots : {slot name: shape}, from :meth:`BlipModel.slot_shapes`
+    """
+
+    slots: Mapping[str, tuple[int, ...]]
+    name: ClassVar[str] = "blip"
+    is_random: ClassVar[bool] = True
+
+    def draw(self, n: int, *, generator: torch.Generator) -> Draws:
+        """K independent draws; draw k is the same whatever K is."""
+        if n < 1:
+            raise DrawsError(f"expected at least one draw, got n={n}")
+        per_draw = [_noise(self.slots, generator) for _ in range(n)]
+        return Draws(n, {name: torch.stack([noise[name] for noise in per_draw]) for name in self.slots})
+
+    def centre(self) -> Draws:
+        """The mean weights: no noise."""
+        return Draws(1)
+
+
+def _noise(slots: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:
+    """One draw's noise, in the order of the slots."""
+    return {
+        name: torch.randint(0, 2**62, (), generator=generator)
+        if name == "noise_seed"
+        else torch.randn(shape, generator=generator, dtype=torch.float64)
+        for name, shape in slots.items()
+    }

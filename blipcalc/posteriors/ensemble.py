@@ -1,0 +1,88 @@
+"""Deep ensembles and mixtures of BLIPs: a few independently trained networks.
+
+Sources: Lakshminarayanan, Pritzel, Blundell 2017 (arXiv 1612.01474) for the ensemble.  A mixture of BLIPs draws over both
+the members and the noise of each: noise around one mode hardly sees a stretched bond, two modes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from blipcalc.core.contracts import Draws
+from blipcalc.errors import DrawsError
+from blipcalc.posteriors.blip import BlipPosterior
+
+
+def stack_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """State dicts of M members of one architecture -> {name: (M, *shape)}.
+
+    Raises :class:`DrawsError` where names or shapes differ between members.
+    """
+    first = {name: tuple(value.shape) for name, value in members[0].items()}
+    for k, member in enumerate(members[1:], start=1):
+        other = {name: tuple(value.shape) for name, value in member.items()}
+        if other != first:
+            different = sorted(set(first.items()) ^ set(other.items()))[:4]
+            raise DrawsError(f"member {k} has another architecture than member 0: {different}")
+    return {name: torch.stack([member[name].detach() for member in members]) for name in first}
+
+
+@dataclass(frozen=True)
+class EnsemblePosterior:
+    """M equally weighted networks.
+
+    members : {parameter name: (M, *shape)}
+    """
+
+    members: Mapping[str, Tensor]
+    name: ClassVar[str] = "ensemble"
+    is_random: ClassVar[bool] = True
+
+    @property
+    def n_members(self) -> int:
+        """M."""
+        return next(iter(self.members.values())).shape[0]
+
+    def draw(self, n: int, *, generator: torch.Generator) -> Draws:
+        """The first K members, in order; an ensemble has no more networks than it has."""
+        if not 1 <= n <= self.n_members:
+            raise DrawsError(f"the ensemble has {self.n_members} members, so n_draws is at most that; got {n}")
+        return Draws(n, {name: value[:n] for name, value in self.members.items()})
+
+    def centre(self) -> Draws:
+        """Refused: the mean of independently trained weights is no network."""
+        raise DrawsError("an ensemble has no centre network; use surface='mean'")
+
+
+@dataclass(frozen=True)
+class MixturePosterior:
+    """M BLIPs of equal weight, each with its noise; draw k is taken from member k mod M.
+
+    members : {parameter name: (M, *shape)}
+    noise : the noise that every member carries
+    """
+
+    members: Mapping[str, Tensor]
+    noise: BlipPosterior
+    name: ClassVar[str] = "mixture"
+    is_random: ClassVar[bool] = True
+
+    @property
+    def n_members(self) -> int:
+        """M."""
+        return next(iter(self.members.values())).shape[0]
+
+    def draw(self, n: int, *, generator: torch.Generator) -> Draws:
+        """K draws, spread evenly over the members."""
+        noise = self.noise.draw(n, generator=generator)
+        index = torch.arange(n) % self.n_members
+        return Draws(n, {**{name: value[index] for name, value in self.members.items()}, **noise.overrides})
+
+    def centre(self) -> Draws:
+        """The M members without noise: their mean surface is conservative and costs M evaluations instead of K."""
+        return Draws(self.n_members, dict(self.members))

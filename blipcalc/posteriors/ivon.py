@@ -1,0 +1,117 @@
+"""IVON: variational learning of a diagonal Gaussian at the cost of Adam.
+
+    σ = 1 / √(λ (h + δ)),   θ = m + σ ε,   ĝ = ∇ℓ(θ),   ĥ = ĝ (θ - m) / σ²
+    g ← β₁ g + (1 - β₁) ĝ
+    h ← β₂ h + (1 - β₂) ĥ + ½ (1 - β₂)² (h - ĥ)² / (h + δ)
+    m ← m - α (h₀ + δ) clip[ (g / (1 - β₁ᵗ) + δ m) / (h + δ) ]
+
+| symbol | variable |
+|---|---|
+| ℓ, mean loss of an example | what is differentiated |
+| λ, effective number of examples | ``ess`` |
+| δ, precision of the prior over λ | ``weight_decay`` |
+| h, estimate of the Hessian's diagonal; h₀ | ``hess``; ``hess_init`` |
+| m; g | the parameters; ``momentum`` |
+
+Its fixed point for a quadratic loss is the diagonal of the Hessian, and N(m, σ²) the best diagonal Gaussian.  Written from the
+paper: Shen et al. 2024 (arXiv 2402.17641), algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.settings import Settings
+
+#: residual of a trained network, in units of the label scale, that the default of λ takes for granted
+RESIDUAL = 0.02
+
+
+class IvonConfig(Settings):
+    """Settings of the optimiser."""
+
+    ess: float | None = Field(
+        None,
+        gt=0,
+        description="λ, weight of the mean loss against the prior; None: what makes the loss the log-likelihood of all force "
+        f"components in training, where labels are off by {RESIDUAL} of the label scale",
+    )
+    rate: float = Field(
+        50.0,
+        gt=0,
+        description="factor on the learning rate of the training: steps are not in units of weights, as Adam's are",
+    )
+    hess_init: float = Field(0.5, gt=0, description="h₀")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(
+        0.9995, ge=0, lt=1, description="its memory, 1/(1 - β₂) steps, must be short beside the training"
+    )
+    weight_decay: float = Field(1e-5, ge=0, description="δ")
+    clip_radius: float = Field(0.05, gt=0, description="largest step of a weight before the learning rate")
+
+
+class Ivon(torch.optim.Optimizer):
+    """The optimiser; its parameters are the means m.
+
+    A step takes the gradient at sampled weights: :meth:`sample` gives them, and ``p.grad`` of every mean must be the gradient
+    with respect to its sample.  Parameters without a gradient stay as they are.
+    """
+
+    def __init__(self, groups: Iterable[dict], config: IvonConfig, ess: float) -> None:
+        super().__init__(groups, {"lr": 0.1})
+        self.config, self.ess = config, ess
+        for p in self._all():
+            self.state[p] = {
+                "step": torch.zeros(()),
+                "momentum": torch.zeros_like(p),
+                "hess": torch.full_like(p, config.hess_init),
+            }
+
+    def _all(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def std(self, p: Tensor) -> Tensor:
+        """σ of a parameter."""
+        return torch.rsqrt(self.ess * (self.state[p]["hess"] + self.config.weight_decay))
+
+    @torch.no_grad()
+    def sample(self, named: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Weights to differentiate at, leaves of their own; drawn on the CPU, whose stream does not vary by device."""
+        samples = {}
+        for name, p in named.items():
+            noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+            samples[name] = (p + self.std(p) * noise).requires_grad_(True)
+            self.state[p]["noise"] = noise
+        return samples
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update means, momenta and Hessians."""
+        c, delta = self.config, self.config.weight_decay
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                h, g = state["hess"], state["momentum"]
+                state["step"] += 1
+                estimate = p.grad * state.pop("noise") / self.std(p)
+                g.lerp_(p.grad, 1 - c.beta1)
+                h.copy_(
+                    c.beta2 * h
+                    + (1 - c.beta2) * estimate
+                    + 0.5 * (1 - c.beta2) ** 2 * (h - estimate).square() / (h + delta)
+                )
+                debiased = g / (1 - c.beta1 ** float(state["step"]))
+                update = ((debiased + delta * p) / (h + delta)).clamp(-c.clip_radius, c.clip_radius)
+                p -= group["lr"] * (c.hess_init + delta) * update
+
+    def posterior(self, named: Mapping[str, Tensor]) -> GaussianPosterior:
+        """N(m, σ²) as it stands."""
+        mean = {name: p.detach().cpu().clone() for name, p in named.items()}
+        return GaussianPosterior("ivon", mean, {name: self.std(p).detach().cpu() for name, p in named.items()})

@@ -1,0 +1,101 @@
+"""SWAG: a Gaussian from the weights that an optimiser walks through at a constant rate.
+
+Of snapshots t = 1 … T, with θ̄ their mean,
+
+    Σ_diag = mean θ² - θ̄²,     D̂ = the last R of θ_t - θ̄_t
+    θ = θ̄ + Σ_diag^½ z / √2 + D̂ y / √(2 (R - 1))
+
+Source: Maddox et al. 2019 (arXiv 1902.02476), algorithm 1 and equation 1; the ½ stands on both parts, as there (its published
+code leaves it out unless told).  θ̄_t is the running mean at the time of the snapshot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from blipcalc.errors import DrawsError
+from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.settings import Settings
+
+
+class SwagConfig(Settings):
+    """When snapshots are taken, and how many directions are kept."""
+
+    start: float = Field(0.6, ge=0, lt=1, description="fraction of all epochs after which snapshots are taken")
+    every: int = Field(1, ge=1, description="epochs between snapshots")
+    rank: int = Field(20, ge=2, description="R, directions of the low-rank part")
+    rate: float = Field(
+        0.2,
+        gt=0,
+        description="constant learning rate while they are taken, as a fraction of the peak: a Gaussian takes a walk",
+    )
+
+    def is_snapshot(self, epoch: int, epochs: int) -> bool:
+        """Whether the weights that an epoch (from 1) of so many ends with are taken."""
+        return epoch > self.start * epochs and (epochs - epoch) % self.every == 0
+
+    def n_snapshots(self, epochs: int) -> int:
+        """How many so many epochs give."""
+        return sum(self.is_snapshot(epoch, epochs) for epoch in range(1, epochs + 1))
+
+
+class SwagMoments:
+    """Running moments of the snapshots; float64 on the CPU."""
+
+    def __init__(self, config: SwagConfig) -> None:
+        self.config, self.count = config, 0
+        self.mean: dict[str, Tensor] = {}
+        self.square: dict[str, Tensor] = {}
+        self.deviations: dict[str, Tensor] = {}
+
+    def add(self, weights: Mapping[str, Tensor]) -> None:
+        """Take a snapshot."""
+        self.count += 1
+        for name, value in weights.items():
+            x = value.detach().cpu().double()
+            if self.count == 1:
+                self.mean[name], self.square[name] = x.clone(), torch.zeros_like(x)
+                self.deviations[name] = x.new_zeros(0, *x.shape)
+                continue
+            before = x - self.mean[name]
+            self.mean[name] = self.mean[name] + before / self.count
+            # sums of squared deviations (Welford 1962): mean θ² - θ̄² without its cancellation
+            self.square[name] = self.square[name] + before * (x - self.mean[name])
+            kept = self.deviations[name][-(self.config.rank - 1) :]
+            self.deviations[name] = torch.cat([kept, (x - self.mean[name])[None]])
+
+    def posterior(self, dtype: torch.dtype = torch.float64, order: Iterable[str] = ()) -> GaussianPosterior:
+        """The Gaussian, in the dtype of the weights; raises :class:`DrawsError` for fewer than three snapshots.
+
+        order : names of the parameters as the network has them: draws depend on it, and a checkpoint has another
+        """
+        if self.count < 3:
+            raise DrawsError(
+                f"SWAG took {self.count} snapshots and needs three or more; give more epochs, an earlier swag.start or a "
+                "smaller swag.every"
+            )
+        std = {name: (value / self.count / 2).sqrt() for name, value in self.square.items()}
+        rank = len(next(iter(self.deviations.values())))
+        deviations = {name: value / math.sqrt(2 * (rank - 1)) for name, value in self.deviations.items()}
+        names = list(order) or list(self.mean)
+        parts = ({name: part[name].to(dtype) for name in names} for part in (self.mean, std, deviations))
+        return GaussianPosterior("swag", *parts)
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        parts = {"mean": self.mean, "square": self.square, "deviations": self.deviations}
+        found = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+        return {"count": torch.tensor(self.count), **found}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self.count = int(state["count"])
+        for key, value in state.items():
+            part, _, name = key.partition("/")
+            if name:
+                getattr(self, part)[name] = value

@@ -1,0 +1,41 @@
+"""Picture of a curve with its error band."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.stats.estimate import Estimate
+
+
+def plot_band(
+    x: np.ndarray, curve: Estimate, path: str | Path, *, xlabel: str, ylabel: str, title: str = "", level: float = 0.95
+) -> None:
+    """Draw a curve with ± one error bar and its interval, and all draws as thin lines, as a PNG.
+
+    Parameters
+    ----------
+    x : (S,); curve : (S,) values
+    path : of the PNG
+    level : of the interval
+    """
+    from matplotlib.figure import Figure  # heavy, and not needed for numbers
+
+    figure = Figure(figsize=(7.0, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    low, high = curve.interval(level)
+    colour, name = "#1f4e79", "draws, before calibration" if curve.calibrated else "draws"
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0, label=f"{100 * level:g} % interval")
+    axes.fill_between(x, curve.value - curve.std, curve.value + curve.std, color=colour, alpha=0.3, lw=0, label="± std")
+    for k, draw in enumerate(curve.draws):
+        axes.plot(x, draw, lw=0.4, color="#777777", label=name if k == 0 else None)
+    axes.plot(x, curve.value, lw=1.6, color=colour, label="surface that drives")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_atomically(Path(path), buffer.getvalue())

@@ -1,0 +1,133 @@
+"""Where the minimum of each draw is, to first order: the implicit function theorem at the minimum of the surface that drives.
+
+    δq_k = -H̄⁻¹ g_k,   E*_k = E_k - ½ g_kᵀ H̄⁻¹ g_k
+
+| symbol | variable | meaning |
+|---|---|---|
+| g_k | ``gradients`` | of draw k at q̄, the minimum of the surface that drives |
+| H̄ | ``hessian`` | of that surface: Hessians of single draws are far noisier, and diverge where one is nearly singular |
+| δq_k | ``shifts`` | Å, and strains |
+
+Exact for harmonic draws of one stiffness.  It is trusted where no coordinate is soft and the spread is small; what it leaves
+out shows in the forces of the draws at their predicted minima.
+
+Source: the implicit function theorem; for potentials Maliyov, Grigorev, Swinburne 2024, arXiv 2407.02414.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from blipcalc.calculators.draw_surfaces import Hessian
+from blipcalc.errors import NotAMinimumError
+from blipcalc.relaxation.conjugate_gradients import conjugate_gradients
+from blipcalc.relaxation.coordinates import FreeMotion
+
+#: eV/Å², below which a coordinate is soft
+SOFT = 1e-3
+#: eigenvalues of a minimum, as a fraction of the largest, are above it
+FLAT = 1e-6
+#: relative residual of the conjugate gradients, and how many at most
+RESIDUAL, ITERATIONS = 1e-6, 1000
+
+
+@dataclass(frozen=True)
+class Response:
+    """Shifts of K draws.
+
+    shifts : (K, m) δq; in free motions alone
+    relaxation : (K,) eV, ½ gᵀ H̄⁻¹ g, by which each draw lies lower in its own minimum
+    softest : eV/Å², the smallest eigenvalue of H̄ among free motions, or a bound on it where the matrix was not built
+    """
+
+    shifts: np.ndarray
+    relaxation: np.ndarray
+    softest: float
+
+
+class Inverse:
+    """H̄⁻¹ on the free motions of a structure, with stiffnesses below a floor raised to it where a positive one is needed.
+
+    Parameters
+    ----------
+    hessian : (m, m) of the surface that drives
+    free : motions, of which ``down`` leaves nothing that is not free: ``dense``, or of few atoms
+    """
+
+    def __init__(self, hessian: np.ndarray, free: FreeMotion) -> None:
+        self._free = free
+        self.values, self._vectors = np.linalg.eigh(free.down(free.down(hessian).T))
+
+    def __call__(self, gradients: np.ndarray) -> np.ndarray:
+        """(…, m) -> (…, m) H̄⁻¹ g."""
+        return self._free.up(self._solved(self._free.down(gradients), self.values))
+
+    def of_minimum(self) -> Self:
+        """Itself; raises NotAMinimumError for an eigenvalue that is not positive."""
+        if self._free.size and self.values[0] <= FLAT * np.abs(self.values).max():
+            raise NotAMinimumError(
+                f"expected a minimum of the surface that drives, its lowest curvature is {self.values[0]:.3g} (highest "
+                f"{self.values[-1]:.3g}); displace the structure along the soft mode and relax it again, or do without its "
+                "curvature (second_order=False) where that is a setting"
+            )
+        return self
+
+    def stiff(self, slopes: np.ndarray, floor: float) -> np.ndarray:
+        """(f,) -> (f,) along free motions, by |H̄| with no eigenvalue below a floor."""
+        return self._solved(slopes, np.maximum(np.abs(self.values), floor))
+
+    def _solved(self, slopes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return (slopes @ self._vectors / values) @ self._vectors.T
+
+
+def respond(inverse: Inverse, gradients: np.ndarray) -> Response:
+    """Shifts from the inverse; meaningless where ``softest`` is not positive."""
+    steps = inverse(gradients)
+    return Response(-steps, 0.5 * np.einsum("km,km->k", gradients, steps), float(inverse.values.min()))
+
+
+def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarray) -> Response:
+    """The same for all draws at once, with products of the Hessian alone.
+
+    softest : the smallest curvature met along a search direction, or 0 where that did not lead to a solution
+    """
+    found = conjugate_gradients(
+        lambda rows, directions: free.down(hessian.product(free.up(directions))),
+        free.down(gradients),
+        lambda square: RESIDUAL**2 * square,
+        ITERATIONS,
+    )
+    softest = float(found.softest.min(initial=np.inf))
+    steps = free.up(found.x)
+    return Response(
+        -steps, 0.5 * np.einsum("km,km->k", gradients, steps), softest if found.solved.all() else min(softest, 0.0)
+    )
+
+
+class UnderPressure:
+    """A Hessian with that of p V, V = V₀ det(1 + ε), in its strains.
+
+    pressure, volume : eV/Å³, Å³
+    """
+
+    def __init__(self, hessian: Hessian, pressure: float, volume: float) -> None:
+        self._hessian, self.size = hessian, hessian.size
+        self._block = np.zeros((6, 6))
+        self._block[:3, :3] = 1.0 - np.eye(3)
+        self._block[3:, 3:] = -0.5 * np.eye(3)  # det has -ε_yz² and so on, and ε_yz is half of the coordinate
+        self._block *= pressure * volume
+
+    def matrix(self) -> np.ndarray:
+        """(size, size)."""
+        found = self._hessian.matrix()
+        found[-6:, -6:] += self._block
+        return found
+
+    def product(self, directions: np.ndarray) -> np.ndarray:
+        """(B, size) -> (B, size)."""
+        found = self._hessian.product(directions)
+        found[:, -6:] += directions[:, -6:] @ self._block
+        return found
