@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from torch import nn
 
-from blipcalc.core.contracts import Need, Posterior, Surface, place_draws
+from blipcalc.core.contracts import Posterior, Surface, place_draws
 from blipcalc.core.curvature import Curvature
 from blipcalc.core.domain import Domain, latent_features
 from blipcalc.core.evaluate import Evaluator, Strategy
@@ -20,6 +20,7 @@ from blipcalc.core.identity import Identity, network_identity
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.one_at_a_time import WithLock
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.files.safetensors_file import tensors_hash

@@ -14,8 +14,8 @@ from ase.calculators.morse import MorsePotential
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.snapshot import FrozenCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 
 #: relative spreads of ε and σ
 SPREADS = 0.02, 0.005

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 
-from blipcalc.core.contracts import Need
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import (
     CoincidentAtomsError,
     ConfigurationError,

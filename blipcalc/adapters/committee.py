@@ -14,11 +14,12 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from blipcalc.adapters.ase_results import ORDER, ask, changes, check_part, gives, shown
-from blipcalc.core.contracts import Heads, Need, Surface
+from blipcalc.core.contracts import Heads, Surface
 from blipcalc.core.identity import Identity
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.one_at_a_time import WithLock, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, DrawsError
 

@@ -14,11 +14,12 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.outputs import Properties, all_outputs
 
 from blipcalc.adapters.ase_results import Vouching, changes
-from blipcalc.core.contracts import Need, Predictor, Surface, predictions
+from blipcalc.core.contracts import Surface
 from blipcalc.core.domain import Domain
 from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
+from blipcalc.core.predictor_contract import Need, Predictor, predictions
 from blipcalc.core.signature import probe_of, signature_of
 from blipcalc.core.validate import check_arrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning

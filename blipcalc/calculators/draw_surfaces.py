@@ -25,10 +25,10 @@ from blipcalc.adapters.ase_results import ask
 from blipcalc.calculators.bayesian import BayesianCalculator, bayesian_of
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.single_draw import SingleDraw
-from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.deformation import deformation, displaced
 from blipcalc.core.differenced import Differenced
 from blipcalc.core.prediction import SampleArrays
+from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.stats.estimate import ROUNDING, Estimate
 

@@ -12,10 +12,11 @@ from ase.calculators.calculator import all_changes
 from blipcalc.adapters.ase_results import Vouching, changes
 from blipcalc.calculators.base import Around
 from blipcalc.calculators.bayesian import CARRIED, DEVIATIONS, BayesianCalculator
-from blipcalc.core.contracts import Heads, Need, Predictor, Surface
+from blipcalc.core.contracts import Heads, Surface
 from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import DrawsError
 from blipcalc.settings import whole
 

@@ -45,10 +45,10 @@ from blipcalc.calculators.bayesian import (
     BayesianCalculator,
     results_of,
 )
-from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.core.prediction import Prediction
+from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.errors import ConfigurationError, EmptyStructureError, NonFiniteError
 from blipcalc.stats.spread import cross_covariance, spread
 

@@ -14,7 +14,8 @@ from blipcalc.calibration.accuracy import Scores, energy_scores, force_scores, o
 from blipcalc.calibration.coverage import Coverage, frame_coverage, radius
 from blipcalc.calibration.fit import LEVELS
 from blipcalc.calibration.residuals import BATCH_ATOMS, Progress, Residuals, collect, frames_hash, seen_in_training
-from blipcalc.core.contracts import Predictor, Surface
+from blipcalc.core.contracts import Surface
+from blipcalc.core.predictor_contract import Predictor
 from blipcalc.errors import DataError
 from blipcalc.files.json_file import Kind
 from blipcalc.stats.bootstrap import effective_sample_size

@@ -15,8 +15,9 @@ import numpy as np
 from ase import Atoms
 from ase.symbols import Symbols
 
-from blipcalc.core.contracts import Need, Predictor, Surface
+from blipcalc.core.contracts import Surface
 from blipcalc.core.prediction import Calibration, Prediction
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.data.labels import frame_hash, labels
 from blipcalc.data.silent_forces import ROUNDING
 from blipcalc.errors import CalibrationError, DataError, MissingLabelsError, NonFiniteLabelsError

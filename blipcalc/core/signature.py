@@ -18,8 +18,8 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from ase.calculators.mixing import LinearCombinationCalculator
 
-from blipcalc.core.contracts import Need
 from blipcalc.core.identity import Identified, Identity
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import StructureError
 
 #: Å; atoms of a probe are moved by so much: where a structure is symmetric, forces of any strength are zero

@@ -11,9 +11,9 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.residuals import BATCH_ATOMS, batches, collect
-from blipcalc.core.contracts import Need, predictions
 from blipcalc.core.dropped_by_ase import put_back
 from blipcalc.core.prediction import Calibration
+from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import ConfigurationError, DataError, LimitsError
 from blipcalc.files.checksums import verify

@@ -26,7 +26,7 @@ from posteriors import SETS, recipes, train_row
 
 import blipcalc
 from blipcalc.calibration.residuals import collect
-from blipcalc.core.contracts import Need
+from blipcalc.core.predictor_contract import Need
 from blipcalc.data.labels import read_labelled
 from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.learning.acquisition import CRITERIA, choose

@@ -16,7 +16,7 @@ import ase.io
 import numpy as np
 
 from blipcalc import BayesianCalculator
-from blipcalc.core.contracts import Need
+from blipcalc.core.predictor_contract import Need
 from blipcalc.data.labels import read_labelled
 
 

@@ -18,7 +18,8 @@ from ase.md.verlet import VelocityVerlet
 from tqdm import tqdm
 
 from blipcalc import BayesianCalculator, load
-from blipcalc.core.contracts import Need, place_draws
+from blipcalc.core.contracts import place_draws
+from blipcalc.core.predictor_contract import Need
 from blipcalc.files.bundled import starting_structure
 from blipcalc.predictor import BayesianPredictor
 

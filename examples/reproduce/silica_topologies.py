@@ -17,7 +17,7 @@ from silica_frames import SEEN, UNSEEN
 
 from blipcalc import BayesianCalculator
 from blipcalc.calibration.residuals import Residuals, collect
-from blipcalc.core.contracts import Need
+from blipcalc.core.predictor_contract import Need
 from blipcalc.stats.ranks import auroc
 
 LEVEL = 0.95

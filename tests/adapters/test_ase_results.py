@@ -24,7 +24,7 @@ from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
 from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.calculators.snapshot import FINGERPRINT, annotate, snapshot
 from blipcalc.calculators.weighted_baseline import BaselineFallback
-from blipcalc.core.contracts import Need
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import CalculatorResultError, ConfigurationError, NonFiniteError
 from blipcalc.monitor.observer import UncertaintyMonitor
 

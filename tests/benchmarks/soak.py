@@ -23,8 +23,8 @@ import numpy as np
 from ase import Atoms
 
 from blipcalc.calculators.bayesian import BayesianCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.md.run_md import run_md
 from blipcalc.monitor.limits import Limits, fit_limits
 

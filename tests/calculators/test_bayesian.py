@@ -24,8 +24,8 @@ from scaled_emt import ScaledEMT
 
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import VARIANCES, BayesianCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import (
     CoincidentAtomsError,
     ConfigurationError,

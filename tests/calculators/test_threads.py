@@ -23,7 +23,7 @@ from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
 from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.calculators.snapshot import FrozenCalculator, snapshot
 from blipcalc.calculators.weighted_baseline import BaselineFallback
-from blipcalc.core.contracts import Need
+from blipcalc.core.predictor_contract import Need
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.predictor import BayesianPredictor
 

@@ -21,8 +21,8 @@ from blipcalc.calculators import weighted_baseline as fallback
 from blipcalc.calculators.bayesian import VARIANCES, BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.weighted_baseline import BaselineFallback
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import CalibrationError, ConfigurationError, NonFiniteError
 from blipcalc.md.restart import identity
 from blipcalc.md.run_md import run_md

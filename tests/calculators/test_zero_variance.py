@@ -17,8 +17,8 @@ from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.calibration.residuals import collect
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, Prediction
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import MonitorError, ZeroVarianceError
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.readings import check_sensor, take_reading

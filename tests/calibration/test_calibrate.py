@@ -15,7 +15,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from blipcalc.calibration.evaluation import evaluate_model
 from blipcalc.calibration.fit import calibrate, feasible_draws, fit_calibration
 from blipcalc.calibration.residuals import collect, frames_hash, seen_in_training
-from blipcalc.core.contracts import Draws, Need
+from blipcalc.core.contracts import Draws
+from blipcalc.core.predictor_contract import Need
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import (
     CalibrationError,

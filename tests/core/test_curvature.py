@@ -8,13 +8,14 @@ import torch
 
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.draw_surfaces import Surfaces
-from blipcalc.core.contracts import Draws, Need, place_draws
+from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.curvature import Curvature
 from blipcalc.core.deformation import displaced
 from blipcalc.core.differenced import Differenced
 from blipcalc.core.evaluate import Evaluator
 from blipcalc.core.graph import Graph
 from blipcalc.core.kernels import Kernels
+from blipcalc.core.predictor_contract import Need
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.predictor import BayesianPredictor
 

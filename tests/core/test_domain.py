@@ -13,8 +13,8 @@ from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 
 from blipcalc.calculators.bayesian import BayesianCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.domain import closest_distances, fit_domain
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.io import read, write
 from blipcalc.model_file.model_file import Model, load_model, save_model

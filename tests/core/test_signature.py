@@ -20,9 +20,9 @@ from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
 from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.calculators.weighted_baseline import BaselineFallback
-from blipcalc.core.contracts import Need
 from blipcalc.core.identity import network_identity
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.core.signature import Signature, difference, probe_of, same, signature_of
 from blipcalc.errors import DrawsError, StructureError
 from blipcalc.posteriors.blip import BlipPosterior

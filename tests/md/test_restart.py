@@ -18,8 +18,8 @@ from ase.constraints import FixAtoms
 
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import (
     CheckpointWarning,
     ConfigurationError,

@@ -5,8 +5,8 @@ import pytest
 from ase import Atoms
 
 from blipcalc.calculators.bayesian import BayesianCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import ConfigurationError
 from blipcalc.io import read
 from blipcalc.md.run_md import run_md

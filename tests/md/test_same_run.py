@@ -16,8 +16,8 @@ from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
 from blipcalc.calculators.weighted_baseline import BaselineFallback
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.md.restart import identity
 from blipcalc.md.run_files import SUMMARY, TRAJECTORY

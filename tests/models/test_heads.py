@@ -9,10 +9,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from blipcalc import BayesianCalculator
-from blipcalc.core.contracts import Draws, Need
+from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.core.prediction import SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import ConfigurationError
 from blipcalc.models.heads import HeadsConfig, lower_triangle
 from blipcalc.models.race import Race

@@ -8,8 +8,8 @@ from ase import Atoms
 from ase.build import molecule
 
 from blipcalc.calculators.bayesian import BayesianCalculator
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, Prediction
+from blipcalc.core.predictor_contract import Need
 
 
 class Scripted:

@@ -7,8 +7,8 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.monitor.fit_limits import check_reference
 from blipcalc.monitor.limits import Limits
 

@@ -233,7 +233,7 @@ MUTANTS = (
     Mutant(
         "rest-passes",
         "Draws that are all the same have an error bar of zero where nobody asks for forces, or they vanish.",
-        "core/contracts.py",
+        "core/predictor_contract.py",
         "if judged and all(one.draws_agree for one in judged):",
         "if False:",
         ("calculators/test_zero_variance.py",),
@@ -241,7 +241,7 @@ MUTANTS = (
     Mutant(
         "energy-without-spread-passes",
         "Draws that are all the same have an error bar of zero where no force acts and only the energy changes.",
-        "core/contracts.py",
+        "core/predictor_contract.py",
         "if copy.draws_agree and abs(copy.energy - one.energy) > ACTS * abs(one.energy):",
         "if False:",
         ("calculators/test_zero_variance.py",),

@@ -12,8 +12,8 @@ from ase import Atoms
 
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calibration.evaluation import EVALUATION
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import ConfigurationError, DamagedFileError, DataError, LimitsError, NonFiniteError
 from blipcalc.files.checksums import forget_sums, sums_of
 from blipcalc.files.json_file import write_json

@@ -9,7 +9,7 @@ import pytest
 from blipcalc.calibration.evaluation import evaluate_residuals
 from blipcalc.calibration.fit import calibrate
 from blipcalc.calibration.residuals import collect
-from blipcalc.core.contracts import Need
+from blipcalc.core.predictor_contract import Need
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.ranks import auroc

@@ -21,8 +21,8 @@ from blipcalc import io
 from blipcalc.averages.average import AVERAGES
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calibration.evaluation import EVALUATION
-from blipcalc.core.contracts import Need
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
+from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import BlipcalcError
 from blipcalc.files.json_file import read_json, write_json
 from blipcalc.files.run_folder import NEWEST, Checkpoints, State
