@@ -24,7 +24,8 @@ from blipcalc.core.predictor_contract import Need
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.files.safetensors_file import tensors_hash
-from blipcalc.model_file.model_file import Model, load_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model
 from blipcalc.process import plain_state
 from blipcalc.settings import whole
 

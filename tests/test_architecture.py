@@ -103,6 +103,45 @@ def test_imports_go_down(path):
     assert not faults(room, path.read_text())
 
 
+def test_a_file_name_stands_for_one_thing():
+    """But for registries, one of each kind of thing, and commands, which carry the verbs of what they call."""
+    rooms = {}
+    for path in modules():
+        if path.stem not in ("__init__", "registry") and room_of(path) != "cli":
+            rooms.setdefault(path.stem, []).append(room_of(path))
+    assert not {name: found for name, found in rooms.items() if len(found) > 1}
+
+
+def module_of(path):
+    return ".".join(("blipcalc", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def circles(imports):
+    """Modules that import each other, in a row or around several corners; imports: {module: set of modules}."""
+    reached = {name: set(found) for name, found in imports.items()}
+    while True:
+        wider = {name: found.union(*(reached.get(other, ()) for other in found)) for name, found in reached.items()}
+        if wider == reached:
+            return sorted(name for name, found in reached.items() if name in found)
+        reached = wider
+
+
+def test_no_module_imports_itself_around_corners():
+    """Not even for types."""
+    names, imports = {module_of(path) for path in modules()}, {}
+    for path in modules():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names} & names
+                found |= inner or {node.module} & names
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names} & names
+        imports[module_of(path)] = found - {"blipcalc"}
+    assert not circles(imports)
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_process_is_left_alone(path):
     lines = path.read_text().splitlines()

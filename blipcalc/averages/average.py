@@ -10,6 +10,7 @@ as for every :class:`~blipcalc.stats.estimate.Estimate`; to first order the two 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from blipcalc.averages.stored_run import Stored, stored_run
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.files.json_file import Kind
+from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate
 
@@ -95,11 +97,36 @@ class ThermalAverage:
             "sampling": {name: value for name, value in plain.items() if name not in left_out},
         }
 
-    def plot(self, path: str | Path) -> None:
-        """Write a PNG: see :func:`blipcalc.averages.average_plot.plot_average`."""
-        from blipcalc.averages.average_plot import plot_average
+    def plot(self, path: str | Path, *, level: float = 0.95) -> None:
+        """Draw the value, a band for the model error and one for the sampling error, and the draws, as a PNG.
 
-        plot_average(self, path)
+        level : of the band of the model error; that of the sampling error is two standard errors wide on either side
+
+        raises : ConfigurationError for an average of a number
+        """
+        from matplotlib.figure import Figure  # heavy, and not needed to average
+
+        if self.axis is None or self.value.ndim != 1:
+            raise ConfigurationError(f"{self.name} is no curve but of shape {self.value.shape}; nothing to draw")
+        x, estimate, twice = self.axis.values, self.estimate, 2.0 * self.sampling_error
+        figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(x, estimate.draws.T, lw=0.5, color="#9aa5b1", alpha=0.6)
+        for low, high, color, alpha, label in (
+            (*estimate.interval(level), "#1f4e79", 0.25, f"model error, {level:.0%}"),
+            (self.value - twice, self.value + twice, "#b03a2e", 0.35, "sampling, ± 2 s.e."),
+        ):
+            axes.fill_between(x, low, high, color=color, alpha=alpha, lw=0, label=label)
+        axes.plot(
+            x, self.value, lw=1.2, color="#102a43", label=f"K = {estimate.n_draws} draws, {self.temperature_K:g} K"
+        )
+        name = f"{self.name} ({estimate.unit})" if estimate.unit else self.name
+        axes.set(xlabel=f"{self.axis.name} ({self.axis.unit})", ylabel=name, xlim=(x[0], x[-1]))
+        axes.set_ylim(bottom=min(0.0, float(np.min(self.value))))
+        axes.legend(frameon=False, fontsize=8)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        write_atomically(Path(path), buffer.getvalue())
 
 
 def average(

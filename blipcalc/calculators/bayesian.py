@@ -23,7 +23,7 @@ from blipcalc.core.predictor_contract import Need, Predictor, predictions
 from blipcalc.core.signature import probe_of, signature_of
 from blipcalc.core.validate import check_arrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
-from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.settings import switch
 

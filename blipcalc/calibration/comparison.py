@@ -16,7 +16,7 @@ from blipcalc.calibration.fit import feasible_draws
 from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
 from blipcalc.errors import UnknownElementError
 from blipcalc.files.json_file import Kind
-from blipcalc.model_file.model_file import Model, total_seconds
+from blipcalc.model_file.model import Model, total_seconds
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.recalibration import IsotonicRecalibration
 from blipcalc.stats.scores import ce_central

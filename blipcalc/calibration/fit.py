@@ -59,7 +59,7 @@ from blipcalc.errors import (
     SilentForcesWarning,
     TrainingDataReusedError,
 )
-from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 from blipcalc.posteriors.ensemble import EnsemblePosterior
 from blipcalc.predictor import device_of, draws_of, dtype_of
 from blipcalc.process import plain_state

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from blipcalc.errors import ChangedFileError
-
-if TYPE_CHECKING:
-    from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 
 
 def put_together(path: object, loaded: Model, mine: Model, stored: Model) -> Model:

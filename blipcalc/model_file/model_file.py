@@ -9,9 +9,8 @@ frames it was trained on.  The manifest holds the rest.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import Posterior, Surface
+from blipcalc.core.contracts import Posterior
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import (
-    CalibrationError,
     ChangedFileError,
     ChangedRandomStreamError,
     ConfigurationError,
@@ -37,7 +35,8 @@ from blipcalc.files.locks import adding
 from blipcalc.files.safetensors_file import DTYPES, read_manifest, read_sealed, tensors_hash, write_sealed
 from blipcalc.model_file.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
 from blipcalc.model_file.merge import put_together
-from blipcalc.models.registry import build_model, model_name
+from blipcalc.model_file.model import AROUND, Loaded, Model, architecture_of, backbone_of, tensors_of
+from blipcalc.models.registry import build_model
 from blipcalc.posteriors.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior
 from blipcalc.posteriors.gaussian import LINEAR, GaussianPosterior
@@ -49,84 +48,9 @@ from blipcalc.stats.ellipsoid import Ellipsoid
 
 #: the draws whose hash is kept: enough to notice a changed random stream
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
-#: distributions around a network, and which of them a name stands for
-AROUND = (GaussianPosterior, LastLayerPosterior, PopsPosterior)
+#: which distribution around a network a name stands for
 RESTORED = {"laplace": LastLayerPosterior, "llpr": LastLayerPosterior, "pops": PopsPosterior}
 RESTORED |= dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model file as it was read.
-
-    path : of the file; seal : SHA-256 of its bytes; content : what it held
-    """
-
-    path: Path
-    seal: str
-    content: Model
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model: network, posterior, calibrations and where it comes from.
-
-    network : an EnergyModel; posterior : gives its draws
-    surface : the surface that its maker recommends
-    calibrations : for the (surface, K, seed) it was calibrated for
-    training : command, settings, data hash, seed, wall time, machine, versions
-    frames : (n,) int64 fingerprints of the frames it was trained on
-    domain : where those frames are, for a monitor that does not look at variances; no part of the hash
-    loaded : the file that it was read from, if any, as it was then
-    """
-
-    network: nn.Module
-    posterior: Posterior
-    surface: Surface = "mean"
-    calibrations: tuple[Calibration, ...] = ()
-    training: dict[str, Any] = field(default_factory=dict)
-    frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    domain: Domain | None = None
-    loaded: Loaded | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.calibrations:
-            own = self.hash
-            foreign = [c.model_hash for c in self.calibrations if c.model_hash != own]
-            if foreign:
-                raise CalibrationError(
-                    f"the calibration belongs to model {foreign[0][:12]}…, this one is {own[:12]}…: other weights, or another "
-                    "mode of its noise. Calibrate this model in the mode that it is used in"
-                )
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 over weights, architecture and posterior: what calibrations belong to."""
-        identity = {
-            "tensors": tensors_hash(_tensors(self)),
-            "species": list(self.network.species),
-            "cutoff": self.network.cutoff,
-            # without defaults: a setting that is added later leaves the hash of older files as it is
-            **_architecture(self, exclude_defaults=True),
-        }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-    def calibration(self, surface: Surface, n_draws: int, seed: int) -> Calibration | None:
-        """The calibration for these settings, or None."""
-        wanted = (surface, n_draws, seed)
-        return next((c for c in self.calibrations if (c.surface, c.n_draws, c.seed) == wanted), None)
-
-    def with_calibrations(self, *new: Calibration) -> Model:
-        """The same model with calibrations added, each replacing an older one of its (surface, K, seed)."""
-        keys = {(c.surface, c.n_draws, c.seed) for c in new}
-        kept = tuple(c for c in self.calibrations if (c.surface, c.n_draws, c.seed) not in keys)
-        return replace(self, calibrations=kept + new)
-
-
-def total_seconds(model: Model) -> float | None:
-    """Wall time of its training and of what it started from, seconds; None where its file does not say."""
-    own = model.training.get("wall_seconds")
-    return None if own is None else own + (model.training.get("wall_seconds_before") or 0)
 
 
 @plain_state()
@@ -185,8 +109,8 @@ def _seal(path: Path) -> str:
 def _write(model: Model, path: str | Path) -> None:
     manifest = Manifest(
         schema_version=SCHEMA,
-        **_architecture(model),
-        conventions=_backbone(model.network).conventions(),
+        **architecture_of(model),
+        conventions=backbone_of(model.network).conventions(),
         species=list(model.network.species),
         cutoff=model.network.cutoff,
         units=Units(),
@@ -197,7 +121,7 @@ def _write(model: Model, path: str | Path) -> None:
         calibrations=[StoredCalibration.of(_plain(c)) for c in model.calibrations],
         domain=None if model.domain is None else StoredDomain(**_of_domain(model.domain)),
     )
-    tensors = _tensors(model) | _domain_tensors(model.domain) | {"frames": model.frames}
+    tensors = tensors_of(model) | _domain_tensors(model.domain) | {"frames": model.frames}
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise NonFiniteWeightsError(f"{path} not written: {', '.join(bad[:4])} hold NaN or infinity")
@@ -293,30 +217,6 @@ def _domain(path: Path, stored: StoredDomain | None, tensors: dict[str, Tensor])
     return Domain(ellipsoids, **stored.model_dump())
 
 
-def _backbone(network: nn.Module) -> nn.Module:
-    return network.backbone if isinstance(network, BlipModel) else network
-
-
-def _architecture(model: Model, *, exclude_defaults: bool = False) -> dict[str, Any]:
-    blip = model.network if isinstance(model.network, BlipModel) else None
-    backbone = _backbone(model.network)
-    return {
-        "architecture": model_name(backbone),
-        "architecture_config": backbone.config.model_dump(mode="json", exclude_defaults=exclude_defaults),
-        "posterior": model.posterior.name,
-        "blip": blip.config.model_dump(mode="json", exclude_defaults=exclude_defaults) if blip else None,
-    }
-
-
-def _tensors(model: Model) -> dict[str, Tensor]:
-    """What is stored: members stacked, the rest of the network once."""
-    members = dict(getattr(model.posterior, "members", {}))
-    network = {n: v for n, v in model.network.state_dict().items() if n not in members}
-    beside = model.posterior.tensors() if isinstance(model.posterior, AROUND) else {}
-    kinds = {"model": network, "members": members, "posterior": beside}
-    return {f"{kind}/{name}": value for kind, tensors in kinds.items() for name, value in tensors.items()}
-
-
 def _draws_hash(posterior: Posterior) -> str | None:
     """Fingerprint of noise drawn from a fixed seed; None where draws do not depend on a random stream."""
     noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
@@ -343,7 +243,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
             f"{path}: the manifest says cutoff {manifest.cutoff} Å and elements {manifest.species}, its network "
             f"{network.cutoff} Å and {list(network.species)}"
         )
-    _check_conventions(path, manifest.conventions, _backbone(network).conventions())
+    _check_conventions(path, manifest.conventions, backbone_of(network).conventions())
     frames = tensors.pop("frames", None)
     if frames is None or frames.ndim != 1 or frames.dtype != torch.int64:
         raise SchemaError(f"{path}: expected the fingerprints of the training frames as one axis of int64")

@@ -11,7 +11,8 @@ from typing import Any
 from blipcalc.data.labels import frame_hash
 from blipcalc.data.silent_forces import informing_frames
 from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedError, TrainingWarning
-from blipcalc.model_file.model_file import Model, load_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model
 from blipcalc.models.registry import model_name
 from blipcalc.posteriors.last_layer import LAST_LAYER
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig

@@ -16,7 +16,8 @@ from blipcalc.core.contracts import Posterior
 from blipcalc.core.domain import fit_domain
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError
-from blipcalc.model_file.model_file import Model, load_model, save_model, total_seconds
+from blipcalc.model_file.model import Model, total_seconds
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.posteriors.last_layer import LAST_LAYER

@@ -25,7 +25,7 @@ from blipcalc.files.json_file import read_json, write_json
 from blipcalc.io import read, write
 from blipcalc.md.run_md import run_md
 from blipcalc.md.summary import RUN_SUMMARY
-from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 from blipcalc.posteriors.blip import BlipPosterior
 
 RUN = {

@@ -38,7 +38,7 @@ from blipcalc.errors import (
     UncalibratedWarning,
     UnknownElementError,
 )
-from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior

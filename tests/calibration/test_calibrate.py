@@ -28,7 +28,8 @@ from blipcalc.errors import (
     TrainingDataReusedError,
     UnknownElementError,
 )
-from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior

@@ -31,7 +31,8 @@ from blipcalc.errors import (
 from blipcalc.files.bundled import bundle_path
 from blipcalc.files.json_file import read_json
 from blipcalc.files.safetensors_file import read_sealed
-from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior

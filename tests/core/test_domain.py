@@ -17,7 +17,8 @@ from blipcalc.core.domain import closest_distances, fit_domain
 from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.io import read, write
-from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.models.registry import build_model
 from blipcalc.monitor.criteria import Reading
 from blipcalc.monitor.observer import UncertaintyMonitor

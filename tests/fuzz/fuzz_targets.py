@@ -28,7 +28,8 @@ from blipcalc.files.checksums import forget_sums
 from blipcalc.files.json_file import write_json
 from blipcalc.io import read, write
 from blipcalc.md.run_md import run_md
-from blipcalc.model_file.model_file import Model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import save_model
 from blipcalc.models.registry import build_model
 from blipcalc.monitor.criteria import AtomFraction, EnergyStdPerAtom, Verdict
 from blipcalc.monitor.events import EventLog, read_events

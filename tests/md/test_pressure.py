@@ -13,7 +13,7 @@ from ase.build import bulk
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.errors import ConfigurationError
 from blipcalc.md.run_md import EVENTS, run_md
-from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 from blipcalc.models.registry import build_model
 from blipcalc.monitor.criteria import PressureTolerance
 from blipcalc.monitor.events import read_events

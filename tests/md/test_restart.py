@@ -37,7 +37,7 @@ from blipcalc.md.integrators import IntegratorConfig, integrator, restore_variab
 from blipcalc.md.repair import repair_run
 from blipcalc.md.run_md import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.md.summary import RUN_SUMMARY
-from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 from blipcalc.monitor.actions import RollBack
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.run_criteria import Evidence, HaltRatio, Smoothed

@@ -36,7 +36,8 @@ from blipcalc.errors import (
     SchemaError,
 )
 from blipcalc.files.safetensors_file import read_sealed, tensors_hash, write_sealed
-from blipcalc.model_file.model_file import Model, find_model, load_model, model_info, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import find_model, load_model, model_info, save_model
 from blipcalc.models.painn import PaiNNConfig
 from blipcalc.models.registry import build_model
 from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize

@@ -13,7 +13,8 @@ from blipcalc.core.domain import fit_domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ChangedFileError
 from blipcalc.model_file.merge import merged
-from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 
 FORK = multiprocessing.get_context("fork")

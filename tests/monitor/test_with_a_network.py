@@ -11,7 +11,7 @@ from ase.md.langevin import Langevin
 from blipcalc import io
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.prediction import Calibration
-from blipcalc.model_file.model_file import Model
+from blipcalc.model_file.model import Model
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.posteriors.blip import BlipPosterior
 

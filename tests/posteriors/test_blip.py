@@ -18,7 +18,8 @@ from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import BlipcalcError, ConfigurationError, DrawsError
-from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.posteriors.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
 from blipcalc.posteriors.variational import VariationalLinear, kl_divergence
 from blipcalc.predictor import BayesianPredictor

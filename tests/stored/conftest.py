@@ -29,7 +29,8 @@ from blipcalc.files.run_folder import NEWEST, Checkpoints, State
 from blipcalc.files.safetensors_file import read_sealed
 from blipcalc.md.run_md import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.md.summary import StoredCheckpoint, read_summary
-from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.models.registry import build_model
 from blipcalc.monitor.criteria import Verdict
 from blipcalc.monitor.events import EventLog, events_of

@@ -14,7 +14,8 @@ from blipcalc.calibration.fit import calibrate
 from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.errors import ConfigurationError
-from blipcalc.model_file.model_file import Model, load_model, save_model
+from blipcalc.model_file.model import Model
+from blipcalc.model_file.model_file import load_model, save_model
 from blipcalc.posteriors.gaussian import GaussianPosterior, stack_shape
 from blipcalc.posteriors.laplace import LaplaceConfig
 from blipcalc.training.batches import labelled_graphs

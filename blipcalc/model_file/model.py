@@ -1,0 +1,126 @@
+"""A trained model: network, posterior, calibrations, and what a file of it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blipcalc.core.contracts import Posterior, Surface
+from blipcalc.core.domain import Domain
+from blipcalc.core.prediction import Calibration
+from blipcalc.errors import CalibrationError
+from blipcalc.files.safetensors_file import tensors_hash
+from blipcalc.models.registry import model_name
+from blipcalc.posteriors.blip import BlipModel
+from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.posteriors.last_layer import LastLayerPosterior
+from blipcalc.posteriors.pops import PopsPosterior
+
+#: distributions around a network, which store tensors of their own
+AROUND = (GaussianPosterior, LastLayerPosterior, PopsPosterior)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model file as it was read.
+
+    path : of the file; seal : SHA-256 of its bytes; content : what it held
+    """
+
+    path: Path
+    seal: str
+    content: Model
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: network, posterior, calibrations and where it comes from.
+
+    network : an EnergyModel; posterior : gives its draws
+    surface : the surface that its maker recommends
+    calibrations : for the (surface, K, seed) it was calibrated for
+    training : command, settings, data hash, seed, wall time, machine, versions
+    frames : (n,) int64 fingerprints of the frames it was trained on
+    domain : where those frames are, for a monitor that does not look at variances; no part of the hash
+    loaded : the file that it was read from, if any, as it was then
+    """
+
+    network: nn.Module
+    posterior: Posterior
+    surface: Surface = "mean"
+    calibrations: tuple[Calibration, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    domain: Domain | None = None
+    loaded: Loaded | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.calibrations:
+            own = self.hash
+            foreign = [c.model_hash for c in self.calibrations if c.model_hash != own]
+            if foreign:
+                raise CalibrationError(
+                    f"the calibration belongs to model {foreign[0][:12]}…, this one is {own[:12]}…: other weights, or another "
+                    "mode of its noise. Calibrate this model in the mode that it is used in"
+                )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over weights, architecture and posterior: what calibrations belong to."""
+        identity = {
+            "tensors": tensors_hash(tensors_of(self)),
+            "species": list(self.network.species),
+            "cutoff": self.network.cutoff,
+            # without defaults: a setting that is added later leaves the hash of older files as it is
+            **architecture_of(self, exclude_defaults=True),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def calibration(self, surface: Surface, n_draws: int, seed: int) -> Calibration | None:
+        """The calibration for these settings, or None."""
+        wanted = (surface, n_draws, seed)
+        return next((c for c in self.calibrations if (c.surface, c.n_draws, c.seed) == wanted), None)
+
+    def with_calibrations(self, *new: Calibration) -> Model:
+        """The same model with calibrations added, each replacing an older one of its (surface, K, seed)."""
+        keys = {(c.surface, c.n_draws, c.seed) for c in new}
+        kept = tuple(c for c in self.calibrations if (c.surface, c.n_draws, c.seed) not in keys)
+        return replace(self, calibrations=kept + new)
+
+
+def total_seconds(model: Model) -> float | None:
+    """Wall time of its training and of what it started from, seconds; None where its file does not say."""
+    own = model.training.get("wall_seconds")
+    return None if own is None else own + (model.training.get("wall_seconds_before") or 0)
+
+
+def backbone_of(network: nn.Module) -> nn.Module:
+    """The network that a BLIP was made of; any other network itself."""
+    return network.backbone if isinstance(network, BlipModel) else network
+
+
+def architecture_of(model: Model, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """Entries of the manifest that say what network and what posterior to build."""
+    blip = model.network if isinstance(model.network, BlipModel) else None
+    backbone = backbone_of(model.network)
+    return {
+        "architecture": model_name(backbone),
+        "architecture_config": backbone.config.model_dump(mode="json", exclude_defaults=exclude_defaults),
+        "posterior": model.posterior.name,
+        "blip": blip.config.model_dump(mode="json", exclude_defaults=exclude_defaults) if blip else None,
+    }
+
+
+def tensors_of(model: Model) -> dict[str, Tensor]:
+    """What is stored: members stacked, the rest of the network once."""
+    members = dict(getattr(model.posterior, "members", {}))
+    network = {n: v for n, v in model.network.state_dict().items() if n not in members}
+    beside = model.posterior.tensors() if isinstance(model.posterior, AROUND) else {}
+    kinds = {"model": network, "members": members, "posterior": beside}
+    return {f"{kind}/{name}": value for kind, tensors in kinds.items() for name, value in tensors.items()}
