@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "blipcalc"
 FLOORS = [
     {"text"},
     {"errors", "units", "process"},
-    {"settings"},
+    {"settings", "registries"},
     {"files"},
     {"stats"},
     {"core"},

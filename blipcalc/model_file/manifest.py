@@ -14,11 +14,6 @@ from blipcalc.settings import AtLeastOne, Count, Fraction, Positive, Settings, c
 
 SCHEMA = 1
 
-PosteriorName = Literal[
-    "point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "laplace-all", "laplace-kron", "llpr", "pops"
-]
-
-
 AtomicNumber = Annotated[int, Field(ge=1, le=118)]
 
 
@@ -64,7 +59,7 @@ class Manifest(Settings):
     schema_version: Literal[1]
     architecture: str
     architecture_config: dict[str, Any]
-    posterior: PosteriorName
+    posterior: str
     blip: dict[str, Any] | None
     conventions: dict[str, float] = Field(default_factory=dict)
     species: list[AtomicNumber] = Field(min_length=1)

@@ -11,19 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import Posterior, Surface
+from blipcalc.core.contracts import Surface
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError
 from blipcalc.files.safetensors_file import tensors_hash
 from blipcalc.models.registry import model_name
 from blipcalc.posteriors.blip import BlipModel
-from blipcalc.posteriors.gaussian import GaussianPosterior
-from blipcalc.posteriors.last_layer import LastLayerPosterior
-from blipcalc.posteriors.pops import PopsPosterior
-
-#: distributions around a network, which store tensors of their own
-AROUND = (GaussianPosterior, LastLayerPosterior, PopsPosterior)
+from blipcalc.posteriors.registry import StoredPosterior
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Model:
     """
 
     network: nn.Module
-    posterior: Posterior
+    posterior: StoredPosterior
     surface: Surface = "mean"
     calibrations: tuple[Calibration, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
@@ -119,8 +114,7 @@ def architecture_of(model: Model, *, exclude_defaults: bool = False) -> dict[str
 
 def tensors_of(model: Model) -> dict[str, Tensor]:
     """What is stored: members stacked, the rest of the network once."""
-    members = dict(getattr(model.posterior, "members", {}))
+    members = dict(model.posterior.members)
     network = {n: v for n, v in model.network.state_dict().items() if n not in members}
-    beside = model.posterior.tensors() if isinstance(model.posterior, AROUND) else {}
-    kinds = {"model": network, "members": members, "posterior": beside}
+    kinds = {"model": network, "members": members, "posterior": model.posterior.tensors()}
     return {f"{kind}/{name}": value for kind, tensors in kinds.items() for name, value in tensors.items()}

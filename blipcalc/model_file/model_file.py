@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import Posterior
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import (
@@ -35,22 +34,15 @@ from blipcalc.files.locks import adding
 from blipcalc.files.safetensors_file import DTYPES, read_manifest, read_sealed, tensors_hash, write_sealed
 from blipcalc.model_file.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
 from blipcalc.model_file.merge import put_together
-from blipcalc.model_file.model import AROUND, Loaded, Model, architecture_of, backbone_of, tensors_of
+from blipcalc.model_file.model import Loaded, Model, architecture_of, backbone_of, tensors_of
 from blipcalc.models.registry import build_model
-from blipcalc.posteriors.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
-from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior
-from blipcalc.posteriors.gaussian import LINEAR, GaussianPosterior
-from blipcalc.posteriors.last_layer import LastLayerPosterior
-from blipcalc.posteriors.point import PointPosterior
-from blipcalc.posteriors.pops import PopsPosterior
+from blipcalc.posteriors.blip import BlipConfig, bayesianize
+from blipcalc.posteriors.registry import POSTERIORS, StoredPosterior
 from blipcalc.process import plain_state
 from blipcalc.stats.ellipsoid import Ellipsoid
 
 #: the draws whose hash is kept: enough to notice a changed random stream
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
-#: which distribution around a network a name stands for
-RESTORED = {"laplace": LastLayerPosterior, "llpr": LastLayerPosterior, "pops": PopsPosterior}
-RESTORED |= dict.fromkeys(("swag", "ivon", *LINEAR), GaussianPosterior)
 
 
 @plain_state()
@@ -217,16 +209,10 @@ def _domain(path: Path, stored: StoredDomain | None, tensors: dict[str, Tensor])
     return Domain(ellipsoids, **stored.model_dump())
 
 
-def _draws_hash(posterior: Posterior) -> str | None:
-    """Fingerprint of noise drawn from a fixed seed; None where draws do not depend on a random stream."""
-    noise = posterior.noise if isinstance(posterior, MixturePosterior) else posterior
-    generator = torch.Generator().manual_seed(WITNESS_SEED)
-    if isinstance(noise, AROUND):  # not the draws: last digits of matrix products differ between machines
-        drawn = [noise.numbers(generator) for _ in range(WITNESS_DRAWS)]
-        return tensors_hash({f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()})
-    if isinstance(noise, BlipPosterior):
-        return tensors_hash(noise.draw(WITNESS_DRAWS, generator=generator).overrides)
-    return None
+def _draws_hash(posterior: StoredPosterior) -> str | None:
+    """Fingerprint of the random numbers of a fixed seed; None where draws do not depend on any."""
+    numbers = posterior.random_numbers(WITNESS_DRAWS, torch.Generator().manual_seed(WITNESS_SEED))
+    return tensors_hash(numbers) if numbers else None
 
 
 def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Model:
@@ -292,19 +278,8 @@ def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], member
 
 def _posterior(
     path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor], beside: dict[str, Tensor]
-) -> Posterior:
-    is_blip, has_members = isinstance(network, BlipModel), bool(members)
-    expected = {"blip": (True, False), "ensemble": (False, True), "mixture": (True, True)}
-    if expected.get(manifest.posterior, (False, False)) != (is_blip, has_members):
-        raise SchemaError(f"{path}: posterior {manifest.posterior!r} does not fit the stored network and members")
-    if manifest.posterior in RESTORED:
-        try:
-            return RESTORED[manifest.posterior].restore(manifest.posterior, network, beside)
-        except (ConfigurationError, DrawsError) as error:
-            raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None
-    if beside:
-        raise SchemaError(f"{path}: posterior {manifest.posterior!r} has no tensors {', '.join(beside)}")
-    noise = BlipPosterior(network.slot_shapes()) if is_blip else None
-    if has_members:
-        return MixturePosterior(members, noise) if is_blip else EnsemblePosterior(members)
-    return noise if is_blip else PointPosterior()
+) -> StoredPosterior:
+    try:
+        return POSTERIORS[manifest.posterior].restore(manifest.posterior, network, members, beside)
+    except (ConfigurationError, DrawsError) as error:
+        raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 from torch import nn
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.process import plain_state
+from blipcalc.registries import Registry
 
-#: name -> (module, class); modules are imported when one of their models is asked for
-MODELS: dict[str, tuple[str, str]] = {
-    "painn": ("blipcalc.models.painn", "PaiNN"),
-    "race": ("blipcalc.models.race", "Race"),
-    "schnet": ("blipcalc.models.schnet", "SchNet"),
-    "visnet": ("blipcalc.models.visnet", "ViSNet"),
-}
-
-
-def model_class(name: str) -> type[nn.Module]:
-    """The class of a named model; raises :class:`ConfigurationError` for an unknown name."""
-    if name not in MODELS:
-        near = get_close_matches(str(name).lower(), MODELS, n=1, cutoff=0.0)
-        raise ConfigurationError(
-            f"unknown model {name!r}; did you mean {near[0]!r}? Known: {', '.join(sorted(MODELS))}"
-        )
-    module, attribute = MODELS[name]
-    return getattr(importlib.import_module(module), attribute)
+MODELS = Registry(
+    "model",
+    "blipcalc.models",
+    {
+        "painn": "blipcalc.models.painn:PaiNN",
+        "race": "blipcalc.models.race:Race",
+        "schnet": "blipcalc.models.schnet:SchNet",
+        "visnet": "blipcalc.models.visnet:ViSNet",
+    },
+)
 
 
 @plain_state()
@@ -37,7 +28,7 @@ def build_model(name: str, config: Mapping[str, object], species: Sequence[int])
 
     Parameters
     ----------
-    name : one of :data:`MODELS`
+    name : in :data:`MODELS`
     config : sizes, the fields of the ``Config`` of that model; what is missing takes its default
     species : atomic numbers that the model shall know
 
@@ -45,7 +36,7 @@ def build_model(name: str, config: Mapping[str, object], species: Sequence[int])
     ------
     ConfigurationError : unknown name or key (naming the nearest known one), or a value that is refused
     """
-    cls = model_class(name)
+    cls = MODELS[name]
     if not len(species):
         raise ConfigurationError(f"{name} needs at least one element, got an empty species list")
     return cls(cls.Config.of(config), species)
@@ -53,8 +44,4 @@ def build_model(name: str, config: Mapping[str, object], species: Sequence[int])
 
 def model_name(model: nn.Module) -> str:
     """The name under which a model is registered; raises :class:`ConfigurationError` for a foreign one."""
-    key = (type(model).__module__, type(model).__qualname__)
-    for name, entry in MODELS.items():
-        if entry == key:
-            return name
-    raise ConfigurationError(f"{'.'.join(key)} is not a registered model; known: {', '.join(sorted(MODELS))}")
+    return MODELS.name_of(type(model))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from blipcalc.core.contracts import Draws, Heads, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.inference import Alphas, BlipConfig, InferenceNetwork
+from blipcalc.posteriors.registry import refuse_more
 from blipcalc.posteriors.variational import VariationalLinear, kl_divergence
 from blipcalc.process import plain_state
 
@@ -174,6 +175,34 @@ class BlipPosterior:
     def centre(self) -> Draws:
         """The mean weights: no noise."""
         return Draws(1)
+
+    @property
+    def members(self) -> Mapping[str, Tensor]:
+        """None: it is one network."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None beside the network."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """The noise of n draws."""
+        return self.draw(n, generator=generator).overrides
+
+    @classmethod
+    def restore(
+        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """From a BLIP alone; raises :class:`DrawsError` for another network, or more."""
+        refuse_more(name, members, tensors)
+        return cls.of(network)
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Self:
+        """The noise of a BLIP; raises :class:`DrawsError` for another network."""
+        if not isinstance(network, BlipModel):
+            raise DrawsError(f"expected a BLIP, got {type(network).__name__}, whose layers carry no noise")
+        return cls(network.slot_shapes())
 
 
 def _noise(slots: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
 from blipcalc.posteriors.blip import BlipPosterior
+from blipcalc.posteriors.registry import refuse_more, refuse_noise
 
 
 def stack_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -58,6 +59,25 @@ class EnsemblePosterior:
         """Refused: the mean of independently trained weights is no network."""
         raise DrawsError("an ensemble has no centre network; use surface='mean'")
 
+    def tensors(self) -> dict[str, Tensor]:
+        """None beside the members."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """None: draws are the members in their order."""
+        return {}
+
+    @classmethod
+    def restore(
+        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """From members; raises :class:`DrawsError` where there are none, or more than they."""
+        refuse_noise(name, network)
+        refuse_more(name, tensors)
+        if not members:
+            raise DrawsError("an ensemble is made of two networks or more, got one")
+        return cls(members)
+
 
 @dataclass(frozen=True)
 class MixturePosterior:
@@ -86,3 +106,21 @@ class MixturePosterior:
     def centre(self) -> Draws:
         """The M members without noise: their mean surface is conservative and costs M evaluations instead of K."""
         return Draws(self.n_members, dict(self.members))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None beside the members."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """The noise of n draws."""
+        return self.noise.random_numbers(n, generator)
+
+    @classmethod
+    def restore(
+        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """From a BLIP and its members; raises :class:`DrawsError` where there are none, or more than they."""
+        refuse_more(name, tensors)
+        if not members:
+            raise DrawsError("a mixture is made of two networks or more, got one")
+        return cls(members, BlipPosterior.of(network))

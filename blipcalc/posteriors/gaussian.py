@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
+from blipcalc.posteriors.registry import refuse_more, refuse_noise
 
 #: methods whose Gaussian belongs to the linearised network
 LINEAR = ("laplace-all", "laplace-kron")
@@ -86,14 +87,28 @@ class GaussianPosterior:
         """The mean weights."""
         return Draws(1)
 
+    @property
+    def members(self) -> Mapping[str, Tensor]:
+        """None: it is one network."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Those behind n draws."""
+        drawn = [self.numbers(generator) for _ in range(n)]
+        return {f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps beside the network."""
         parts = {"std": self.std, "deviations": self.deviations, "left": self.left, "right": self.right}
         return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
     @classmethod
-    def restore(cls, name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
+    def restore(
+        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> Self:
         """From a network and :meth:`tensors`; raises :class:`DrawsError` where they do not fit."""
+        refuse_noise(name, network)
+        refuse_more(name, members)
         mean = {key: value.detach().cpu() for key, value in network.named_parameters()}
         parts: dict[str, dict[str, Tensor]] = {"std": {}, "deviations": {}, "left": {}, "right": {}}
         for key, value in tensors.items():

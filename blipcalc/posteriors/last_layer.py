@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.laplace import log_likelihood, maximum_evidence
+from blipcalc.posteriors.registry import refuse_more, refuse_noise
 
 #: names of posteriors over the last layers
 LAST_LAYER = ("laplace", "llpr", "pops")
@@ -98,13 +99,27 @@ class LastLayerPosterior:
         """The trained network."""
         return Draws(1)
 
+    @property
+    def members(self) -> Mapping[str, Tensor]:
+        """None: it is one network."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Those behind n draws."""
+        drawn = [self.numbers(generator) for _ in range(n)]
+        return {f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps beside the network."""
         return {"factor": self.factor}
 
     @classmethod
-    def restore(cls, name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
+    def restore(
+        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> Self:
         """From a network and :meth:`tensors`; raises :class:`DrawsError` where they do not fit."""
+        refuse_noise(name, network)
+        refuse_more(name, members)
         weights = last_weights(network)
         n = len(flat(weights))
         found = {key: tuple(value.shape) for key, value in tensors.items()}

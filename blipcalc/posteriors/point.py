@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
+from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
+from blipcalc.posteriors.registry import refuse_more, refuse_noise
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,25 @@ class PointPosterior:
     def centre(self) -> Draws:
         """The network itself."""
         return Draws(1)
+
+    @property
+    def members(self) -> Mapping[str, Tensor]:
+        """None: it is one network."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """None beside the network."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    @classmethod
+    def restore(
+        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> Self:
+        """From a network alone; raises :class:`DrawsError` for more."""
+        refuse_noise(name, network)
+        refuse_more(name, members, tensors)
+        return cls()

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.last_layer import LastLayerPosterior, flat, last_weights, with_rows
+from blipcalc.posteriors.registry import refuse_more, refuse_noise
 
 #: least leverage x_nᵀ Σ_w x_n / σ² of a label with the noise σ, relative to P / N, what its mean over N labels is at most: one
 #: that the weights move a hundred times less than others, as a force that vanishes by symmetry, asks for a change of them a
@@ -71,13 +72,27 @@ class PopsPosterior:
         """The trained network."""
         return Draws(1)
 
+    @property
+    def members(self) -> Mapping[str, Tensor]:
+        """None: it is one network."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Those behind n draws."""
+        drawn = [self.numbers(generator) for _ in range(n)]
+        return {f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps beside the network."""
         return {"axes": self.axes, "low": self.low, "high": self.high}
 
     @classmethod
-    def restore(cls, name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
+    def restore(
+        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> Self:
         """From a network and :meth:`tensors`; raises :class:`DrawsError` where they do not fit."""
+        refuse_noise(name, network)
+        refuse_more(name, members)
         weights = last_weights(network)
         n = len(flat(weights))
         expected = {"axes": (n, n), "low": (n,), "high": (n,)}

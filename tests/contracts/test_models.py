@@ -12,14 +12,14 @@ from blipcalc.core.contracts import ModelOutput
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
 from blipcalc.models.readout import AtomicEnergies
-from blipcalc.models.registry import build_model, model_class, model_name
+from blipcalc.models.registry import MODELS, build_model, model_name
 from blipcalc.nn.species import SpeciesTable
 
 
 def small(name: str, species=(1, 6, 8), seed: int = 0, **config) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_model(name, model_class(name).Config.small().model_dump() | config, species)
+        return build_model(name, MODELS[name].Config.small().model_dump() | config, species)
 
 
 class TestPaiNN(testing.ModelContract):

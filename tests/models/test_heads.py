@@ -18,7 +18,7 @@ from blipcalc.errors import ConfigurationError
 from blipcalc.models.heads import HeadsConfig, lower_triangle
 from blipcalc.models.race import Race
 from blipcalc.models.race_config import RaceConfig
-from blipcalc.models.registry import build_model, model_class
+from blipcalc.models.registry import MODELS, build_model
 from blipcalc.nn.symmetric import bounded, gaussian_terms, symmetric_exp, symmetric_traceless
 from blipcalc.posteriors.ensemble import EnsemblePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior
@@ -30,7 +30,7 @@ NAMES = ("painn", "race")
 
 def network(name, predict="joint", seed=0, sizes=None, **heads):
     """A small network with weights of the heads that say something."""
-    sizes = model_class(name).Config.small().model_dump() | {"heads": {"predict": predict, **heads}} | (sizes or {})
+    sizes = MODELS[name].Config.small().model_dump() | {"heads": {"predict": predict, **heads}} | (sizes or {})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build_model(name, sizes, [1, 6, 8]).double()

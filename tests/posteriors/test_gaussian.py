@@ -56,7 +56,7 @@ def test_parts_that_do_not_fit_are_refused():
         {n: torch.ones_like(p) for n, p in network.named_parameters()},
         {n: torch.ones(4, *p.shape) for n, p in network.named_parameters()},
     )
-    again = GaussianPosterior.restore("swag", network, good.tensors())
+    again = GaussianPosterior.restore("swag", network, {}, good.tensors())
     assert again.rank == 4
     for name, value in (
         ("std/weight", torch.ones(3)),
@@ -68,7 +68,7 @@ def test_parts_that_do_not_fit_are_refused():
     ):
         tensors = good.tensors() | {name: value}
         with pytest.raises(DrawsError):
-            GaussianPosterior.restore("swag", network, {k: v for k, v in tensors.items() if v is not None})
+            GaussianPosterior.restore("swag", network, {}, {k: v for k, v in tensors.items() if v is not None})
 
 
 def test_axes_of_their_own_belong_to_those_that_have_them():
@@ -78,9 +78,9 @@ def test_axes_of_their_own_belong_to_those_that_have_them():
     std = {n: torch.ones_like(p) for n, p in network.named_parameters()}
     mean = {n: p.detach() for n, p in network.named_parameters()}
     good = GaussianPosterior("laplace-kron", mean, std, {}, True, *parts).tensors()
-    assert GaussianPosterior.restore("laplace-kron", network, good).left.keys() == shapes.keys()
+    assert GaussianPosterior.restore("laplace-kron", network, {}, good).left.keys() == shapes.keys()
     with pytest.raises(DrawsError):
-        GaussianPosterior.restore("laplace-all", network, good)
+        GaussianPosterior.restore("laplace-all", network, {}, good)
     for name, value in (
         ("left/weight", None),
         ("right/weight", torch.eye(3)[None]),
@@ -89,7 +89,7 @@ def test_axes_of_their_own_belong_to_those_that_have_them():
     ):
         tensors = good | {name: value}
         with pytest.raises(DrawsError):
-            GaussianPosterior.restore("laplace-kron", network, {k: v for k, v in tensors.items() if v is not None})
+            GaussianPosterior.restore("laplace-kron", network, {}, {k: v for k, v in tensors.items() if v is not None})
 
 
 def snapshots(n, seed=0):

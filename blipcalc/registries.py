@@ -1,0 +1,72 @@
+"""Registries: things of one kind by name, our own and those that installed packages add by an entry point.
+
+[project.entry-points."blipcalc.posteriors"]
+mine = "my_package.posterior:MyPosterior"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from blipcalc.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Classes of one kind; the module of each is imported when it is asked for.
+
+    kind : a word for one of them, such as ``model``
+    group : of the entry points
+    own : {name: ``module:attribute``} of those that come with blipcalc
+    """
+
+    kind: str
+    group: str
+    own: Mapping[str, str]
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """{name: ``module:attribute``}; names of our own cannot be taken by others."""
+        found = {entry.name: entry.value for entry in self._entry_points()}
+        return {**found, **self.own}
+
+    def _entry_points(self) -> tuple[EntryPoint, ...]:
+        return tuple(entry_points(group=self.group))
+
+    def names(self) -> list[str]:
+        """All of them, our own first."""
+        return [*self.own, *sorted(self.places.keys() - self.own.keys())]
+
+    def __getitem__(self, name: str) -> Any:
+        """The class of a name.
+
+        raises : ConfigurationError for an unknown name
+        """
+        if name not in self.places:
+            near = get_close_matches(str(name).lower(), self.places, n=1, cutoff=0.0)
+            raise ConfigurationError(
+                f"unknown {self.kind} {name!r}; did you mean {near[0]!r}? Known: {', '.join(sorted(self.places))}. One of "
+                f"another package is there once that package is installed, by its entry point in {self.group!r}"
+            )
+        module, _, attribute = self.places[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def name_of(self, cls: type) -> str:
+        """The name under which a class is registered.
+
+        raises : ConfigurationError for a class that is not
+        """
+        place = f"{cls.__module__}:{cls.__qualname__}"
+        for name, known in self.places.items():
+            if known == place:
+                return name
+        raise ConfigurationError(
+            f"{place.replace(':', '.')} is not a registered {self.kind}; known: {', '.join(sorted(self.places))}. Register it by "
+            f"an entry point in {self.group!r}"
+        )
