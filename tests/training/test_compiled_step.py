@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ase.build import molecule as molecule_of
 
+from blipcalc.core.compiled import WITHOUT_FAULT
 from blipcalc.core.graph import Graph
+from blipcalc.errors import CompilationError
 from blipcalc.models.registry import build_model
-from blipcalc.posteriors.blip import bayesianize
+from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.training.steps import step_function
 
 SIZES = {
@@ -55,3 +58,38 @@ def test_two_stacked_draws_or_members(molecule, crystal, draw, name, kind):
                 torch.testing.assert_close(
                     one, other, rtol=1e-4, atol=1e-4 * max(0.1, float(other.detach().abs().max()))
                 )
+
+
+def step_of_many_atoms():
+    """(compiled, plain) forces of a BLIP, two draws, on 90 atoms, in float64."""
+    torch._dynamo.reset()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = bayesianize(build_model("painn", {"features": 32, "interactions": 2}, (1, 6, 8)), alpha_initial=0.02)
+    model, frames = model.double(), [molecule_of("CH3CH2OH") for _ in range(10)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.08, seed=seed)
+    noise = BlipPosterior(model.slot_shapes()).draw(2, generator=torch.Generator().manual_seed(0)).overrides
+    graph = Graph.collate([Graph.from_atoms(atoms, model.cutoff) for atoms in frames])
+    tensors = graph.tensors(torch.float64, graph.edge_vectors().double())
+    arguments = dict(model.named_parameters()), dict(noise), *tensors
+    steps = (step_function(model, stacked=True, compiled=compiled) for compiled in (True, False))
+    return [step(*arguments).forces for step in steps]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_step_of_many_atoms():
+    compiled, plain = step_of_many_atoms()
+    torch.testing.assert_close(compiled, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_control_the_order_that_needs_least_memory_is_wrong(monkeypatch):
+    """Why that order is not asked for; and whoever asks for it is refused."""
+    if not torch.__version__.startswith("2.13."):
+        pytest.skip("known of torch 2.13")
+    monkeypatch.setitem(WITHOUT_FAULT, "reorder_for_peak_memory", True)
+    with pytest.raises(CompilationError, match="forces by"):
+        step_of_many_atoms()
