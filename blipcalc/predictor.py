@@ -25,7 +25,7 @@ from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.files.safetensors_file import tensors_hash
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model
+from blipcalc.model_file.model_file import load
 from blipcalc.process import plain_state
 from blipcalc.settings import whole
 
@@ -131,7 +131,7 @@ class BayesianPredictor(WithLock):
         calibrated : False gives raw posterior values
         settings : ``device``, ``dtype``, ``strategy``, ``chunk``
         """
-        stored = source if isinstance(source, Model) else load_model(source)
+        stored = source if isinstance(source, Model) else load(source)
         surface = stored.surface if surface is None else surface
         if not stored.posterior.is_random:
             n_draws = 1

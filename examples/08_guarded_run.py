@@ -6,10 +6,12 @@ can carry, in one channel, with 75 % confidence.  For 0.1 per nanosecond it take
 
 from pathlib import Path
 
-from blipcalc import BayesianCalculator, check_reference, read, run_md, write_report
+from blipcalc import BayesianCalculator, read, run_md
 from blipcalc.errors import LimitsError
 from blipcalc.files.bundled import starting_structure
+from blipcalc.monitor import check_reference
 from blipcalc.monitor.events import read_events
+from blipcalc.report.page import write_report
 
 FOLDER = Path("runs/guarded")
 CHECK_FS = 20.0

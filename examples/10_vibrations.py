@@ -2,8 +2,9 @@
 
 from ase.optimize import BFGS
 
-from blipcalc import BayesianCalculator, vibrations
+from blipcalc import BayesianCalculator
 from blipcalc.files.bundled import starting_structure
+from blipcalc.properties import vibrations
 
 atoms = starting_structure("ethanol")
 atoms.calc = BayesianCalculator("rmd17", surface="centre", n_draws=8)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ase.optimize import BFGS
 
-from blipcalc import BayesianCalculator, barrier
+from blipcalc import BayesianCalculator
 from blipcalc.files.bundled import starting_structure
+from blipcalc.properties import barrier
 from blipcalc.properties.property_plots import plot_profile
 
 start = starting_structure("ethanol")

@@ -6,15 +6,9 @@ import numpy as np
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
-from blipcalc import (
-    BayesianCalculator,
-    committee,
-    dihedral_scan,
-    elastic_constants,
-    equation_of_state,
-    vacancy_energy,
-)
+from blipcalc import BayesianCalculator, committee
 from blipcalc.files.bundled import starting_structure
+from blipcalc.properties import dihedral_scan, elastic_constants, equation_of_state, vacancy_energy
 
 Path("runs").mkdir(exist_ok=True)
 

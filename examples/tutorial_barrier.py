@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from blipcalc import BayesianCalculator, barrier, dihedral_scan, energy_difference, relax, vibrations
+from blipcalc import BayesianCalculator, relax
 from blipcalc.files.bundled import starting_structure
+from blipcalc.properties import barrier, dihedral_scan, energy_difference, vibrations
 from blipcalc.properties.property_plots import plot_profile
 from blipcalc.relaxation.relaxation_plot import plot_relaxed
 

@@ -187,6 +187,7 @@ def test_front_door_is_lazy_and_names_what_exists():
     subprocess.run([sys.executable, "-c", code], check=True)
     import blipcalc
 
+    assert len(blipcalc.__all__) == 15
     for name in blipcalc.__all__:
         assert callable(getattr(blipcalc, name))
     with pytest.raises(AttributeError, match="no attribute"):

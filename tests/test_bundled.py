@@ -17,14 +17,14 @@ from blipcalc.data.labels import read_labelled
 from blipcalc.errors import ConfigurationError
 from blipcalc.files.bundled import MOLECULES, ZEOLITES, bundle_path, starting_structure
 from blipcalc.md.run_md import run_md
-from blipcalc.model_file.model_file import bundled_models, load_model, model_info
+from blipcalc.model_file.model_file import bundled_models, load, model_info
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.relaxation.relax import relax
 
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model("rmd17")
+    return load("rmd17")
 
 
 @pytest.mark.parametrize(("name", "species", "most"), [("rmd17", [1, 6, 7, 8], 7000), ("silica", [8, 14], 2000)])
@@ -108,7 +108,7 @@ def test_zeolites_are_silica_in_cells(zeolite):
 
 @pytest.fixture(scope="module")
 def silica():
-    return load_model("silica")
+    return load("silica")
 
 
 @pytest.mark.parametrize("zeolite", ZEOLITES)

@@ -31,7 +31,7 @@ MEMORIES = 4
 MOST_COMPONENTS = 32
 #: blocks at most
 MOST_BLOCKS = 50
-REMEDY = "run longer, or run each draw on its own surface (blipcalc.independent_runs, 'blipcalc md --independent-runs')"
+REMEDY = "run longer, or run each draw on its own surface (blipcalc.averages.independent_runs, 'blipcalc md --independent-runs')"
 
 
 @dataclass(frozen=True)

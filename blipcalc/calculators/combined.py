@@ -22,7 +22,7 @@ What other wrappers and files do with uncertainties, each line a test of ours:
 | NEB, its ``.traj`` | all but energy and forces of inner images | ``blipcalc.write`` of the images themselves |
 | NEB with a shared calculator | results of all images but one | ``freeze(image, compute=("forces", "atom_std"))`` |
 | ``ase.io.write`` | every key that is not ASE's | ``blipcalc.write`` |
-| ``SinglePointCalculator(**results)`` | refuses every key that is not ASE's | ``blipcalc.freeze`` |
+| ``SinglePointCalculator(**results)`` | refuses every key that is not ASE's | ``blipcalc.calculators.snapshot`` |
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class Evaluation:
         return _plain(asdict(self))
 
 
-def evaluate_model(
+def evaluate(
     predictor: Predictor,
     frames: Sequence[Atoms],
     *,

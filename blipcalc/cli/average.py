@@ -47,9 +47,9 @@ def average(
     if model is not None:
         from blipcalc.calculators.bayesian import BayesianCalculator
         from blipcalc.calibration.fit import feasible_draws
-        from blipcalc.model_file.model_file import load_model
+        from blipcalc.model_file.model_file import load
 
-        stored = load_model(model)
+        stored = load(model)
         n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
         calculator = BayesianCalculator(stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype)
     source = run[0] if len(run) == 1 else run

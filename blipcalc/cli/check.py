@@ -59,11 +59,11 @@ def check(
     from blipcalc.calibration.residuals import seen_in_training
     from blipcalc.cli.tables import limits_text
     from blipcalc.errors import TrainingDataReusedError
-    from blipcalc.model_file.model_file import load_model
+    from blipcalc.model_file.model_file import load
     from blipcalc.monitor.fit_limits import check_reference
     from blipcalc.predictor import BayesianPredictor
 
-    stored = load_model(model)
+    stored = load(model)
     known = frames_of(labelled, energy_unit, "Angstrom", energy_key, forces_key, ":") if labelled else None
     seen = seen_in_training(known or [], stored.frames.tolist())
     if seen:

@@ -31,9 +31,9 @@ def domain(
     from blipcalc.calibration.residuals import seen_in_training
     from blipcalc.core.domain import fit_domain
     from blipcalc.errors import ConfigurationError, DataError
-    from blipcalc.model_file.model_file import load_model, save_model
+    from blipcalc.model_file.model_file import load, save_model
 
-    path, stored = output or own_file(model), load_model(model)
+    path, stored = output or own_file(model), load(model)
     structures = frames_of(frames, "eV", length_unit, "energy", "forces", index, require_labels=False)
     n_given = len(structures)
     if len(stored.frames):  # a file without fingerprints does not say what it was trained on

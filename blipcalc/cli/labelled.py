@@ -46,13 +46,13 @@ def calibrate(
     """Fit the constants that turn a spread into an error bar, on frames that training has not seen."""
     from blipcalc.calibration.fit import calibrate as fit
     from blipcalc.cli.tables import calibration_text
-    from blipcalc.model_file.model_file import load_model, save_model
+    from blipcalc.model_file.model_file import load, save_model
 
     path = output or own_file(model)
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
     with Bar(len(frames), "calibration") as report:
         fitted = fit(
-            load_model(model),
+            load(model),
             frames,
             n_draws=n_draws or (8, 16, 32),
             seed=seed,
@@ -90,16 +90,16 @@ def evaluate(
     dtype: Dtype = "float64",
 ) -> None:
     """Print errors, coverage, scores and ranks on labelled data, and save reliability and error-against-sigma plots."""
-    from blipcalc.calibration.evaluation import EVALUATION, evaluate_model
+    from blipcalc.calibration.evaluation import EVALUATION, evaluate
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.calibration.residuals import collect
     from blipcalc.cli.tables import error_bars_text, evaluation_text
     from blipcalc.files.json_file import write_json
-    from blipcalc.model_file.model_file import load_model
+    from blipcalc.model_file.model_file import load
     from blipcalc.predictor import BayesianPredictor
     from blipcalc.report.plots import error_against_sigma_plot, reliability_plot
 
-    stored = load_model(model)
+    stored = load(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     predictor = BayesianPredictor.load(
         stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype
@@ -111,7 +111,7 @@ def evaluate(
         residuals = collect(predictor, frames, progress=report)
     # a file without fingerprints does not say what it was trained on, which is not the same as no frame seen
     training = stored.frames.tolist() or None
-    result = evaluate_model(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
+    result = evaluate(predictor, frames, residuals=residuals, foreign=outside, training_frames=training)
     make_folder(output, context)
     write_json(output / "evaluation.json", EVALUATION, result.to_dict())
     reliability_plot(residuals, output / "reliability.png", result.forces.coverage)
@@ -151,13 +151,13 @@ def compare(
     from blipcalc.cli.tables import comparison_text
     from blipcalc.files.json_file import write_json
     from blipcalc.files.safetensors_file import write_atomically
-    from blipcalc.model_file.model_file import load_model
+    from blipcalc.model_file.model_file import load
     from blipcalc.report.plots import comparison_plot
 
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
     settings = (foreign_energy_unit, length_unit, energy_key, forces_key, foreign_index)
     outside = frames_of(foreign, *settings, require_labels=False) if foreign else None
-    loaded = {Path(name).stem: load_model(name) for name in models}
+    loaded = {Path(name).stem: load(name) for name in models}
     if len(loaded) < len(models):
         raise ConfigurationError(f"models of one name cannot be told apart in a table: {', '.join(models)}")
 

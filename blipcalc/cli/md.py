@@ -65,11 +65,11 @@ def md(
     from blipcalc.calibration.fit import feasible_draws
     from blipcalc.files.json_file import json_text
     from blipcalc.md.run_md import run_md
-    from blipcalc.model_file.model_file import load_model
+    from blipcalc.model_file.model_file import load
 
     if tolerance is not None and limits is not None:
         raise ConfigurationError("give --tolerance or --limits, not both")
-    atoms, stored = structure_of(structure), load_model(model)
+    atoms, stored = structure_of(structure), load(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     atoms.calc = BayesianCalculator(
         stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy

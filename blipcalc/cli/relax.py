@@ -52,12 +52,12 @@ def relax(
     from blipcalc.files.checksums import forget_sums
     from blipcalc.files.json_file import write_json
     from blipcalc.io import write
-    from blipcalc.model_file.model_file import load_model
+    from blipcalc.model_file.model_file import load
     from blipcalc.relaxation.relax import relax as relax_atoms
     from blipcalc.relaxation.relaxation_plot import plot_relaxed
     from blipcalc.relaxation.result import RELAXATION
 
-    atoms, stored = structure_of(structure), load_model(model)
+    atoms, stored = structure_of(structure), load(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     atoms.calc = BayesianCalculator(
         stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy

@@ -75,9 +75,9 @@ def _with_changes_of_others(model: Model, path: Path) -> Model:
     if own is None:  # a file that is to be replaced: what it says of another network is of no use
         if _hash_in(path) != model.hash:
             return model
-        kept = [c for c in load_model(path).calibrations if model.calibration(c.surface, c.n_draws, c.seed) is None]
+        kept = [c for c in load(path).calibrations if model.calibration(c.surface, c.n_draws, c.seed) is None]
         return model.with_calibrations(*kept)
-    stored = load_model(path)
+    stored = load(path)
     if stored.hash != own.content.hash:
         raise ChangedFileError(
             f"{path} holds another model than when it was loaded (hash {stored.hash[:12]}…, then {own.content.hash[:12]}…); save "
@@ -126,7 +126,7 @@ def _write(model: Model, path: str | Path) -> None:
 
 
 @plain_state()
-def load_model(source: str | Path) -> Model:
+def load(source: str | Path) -> Model:
     """Read a model file, or a bundled model by its name.
 
     Raises

@@ -1,0 +1,21 @@
+"""Monitors of molecular dynamics: criteria and their limits, faults, and what is done at a breach."""
+
+from blipcalc.monitor.actions import AskReference, Record, RollBack
+from blipcalc.monitor.audit import LabelAudit
+from blipcalc.monitor.faults import TooClose
+from blipcalc.monitor.fit_limits import check_reference
+from blipcalc.monitor.limits import Limits
+from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.monitor.run_criteria import Patient
+
+__all__ = [
+    "AskReference",
+    "LabelAudit",
+    "Limits",
+    "Patient",
+    "Record",
+    "RollBack",
+    "TooClose",
+    "UncertaintyMonitor",
+    "check_reference",
+]

@@ -12,7 +12,7 @@ from blipcalc.data.labels import frame_hash
 from blipcalc.data.silent_forces import informing_frames
 from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedError, TrainingWarning
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model
+from blipcalc.model_file.model_file import load
 from blipcalc.models.registry import model_name
 from blipcalc.posteriors.last_layer import LAST_LAYER
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
@@ -63,7 +63,7 @@ class Plan:
             TrainConfig.of(training),
             None if warm is None else TrainConfig.of(warm),
             None if noise is None else NoiseConfig.of(noise),
-            None if start is None else load_model(start),
+            None if start is None else load(start),
         )
         plan._check_stages()
         plan = replace(plan, model=plan._model_meant())

@@ -17,7 +17,7 @@ from blipcalc.core.domain import fit_domain
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError
 from blipcalc.model_file.model import Model, total_seconds
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.posteriors.last_layer import LAST_LAYER
@@ -102,7 +102,7 @@ def train(
         trained = _assembled(plan, prepared, members, folder / "noise", asked)
         save_model(trained, output)
         # as everybody else will see it: constants that were rounded for training are exact again
-        trained = load_model(output)
+        trained = load(output)
     processes.leave()
     return trained
 

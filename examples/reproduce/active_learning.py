@@ -30,7 +30,7 @@ from blipcalc.core.predictor_contract import Need
 from blipcalc.data.labels import read_labelled
 from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.learning.acquisition import CRITERIA, choose
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.posteriors.ensemble import EnsemblePosterior
 from blipcalc.predictor import BayesianPredictor
 
@@ -85,7 +85,7 @@ class Experiment:
         epochs = data.epochs[preset]
         rows, models = recipes(data, preset, epochs, device), Path("runs") / f"3bpa-{preset}-{epochs}"
         self.settings = rows["ensemble-jef"]["training"]
-        whole = load_model(train_row("ensemble-jef", rows, data, source, models))
+        whole = load(train_row("ensemble-jef", rows, data, source, models))
         members = range(MEMBERS * seed, MEMBERS * (seed + 1))
         if members[-1] >= whole.posterior.n_members:
             raise SystemExit(f"seed {seed} has no baseline of its own among {whole.posterior.n_members} networks")

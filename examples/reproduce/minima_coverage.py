@@ -16,9 +16,10 @@ from ase import Atoms
 from ase.constraints import FixInternals
 from ase.optimize import BFGS
 
-from blipcalc import BayesianCalculator, relax, vibrations
+from blipcalc import BayesianCalculator, relax
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.files.bundled import starting_structure
+from blipcalc.properties import vibrations
 from blipcalc.properties.normal_modes import Modes, matched, modes_of
 from blipcalc.relaxation.result import Relaxed
 from blipcalc.relaxation.rigid_motions import complement, rigid_motions_of

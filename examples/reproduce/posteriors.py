@@ -29,7 +29,7 @@ from blipcalc.calibration.comparison import compare_models
 from blipcalc.calibration.fit import calibrate
 from blipcalc.data.labels import read_labelled
 from blipcalc.files.safetensors_file import write_atomically
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.race_config import RaceConfig
 from blipcalc.report.plots import comparison_plot
 from blipcalc.stats.bootstrap import frame_bootstrap
@@ -197,7 +197,7 @@ def train_row(row, rows, data, source, folder, member=None):
         )
         if model is None:
             return None
-    model = load_model(trained)
+    model = load(trained)
     if model.posterior.name != "point" or model.network.heads == "joint":  # else there is nothing to calibrate
         frames = data.calibration.read(source)
         model = calibrate(model, frames, n_draws=[DRAWS], surfaces=[model.surface], dtype="float32")
@@ -210,7 +210,7 @@ def measured(row, path, data, source, folder):
     kept = folder / "figures" / f"{row}.json"
     if kept.exists() and kept.stat().st_mtime > path.stat().st_mtime:
         return json.loads(kept.read_text())
-    model, found = {row: load_model(path)}, {}
+    model, found = {row: load(path)}, {}
     for test, frames in data.tests.items():
         (found[test],) = compare_models(model, frames.read(source), n_draws=DRAWS, dtype="float32")
     inside = next(iter(found.values())).residuals

@@ -21,8 +21,9 @@ from ase import units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
 
-from blipcalc import BayesianCalculator, Limits, UncertaintyMonitor
+from blipcalc import BayesianCalculator, UncertaintyMonitor
 from blipcalc.files.bundled import starting_structure
+from blipcalc.monitor import Limits
 from blipcalc.monitor.fit_limits import element_quantiles
 from blipcalc.monitor.limits import fit_limits
 

@@ -13,6 +13,7 @@ from ase.optimize import BFGS
 
 import blipcalc
 from blipcalc.adapters.committee import CommitteePredictor
+from blipcalc.calculators import BaselineFallback, CombinedCalculator, ReferenceOnDemand
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.calculators.single_draw import SingleDraw
@@ -22,6 +23,7 @@ from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import MonitorError, ZeroVarianceError
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.readings import check_sensor, take_reading
+from blipcalc.properties import equation_of_state, vibrations
 
 REACH = 4.0
 
@@ -130,8 +132,8 @@ def test_equal_members_are_told_where_all_of_them_rest():
     with pytest.raises(ZeroVarianceError):
         Surfaces(same.calc).energies([same])
     with pytest.raises(ZeroVarianceError):
-        blipcalc.vibrations(same)
-    assert blipcalc.vibrations(other).frequencies.std[-1] > 1
+        vibrations(same)
+    assert vibrations(other).frequencies.std[-1] > 1
     # springs of other strength have their minimum in the same place, to which nothing is said by an error bar of zero
     assert np.abs(blipcalc.relax(other).positions.std).max() < 1e-6
 
@@ -182,7 +184,7 @@ def test_energies_of_equal_members_are_told_by_another_volume():
     with pytest.raises(ZeroVarianceError, match="energy is exactly zero, although it changes by"):
         one.calc.get_property("energy_std", one)
     with pytest.raises(ZeroVarianceError):
-        blipcalc.equation_of_state(Atoms("Ar", cell=[1.2, 1.2, 1.2], pbc=True, calculator=one.calc))
+        equation_of_state(Atoms("Ar", cell=[1.2, 1.2, 1.2], pbc=True, calculator=one.calc))
     other = with_committee(Atoms("Ar", cell=[2, 2, 2], pbc=True))
     assert other.calc.get_property("energy_std", other) > 0
 
@@ -237,11 +239,9 @@ class Exact(Springs):
 @pytest.mark.parametrize(
     "around",
     [
-        lambda model: blipcalc.CombinedCalculator(model, Exact(0.5)),
-        lambda model: blipcalc.ReferenceOnDemand(model, Exact(0.5)),
-        lambda model: blipcalc.BaselineFallback(
-            model, Exact(0.5), sigma_baseline_eV=0.1, shifts={"H": 0, "O": 0, "Ar": 0}
-        ),
+        lambda model: CombinedCalculator(model, Exact(0.5)),
+        lambda model: ReferenceOnDemand(model, Exact(0.5)),
+        lambda model: BaselineFallback(model, Exact(0.5), sigma_baseline_eV=0.1, shifts={"H": 0, "O": 0, "Ar": 0}),
         lambda model: SingleDraw(model, 1),
     ],
     ids=["sum", "on demand", "fallback", "draw"],
@@ -250,7 +250,7 @@ def test_calculators_around_a_model_are_judged_by_its_forces(around):
     """What is added, or drives in its place, has no variance and needs none."""
     lone = with_committee(Atoms("Ar", [[0, 0, 1]]), SAME)
     lone.calc = around(lone.calc)
-    if isinstance(lone.calc, blipcalc.ReferenceOnDemand):
+    if isinstance(lone.calc, ReferenceOnDemand):
         lone.calc.switch("reference")
         assert np.abs(lone.get_forces()).max() == 0.5
     check_sensor(lone.calc, lone)

@@ -12,7 +12,7 @@ import torch
 from ase.build import molecule as ase_molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from blipcalc.calibration.evaluation import evaluate_model
+from blipcalc.calibration.evaluation import evaluate
 from blipcalc.calibration.fit import calibrate, feasible_draws, fit_calibration
 from blipcalc.calibration.residuals import collect, frames_hash, seen_in_training
 from blipcalc.core.contracts import Draws
@@ -29,7 +29,7 @@ from blipcalc.errors import (
     UnknownElementError,
 )
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior
@@ -173,7 +173,7 @@ def test_training_frames_are_refused_with_their_number(models, frames):
     assert seen_in_training(frames, used.tolist()) == [3, 4]
     with pytest.raises(TrainingDataReusedError, match=r"2 of 24 frames .*\[3, 4\]"):
         calibrate(model, frames)
-    evaluation = evaluate_model(
+    evaluation = evaluate(
         BayesianPredictor(model.network, model.posterior, n_draws=4), frames, training_frames=used.tolist()
     )
     assert evaluation.n_seen_in_training == 2
@@ -226,7 +226,7 @@ def test_the_model_file_keeps_calibrations_and_what_they_lack(models, frames, tm
     model = calibrate(stored, frames, n_draws=(4,))
     assert set(model.calibration("mean", 4, 0).q_frame) == {0.68, 0.9, 0.95}  # 24 frames: 0.99 takes 99
     save_model(model, tmp_path / "model.blip")
-    loaded = load_model(tmp_path / "model.blip")
+    loaded = load(tmp_path / "model.blip")
     assert loaded.calibrations == model.calibrations
     with pytest.raises(CalibrationError, match=r"0\.99"):
         loaded.calibration("mean", 4, 0).halt_limit(0.3, 0.99)

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from blipcalc.calibration.coverage import atom_coverage, energy_coverage, frame_coverage
-from blipcalc.calibration.evaluation import evaluate_model, evaluate_residuals
+from blipcalc.calibration.evaluation import evaluate, evaluate_residuals
 from blipcalc.core.prediction import Prediction
 from blipcalc.errors import DataError, MissingLabelsError
 from blipcalc.stats.conformal import coverage_limits
@@ -256,15 +256,15 @@ def test_any_predictor_is_evaluated(ammonia):
         frames_hash=frames_hash(frames[:60]),
     )
     predictor = Echo(calibration)
-    found = evaluate_model(predictor, frames[60:], foreign=[plain])
+    found = evaluate(predictor, frames[60:], foreign=[plain])
     assert not found.is_calibration_set
     assert found.n_seen_in_training is None
     assert row(found.forces.coverage, "all", "all", 0.9).inside
     assert (found.foreign.n_frames, found.foreign.n_labelled) == (1, 0)
-    assert evaluate_model(predictor, frames[:60][::-1]).is_calibration_set
+    assert evaluate(predictor, frames[:60][::-1]).is_calibration_set
     with pytest.raises(MissingLabelsError, match="frame 0"):
-        evaluate_model(predictor, [plain])
+        evaluate(predictor, [plain])
     at_hand = collect(predictor, frames[60:])
-    assert evaluate_model(predictor, frames[60:], residuals=at_hand, foreign=[plain]).to_dict() == found.to_dict()
+    assert evaluate(predictor, frames[60:], residuals=at_hand, foreign=[plain]).to_dict() == found.to_dict()
     with pytest.raises(DataError, match="60 frames, got 59"):
-        evaluate_model(predictor, frames[61:], residuals=at_hand)
+        evaluate(predictor, frames[61:], residuals=at_hand)

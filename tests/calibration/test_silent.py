@@ -15,14 +15,14 @@ from scaled_emt import ScaledEMT
 
 from blipcalc.adapters.committee import committee
 from blipcalc.calibration.checks import check_enough
-from blipcalc.calibration.evaluation import evaluate_model, evaluate_residuals
+from blipcalc.calibration.evaluation import evaluate, evaluate_residuals
 from blipcalc.calibration.fit import calibrate, fit_calibration
 from blipcalc.calibration.residuals import collect, silence_text
 from blipcalc.cli.tables import evaluation_text
 from blipcalc.core.prediction import Calibration
 from blipcalc.data.silent_forces import informing_frames
 from blipcalc.errors import CalibrationError, DataError, TrainingWarning
-from blipcalc.model_file.model_file import load_model
+from blipcalc.model_file.model_file import load
 from blipcalc.training.train import train
 
 IDENTITY = {"surface": "mean", "n_draws": 3, "seed": 0, "model_hash": "m", "frames_hash": "f"}
@@ -156,7 +156,7 @@ def test_crystals_and_single_atoms_among_rattled_ones():
     plain = fit_calibration(collect(predictor, frames), **IDENTITY)
     assert isinstance(calibration, Calibration)
     assert (calibration.scale, calibration.q_atom, calibration.n_frames) == (plain.scale, plain.q_atom, 30)
-    evaluation = evaluate_model(predictor, [*mixed, alone()])
+    evaluation = evaluate(predictor, [*mixed, alone()])
     assert evaluation.forces.n_silent == 3 * 9
     assert evaluation.forces.zms == pytest.approx(plain.scale[29], rel=1e-9)
     assert "27 of 387 force components vanish by symmetry" in evaluation_text(evaluation)
@@ -199,7 +199,7 @@ def test_a_training_on_energies_alone_says_so_before_it_begins(tmp_path, monkeyp
 def test_calibrate_refuses_before_it_evaluates(monkeypatch):
     monkeypatch.setattr("blipcalc.calibration.fit._predict", lambda *args: pytest.fail("evaluated"))
     with pytest.raises(CalibrationError, match="Si in 0"):
-        calibrate(load_model("silica"), [with_silicon(atoms) for atoms in perfect(12)])
+        calibrate(load("silica"), [with_silicon(atoms) for atoms in perfect(12)])
 
 
 def with_silicon(atoms):

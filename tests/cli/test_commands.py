@@ -32,7 +32,7 @@ from blipcalc.files.bundled import bundle_path
 from blipcalc.files.json_file import read_json
 from blipcalc.files.safetensors_file import read_sealed
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior
@@ -63,7 +63,7 @@ def trained(tmp_path_factory):
 
 
 def test_train_writes_a_calibrated_model_and_its_log(trained):
-    model = load_model(trained)
+    model = load(trained)
     assert {(c.surface, c.n_draws) for c in model.calibrations} == {
         (s, k) for s in ("mean", "centre") for k in (8, 16, 32)
     }
@@ -80,7 +80,7 @@ def test_train_fits_the_noise_of_two_networks_by_default(tmp_path):
     settings = [x for s in (*tiny, "data.calibration=0.4", "data.validation=0.2") for x in ("--set", s)]
     common = ["--energy-unit", "kcal/mol", "--folder", tmp_path / "run", "--noise-epochs", 2, *settings]
     call("train", FRAMES, "-o", tmp_path / "two.blip", "--warm-epochs", 1, *common, "--set", "noise.batch_size=4")
-    model = load_model(tmp_path / "two.blip")
+    model = load(tmp_path / "two.blip")
     assert (model.posterior.name, model.surface, model.network.config.inputs) == ("mixture", "centre", "neighbourhood")
     assert (model.training["training"]["epochs"], model.training["noise"]["epochs"]) == (0, 2)
     assert (tmp_path / "run" / "noise" / "log.csv").exists()
@@ -175,7 +175,7 @@ def test_what_cannot_act_is_refused_before_any_work(arguments, message, tmp_path
 
 
 def test_members_of_a_mixture_are_the_networks_that_were_trained(trained):
-    model = load_model(trained)
+    model = load(trained)
     name = "backbone.messages.0.outer.weight"
     stored = [read_sealed(trained.parent / "run" / f"member-{k}" / "checkpoint.safetensors")[0] for k in range(2)]
     for k in range(2):
@@ -338,10 +338,10 @@ def test_calibrate_writes_its_model_file_or_another(models, data, tmp_path):
     mine = tmp_path / "mine.blip"
     mine.write_bytes(models["blip"].read_bytes())
     call("calibrate", mine, data / "calibration.xyz", "--n-draws", 4, "--seed", 5)
-    assert {c.seed for c in load_model(mine).calibrations} == {0, 5}
+    assert {c.seed for c in load(mine).calibrations} == {0, 5}
     call("calibrate", mine, data / "calibration.xyz", "--n-draws", 4, "--seed", 6, "-o", tmp_path / "other.blip")
-    assert {c.seed for c in load_model(mine).calibrations} == {0, 5}
-    assert {c.seed for c in load_model(tmp_path / "other.blip").calibrations} == {0, 5, 6}
+    assert {c.seed for c in load(mine).calibrations} == {0, 5}
+    assert {c.seed for c in load(tmp_path / "other.blip").calibrations} == {0, 5, 6}
 
 
 def test_evaluate_takes_all_members_of_a_small_ensemble(models, data, tmp_path):
@@ -354,7 +354,7 @@ def test_evaluate_takes_all_members_of_a_small_ensemble(models, data, tmp_path):
 
 def test_compare_puts_models_side_by_side(trained, tmp_path):
     point = tmp_path / "point.blip"
-    model = load_model(trained)
+    model = load(trained)
     save_model(Model(model.network.backbone, PointPosterior()), point)
     swag = tmp_path / "swag.blip"
     settings = [

@@ -54,7 +54,7 @@ def test_a_molecule_with_its_table_picture_and_draws(ethanol, tmp_path):
 
 
 def test_an_element_without_calibration_has_no_error_bars(ethanol, tmp_path, monkeypatch):
-    load = checkpoint.load_model
+    load = checkpoint.load
 
     def without_oxygen(name):
         stored = load(name)
@@ -62,7 +62,7 @@ def test_an_element_without_calibration_has_no_error_bars(ethanol, tmp_path, mon
             calibration.scale.pop(8)
         return stored
 
-    monkeypatch.setattr(checkpoint, "load_model", without_oxygen)
+    monkeypatch.setattr(checkpoint, "load", without_oxygen)
     folder = tmp_path / "relaxed"
     assert call(ethanol, "--folder", folder, "--n-draws", 8, "--surface", "centre").exit_code == 0
 

@@ -18,7 +18,7 @@ from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.io import read, write
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.registry import build_model
 from blipcalc.monitor.criteria import Reading
 from blipcalc.monitor.observer import UncertaintyMonitor
@@ -129,7 +129,7 @@ def test_elements_without_data_have_no_distance(model):
 
 def test_a_model_file_keeps_it_and_its_hash_stays(model, tmp_path):
     save_model(model, tmp_path / "a.blip")
-    loaded = load_model(tmp_path / "a.blip")
+    loaded = load(tmp_path / "a.blip")
     assert loaded.hash == model.hash == replace(model, domain=None).hash
     assert loaded.domain.hash == model.domain.hash
     assert loaded.domain.closest == model.domain.closest
@@ -137,8 +137,8 @@ def test_a_model_file_keeps_it_and_its_hash_stays(model, tmp_path):
     for old, new in zip(*(BayesianPredictor.load(m).latent_distances(frames) for m in (model, loaded)), strict=True):
         assert np.allclose(old, new, rtol=1e-5)
     save_model(loaded, tmp_path / "b.blip")
-    assert load_model(tmp_path / "b.blip").domain.hash == model.domain.hash
-    assert load_model(_saved(replace(model, domain=None), tmp_path)).domain is None
+    assert load(tmp_path / "b.blip").domain.hash == model.domain.hash
+    assert load(_saved(replace(model, domain=None), tmp_path)).domain is None
 
 
 def _saved(model, folder):

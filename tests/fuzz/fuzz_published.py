@@ -14,11 +14,11 @@ from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms, FixBondLength, FixedPlane
 from fuzz_inputs import ODD, Source, generator, often, one, settings, structure
 
-from blipcalc import (
-    BayesianCalculator,
-    average,
+from blipcalc import BayesianCalculator, average, committee, relax
+from blipcalc.files.json_file import json_text
+from blipcalc.io import write
+from blipcalc.properties import (
     barrier,
-    committee,
     dihedral_scan,
     dimer_scan,
     distance_scan,
@@ -26,12 +26,9 @@ from blipcalc import (
     energy_difference,
     equation_of_state,
     phonons,
-    relax,
     vacancy_energy,
     vibrations,
 )
-from blipcalc.files.json_file import json_text
-from blipcalc.io import write
 from blipcalc.stats.estimate import Estimate
 
 SIGMA, RC = 2.0, 5.0

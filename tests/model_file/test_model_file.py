@@ -37,7 +37,7 @@ from blipcalc.errors import (
 )
 from blipcalc.files.safetensors_file import read_sealed, tensors_hash, write_sealed
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import find_model, load_model, model_info, save_model
+from blipcalc.model_file.model_file import find_model, load, model_info, save_model
 from blipcalc.models.painn import PaiNNConfig
 from blipcalc.models.registry import build_model
 from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize
@@ -135,7 +135,7 @@ def predict(model: Model, n_draws: int = 2, seed: int = 5, surface: str = "mean"
 
 def test_predictions_come_back_bit_for_bit(stored):
     model, path = stored
-    again = load_model(path)
+    again = load(path)
     for before, after in zip(predict(model), predict(again), strict=True):
         assert np.array_equal(before, after)
         assert np.isfinite(after).all()
@@ -151,7 +151,7 @@ def test_another_seed_gives_other_draws_where_noise_is_drawn(stored):
 
 def test_everything_else_comes_back_too(stored):
     model, path = stored
-    again = load_model(path)
+    again = load(path)
     assert again.hash == model.hash
     assert type(again.posterior) is type(model.posterior)
     assert type(again.network) is type(model.network)
@@ -166,7 +166,7 @@ def test_everything_else_comes_back_too(stored):
 
 def test_loading_and_saving_again_gives_the_same_tensors_and_manifest(stored, tmp_path):
     _, path = stored
-    save_model(load_model(path), tmp_path / "again.blip")
+    save_model(load(path), tmp_path / "again.blip")
     (first, text), (second, again) = read_sealed(path), read_sealed(tmp_path / "again.blip")
     assert tensors_hash(first) == tensors_hash(second)
     assert text == again
@@ -175,7 +175,7 @@ def test_loading_and_saving_again_gives_the_same_tensors_and_manifest(stored, tm
 def test_loading_leaves_the_global_random_stream_alone(stored):
     _, path = stored
     before = torch.get_rng_state()
-    load_model(path)
+    load(path)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -200,7 +200,7 @@ def test_calibrations_come_back_exactly(tmp_path):
     first, other = calibration(model), calibration(model, surface="centre", n_draws=8)
     model = model.with_calibrations(first, other)
     save_model(model, tmp_path / "x.blip")
-    again = load_model(tmp_path / "x.blip")
+    again = load(tmp_path / "x.blip")
     assert again.calibrations == (first, other)
     assert again.calibration("mean", 2, 0) == first
     assert again.calibration("mean", 3, 0) is None
@@ -230,7 +230,7 @@ def test_a_bare_name_is_looked_up_and_a_path_is_a_path(tmp_path):
 def test_a_missing_file_is_refused_by_name(tmp_path):
     for source in (tmp_path / "nothing.blip", str(tmp_path / "nothing.blip"), "nothing.blip"):
         with pytest.raises(ModelFileError, match="no such file"):
-            load_model(source)
+            load(source)
 
 
 def test_a_model_that_could_not_be_loaded_again_is_not_written(tmp_path):
@@ -254,7 +254,7 @@ def test_a_float64_model_comes_back_in_float64(tmp_path, posterior):
         model, network=model.network.double(), posterior=EnsemblePosterior(members) if members else model.posterior
     )
     save_model(model, tmp_path / "x.blip")
-    again = load_model(tmp_path / "x.blip")
+    again = load(tmp_path / "x.blip")
     assert {p.dtype for p in again.network.parameters()} == {torch.float64}
     assert again.hash == model.hash
     for before, after in zip(predict(model), predict(again), strict=True):
@@ -296,7 +296,7 @@ def test_truncation_at_random_bytes_is_refused(good, tmp_path):
     for cut in sorted(cuts):
         (tmp_path / "cut.blip").write_bytes(content[:cut])
         with pytest.raises(ModelFileError):
-            load_model(tmp_path / "cut.blip")
+            load(tmp_path / "cut.blip")
 
 
 def test_a_flipped_bit_in_every_single_byte_is_refused(tmp_path):
@@ -311,16 +311,16 @@ def test_a_flipped_bit_in_every_single_byte_is_refused(tmp_path):
         damaged[position] ^= 1 << bit
         path.write_bytes(damaged)
         with pytest.raises(ModelFileError) as caught:
-            load_model(path)
+            load(path)
         errors[type(caught.value).__name__] = errors.get(type(caught.value).__name__, 0) + 1
     assert errors["DamagedFileError"] > 0.95 * len(content)
     path.write_bytes(content)
-    load_model(path)
+    load(path)
 
 
 def test_a_changed_random_stream_is_noticed(good, monkeypatch):
     """Another generator than the one that the file was saved with, as a new version of torch might bring."""
-    load_model(good)
+    load(good)
     real = BlipPosterior.draw
 
     def other(self, n, *, generator):
@@ -329,7 +329,7 @@ def test_a_changed_random_stream_is_noticed(good, monkeypatch):
 
     monkeypatch.setattr(BlipPosterior, "draw", other)
     with pytest.raises(ChangedRandomStreamError, match="seed 0"):
-        load_model(good)
+        load(good)
 
 
 @pytest.mark.parametrize("name", ["swag", "llpr", "pops"])
@@ -354,11 +354,11 @@ def test_what_is_around_a_network_is_witnessed_by_its_random_numbers_alone(tmp_p
         return replace(drawn, overrides={key: value * (1 + 1e-15) for key, value in drawn.overrides.items()})
 
     monkeypatch.setattr(kind, "draw", rounded_otherwise)
-    load_model(tmp_path / "a.blip")
+    load(tmp_path / "a.blip")
     numbers = kind.numbers
     monkeypatch.setattr(kind, "numbers", lambda self, generator: {k: -v for k, v in numbers(self, generator).items()})
     with pytest.raises(ChangedRandomStreamError):
-        load_model(tmp_path / "a.blip")
+        load(tmp_path / "a.blip")
 
 
 # -- poisoned files (F17) -----------------------------------------------------------------------------------------------
@@ -714,11 +714,11 @@ def test_the_tools_that_make_poison_can_make_a_good_file(parts, tmp_path):
     """Positive control: what is refused below is refused for its poison, not for the way it was made."""
     for content in (resealed(parts.tensors, parts.manifest), rehashed(parts.tensors, parts), manifest_with()(parts)):
         (tmp_path / "same.blip").write_bytes(content)
-        assert load_model(tmp_path / "same.blip").hash == parts.manifest["model_hash"]
+        assert load(tmp_path / "same.blip").hash == parts.manifest["model_hash"]
     (tmp_path / "same.blip").write_bytes(calibration_with()(parts))
-    assert len(load_model(tmp_path / "same.blip").calibrations) == 1
+    assert len(load(tmp_path / "same.blip").calibrations) == 1
     (tmp_path / "same.blip").write_bytes(_stacked(lambda v: v)(parts))
-    assert load_model(tmp_path / "same.blip").posterior.name == "mixture"
+    assert load(tmp_path / "same.blip").posterior.name == "mixture"
 
 
 #: refused because their parts, each of them valid, do not belong together
@@ -731,7 +731,7 @@ def test_poison_is_refused_by_name(parts, tmp_path, monkeypatch, name):
     path = tmp_path / "poison.blip"
     path.write_bytes(POISONS[name].make(parts))
     with pytest.raises(POISONS[name].error, match=r"poison\.blip") as caught:
-        load_model(path)
+        load(path)
     assert ("do not belong together" in str(caught.value)) == (name in FOREIGN)
     assert os.listdir(tmp_path) == ["poison.blip"]
 
@@ -745,36 +745,36 @@ def test_a_refusal_is_a_value_error_and_carries_no_foreign_traceback(parts, tmp_
     for name in ("torch zip", "negative offset", "unknown architecture", "unknown key"):
         path.write_bytes(POISONS[name].make(parts))
         with pytest.raises(ValueError, match=r"poison\.blip") as caught:
-            load_model(path)
+            load(path)
         assert caught.value.__suppress_context__ or caught.value.__context__ is None, name
 
 
 def test_a_link_to_a_model_is_followed_and_a_link_to_poison_refused(good, tmp_path):
     (tmp_path / "good.blip").symlink_to(good)
-    load_model(tmp_path / "good.blip")
+    load(tmp_path / "good.blip")
     (tmp_path / "target").write_bytes(pickle.dumps(bomb()))
     (tmp_path / "poison.blip").symlink_to(tmp_path / "target")
     with pytest.raises(ModelFileError):
-        load_model(tmp_path / "poison.blip")
+        load(tmp_path / "poison.blip")
     for device in ("/dev/zero", "/dev/null"):
         with pytest.raises(ModelFileError):
-            load_model(device)
+            load(device)
 
 
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(ModelFileError):
-        load_model(tmp_path)
+        load(tmp_path)
 
 
 AUDIT = """
 import os, sys
 from pathlib import Path
 import torch
-from blipcalc.model_file.model_file import load_model, model_info
+from blipcalc.model_file.model_file import load, model_info
 from blipcalc.errors import ModelFileError
 
 good, folder = sys.argv[1:3]
-load_model(good)  # what is imported late is imported now
+load(good)  # what is imported late is imported now
 from blipcalc.models.registry import MODELS
 from blipcalc.posteriors.registry import POSTERIORS
 for registry in (MODELS, POSTERIORS):
@@ -795,12 +795,12 @@ refused = loaded = 0
 foreign = []
 armed = True
 for path in sorted(Path(folder).iterdir()):
-    for reader in (load_model, model_info):
+    for reader in (load, model_info):
         try:
             reader(path)
-            loaded += reader is load_model
+            loaded += reader is load
         except ModelFileError:
-            refused += reader is load_model
+            refused += reader is load
         except Exception as error:
             foreign.append((path.name, repr(error)[:120]))
 armed = False
@@ -856,7 +856,7 @@ def test_draws_of_a_loaded_model_fit_it(stored):
     from blipcalc.core.contracts import check_draws
 
     _, path = stored
-    model = load_model(path)
+    model = load(path)
     draws = model.posterior.draw(2 if model.posterior.is_random else 1, generator=torch.Generator().manual_seed(0))
     assert isinstance(draws, Draws)
     check_draws(model.network, draws)
@@ -868,7 +868,7 @@ def test_resealing_needs_the_right_hash_of_the_model(parts, tmp_path):
     write_sealed(tmp_path / "x.blip", parts.tensors | {name: parts.tensors[name] * 1.001}, parts.manifest)
     read_sealed(tmp_path / "x.blip")
     with pytest.raises(SchemaError, match="do not belong together"):
-        load_model(tmp_path / "x.blip")
+        load(tmp_path / "x.blip")
 
 
 def race_model(**settings) -> Model:
@@ -886,11 +886,11 @@ def test_conventions_of_couplings_are_stored_and_checked(tmp_path, settings):
     path, model = tmp_path / "race.blip", race_model(**settings)
     save_model(model, path)
     assert model_info(path)["conventions"] == model.network.conventions() != {}
-    loaded = load_model(path)
+    loaded = load(path)
     assert (loaded.hash, float(loaded.network.neighbors)) == (model.hash, 11.5)
     tensors, manifest = read_sealed(path)
     changed = [manifest["conventions"] | {key: value + 0.1} for key, value in manifest["conventions"].items()]
     for conventions in (*changed, {}):
         write_sealed(path, tensors, manifest | {"conventions": conventions})
         with pytest.raises(SchemaError, match="conventions"):
-            load_model(path)
+            load(path)

@@ -19,7 +19,7 @@ from blipcalc.core.graph import Graph
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import BlipcalcError, ConfigurationError, DrawsError
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.posteriors.blip import BlipConfig, BlipModel, BlipPosterior, bayesianize
 from blipcalc.posteriors.variational import VariationalLinear, kl_divergence
 from blipcalc.predictor import BayesianPredictor
@@ -580,7 +580,7 @@ def test_the_hash_of_a_model_knows_the_mode(make_blip):
 def test_a_calibration_comes_back_with_its_own_model(make_blip, tmp_path):
     _, local, calibration = model_and_calibration(make_blip)
     save_model(local.with_calibrations(calibration), tmp_path / "local.blip")
-    stored = load_model(tmp_path / "local.blip").calibration("mean", 4, 0)
+    stored = load(tmp_path / "local.blip").calibration("mean", 4, 0)
     assert stored == calibration
     assert stored.model_hash == local.hash
 

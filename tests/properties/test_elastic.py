@@ -11,7 +11,6 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.units import GPa
 
-from blipcalc import elastic_constants, equation_of_state
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.draw_surfaces import Surfaces
@@ -19,6 +18,7 @@ from blipcalc.core.deformation import displaced
 from blipcalc.errors import ConfigurationError, NotConvergedError, StructureError
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.properties import elastic_constants, equation_of_state
 from blipcalc.properties.elastic import stress_strain
 from blipcalc.properties.elastic_moduli import ElasticConstants, reuss_bulk, reuss_shear, voigt_bulk, voigt_shear
 from blipcalc.stats.estimate import Estimate

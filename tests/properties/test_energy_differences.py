@@ -11,13 +11,14 @@ from ase.constraints import FixAtoms, FixBondLength
 from ase.optimize import BFGS
 from scaled_emt import ScaledEMT
 
-from blipcalc import adsorption_energy, committee, energy_difference, vacancy_energy
+from blipcalc import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.errors import ConfigurationError, IncomparableError, NotAMinimumError, NotConvergedError, StructureError
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.properties import adsorption_energy, energy_difference, vacancy_energy
 from blipcalc.properties.relaxed_energies import relaxed_copy, relaxed_energies
 from blipcalc.stats.estimate import Estimate
 

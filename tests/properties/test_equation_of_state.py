@@ -10,11 +10,11 @@ from ase.eos import EquationOfState as OfASE
 from ase.optimize import BFGS
 from ase.units import GPa
 
-from blipcalc import elastic_constants, equation_of_state
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.errors import ConfigurationError, NotAMinimumError, OutOfRangeError, StructureError, ZeroVarianceError
+from blipcalc.properties import elastic_constants, equation_of_state
 from blipcalc.stats.estimate import Estimate
 
 #: relative spreads of ε and σ

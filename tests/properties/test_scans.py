@@ -9,9 +9,10 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator
 from ase.constraints import FixAtoms
 
-from blipcalc import BayesianCalculator, committee, dihedral_scan, dimer_scan, distance_scan
+from blipcalc import BayesianCalculator, committee
 from blipcalc.errors import ConfigurationError, OutOfRangeError, StructureError
 from blipcalc.files.bundled import starting_structure
+from blipcalc.properties import dihedral_scan, dimer_scan, distance_scan
 from blipcalc.properties.bond_scans import side_of
 from blipcalc.stats.estimate import Estimate
 

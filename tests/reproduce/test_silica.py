@@ -8,14 +8,14 @@ import pytest
 
 from blipcalc.calibration.evaluation import evaluate_residuals
 from blipcalc.calibration.residuals import collect, seen_in_training
-from blipcalc.model_file.model_file import load_model
+from blipcalc.model_file.model_file import load
 from blipcalc.predictor import BayesianPredictor
 
 
 @pytest.mark.data
 def test_topologies_seen_and_never_seen(script):
     """Force errors and coverage where it learned; elsewhere errors grow, and σ does not see it: what README admits."""
-    frames_of, silica = script("silica_frames"), load_model("silica")
+    frames_of, silica = script("silica_frames"), load("silica")
     folder = Path(os.environ["BLIPCALC_DATA"]) / "si_zeo22"
 
     def tests(topology):

@@ -30,7 +30,7 @@ from blipcalc.files.safetensors_file import read_sealed
 from blipcalc.md.run_md import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.md.summary import StoredCheckpoint, read_summary
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.registry import build_model
 from blipcalc.monitor.criteria import Verdict
 from blipcalc.monitor.events import EventLog, events_of
@@ -278,7 +278,7 @@ def written(tmp_path_factory, limits) -> dict[str, Kind]:
     }
     kinds = {name: Kind((path,), read) for name, (path, read) in json_kinds.items()}
     kinds |= {
-        "model with calibrations": Kind((model,), lambda: load_model(model)),
+        "model with calibrations": Kind((model,), lambda: load(model)),
         "checkpoint of MD": Kind((run / NEWEST,), lambda: checkpoint(run / NEWEST, StoredCheckpoint)),
         "checkpoint of training": Kind(
             (folder / "training" / NEWEST,), lambda: checkpoint(folder / "training" / NEWEST, StoredTraining)

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.torch import load
+from safetensors.torch import load as load_tensors
 
 from blipcalc import io
 from blipcalc.calibration.evaluation import EVALUATION
@@ -26,7 +26,7 @@ from blipcalc.files.npz_file import write_arrays
 from blipcalc.files.run_folder import NEWEST, Checkpoints
 from blipcalc.files.safetensors_file import write_sealed
 from blipcalc.md.summary import RUN_SUMMARY, read_checkpoint, read_summary
-from blipcalc.model_file.model_file import load_model, model_info
+from blipcalc.model_file.model_file import load, model_info
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import LIMITS, Limits
@@ -178,12 +178,12 @@ def test_a_calibration_that_cannot_be_is_refused_though_its_seal_is_right(writte
     with safe_open(tmp_path / "whole.blip", "pt") as file:
         manifest = json.loads(file.metadata()["manifest"])
     bad = manifest | {"calibrations": [changed(manifest["calibrations"][0], path, value)]}
-    write_sealed(tmp_path / "x.blip", load(content), bad)
-    for reader in (load_model, model_info):
+    write_sealed(tmp_path / "x.blip", load_tensors(content), bad)
+    for reader in (load, model_info):
         with pytest.raises(SchemaError, match=said):
             reader(tmp_path / "x.blip")
-    write_sealed(tmp_path / "x.blip", load(content), manifest)
-    load_model(tmp_path / "x.blip")
+    write_sealed(tmp_path / "x.blip", load_tensors(content), manifest)
+    load(tmp_path / "x.blip")
 
 
 # -- runs ---------------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_a_checkpoint_that_cannot_be_is_refused_though_its_seal_is_right(written
     (tmp_path / "whole").write_bytes(content)
     with safe_open(tmp_path / "whole", "pt") as file:
         manifest = json.loads(file.metadata()["manifest"])
-    write_sealed(tmp_path / NEWEST, load(content), changed(manifest, path, value))
+    write_sealed(tmp_path / NEWEST, load_tensors(content), changed(manifest, path, value))
     with pytest.raises(SchemaError, match=rf"holds no checkpoint of run_md: .*{path.split('.')[-1]}"):
         read_checkpoint(tmp_path)
     with pytest.raises(SchemaError, match="holds no checkpoint of training"):

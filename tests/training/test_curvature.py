@@ -15,7 +15,7 @@ from blipcalc.core.contracts import Draws, place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.errors import ConfigurationError
 from blipcalc.model_file.model import Model
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.posteriors.gaussian import GaussianPosterior, stack_shape
 from blipcalc.posteriors.laplace import LaplaceConfig
 from blipcalc.training.batches import labelled_graphs
@@ -201,7 +201,7 @@ def test_from_files_to_error_bars(small, no_events, tmp_path, structure):
         folder=tmp_path / "again",
         **settings,
     )
-    loaded = load_model(tmp_path / "a.blip")
+    loaded = load(tmp_path / "a.blip")
     assert (loaded.hash, loaded.posterior.name, loaded.posterior.linear) == (made.hash, NAMES[structure], True)
     atoms = small.ethanol(1)[0].copy()
     atoms.calc = BayesianCalculator(loaded, n_draws=8, raw=True)
@@ -223,7 +223,7 @@ def test_a_file_gives_the_same_draws(case, tmp_path, structure, dtype):
     model, graphs = copy.deepcopy(case[0]).to(dtype), case[1]
     posterior, _ = fit_all_weights(model, graphs[:3], LaplaceConfig(weights="all", structure=structure))
     save_model(Model(model, posterior), tmp_path / "a.blip")
-    again = load_model(tmp_path / "a.blip").posterior
+    again = load(tmp_path / "a.blip").posterior
     a, b = (p.draw(3, generator=torch.Generator().manual_seed(5)) for p in (posterior, again))
     assert a.overrides.keys() == b.overrides.keys() == dict(model.named_parameters()).keys()
     for name, value in a.overrides.items():

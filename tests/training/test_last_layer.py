@@ -19,7 +19,7 @@ from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, SchemaError
 from blipcalc.files.safetensors_file import read_sealed, write_sealed
-from blipcalc.model_file.model_file import RESTORED, load_model, save_model
+from blipcalc.model_file.model_file import RESTORED, load, save_model
 from blipcalc.models.registry import build_model
 from blipcalc.posteriors.blip import bayesianize
 from blipcalc.posteriors.last_layer import (
@@ -272,7 +272,7 @@ def test_from_files_through_a_model_file_to_error_bars(small, no_events, tmp_pat
     assert made.training["posterior_fit"]
     for (key, a), b in zip(point.network.named_parameters(), made.network.parameters(), strict=True):
         assert torch.equal(a, b), key
-    loaded = load_model(tmp_path / "a.blip")
+    loaded = load(tmp_path / "a.blip")
     assert (loaded.hash, loaded.surface, loaded.posterior.name) == (made.hash, "centre", name)
     assert isinstance(loaded.posterior, RESTORED[name])
     kept = made.posterior.tensors()
@@ -290,4 +290,4 @@ def test_from_files_through_a_model_file_to_error_bars(small, no_events, tmp_pat
     for change in ({some: tensors[some][:-1]}, {"posterior/other": torch.ones(2)}):
         write_sealed(tmp_path / "c.blip", tensors | change, manifest)
         with pytest.raises(SchemaError):
-            load_model(tmp_path / "c.blip")
+            load(tmp_path / "c.blip")

@@ -12,7 +12,7 @@ from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import CalibrationError, ConfigurationError
-from blipcalc.model_file.model_file import load_model, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.training.train import train
 
 JOINT = {"heads": {"predict": "joint"}}
@@ -89,13 +89,13 @@ def test_from_files_to_a_calibrated_calculator(small, no_events, tmp_path, poste
     settings = {"posterior": posterior, "members": members, "sizes": small.SIZES}
     training = {"epochs": 2, "objective": "nll_jef", "batch_size": 4}
     train(small.ETHANOL, tmp_path / "a.blip", data=data, model=settings, training=training, folder=tmp_path / "run")
-    model = load_model(tmp_path / "a.blip")
+    model = load(tmp_path / "a.blip")
     assert model.network.heads == "joint"
     frames = small.pairs(12, names=("CH3CH2OH",), seed=3)
     model = calibrate(model, frames, n_draws=[n_draws], surfaces=["mean"])
     save_model(model, tmp_path / "b.blip")
     atoms = frames[0].copy()
-    atoms.calc = BayesianCalculator(load_model(tmp_path / "b.blip"), n_draws=n_draws)
+    atoms.calc = BayesianCalculator(load(tmp_path / "b.blip"), n_draws=n_draws)
     assert atoms.calc.calibration.n_draws == n_draws
     atoms.get_forces()
     std = atoms.calc.get_property("atom_std", atoms)
@@ -142,7 +142,7 @@ def test_every_member_speaks_in_its_own_unit(small, no_events, tmp_path):
     units = model.posterior.members["noise_unit"]
     assert units.shape == (2, 2)
     assert not (units[0] == units[1]).any()
-    assert (load_model(tmp_path / "e.blip").posterior.members["noise_unit"] == units).all()
+    assert (load(tmp_path / "e.blip").posterior.members["noise_unit"] == units).all()
 
 
 def test_fine_tuning_keeps_the_unit_that_heads_were_trained_in(small, no_events, tmp_path):

@@ -14,7 +14,7 @@ from blipcalc.core.contracts import place_draws
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingDataReusedError, TrainingWarning
-from blipcalc.model_file.model_file import load_model
+from blipcalc.model_file.model_file import load
 from blipcalc.models.registry import build_model
 from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
@@ -243,7 +243,7 @@ def test_a_trained_network_gets_error_bars_and_keeps_its_weights(small, no_event
     bars = {"start": tmp_path / "point.blip", "training": {"epochs": 0}, "noise": {"epochs": 2, "batch_size": 4}}
     model = train(small.ETHANOL, tmp_path / "bars.blip", model={"posterior": "blip"}, **bars, **settings)
     assert (model.surface, model.posterior.name) == ("centre", "blip")
-    before = dict(load_model(tmp_path / "point.blip").network.named_parameters())
+    before = dict(load(tmp_path / "point.blip").network.named_parameters())
     after = dict(model.network.backbone.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert max(q[1] for q in model.training["alpha"]["layers"].values()) != pytest.approx(BlipConfig().alpha_initial)
@@ -310,7 +310,7 @@ def test_a_run_folder_belongs_to_one_network(small, no_events, tmp_path):
         {"model": model, "warm": {"epochs": 2, "batch_size": 5}},
     ]
     again = train(small.ETHANOL, tmp_path / "b.blip", model=model, **stages, **folder)
-    assert again.hash == load_model(tmp_path / "a.blip").hash
+    assert again.hash == load(tmp_path / "a.blip").hash
     for other in others:
         with pytest.raises(ConfigurationError, match="another network"):
             train(small.ETHANOL, tmp_path / "b.blip", **({"model": model} | stages | other), **folder)

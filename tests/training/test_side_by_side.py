@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.model_file.model_file import load_model
+from blipcalc.model_file.model_file import load
 from blipcalc.posteriors.point import PointPosterior
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig
@@ -100,7 +100,7 @@ def test_from_files_to_a_model(small, no_events, tmp_path, posterior):
     for name, together in (("a", False), ("b", True)):
         model = sizes | {"together": together}
         train(small.ETHANOL, tmp_path / f"{name}.blip", data=data, model=model, folder=tmp_path / name, **stages)
-    one, other = (load_model(tmp_path / f"{name}.blip") for name in ("a", "b"))
+    one, other = (load(tmp_path / f"{name}.blip") for name in ("a", "b"))
     assert one.posterior.n_members == other.posterior.n_members == 2
     # the first one has the batches that it would have alone; the others have those of the first
     for name, value in one.posterior.members.items():

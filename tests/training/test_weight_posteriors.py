@@ -9,7 +9,7 @@ import torch
 from blipcalc import BayesianCalculator
 from blipcalc.errors import ConfigurationError, SchemaError
 from blipcalc.files.safetensors_file import read_sealed, write_sealed
-from blipcalc.model_file.model_file import load_model
+from blipcalc.model_file.model_file import load
 from blipcalc.posteriors.ivon import IvonConfig
 from blipcalc.posteriors.swag import SwagConfig
 from blipcalc.training.train import train
@@ -78,7 +78,7 @@ def test_from_files_to_error_bars(small, no_events, tmp_path, posterior):
         folder=tmp_path / "run",
     )
     assert (model.posterior.name, model.surface) == (posterior, "centre")
-    loaded = load_model(tmp_path / "a.blip")
+    loaded = load(tmp_path / "a.blip")
     assert loaded.hash == model.hash
     assert equal(loaded.posterior, model.posterior)
     atoms = small.ethanol(1)[0].copy()
@@ -88,7 +88,7 @@ def test_from_files_to_error_bars(small, no_events, tmp_path, posterior):
     first = next(name for name in tensors if name.startswith("posterior/std"))
     write_sealed(tmp_path / "b.blip", {n: v for n, v in tensors.items() if n != first}, manifest)
     with pytest.raises(SchemaError):
-        load_model(tmp_path / "b.blip")
+        load(tmp_path / "b.blip")
 
 
 @pytest.mark.parametrize("posterior", METHODS)
