@@ -17,10 +17,10 @@ What other wrappers and files do with uncertainties, each line a test of ours:
 | ``SumCalculator``, ``MixedCalculator``, … with an exact part | all variances | ``CombinedCalculator`` |
 | the same with two Bayesian parts | ``*_std`` add linearly, ``*_var`` with weights, not their squares | one Bayesian part |
 | ``AverageCalculator`` of members | the spread; ``*_contributions`` in ``results`` stay | ``blipcalc.committee`` |
-| ``Plumed(calc=…)`` | all but energy, forces, stress | monitor with ``calculator=`` the inner one, ``freeze(atoms, inner)`` |
+| ``Plumed(calc=…)`` | all but energy, forces, stress | monitor with ``calculator=`` the inner one, ``snapshot(atoms, inner)`` |
 | ``Plumed`` in a run folder | the bias so far: it is in no checkpoint of ours | PLUMED's own restart files |
 | NEB, its ``.traj`` | all but energy and forces of inner images | ``blipcalc.write`` of the images themselves |
-| NEB with a shared calculator | results of all images but one | ``freeze(image, compute=("forces", "atom_std"))`` |
+| NEB with a shared calculator | results of all images but one | ``snapshot(image, compute=("forces", "atom_std"))`` |
 | ``ase.io.write`` | every key that is not ASE's | ``blipcalc.write`` |
 | ``SinglePointCalculator(**results)`` | refuses every key that is not ASE's | ``blipcalc.calculators.snapshot`` |
 """
