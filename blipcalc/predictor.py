@@ -20,7 +20,7 @@ from blipcalc.core.identity import Identity, network_identity
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.one_at_a_time import WithLock
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, sample_arrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.core.validate import check_elements
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.files.safetensors_file import tensors_hash
@@ -35,7 +35,7 @@ MOST_DRAWS = 100_000
 SKIN = 1.0
 
 
-class BayesianPredictor(WithLock):
+class BayesianPredictor(WithLock, Predictor):
     """Predictions of a model under K fixed draws of its posterior.
 
     The draws are made once, from the seed: a fixed set of draws is a fixed, smooth, conservative surface.  It evaluates one call

@@ -15,7 +15,7 @@ from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.snapshot import FrozenCalculator
 from blipcalc.core.prediction import SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 
 #: relative spreads of ε and σ
 SPREADS = 0.02, 0.005
@@ -69,7 +69,7 @@ def morse():
     return MorseEnsemble(members, BayesianCalculator(committee([make() for make in members]), raw=True))
 
 
-class Wells:
+class Wells(Predictor):
     """K draws of harmonic wells of all atoms around their homes: ½ k_k |r - home|², the mean drives; with ``single``."""
 
     species, surface, has_stress, has_energies, heads, calibration = None, "mean", False, False, "none", None

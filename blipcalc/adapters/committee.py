@@ -14,12 +14,11 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from blipcalc.adapters.ase_results import ORDER, ask, changes, check_part, gives, shown
-from blipcalc.core.contracts import Heads, Surface
 from blipcalc.core.identity import Identity
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.one_at_a_time import WithLock, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, DrawsError
 
@@ -31,7 +30,7 @@ class WithPredictor(Protocol):
     predictor: object
 
 
-class CommitteePredictor(WithLock):
+class CommitteePredictor(WithLock, Predictor):
     """Predictions from K ASE calculators, each an equally weighted draw.
 
     Parameters
@@ -43,11 +42,6 @@ class CommitteePredictor(WithLock):
     ------
     ConfigurationError : no members, one that is no calculator or gives too little, one object that is a member twice
     """
-
-    surface: Surface = "mean"
-    species: tuple[int, ...] | None = None
-    has_energies = False
-    heads: Heads = "none"
 
     def __init__(self, calculators: Sequence[Calculator], calibration: Calibration | None = None) -> None:
         self.calculators = tuple(calculators)

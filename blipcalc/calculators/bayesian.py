@@ -120,13 +120,13 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         if isinstance(source, (str, Path, Model)):
             given.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
             self.predictor: Predictor = BayesianPredictor.load(source, calibrated=not raw, **given)
-        elif isinstance(source, type) or not hasattr(source, "n_draws"):
+        elif isinstance(source, type) or not isinstance(source, Predictor):
             raise ConfigurationError(
                 f"expected a model name, a path, a model or a predictor, got {source!r}; ASE calculators go into "
-                "blipcalc.committee([...]) first"
+                "blipcalc.committee([...]) first, predictors derive from blipcalc.core.predictor_contract.Predictor"
             )
         else:
-            if raw and getattr(source, "calibration", None) is not None:
+            if raw and source.calibration is not None:
                 given["raw"] = raw
             if given:
                 raise ConfigurationError(f"{', '.join(given)}: a predictor that is given has its own; set them there")
@@ -134,9 +134,9 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         self.parameters.update(
             source=str(source) if isinstance(source, (str, Path)) else type(source).__name__,
             n_draws=self.predictor.n_draws,
-            seed=getattr(self.predictor, "seed", None),
+            seed=self.predictor.seed,
             surface=self.predictor.surface,
-            dtype=str(getattr(self.predictor, "dtype", torch.float64)).removeprefix("torch."),
+            dtype=str(self.predictor.dtype).removeprefix("torch."),
             raw=raw,
         )
         self.prediction: Prediction | None = None
@@ -186,12 +186,12 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
     @property
     def calibration(self) -> Calibration | None:
         """The constants that are applied to variances, or None."""
-        return getattr(self.predictor, "calibration", None)
+        return self.predictor.calibration
 
     @property
     def domain(self) -> Domain | None:
         """Where the data of the model were, or None where it does not say."""
-        return getattr(self.predictor, "domain", None)
+        return self.predictor.domain
 
     def set(self, **settings: object) -> dict[str, object]:
         """Refused: the draws are made once, at construction."""

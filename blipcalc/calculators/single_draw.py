@@ -12,7 +12,6 @@ from ase.calculators.calculator import all_changes
 from blipcalc.adapters.ase_results import Vouching, changes
 from blipcalc.calculators.base import Around
 from blipcalc.calculators.bayesian import CARRIED, DEVIATIONS, BayesianCalculator
-from blipcalc.core.contracts import Heads, Surface
 from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
@@ -82,7 +81,7 @@ class SingleDraw(Around):
         return value - value[self.k] if key == DEVIATIONS and value is not None else value
 
 
-class OneOfAll:
+class OneOfAll(Predictor):
     """Draw k of a predictor that does not give its draws one by one, uncalibrated: all are evaluated.
 
     Parameters
@@ -91,8 +90,6 @@ class OneOfAll:
     k : from 0
     """
 
-    surface: Surface = "mean"
-    heads: Heads = "none"
     n_draws = 1
 
     def __init__(self, predictor: Predictor, k: int) -> None:

@@ -16,7 +16,7 @@ from blipcalc.calibration.fit import feasible_draws
 from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
 from blipcalc.errors import UnknownElementError
 from blipcalc.files.json_file import Kind
-from blipcalc.model_file.model import Model, total_seconds
+from blipcalc.model_file.model import Model, backbone_of, total_seconds
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.recalibration import IsotonicRecalibration
 from blipcalc.stats.scores import ce_central
@@ -114,7 +114,7 @@ def compare_models(
             Compared(
                 name=name,
                 posterior=model.posterior.name,
-                architecture=type(getattr(model.network, "backbone", model.network)).__name__,
+                architecture=type(backbone_of(model.network)).__name__,
                 minutes=NAN if seconds_trained is None else seconds_trained / 60,
                 ms_per_frame=1e3 * seconds / len(frames),
                 evaluation=evaluate_residuals(used, foreign=outside),

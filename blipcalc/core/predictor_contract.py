@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
 
 from blipcalc.core.contracts import Heads, Surface
-from blipcalc.core.prediction import Prediction
-from blipcalc.errors import ZeroVarianceError
+from blipcalc.core.domain import Domain
+from blipcalc.core.prediction import Calibration, Prediction
+from blipcalc.errors import ConfigurationError, ZeroVarianceError
 
 #: a copy that tells equal draws: Å, standard deviation of each displacement; isotropic strain of a cell that repeats
 DISPLACEMENT, STRAIN = 0.02, 0.01
@@ -34,29 +35,46 @@ class Need:
     samples: bool = False
 
 
+@runtime_checkable
 class Predictor(Protocol):
-    """The one seam that the calculator knows.
+    """The one seam that the calculator knows.  A predictor derives from it and says what differs from these defaults.
 
     One that also has ``identity``, see :class:`~blipcalc.core.identity.Identified`, is known by it again; any other is asked for
     its numbers on a probe structure.
 
-    species : atomic numbers that it knows; None where it cannot tell
     n_draws : K
+    seed : of the draws; None where they have none
     surface : which surface energy and forces are taken from
+    species : atomic numbers that it knows; None where it cannot tell
     has_stress, has_energies : whether it gives a stress, and energies of single atoms
     heads : which variances every single draw has already
+    calibration : the constants that it applies to variances, or None
+    domain : where the data of its model were, or None
+    device, dtype : that it computes with
     """
 
-    species: tuple[int, ...] | None
     n_draws: int
-    surface: Surface
-    has_stress: bool
-    has_energies: bool
-    heads: Heads
+    seed: int | None = None
+    surface: Surface = "mean"
+    species: tuple[int, ...] | None = None
+    has_stress: bool = False
+    has_energies: bool = False
+    heads: Heads = "none"
+    calibration: Calibration | None = None
+    domain: Domain | None = None
+    device: object = "cpu"
+    dtype: object = "float64"
 
     def __call__(self, structures: Sequence[Atoms], need: Need = ...) -> list[Prediction]:
         """Predictions in the order of the structures."""
         ...
+
+    def latent_distances(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
+        """(n,) of each structure: how far its atoms lie from the data, where there is a domain.
+
+        raises : ConfigurationError without one
+        """
+        raise ConfigurationError(f"{type(self).__name__} does not say where the data of its model were")
 
 
 def predictions(predictor: Predictor, structures: Sequence[Atoms], need: Need) -> list[Prediction]:

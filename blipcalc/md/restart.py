@@ -112,12 +112,11 @@ def provenance(calc: Calculator | None) -> dict[str, Any]:
 def environment(calc: Calculator | None) -> dict[str, Any]:
     """What decides whether the same run gives the same bits."""
     model = bayesian_of(calc)
-    predictor = None if model is None else model.predictor
     return {
         **{name: version for name, version in versions().items() if name != "blipcalc"},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "device": str(getattr(predictor, "device", "cpu")),
+        "device": "cpu" if model is None else str(model.predictor.device),
     }
 
 

@@ -76,6 +76,11 @@ class StoredPosterior(Protocol):
         ...
 
 
+def n_networks(posterior: StoredPosterior) -> int:
+    """M, the networks that a posterior is made of."""
+    return next((len(value) for value in posterior.members.values()), 1)
+
+
 def refuse_more(name: str, *tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors that a posterior does not have, with :class:`DrawsError`."""
     if odd := sorted(key for of_kind in tensors for key in of_kind):

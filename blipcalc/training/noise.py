@@ -34,6 +34,7 @@ from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
 from blipcalc.posteriors.blip import BlipModel, BlipPosterior
 from blipcalc.posteriors.ensemble import MixturePosterior, stack_members
+from blipcalc.posteriors.registry import n_networks
 from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig
@@ -96,12 +97,11 @@ def alpha_distribution(
 
     returns : {"layers": {layer: (q05, q50, q95)}, "near_bound": share of rows above nine tenths of the bound}
     """
-    members = posterior.members if isinstance(posterior, MixturePosterior) else {}
     inference = network.inference
     prefix = next(name for name, module in network.named_modules() if module is inference) + "."
-    own = {name.removeprefix(prefix): value for name, value in members.items() if name.startswith(prefix)}
+    own = {name.removeprefix(prefix): value for name, value in posterior.members.items() if name.startswith(prefix)}
     tensors = collate(graphs, next(network.parameters()).dtype).graph
-    states = [{name: value[m] for name, value in own.items()} for m in range(getattr(posterior, "n_members", 1))]
+    states = [{name: value[m] for name, value in own.items()} for m in range(n_networks(posterior))]
     found = [torch.func.functional_call(inference, state, (tensors,)) for state in states]
     top, layers, near = inference.config.top, {}, []
     for names, parts in ((network.node_layers, "node"), (network.edge_layers, "edge")):

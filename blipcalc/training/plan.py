@@ -15,6 +15,7 @@ from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load
 from blipcalc.models.registry import model_name
 from blipcalc.posteriors.last_layer import LAST_LAYER
+from blipcalc.posteriors.registry import n_networks
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared
@@ -128,7 +129,7 @@ class Plan:
 
     def _start_members(self) -> int:
         """Networks that the starting point holds."""
-        return getattr(self.start.posterior, "n_members", 1) if self.start is not None else 1
+        return 1 if self.start is None else n_networks(self.start.posterior)
 
     def _heads(self) -> str:
         return self.model.sizes.get("heads", {}).get("predict", "none")

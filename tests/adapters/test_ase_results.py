@@ -24,7 +24,7 @@ from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
 from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.calculators.snapshot import FINGERPRINT, annotate, snapshot
 from blipcalc.calculators.weighted_baseline import BaselineFallback
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import CalculatorResultError, ConfigurationError, NonFiniteError
 from blipcalc.monitor.observer import UncertaintyMonitor
 
@@ -54,7 +54,7 @@ class Attentive(Charged):
         return found or (["info"] if self.atoms.info != atoms.info else [])
 
 
-class Everywhere:
+class Everywhere(Predictor):
     """A predictor around a committee that does not give its draws one by one."""
 
     def __init__(self, predictor):
@@ -212,7 +212,7 @@ def test_other_entries_of_info_count_as_the_parts_say():
 
 
 def test_a_predictor_without_calculators_is_not_evaluated_anew_for_a_note():
-    class Counting:
+    class Counting(Predictor):
         surface, heads, n_draws, species, has_stress, has_energies = "mean", "none", 2, None, False, False
         calls = 0
 

@@ -24,7 +24,7 @@ from ase import Atoms
 
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.md.run_md import run_md
 from blipcalc.monitor.limits import Limits, fit_limits
 
@@ -33,7 +33,7 @@ SAMPLES, WARM = 100, 0.2
 MB = 2.0**20
 
 
-class Wells:
+class Wells(Predictor):
     """Three draws of springs to the starting places."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"

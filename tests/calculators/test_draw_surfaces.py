@@ -16,6 +16,7 @@ from blipcalc.calculators.draw_surfaces import Surfaces, gradient
 from blipcalc.core.deformation import displaced
 from blipcalc.core.differenced import Differenced
 from blipcalc.core.prediction import Calibration
+from blipcalc.core.predictor_contract import Predictor
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.predictor import BayesianPredictor
@@ -118,7 +119,7 @@ def test_what_has_no_spread_is_refused():
         Surfaces(BayesianCalculator(committee([EMT()])))
 
 
-class Whole:
+class Whole(Predictor):
     """A predictor that cannot take its draws apart."""
 
     def __init__(self, predictor):

@@ -22,7 +22,7 @@ from blipcalc.calculators.bayesian import VARIANCES, BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.weighted_baseline import BaselineFallback
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import CalibrationError, ConfigurationError, NonFiniteError
 from blipcalc.md.restart import identity
 from blipcalc.md.run_md import run_md
@@ -30,7 +30,7 @@ from blipcalc.monitor.audit import LabelAudit
 from blipcalc.monitor.observer import UncertaintyMonitor
 
 
-class Wells:
+class Wells(Predictor):
     """Draws ½ c_k Σ d² + ¼ q_k Σ d⁴ + offset around the origin; on the centre surface the first of them."""
 
     species, has_stress, has_energies, heads = None, False, False, "none"

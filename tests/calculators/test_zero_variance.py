@@ -19,7 +19,7 @@ from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.calibration.residuals import collect
 from blipcalc.core.prediction import Calibration, Prediction
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import MonitorError, ZeroVarianceError
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.readings import check_sensor, take_reading
@@ -286,7 +286,7 @@ def test_the_self_test_moves_what_can_move_and_costs_one_evaluation():
     calls, predictor = [], atoms.calc.predictor
     members, before = predictor.calculators, atoms.positions.copy()
 
-    class Counting:
+    class Counting(Predictor):
         species, surface, has_stress, has_energies, heads, n_draws = None, "mean", False, False, "none", 3
 
         def __call__(self, structures, need=Need()):

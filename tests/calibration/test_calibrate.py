@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -121,24 +120,17 @@ def test_draws_are_cut_to_what_a_posterior_can_give(models, name, expected):
 
 
 @dataclass(frozen=True)
-class AllAtOnce:
+class AllAtOnce(BlipPosterior):
     """A posterior whose draw k depends on how many are drawn."""
 
-    inner: BlipPosterior
-    name: ClassVar[str] = "blip"
-    is_random: ClassVar[bool] = True
-
     def draw(self, n, *, generator):
-        found = self.inner.draw(n, generator=generator)
+        found = super().draw(n, generator=generator)
         return Draws(n, {name: value.flip(0) for name, value in found.overrides.items()})
-
-    def centre(self):
-        return self.inner.centre()
 
 
 def test_a_posterior_whose_draws_depend_on_how_many_there_are(models, frames):
     """Nothing is shared then, and the constants are still those of a predictor."""
-    model = Model(models["blip"].network, AllAtOnce(models["blip"].posterior))
+    model = Model(models["blip"].network, AllAtOnce(models["blip"].posterior.slots))
     found = calibrate(model, frames, n_draws=COUNTS, surfaces=["mean"])
     predictor = BayesianPredictor(model.network, model.posterior, n_draws=4)
     separate = fit_calibration(

@@ -12,6 +12,7 @@ from scipy.stats import norm
 from blipcalc.calibration.coverage import atom_coverage, energy_coverage, frame_coverage
 from blipcalc.calibration.evaluation import evaluate, evaluate_residuals
 from blipcalc.core.prediction import Prediction
+from blipcalc.core.predictor_contract import Predictor
 from blipcalc.errors import DataError, MissingLabelsError
 from blipcalc.stats.conformal import coverage_limits
 
@@ -208,7 +209,7 @@ def test_figures_are_deterministic_and_plain_json(calibrated, evaluation):
     assert empty["auroc_error"] is None
 
 
-class Echo:
+class Echo(Predictor):
     """A predictor that returns labels plus a known error, calibrated where it is told so."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 4, "mean", False, False, "none"

@@ -22,7 +22,7 @@ from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.calculators.weighted_baseline import BaselineFallback
 from blipcalc.core.identity import network_identity
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.core.signature import Signature, difference, probe_of, same, signature_of
 from blipcalc.errors import DrawsError, StructureError
 from blipcalc.posteriors.blip import BlipPosterior
@@ -47,7 +47,7 @@ class Spring(Calculator):
         self.results = {"energy": 0.5 * k * float((r**2).sum()), "forces": -k * r}
 
 
-class Springs:
+class Springs(Predictor):
     """Three draws; how far they lie apart is no parameter."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"

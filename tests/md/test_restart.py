@@ -19,7 +19,7 @@ from ase.constraints import FixAtoms
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.prediction import SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import (
     CheckpointWarning,
     ConfigurationError,
@@ -46,7 +46,7 @@ from blipcalc.posteriors.blip import BlipPosterior
 ENSEMBLES = IntegratorConfig.model_fields["ensemble"].annotation.__args__
 
 
-class Springs:
+class Springs(Predictor):
     """Three draws of anharmonic springs to the starting places; ``script(step)`` multiplies their spread."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"

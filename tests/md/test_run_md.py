@@ -6,13 +6,13 @@ from ase import Atoms
 
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.prediction import SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import ConfigurationError
 from blipcalc.io import read
 from blipcalc.md.run_md import run_md
 
 
-class Springs:
+class Springs(Predictor):
     """Three draws of springs to the starting places; their spread grows with the displacement."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"

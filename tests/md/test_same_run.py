@@ -17,7 +17,7 @@ from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
 from blipcalc.calculators.weighted_baseline import BaselineFallback
 from blipcalc.core.prediction import SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import CheckpointWarning, ConfigurationError
 from blipcalc.md.restart import identity
 from blipcalc.md.run_files import SUMMARY, TRAJECTORY
@@ -42,7 +42,7 @@ class Spring(Calculator):
         self.results = {"energy": 0.5 * k * float((d**2).sum()), "forces": -k * d}
 
 
-class Springs:
+class Springs(Predictor):
     """Three draws."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"

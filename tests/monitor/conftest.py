@@ -9,10 +9,10 @@ from ase.build import molecule
 
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.prediction import Calibration, Prediction
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 
 
-class Scripted:
+class Scripted(Predictor):
     """Wells at the first positions seen; ``script(step)`` gives atom_std, (n,) or a number; every call is kept.
 
     Beyond its twelfth digit atom_std follows the structure, as that of a sensor that is alive, but where it is ``frozen``.

@@ -8,12 +8,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.monitor.fit_limits import check_reference
 from blipcalc.monitor.limits import Limits
 
 
-class Stretchy:
+class Stretchy(Predictor):
     """Two atoms whose σ grows with the bond, and whose error grows faster: uncertain by exp(x), wrong by exp(1.5 x)."""
 
     species, n_draws, surface, has_stress, has_energies, heads, domain = (7,), 4, "centre", False, False, "none", None

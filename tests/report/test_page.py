@@ -13,7 +13,7 @@ from ase import Atoms
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calibration.evaluation import EVALUATION
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import ConfigurationError, DamagedFileError, DataError, LimitsError, NonFiniteError
 from blipcalc.files.checksums import forget_sums, sums_of
 from blipcalc.files.json_file import write_json
@@ -36,7 +36,7 @@ CALIBRATION = Calibration(
 )  # fmt: skip
 
 
-class Springs:
+class Springs(Predictor):
     """Three draws of springs to the starting places; their spread grows with the displacement."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"

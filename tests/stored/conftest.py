@@ -22,7 +22,7 @@ from blipcalc.averages.average import AVERAGES
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calibration.evaluation import EVALUATION
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
-from blipcalc.core.predictor_contract import Need
+from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import BlipcalcError
 from blipcalc.files.json_file import read_json, write_json
 from blipcalc.files.run_folder import NEWEST, Checkpoints, State
@@ -53,7 +53,7 @@ class Kind(NamedTuple):
     read: Callable[[], Any]
 
 
-class Springs:
+class Springs(Predictor):
     """Three draws of springs to the starting places, which has all results that a calculator can have."""
 
     species, n_draws, surface, has_stress, has_energies, heads = None, 3, "mean", False, False, "none"
