@@ -67,9 +67,10 @@ class ReferenceBlocks:
         wanted = checks(2 * g * PS, interval_fs) if math.isfinite(g) else 0
         long = [k for k, values in enumerate(series) if wanted and len(values) >= wanted]
         if not long:
+            remembers = f"for {g:.2g} ps" if math.isfinite(g) else "for longer than that"
             raise LimitsError(
                 f"the longest of {len(series)} replicas has {max(map(len, series)) * interval_fs / PS:.3g} ps, and R remembers "
-                f"{g:.2g} ps: replicas take two memories, of 1 ps at least; give longer ones"
+                f"{remembers}: replicas take two memories, of 1 ps at least; give longer ones"
             )
         notes = ()
         if len(long) < len(series):

@@ -32,11 +32,13 @@ class TestEllipsoid:
     @pytest.mark.chance(2)
     def test_mean_square_is_one_and_the_law_is_chi_squared(self, chance):
         rng, n = chance.rng(), chance.times(20_000)
-        mixing = rng.normal(size=(8, 8)) * np.logspace(-2, 1, 8)
+        # well-conditioned, so that shrinkage does nothing; scales from 0.01 to 10
+        mixing = (np.eye(8) + 0.2 * rng.normal(size=(8, 8))) * np.logspace(-2, 1, 8)
         fitted = fit_ellipsoid(rng.normal(size=(n, 8)) @ mixing + 5)
         fresh = fitted.distance(rng.normal(size=(n, 8)) @ mixing + 5) ** 2 * 8
+        # scatter of 20,000 points over 60 seeds: 0.5 and 1.3 %
         assert fresh.mean() == pytest.approx(8, rel=0.02)
-        assert fresh.var() == pytest.approx(16, rel=0.1)
+        assert fresh.var() == pytest.approx(16, rel=0.06)
 
     @pytest.mark.chance(1)
     def test_it_is_the_exact_distance_for_many_points(self, chance):

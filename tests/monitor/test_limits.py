@@ -143,13 +143,13 @@ def test_a_claim_that_the_data_cannot_carry_is_refused(calibration, reference):
 
 @pytest.mark.chance(1)
 def test_many_short_replicas_count(calibration, chance):
-    n = chance.times(10)
-    short = fitted(calibration, series(200, 200 * n, chance.seed()), rate_per_ns=1.0)  # 10 ps each, 20 ns in all
+    n = chance.times(30)
+    short = fitted(calibration, series(200, 200 * n, chance.seed()), rate_per_ns=1.0)  # 10 ps each, 60 ns in all
     assert short.reference_ns == pytest.approx(2.0 * n)
     assert short.block_ps == pytest.approx(10.0)
     whole = fitted(calibration, series(2 * NS, n, chance.seed(1)), rate_per_ns=1.0)
     assert short.trip.value == pytest.approx(whole.trip.value, rel=0.25)
-    with pytest.raises(LimitsError, match="two memories, of 1 ps at least"):
+    with pytest.raises(LimitsError, match="for longer than that: replicas take two memories, of 1 ps at least"):
         fitted(calibration, series(15, 2000, seed=4))
 
 
@@ -275,9 +275,9 @@ def test_replicas_that_are_the_same_are_one(calibration, reference):
 
 @pytest.mark.chance(1)
 def test_single_block_replicas_book_the_time_that_their_means_cover(calibration, chance):
-    """8 ps replicas are one block of 2 g each, and 7 ps of means; the bound of the smoothed channel holds on fresh data."""
-    short = fitted(calibration, series(160, 3000, chance.seed()), rate_per_ns=3.0, channels=["smoothed"])
-    assert short.smoothed.exposure == pytest.approx(3000 * 141 * INTERVAL / 1e6)
+    """10 ps replicas are one block of 2 g each, and 9 ps of means; the bound of the smoothed channel holds on fresh data."""
+    short = fitted(calibration, series(200, 6000, chance.seed()), rate_per_ns=3.0, channels=["smoothed"])
+    assert short.smoothed.exposure == pytest.approx(6000 * 181 * INTERVAL / 1e6)
     n = chance.times(40)
     fresh = series(2 * NS, n, chance.seed(1))
     events, ns = observed([moving_average(np.log(r), PS) > short.smoothed.value for r in fresh], short.inefficiency_ps)

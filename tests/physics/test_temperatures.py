@@ -283,7 +283,7 @@ def all_of_them(atoms, ensemble):
 @pytest.mark.chance(1)
 def test_control_counting_three_for_each_atom_is_seen(ensemble, chance):
     name = "none" if ensemble in NPT else "free molecule"
-    steps = chance.times(12_000 if ensemble in NPT else 4000)
+    steps = chance.times(12_000)
     rows, _ = sampled(ensemble, name, steps, chance.rng(), count=all_of_them)
     freedom = 9 if ensemble in NPT else 18
     assert deviations(rows, freedom)["K"] > 2 * chance.student(BLOCKS - 1)
@@ -299,7 +299,7 @@ def test_control_counting_three_for_each_atom_is_seen_under_a_barostat(chance):
 @pytest.mark.parametrize("ensemble", ["langevin", "bussi"])
 @pytest.mark.chance(1)
 def test_control_another_temperature_is_seen(ensemble, chance):
-    rows, freedom = sampled(ensemble, "none", chance.times(4000), chance.rng(), scale=1.4)
+    rows, freedom = sampled(ensemble, "none", chance.times(10_000), chance.rng(), scale=1.4)
     assert deviations(rows, freedom)["K"] > 2 * chance.student(BLOCKS - 1)
 
 
