@@ -190,5 +190,5 @@ def test_front_door_is_lazy_and_names_what_exists():
     assert len(blipcalc.__all__) == 15
     for name in blipcalc.__all__:
         assert callable(getattr(blipcalc, name))
-    with pytest.raises(AttributeError, match="no attribute"):
+    with pytest.raises(AttributeError, match="nothing"):
         _ = blipcalc.nothing

@@ -102,5 +102,6 @@ def test_the_mean_surface_does_not_drift(dtype):
     time, total, kinetic = time[after] - 1.0, (potential + kinetic)[after], kinetic[after]
     for k in range(3):
         found, low, high = slope(total[:, k], time, np.random.default_rng(k))
+        print(f"{dtype}, start {k}: {found:.2g} [{low:.2g}, {high:.2g}] meV/atom/ps")
         assert max(abs(found), -low, high) <= GATES[dtype], (dtype, k, found, low, high)
         assert abs(found) * time[-1] / kinetic[:, k].std() < RATIO

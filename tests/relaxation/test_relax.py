@@ -298,7 +298,7 @@ def test_symmetry_that_is_fixed_stays():
 
 
 def test_a_large_structure_is_answered_for_without_a_matrix(monkeypatch):
-    for room in ("bars", "coordinates"):
+    for room in ("error_bars", "coordinates"):
         monkeypatch.setattr(f"blipcalc.relaxation.{room}.MOST_ATOMS", 3)
     large = relax(copper(), cell=True, fmax=1e-6, z=0.0)
     monkeypatch.undo()

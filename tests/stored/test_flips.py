@@ -10,7 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.torch import load_tensors
+from safetensors.torch import load as load_tensors
 
 from blipcalc import io
 from blipcalc.errors import CheckpointWarning

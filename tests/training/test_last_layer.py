@@ -19,7 +19,7 @@ from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, SchemaError
 from blipcalc.files.safetensors_file import read_sealed, write_sealed
-from blipcalc.model_file.model_file import RESTORED, load, save_model
+from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.registry import build_model
 from blipcalc.posteriors.blip import bayesianize
 from blipcalc.posteriors.last_layer import (
@@ -32,6 +32,7 @@ from blipcalc.posteriors.last_layer import (
     with_rows,
 )
 from blipcalc.posteriors.pops import LEVERAGE
+from blipcalc.posteriors.registry import POSTERIORS
 from blipcalc.training.config import ModelConfig
 from blipcalc.training.last_layer_fit import accumulate, fit_last_layer, jacobians
 from blipcalc.training.train import train
@@ -274,7 +275,7 @@ def test_from_files_through_a_model_file_to_error_bars(small, no_events, tmp_pat
         assert torch.equal(a, b), key
     loaded = load(tmp_path / "a.blip")
     assert (loaded.hash, loaded.surface, loaded.posterior.name) == (made.hash, "centre", name)
-    assert isinstance(loaded.posterior, RESTORED[name])
+    assert isinstance(loaded.posterior, POSTERIORS[name])
     kept = made.posterior.tensors()
     for key, value in loaded.posterior.tensors().items():
         assert torch.equal(value, kept[key])
