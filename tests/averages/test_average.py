@@ -55,7 +55,7 @@ def run(driven, well):
 @pytest.mark.chance(14)
 def test_a_langevin_run_has_the_known_averages(well, tmp_path, offset_squares, stiffness, kT, chance):
     run, most = tmp_path / str(chance.stage), chance.student(20)
-    run_md(well(), folder=run, seed=chance.seed(), **RUN | {"time_ps": chance.times(2.4)})
+    run_md(well(), folder=run, seed=chance.seed(), **RUN | {"time_ps": chance.times(4.0)})
     found = average(run, offset_squares, method="reweight")
     assert found.temperature_K == 300.0
     assert abs(found.value - kT / 5.0) < most * found.sampling_error
