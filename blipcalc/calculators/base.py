@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties
 
 from blipcalc.adapters.ase_results import changes
 from blipcalc.calculators.bayesian import standard
-from blipcalc.core.one_at_a_time import AnswersOneAtATime
+from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.errors import EmptyStructureError
 
 
 class Around(AnswersOneAtATime, Calculator):
-    """A calculator around others, whose results hold as long as those of its parts do.
+    """A calculator around others, whose results hold as long as those of its parts do; each says how it makes one of them.
 
     parts : the calculators that its results come from
     """
@@ -32,16 +32,8 @@ class Around(AnswersOneAtATime, Calculator):
         """What has changed since the last results: what ASE compares, and inputs of the parts in ``info``."""
         return super().check_state(atoms, tol) or self.changes(self.atoms, atoms)
 
-    def gather(
-        self,
-        atoms: Atoms | None,
-        properties: Sequence[str],
-        system_changes: Sequence[str],
-        share: Callable[[str, bool], Any],
-    ) -> None:
-        """Fill the results with what is asked for, computed, and beside it what the parts know already.
-
-        share : (property, whether to compute it) -> its value, or None where it is not known
+    def begin(self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]) -> None:
+        """Keep the structure, and forget what belonged to another.
 
         raises : EmptyStructureError where no structure was ever given
         """
@@ -49,8 +41,25 @@ class Around(AnswersOneAtATime, Calculator):
         super().calculate(atoms, list(properties), list(system_changes))
         if self.atoms is None:
             raise EmptyStructureError("expected an Atoms object, got None; give atoms")
-        asked = {key: share(key, True) for key in properties}
-        beside = {key: share(key, False) for key in self.implemented_properties if key not in asked}
+
+    def share(self, key: str, compute: bool) -> Any:
+        """The value of one property, made of what the parts say; None where it is not known and not to be computed."""
+        raise NotImplementedError
+
+    @one_at_a_time
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Fill the results with what is asked for, computed, and beside it what the parts know already.
+
+        raises : EmptyStructureError where no structure was ever given
+        """
+        self.begin(atoms, properties, system_changes)
+        asked = {key: self.share(key, True) for key in properties}
+        beside = {key: self.share(key, False) for key in self.implemented_properties if key not in asked}
         self.results = asked | {key: value for key, value in beside.items() if value is not None}
 
     def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:

@@ -27,12 +27,11 @@ What other wrappers and files do with uncertainties, each line a test of ours:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator
 
 from blipcalc.adapters.ase_results import ask, check_part, gives
 from blipcalc.calculators.base import Around
@@ -97,17 +96,7 @@ class CombinedCalculator(Around):
         """The part whose variances these are."""
         return self.model.bayesian
 
-    @one_at_a_time
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Ask the parts for what is asked for, and take along what they know beside."""
-        self.gather(atoms, properties, system_changes, self._ask)
-
-    def _ask(self, key: str, compute: bool = False) -> Any:
+    def share(self, key: str, compute: bool) -> Any:
         """A variance, or a sum; None where a part does not know its share and is not to compute it."""
         if key in self._own:
             return self.model.get_property(key, self.atoms, allow_calculation=compute)

@@ -10,11 +10,10 @@ over both kinds of frames mean nothing (``from_reference`` in the results tells 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator
 
 from blipcalc.adapters.ase_results import ask, changes, check_part, gives
 from blipcalc.calculators.base import Around
@@ -88,16 +87,6 @@ class ReferenceOnDemand(Around):
         if active != self._active:
             self._active, self.results = active, {}
 
-    @one_at_a_time
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Ask the active one, and the model for variances; take along what they know beside."""
-        self.gather(atoms, properties, system_changes, self._ask)
-
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
         """As the model says, and the one that drives."""
         return changes(seen, atoms, (self.model, self._drives))
@@ -106,7 +95,8 @@ class ReferenceOnDemand(Around):
     def _drives(self) -> Calculator:
         return self.reference if self._active == "reference" else self.model
 
-    def _ask(self, key: str, compute: bool = False) -> Any:
+    def share(self, key: str, compute: bool) -> Any:
+        """Ask the active one, and the model for variances; take along what they know beside."""
         if key == "from_reference":
             return float(self._active == "reference")
         if key in self._own:

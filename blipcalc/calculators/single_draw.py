@@ -7,13 +7,11 @@ from dataclasses import fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from ase import Atoms
-from ase.calculators.calculator import all_changes
 
 from blipcalc.adapters.ase_results import Vouching, changes
 from blipcalc.calculators.base import Around
 from blipcalc.calculators.bayesian import CARRIED, DEVIATIONS, BayesianCalculator
 from blipcalc.core.identity import Identity
-from blipcalc.core.one_at_a_time import one_at_a_time
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
 from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import DrawsError
@@ -65,17 +63,8 @@ class SingleDraw(Around):
         """That of the whole, and which of its draws."""
         return Identity(f"SingleDraw {self.k}", self.parts)
 
-    @one_at_a_time
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
+    def share(self, key: str, compute: bool) -> Any:
         """Ask draw k, and all of them for variances; take along what they know beside."""
-        self.gather(atoms, properties, system_changes, self._ask)
-
-    def _ask(self, key: str, compute: bool) -> Any:
         value = (self.bayesian if key in self._shared else self.one).get_property(key, self.atoms, compute)
         # less the energy of draw k, which drives here
         return value - value[self.k] if key == DEVIATIONS and value is not None else value

@@ -135,10 +135,9 @@ class BaselineFallback(Around):
     ) -> None:
         """Evaluate the draws, and the baseline where more than variances and the weight is asked for."""
         asked = set(properties) | (set() if system_changes else set(self.results))
-        self.results = {}
-        super().calculate(atoms, list(properties), list(system_changes))
-        if self.atoms is None or len(self.atoms) == 0:
-            raise EmptyStructureError("expected at least one atom, got an empty Atoms object or none")
+        self.begin(atoms, properties, system_changes)
+        if len(self.atoms) == 0:
+            raise EmptyStructureError("expected at least one atom, got an empty Atoms object")
         if asked & set(NEEDS_STRESS) and not self.atoms.pbc.all():
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; pbc is {self.atoms.pbc.tolist()}"
