@@ -1,4 +1,4 @@
-"""Registries: things of one kind by name, our own and those that installed packages add by an entry point.
+"""All open sets: things of one kind by name, our own and those that installed packages add by an entry point.
 
 [project.entry-points."blipcalc.posteriors"]
 mine = "my_package.posterior:MyPosterior"
@@ -70,3 +70,34 @@ class Registry:
             f"{place.replace(':', '.')} is not a registered {self.kind}; known: {', '.join(sorted(self.places))}. Register it by "
             f"an entry point in {self.group!r}"
         )
+
+
+MODELS = Registry(
+    "model",
+    "blipcalc.models",
+    {
+        "painn": "blipcalc.models.painn:PaiNN",
+        "race": "blipcalc.models.race:Race",
+        "schnet": "blipcalc.models.schnet:SchNet",
+        "visnet": "blipcalc.models.visnet:ViSNet",
+    },
+)
+
+#: by the names that model files give them
+POSTERIORS = Registry(
+    "posterior",
+    "blipcalc.posteriors",
+    {
+        "point": "blipcalc.posteriors.point:PointPosterior",
+        "blip": "blipcalc.posteriors.blip:BlipPosterior",
+        "ensemble": "blipcalc.posteriors.ensemble:EnsemblePosterior",
+        "mixture": "blipcalc.posteriors.ensemble:MixturePosterior",
+        "swag": "blipcalc.posteriors.gaussian:GaussianPosterior",
+        "ivon": "blipcalc.posteriors.gaussian:GaussianPosterior",
+        "laplace": "blipcalc.posteriors.last_layer:LastLayerPosterior",
+        "laplace-all": "blipcalc.posteriors.gaussian:GaussianPosterior",
+        "laplace-kron": "blipcalc.posteriors.gaussian:GaussianPosterior",
+        "llpr": "blipcalc.posteriors.last_layer:LastLayerPosterior",
+        "pops": "blipcalc.posteriors.pops:PopsPosterior",
+    },
+)

@@ -30,7 +30,7 @@ from known_averages import (  # noqa: F401  (fixtures)
 from toys import toys  # noqa: F401  (fixture)
 
 from blipcalc import testing
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.posteriors.variational import VariationalLinear
 

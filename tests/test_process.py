@@ -16,10 +16,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import blipcalc
 from blipcalc import BayesianCalculator
-from blipcalc.models.registry import MODELS, build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.process import plain_state
+from blipcalc.registries import MODELS
 from blipcalc.training import logs
 
 SIZES = {
@@ -299,7 +300,8 @@ import sys, warnings
 {first}
 import torch
 import blipcalc
-from blipcalc.models.registry import MODELS, build_model
+from blipcalc.models.build import build_model
+from blipcalc.registries import MODELS
 with torch.random.fork_rng(devices=[]):
     for name in MODELS.names():
         torch.default_generator.manual_seed(0)

@@ -11,9 +11,7 @@ import pytest
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.models.painn import PaiNN
-from blipcalc.models.registry import MODELS
-from blipcalc.posteriors.registry import POSTERIORS
-from blipcalc.registries import Registry
+from blipcalc.registries import MODELS, POSTERIORS, Registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,7 +65,7 @@ from ase.build import molecule
 from blipcalc import BayesianCalculator, load
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import save_model
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from plug import Shaken
 
 network = build_model("mine", {"features": 8, "interactions": 1}, [1, 8])
@@ -113,7 +111,7 @@ def test_a_model_and_a_posterior_of_another_package_are_saved_and_loaded(plugged
 
 
 def test_names_of_our_own_cannot_be_taken(plugged):
-    code = "from blipcalc.models.registry import MODELS; print(MODELS['painn'].__module__, MODELS.names())"
+    code = "from blipcalc.models.build import MODELS; print(MODELS['painn'].__module__, MODELS.names())"
     found = run(code, site=plugged).stdout
     assert found.split()[0] == "blipcalc.models.painn"
     assert "'mine'" in found

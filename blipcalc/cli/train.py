@@ -11,13 +11,14 @@ import typer
 
 from blipcalc.cli.options import Bar, Data, Device, EnergyKey, EnergyUnit, ForcesKey, LengthUnit, say
 from blipcalc.cli.settings import sections, without_idle_stages
+from blipcalc.registries import MODELS
 
 
 def train(
     data: Data,
     output: Annotated[Path, typer.Option("--output", "-o", help="the model file to write")],
     architecture: Annotated[
-        str | None, typer.Option(help="painn, race, schnet or visnet; default: painn, or that of --start")
+        str | None, typer.Option(help=f"{', '.join(MODELS.names())}; default: painn, or that of --start")
     ] = None,
     posterior: Annotated[
         str, typer.Option(help="point, blip, ensemble, mixture (of BLIPs), swag, ivon, laplace, llpr or pops")

@@ -16,9 +16,9 @@ from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError
 from blipcalc.files.safetensors_file import tensors_hash
-from blipcalc.models.registry import model_name
+from blipcalc.models.build import model_name
 from blipcalc.posteriors.blip import BlipModel
-from blipcalc.posteriors.registry import StoredPosterior
+from blipcalc.posteriors.stored import StoredPosterior
 
 
 @dataclass(frozen=True)

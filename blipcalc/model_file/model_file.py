@@ -35,10 +35,11 @@ from blipcalc.files.safetensors_file import DTYPES, read_manifest, read_sealed, 
 from blipcalc.model_file.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
 from blipcalc.model_file.merge import put_together
 from blipcalc.model_file.model import Loaded, Model, architecture_of, backbone_of, tensors_of
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import BlipConfig, bayesianize
-from blipcalc.posteriors.registry import POSTERIORS, StoredPosterior
+from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.process import plain_state
+from blipcalc.registries import POSTERIORS
 from blipcalc.stats.ellipsoid import Ellipsoid
 
 #: the draws whose hash is kept: enough to notice a changed random stream

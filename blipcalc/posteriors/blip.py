@@ -19,7 +19,7 @@ from blipcalc.core.contracts import Draws, Heads, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.inference import Alphas, BlipConfig, InferenceNetwork
-from blipcalc.posteriors.registry import refuse_more
+from blipcalc.posteriors.stored import refuse_more
 from blipcalc.posteriors.variational import VariationalLinear, kl_divergence
 from blipcalc.process import plain_state
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
 from blipcalc.posteriors.blip import BlipPosterior
-from blipcalc.posteriors.registry import refuse_more, refuse_noise
+from blipcalc.posteriors.stored import refuse_more, refuse_noise
 
 
 def stack_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
-from blipcalc.posteriors.registry import refuse_more, refuse_noise
+from blipcalc.posteriors.stored import refuse_more, refuse_noise
 
 #: methods whose Gaussian belongs to the linearised network
 LINEAR = ("laplace-all", "laplace-kron")

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.laplace import log_likelihood, maximum_evidence
-from blipcalc.posteriors.registry import refuse_more, refuse_noise
+from blipcalc.posteriors.stored import refuse_more, refuse_noise
 
 #: names of posteriors over the last layers
 LAST_LAYER = ("laplace", "llpr", "pops")

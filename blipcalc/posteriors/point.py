@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
-from blipcalc.posteriors.registry import refuse_more, refuse_noise
+from blipcalc.posteriors.stored import refuse_more, refuse_noise
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.last_layer import LastLayerPosterior, flat, last_weights, with_rows
-from blipcalc.posteriors.registry import refuse_more, refuse_noise
+from blipcalc.posteriors.stored import refuse_more, refuse_noise
 
 #: least leverage x_nᵀ Σ_w x_n / σ² of a label with the noise σ, relative to P / N, what its mean over N labels is at most: one
 #: that the weights move a hundred times less than others, as a force that vanishes by symmetry, asks for a change of them a

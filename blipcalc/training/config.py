@@ -37,7 +37,7 @@ class ModelConfig(Settings):
     """What is trained."""
 
     architecture: str | None = Field(
-        None, description="painn, race, schnet or visnet; None: painn, or that of ``start``"
+        None, description="a name in blipcalc.registries.MODELS; None: painn, or that of ``start``"
     )
     sizes: dict[str, Any] = Field(
         default_factory=dict, description="settings of the architecture; its defaults otherwise"

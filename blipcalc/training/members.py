@@ -18,7 +18,7 @@ from blipcalc.core.graph import Graph
 from blipcalc.errors import MixedElementsError
 from blipcalc.files.run_folder import alone
 from blipcalc.model_file.model import Model
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.posteriors.ensemble import EnsemblePosterior
 from blipcalc.posteriors.gaussian import GaussianPosterior

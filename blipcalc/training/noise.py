@@ -34,7 +34,7 @@ from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
 from blipcalc.posteriors.blip import BlipModel, BlipPosterior
 from blipcalc.posteriors.ensemble import MixturePosterior, stack_members
-from blipcalc.posteriors.registry import n_networks
+from blipcalc.posteriors.stored import n_networks
 from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig

@@ -13,9 +13,9 @@ from blipcalc.data.silent_forces import informing_frames
 from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedError, TrainingWarning
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load
-from blipcalc.models.registry import model_name
+from blipcalc.models.build import model_name
 from blipcalc.posteriors.last_layer import LAST_LAYER
-from blipcalc.posteriors.registry import n_networks
+from blipcalc.posteriors.stored import n_networks
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared

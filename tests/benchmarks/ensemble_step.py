@@ -20,7 +20,7 @@ import torch
 from draw_cost import system
 
 from blipcalc.core.graph import Graph
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.training.steps import step_function
 
 SIZES = {"race": {"layers": 2}, "painn": {"features": 64, "interactions": 2}}

@@ -16,7 +16,7 @@ from blipcalc import BayesianCalculator, committee
 from blipcalc.calculators.result_names import ipi_extras, mace_results
 from blipcalc.errors import ConfigurationError
 from blipcalc.model_file.model import Model
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 
 

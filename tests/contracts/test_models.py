@@ -11,9 +11,10 @@ from blipcalc import testing
 from blipcalc.core.contracts import ModelOutput
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
+from blipcalc.models.build import build_model, model_name
 from blipcalc.models.readout import AtomicEnergies
-from blipcalc.models.registry import MODELS, build_model, model_name
 from blipcalc.nn.species import SpeciesTable
+from blipcalc.registries import MODELS
 
 
 def small(name: str, species=(1, 6, 8), seed: int = 0, **config) -> nn.Module:

@@ -30,7 +30,7 @@ from blipcalc.io import read, write
 from blipcalc.md.run_md import run_md
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import save_model
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.monitor.criteria import AtomFraction, EnergyStdPerAtom, Verdict
 from blipcalc.monitor.events import EventLog, read_events
 from blipcalc.monitor.faults import TooClose

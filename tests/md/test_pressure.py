@@ -14,7 +14,7 @@ from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.errors import ConfigurationError
 from blipcalc.md.run_md import EVENTS, run_md
 from blipcalc.model_file.model import Model
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.monitor.criteria import PressureTolerance
 from blipcalc.monitor.events import read_events
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize

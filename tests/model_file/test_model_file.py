@@ -38,8 +38,8 @@ from blipcalc.errors import (
 from blipcalc.files.safetensors_file import read_sealed, tensors_hash, write_sealed
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import find_model, load, model_info, save_model
+from blipcalc.models.build import build_model
 from blipcalc.models.painn import PaiNNConfig
-from blipcalc.models.registry import build_model
 from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.posteriors.gaussian import GaussianPosterior
@@ -775,8 +775,8 @@ from blipcalc.errors import ModelFileError
 
 good, folder = sys.argv[1:3]
 load(good)  # what is imported late is imported now
-from blipcalc.models.registry import MODELS
-from blipcalc.posteriors.registry import POSTERIORS
+from blipcalc.registries import MODELS
+from blipcalc.registries import POSTERIORS
 for registry in (MODELS, POSTERIORS):
     for name in registry.names():
         registry[name]

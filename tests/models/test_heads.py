@@ -15,14 +15,15 @@ from blipcalc.core.graph import Graph
 from blipcalc.core.prediction import SampleArrays, summarize
 from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import ConfigurationError
+from blipcalc.models.build import build_model
 from blipcalc.models.heads import HeadsConfig, lower_triangle
 from blipcalc.models.race import Race
 from blipcalc.models.race_config import RaceConfig
-from blipcalc.models.registry import MODELS, build_model
 from blipcalc.nn.symmetric import bounded, gaussian_terms, symmetric_exp, symmetric_traceless
 from blipcalc.posteriors.ensemble import EnsemblePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.registries import MODELS
 from blipcalc.testing.comparisons import perturbed
 
 NAMES = ("painn", "race")

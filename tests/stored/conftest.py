@@ -31,7 +31,7 @@ from blipcalc.md.run_md import EVENTS, HISTORY, SUMMARY, TRAJECTORY, run_md
 from blipcalc.md.summary import StoredCheckpoint, read_summary
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load, save_model
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.monitor.criteria import Verdict
 from blipcalc.monitor.events import EventLog, events_of
 from blipcalc.monitor.history import History

@@ -23,7 +23,7 @@ from torch import nn
 from blipcalc.data.labels import read_labelled
 from blipcalc.data.references import fit_references, force_rms
 from blipcalc.files import run_folder
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize
 from blipcalc.posteriors.point import PointPosterior
 from blipcalc.training import logs

@@ -9,7 +9,7 @@ from ase.build import molecule as molecule_of
 from blipcalc.core.compiled import WITHOUT_FAULT
 from blipcalc.core.graph import Graph
 from blipcalc.errors import CompilationError
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.training.steps import step_function
 

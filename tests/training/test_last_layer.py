@@ -20,7 +20,7 @@ from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, SchemaError
 from blipcalc.files.safetensors_file import read_sealed, write_sealed
 from blipcalc.model_file.model_file import load, save_model
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import bayesianize
 from blipcalc.posteriors.last_layer import (
     best_alpha,
@@ -32,7 +32,7 @@ from blipcalc.posteriors.last_layer import (
     with_rows,
 )
 from blipcalc.posteriors.pops import LEVERAGE
-from blipcalc.posteriors.registry import POSTERIORS
+from blipcalc.registries import POSTERIORS
 from blipcalc.training.config import ModelConfig
 from blipcalc.training.last_layer_fit import accumulate, fit_last_layer, jacobians
 from blipcalc.training.train import train

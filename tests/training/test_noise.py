@@ -15,7 +15,7 @@ from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingDataReusedError, TrainingWarning
 from blipcalc.model_file.model_file import load
-from blipcalc.models.registry import build_model
+from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import BlipConfig, BlipPosterior, bayesianize
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior

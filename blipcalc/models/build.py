@@ -8,18 +8,7 @@ from torch import nn
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.process import plain_state
-from blipcalc.registries import Registry
-
-MODELS = Registry(
-    "model",
-    "blipcalc.models",
-    {
-        "painn": "blipcalc.models.painn:PaiNN",
-        "race": "blipcalc.models.race:Race",
-        "schnet": "blipcalc.models.schnet:SchNet",
-        "visnet": "blipcalc.models.visnet:ViSNet",
-    },
-)
+from blipcalc.registries import MODELS
 
 
 @plain_state()

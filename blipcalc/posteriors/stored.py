@@ -1,4 +1,4 @@
-"""Posteriors by the names that model files give them, and what each must do to be kept in one."""
+"""What a posterior must do to be kept in a model file, under a name in :data:`~blipcalc.registries.POSTERIORS`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,6 @@ from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws, HasSlots
 from blipcalc.errors import DrawsError
-from blipcalc.registries import Registry
-
-POSTERIORS = Registry(
-    "posterior",
-    "blipcalc.posteriors",
-    {
-        "point": "blipcalc.posteriors.point:PointPosterior",
-        "blip": "blipcalc.posteriors.blip:BlipPosterior",
-        "ensemble": "blipcalc.posteriors.ensemble:EnsemblePosterior",
-        "mixture": "blipcalc.posteriors.ensemble:MixturePosterior",
-        "swag": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "ivon": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "laplace": "blipcalc.posteriors.last_layer:LastLayerPosterior",
-        "laplace-all": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "laplace-kron": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "llpr": "blipcalc.posteriors.last_layer:LastLayerPosterior",
-        "pops": "blipcalc.posteriors.pops:PopsPosterior",
-    },
-)
 
 
 class StoredPosterior(Protocol):
