@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 from blipcalc.errors import ConfigurationError
@@ -33,11 +33,7 @@ class Registry:
     @cached_property
     def places(self) -> dict[str, str]:
         """{name: ``module:attribute``}; names of our own cannot be taken by others."""
-        found = {entry.name: entry.value for entry in self._entry_points()}
-        return {**found, **self.own}
-
-    def _entry_points(self) -> tuple[EntryPoint, ...]:
-        return tuple(entry_points(group=self.group))
+        return {entry.name: entry.value for entry in entry_points(group=self.group)} | dict(self.own)
 
     def names(self) -> list[str]:
         """All of them, our own first."""

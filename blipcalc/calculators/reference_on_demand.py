@@ -96,7 +96,7 @@ class ReferenceOnDemand(Around):
         return self.reference if self._active == "reference" else self.model
 
     def share(self, key: str, compute: bool) -> Any:
-        """Ask the active one, and the model for variances; take along what they know beside."""
+        """A variance of the model; anything else of the one that drives."""
         if key == "from_reference":
             return float(self._active == "reference")
         if key in self._own:
