@@ -6,12 +6,15 @@ mine = "my_package.posterior:MyPosterior"
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from blipcalc.errors import ConfigurationError
@@ -53,6 +56,16 @@ class Registry:
         module, _, attribute = self.places[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def words(self, name: str) -> str:
+        """First line of the docstring of a class, read from its file; the module is not imported, so that help is fast."""
+        module, _, attribute = self.places[name].partition(":")
+        found = importlib.util.find_spec(module)
+        if found is None or found.origin is None:
+            return ""
+        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute)
+        return next((ast.get_docstring(node) or "" for node in classes), "").partition("\n")[0]
+
     def name_of(self, cls: type) -> str:
         """The name under which a class is registered.
 
@@ -79,21 +92,33 @@ MODELS = Registry(
     },
 )
 
-#: by the names that model files give them
+#: methods, by the names that model files give them
 POSTERIORS = Registry(
     "posterior",
     "blipcalc.posteriors",
     {
-        "point": "blipcalc.posteriors.point:PointPosterior",
-        "blip": "blipcalc.posteriors.blip:BlipPosterior",
-        "ensemble": "blipcalc.posteriors.ensemble:EnsemblePosterior",
-        "mixture": "blipcalc.posteriors.ensemble:MixturePosterior",
-        "swag": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "ivon": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "laplace": "blipcalc.posteriors.last_layer:LastLayerPosterior",
-        "laplace-all": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "laplace-kron": "blipcalc.posteriors.gaussian:GaussianPosterior",
-        "llpr": "blipcalc.posteriors.last_layer:LastLayerPosterior",
-        "pops": "blipcalc.posteriors.pops:PopsPosterior",
+        "point": "blipcalc.posteriors.point:Point",
+        "blip": "blipcalc.posteriors.blip:Blip",
+        "ensemble": "blipcalc.posteriors.ensemble:Ensemble",
+        "mixture": "blipcalc.posteriors.ensemble:Mixture",
+        "swag": "blipcalc.posteriors.swag:Swag",
+        "ivon": "blipcalc.posteriors.ivon:Ivon",
+        "laplace": "blipcalc.posteriors.laplace:Laplace",
+        "laplace-all": "blipcalc.posteriors.laplace:LaplaceAll",
+        "laplace-kron": "blipcalc.posteriors.laplace:LaplaceKron",
+        "llpr": "blipcalc.posteriors.llpr:Llpr",
+        "pops": "blipcalc.posteriors.pops:Pops",
+    },
+)
+
+#: with a limit from a reference run
+CRITERIA = Registry(
+    "criterion",
+    "blipcalc.criteria",
+    {
+        "trip": "blipcalc.monitor.fitted_criteria:FittedTrip",
+        "smoothed": "blipcalc.monitor.fitted_criteria:FittedSmoothed",
+        "evidence": "blipcalc.monitor.fitted_criteria:FittedEvidence",
+        "distance": "blipcalc.monitor.fitted_criteria:FittedDistance",
     },
 )

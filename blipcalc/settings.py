@@ -75,6 +75,8 @@ def _fault(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
     where = ".".join(map(str, fault["loc"])) or schema.__name__
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known(schema, fault["loc"][:-1])
+        if not known:
+            return f"unknown setting {where!r}: there are none here"
         near = get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.0)
         return f"unknown setting {where!r}; did you mean {near[0]!r}? Known: {', '.join(known)}"
     came = "" if fault["type"] == "missing" else f" (got {reprlib.repr(fault['input'])})"

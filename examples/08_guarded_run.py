@@ -30,16 +30,15 @@ for seed in range(3):
     replicas.append(read(folder / "trajectory.traj"))
 
 predictor = ethanol().calc.predictor
-settings = {"interval_fs": CHECK_FS, "tolerance": 0.5, "channels": ["trip"], "confidence": 0.75}
+settings = {"interval_fs": CHECK_FS, "tolerance": 0.5, "criteria": ["trip"], "confidence": 0.75}
 try:
     check_reference(predictor, replicas, rate_per_ns=0.1, **settings)
 except LimitsError as error:
     print("refused:", error)
 limits = check_reference(predictor, replicas, rate_per_ns=230, **settings)
 limits.save(FOLDER / "limits.json")
-print(
-    f"halt at R > {limits.trip.value:.3g}: {limits.trip.rate:.3g} false halts per ns expected, {limits.trip.interval}"
-)
+trip = limits["trip"].limit
+print(f"halt at R > {trip.value:.3g}: {trip.rate:.3g} false halts per ns expected, {trip.interval}")
 
 for time_ps in (0.2, 0.4):  # the second call goes on where the first ended
     summary, monitor = run_md(

@@ -27,6 +27,7 @@ from known_averages import (  # noqa: F401  (fixtures)
     stiffness,
     well,
 )
+from small_trainings import no_events, small  # noqa: F401  (fixtures)
 from toys import toys  # noqa: F401  (fixture)
 
 from blipcalc import testing

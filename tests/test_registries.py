@@ -23,6 +23,8 @@ import torch
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
 from blipcalc.models.painn import PaiNN
+from blipcalc.posteriors.method import PosteriorMethod
+from blipcalc.posteriors.stored import OneNetwork
 
 
 class Mine(PaiNN):
@@ -30,33 +32,33 @@ class Mine(PaiNN):
 
 
 @dataclass(frozen=True)
-class Shaken:
+class ShakenPosterior(OneNetwork):
     """The embedding times 1 + spread z, z ~ N(0, 1)."""
 
     embedding: torch.Tensor
     spread: torch.Tensor
     name = "shaken"
-    is_random = True
-    members = {}
 
     def draw(self, n, *, generator):
-        z = torch.stack([self.random_numbers(1, generator)["z"] for _ in range(n)])
+        z = torch.stack([self.numbers(generator)["z"] for _ in range(n)])
         return Draws(n, {"embedding.weight": self.embedding * (1 + self.spread * z[:, None, None])})
-
-    def centre(self):
-        return Draws(1)
 
     def tensors(self):
         return {"spread": self.spread}
 
-    def random_numbers(self, n, generator):
+    def numbers(self, generator):
         return {"z": torch.randn((), generator=generator, dtype=torch.float64)}
 
-    @classmethod
-    def restore(cls, name, network, members, tensors):
+
+class Shaken(PosteriorMethod):
+    """Noise on the embedding."""
+
+    name = "shaken"
+
+    def restore(self, network, members, tensors):
         if set(tensors) != {"spread"}:
             raise DrawsError("expected one tensor, spread")
-        return cls(network.embedding.weight.detach(), tensors["spread"])
+        return ShakenPosterior(network.embedding.weight.detach(), tensors["spread"])
 '''
 
 MAKE = """
@@ -66,13 +68,13 @@ from blipcalc import BayesianCalculator, load
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import save_model
 from blipcalc.models.build import build_model
-from plug import Shaken
+from plug import ShakenPosterior
 
 network = build_model("mine", {"features": 8, "interactions": 1}, [1, 8])
-posterior = Shaken(network.embedding.weight.detach(), torch.tensor(0.1))
+posterior = ShakenPosterior(network.embedding.weight.detach(), torch.tensor(0.1))
 save_model(Model(network, posterior), sys.argv[1])
 model = load(sys.argv[1])
-assert (type(model.network).__name__, type(model.posterior).__name__) == ("Mine", "Shaken")
+assert (type(model.network).__name__, type(model.posterior).__name__) == ("Mine", "ShakenPosterior")
 atoms = molecule("H2O")
 atoms.calc = BayesianCalculator(sys.argv[1], n_draws=4, raw=True)
 assert atoms.calc.get_property("energy_std", atoms) > 0

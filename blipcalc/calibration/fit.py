@@ -60,7 +60,7 @@ from blipcalc.errors import (
     TrainingDataReusedError,
 )
 from blipcalc.model_file.model import Model
-from blipcalc.posteriors.ensemble import EnsemblePosterior
+from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.predictor import device_of, draws_of, dtype_of
 from blipcalc.process import plain_state
 from blipcalc.settings import several, whole
@@ -205,11 +205,9 @@ def calibrate(
     return model.with_calibrations(*fitted)
 
 
-def feasible_draws(posterior: Posterior, n_draws: int = 16) -> int:
+def feasible_draws(posterior: StoredPosterior, n_draws: int = 16) -> int:
     """K, or as many draws as the posterior can give: the members of an ensemble, the one network of a point estimate."""
-    if not posterior.is_random:
-        return 1
-    return min(n_draws, posterior.n_members) if isinstance(posterior, EnsemblePosterior) else n_draws
+    return n_draws if posterior.most_draws is None else min(n_draws, posterior.most_draws)
 
 
 def _refuse_training_frames(model: Model, frames: Sequence[Atoms]) -> None:

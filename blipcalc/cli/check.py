@@ -20,6 +20,7 @@ from blipcalc.cli.options import (
     frames_of,
     say,
 )
+from blipcalc.registries import CRITERIA
 
 
 def check(
@@ -32,12 +33,14 @@ def check(
     interval_fs: Annotated[
         float, typer.Option(help="fs between the frames that are read, and between checks of the runs to be guarded")
     ],
-    rate: Annotated[float, typer.Option(help="false halts per ns that may be, of all channels together")] = 0.1,
+    rate: Annotated[float, typer.Option(help="false halts per ns that may be, of all criteria together")] = 0.1,
     confidence: Annotated[float, typer.Option(help="that there are not more")] = 0.95,
     level: Annotated[float, typer.Option(help="of the bounds on force errors")] = 0.95,
-    channels: Annotated[
+    criteria: Annotated[
         str | None,
-        typer.Option(help="of trip,smoothed,evidence,distance; fewer need less reference; default: all there can be"),
+        typer.Option(
+            help=f"of {','.join(CRITERIA.names())}; fewer need less reference; default: all of our own that there can be"
+        ),
     ] = None,
     labelled: Annotated[
         list[Path] | None,
@@ -80,7 +83,7 @@ def check(
         rate_per_ns=rate,
         level=level,
         confidence=confidence,
-        channels=None if channels is None else [name.strip() for name in channels.split(",") if name.strip()],
+        criteria=None if criteria is None else [name.strip() for name in criteria.split(",") if name.strip()],
         index=index,
         labelled=known,
     )

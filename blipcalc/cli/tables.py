@@ -15,10 +15,10 @@ from blipcalc.calibration.comparison import Compared
 from blipcalc.calibration.evaluation import Evaluation, Foreign
 from blipcalc.core.prediction import Calibration
 from blipcalc.model_file.manifest import StoredCalibration
+from blipcalc.monitor.fitted_criterion import rate_text
 from blipcalc.monitor.limits import Limits
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.estimate import with_error
-from blipcalc.stats.rates import Level
 from blipcalc.stats.shift import LEAST, Shifted
 
 
@@ -28,7 +28,8 @@ def info_text(manifest: dict[str, Any], path: Path) -> str:
     lines = [
         f"{path} ({path.stat().st_size / 1e6:.2f} MB)",
         f"  network      {manifest['architecture']} {manifest['architecture_config']}",
-        f"  posterior    {manifest['posterior']}" + (f" {manifest['blip']}" if manifest["blip"] else ""),
+        f"  posterior    {manifest['posterior']}"
+        + (f" {manifest['posterior_config']}" if manifest["posterior_config"] else ""),
         f"  elements     {' '.join(chemical_symbols[z] for z in manifest['species'])}",
         f"  cutoff       {manifest['cutoff']:g} Å",
         f"  surface      {manifest['surface']} (recommended)",
@@ -208,28 +209,10 @@ def limits_text(limits: Limits) -> str:
     lines = [
         f"reference   {limits.reference_ns:.4g} ns in {limits.n_replicas} replicas, a check every {limits.interval_fs:g} fs; "
         f"memory {limits.inefficiency_ps:.2g} ps, maxima over blocks of {limits.block_ps:.2g} ps",
-        f"at R = 1    halts where the bound on a force error reaches {limits.tolerance:g} eV/Å: {_rate(now)}; "
+        f"at R = 1    halts where the bound on a force error reaches {limits.tolerance:g} eV/Å: {rate_text(now)}; "
         f"{now.n_beyond} of {now.n_blocks} blocks",
     ]
-    if limits.trip is not None:
-        value = limits.trip.value
-        lines.append(
-            f"trip        R ≤ {value:.4g}, a tolerance of {value * limits.tolerance:.4g} eV/Å: {_rate(limits.trip)}"
-        )
-    if limits.smoothed is not None:
-        value = math.exp(limits.smoothed.value)
-        warning = math.exp(limits.warning.value)
-        lines.append(
-            f"smoothed    mean of R over 1 ps ≤ {value:.4g}: {_rate(limits.smoothed)}; a warning beyond {warning:.4g}"
-        )
-    if limits.evidence:
-        lines.append(
-            f"evidence    e-detector on {len(limits.evidence)} independent checks: at most {limits.budget_per_ns:.3g} per ns"
-        )
-    if limits.distance is not None:
-        lines.append(
-            f"distance    latent distance from the data ≤ {limits.distance.value:.4g}: {_rate(limits.distance)}; asks no variance"
-        )
+    lines += [f"{criterion.name:12}{criterion.text(limits.watch)}" for criterion in limits.criteria]
     if limits.frames is not None:
         lines.append(_frames_text(limits.frames, limits.level))
     lines.append(
@@ -247,11 +230,6 @@ def _frames_text(frames: Shifted, level: float) -> str:
         f"frames      {level:.0%} of the frames of the reference run have no error beyond {frames.quantile:.3g} σ (unweighted "
         f"{frames.plain:.3g}): {worth}"
     )
-
-
-def _rate(level: Level) -> str:
-    low, high = level.interval
-    return f"{level.rate:.3g} per ns ({level.confidence:.3g}: {low:.2g} to {high:.2g})"
 
 
 def demo_text(summary: dict[str, Any], folder: Path) -> str:

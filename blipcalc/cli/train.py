@@ -11,7 +11,7 @@ import typer
 
 from blipcalc.cli.options import Bar, Data, Device, EnergyKey, EnergyUnit, ForcesKey, LengthUnit, say
 from blipcalc.cli.settings import sections, without_idle_stages
-from blipcalc.registries import MODELS
+from blipcalc.registries import MODELS, POSTERIORS
 
 
 def train(
@@ -21,7 +21,7 @@ def train(
         str | None, typer.Option(help=f"{', '.join(MODELS.names())}; default: painn, or that of --start")
     ] = None,
     posterior: Annotated[
-        str, typer.Option(help="point, blip, ensemble, mixture (of BLIPs), swag, ivon, laplace, llpr or pops")
+        str, typer.Option(help="; ".join(f"{name}: {POSTERIORS.words(name)}" for name in POSTERIORS.names()))
     ] = "mixture",
     members: Annotated[
         int | None, typer.Option(help="networks of an ensemble or a mixture; default: 2, or those of --start")
@@ -82,7 +82,7 @@ def train(
         warm={"epochs": warm_epochs, "device": device, "seed": seed},
         noise={"epochs": noise_epochs, "device": device, "seed": seed},
     )
-    if noise_epochs is None and not (ModelConfig.of(given["model"]).is_blip and not epochs):
+    if noise_epochs is None and not (ModelConfig.of(given["model"]).method.has_noise and not epochs):
         given["noise"]["epochs"] = 0
     for stage, kind in (("warm", TrainConfig), ("training", TrainConfig), ("noise", NoiseConfig)):
         kind.of({name: value for name, value in given[stage].items() if (name, value) != ("epochs", 0)})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import DrawsError
+from blipcalc.settings import Settings
 
 Role = Literal["node", "edge", "vector"]
 Surface = Literal["mean", "centre"]
@@ -149,7 +150,13 @@ def place_draws(model: torch.nn.Module, draws: Draws) -> Draws:
 
 @runtime_checkable
 class HasSlots(Protocol):
-    """A model with open slots for noise, off by default."""
+    """A model around another one, with open slots for noise in its layers, off by default.
+
+    backbone : the other one; config : settings of the noise
+    """
+
+    backbone: torch.nn.Module
+    config: Settings
 
     def slot_shapes(self) -> dict[str, tuple[int, ...]]:
         """{buffer name: shape that a draw puts there}."""

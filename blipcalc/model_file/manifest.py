@@ -60,7 +60,7 @@ class Manifest(Settings):
     architecture: str
     architecture_config: dict[str, Any]
     posterior: str
-    blip: dict[str, Any] | None
+    posterior_config: dict[str, Any] | None
     conventions: dict[str, float] = Field(default_factory=dict)
     species: list[AtomicNumber] = Field(min_length=1)
     cutoff: Positive

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import Surface
+from blipcalc.core.contracts import HasSlots, Surface
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError
 from blipcalc.files.safetensors_file import tensors_hash
 from blipcalc.models.build import model_name
-from blipcalc.posteriors.blip import BlipModel
 from blipcalc.posteriors.stored import StoredPosterior
 
 
@@ -96,19 +95,20 @@ def total_seconds(model: Model) -> float | None:
 
 
 def backbone_of(network: nn.Module) -> nn.Module:
-    """The network that a BLIP was made of; any other network itself."""
-    return network.backbone if isinstance(network, BlipModel) else network
+    """The network without noise of one with it; any other network itself."""
+    return network.backbone if isinstance(network, HasSlots) else network
 
 
 def architecture_of(model: Model, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """Entries of the manifest that say what network and what posterior to build."""
-    blip = model.network if isinstance(model.network, BlipModel) else None
-    backbone = backbone_of(model.network)
+    backbone, of_noise = backbone_of(model.network), None
+    if isinstance(model.network, HasSlots):
+        of_noise = model.network.config.model_dump(mode="json", exclude_defaults=exclude_defaults)
     return {
         "architecture": model_name(backbone),
         "architecture_config": backbone.config.model_dump(mode="json", exclude_defaults=exclude_defaults),
         "posterior": model.posterior.name,
-        "blip": blip.config.model_dump(mode="json", exclude_defaults=exclude_defaults) if blip else None,
+        "posterior_config": of_noise,
     }
 
 

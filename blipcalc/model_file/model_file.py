@@ -36,7 +36,6 @@ from blipcalc.model_file.manifest import SCHEMA, Manifest, StoredCalibration, St
 from blipcalc.model_file.merge import put_together
 from blipcalc.model_file.model import Loaded, Model, architecture_of, backbone_of, tensors_of
 from blipcalc.models.build import build_model
-from blipcalc.posteriors.blip import BlipConfig, bayesianize
 from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.process import plain_state
 from blipcalc.registries import POSTERIORS
@@ -221,8 +220,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
     try:
         with torch.random.fork_rng(devices=[]):  # the weights it starts with are overwritten, the user's stream is not
             network = build_model(manifest.architecture, manifest.architecture_config, manifest.species)
-            if manifest.blip is not None:
-                network = bayesianize(network, BlipConfig.of(manifest.blip))
+            network = POSTERIORS[manifest.posterior](manifest.posterior_config).network(network)
     except (ValueError, RuntimeError) as error:
         raise SchemaError(f"{path}: cannot build {manifest.architecture!r}: {error}") from None
     if (network.cutoff, list(network.species)) != (manifest.cutoff, manifest.species):
@@ -281,6 +279,6 @@ def _posterior(
     path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor], beside: dict[str, Tensor]
 ) -> StoredPosterior:
     try:
-        return POSTERIORS[manifest.posterior].restore(manifest.posterior, network, members, beside)
+        return POSTERIORS[manifest.posterior]().restore(network, members, beside)
     except (ConfigurationError, DrawsError) as error:
         raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None

@@ -8,7 +8,7 @@ Maxima over blocks are what limits are made of: single checks of MD are not inde
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,75 +31,81 @@ def checks(duration_fs: float, interval_fs: float) -> int:
 class ReferenceBlocks:
     """The replicas of a reference run that are long enough, and how long they remember.
 
-    series, distances : of R, and of the largest latent distance where it is watched
+    series : {signal: values (checks,) of each replica}
     block : checks of an independent block; memory_ps : g, of whatever remembers longest
     """
 
-    series: list[np.ndarray]
-    distances: list[np.ndarray]
+    series: dict[str, list[np.ndarray]]
     interval_fs: float
     block: int
     memory_ps: float
     notes: tuple[str, ...]
 
     @classmethod
-    def of(
-        cls, replicas: Sequence[np.ndarray], distances: Sequence[np.ndarray] | None, interval_fs: float
-    ) -> ReferenceBlocks:
-        """Checked, and the memory estimated."""
-        series = [np.asarray(values, dtype=np.float64) for values in replicas]
-        far = [np.asarray(values, dtype=np.float64) for values in distances or ()]
-        if not series or not all(v.ndim == 1 and v.size for v in (*series, *far)):
-            raise LimitsError(
-                f"expected one or more replicas of (checks,) values of R, got {[v.shape for v in series]}"
-            )
-        if not all(np.isfinite(v).all() and (v >= 0).all() for v in (*series, *far)):
-            raise LimitsError(
-                "R or the latent distance of the reference run is not finite: are all its elements known?"
-            )
-        if far and [len(v) for v in far] != [len(v) for v in series]:
-            raise LimitsError("R and latent distances of the replicas differ in length")
-        if len({values.tobytes() for values in series}) < len(series):
+    def of(cls, series: Mapping[str, Sequence[np.ndarray]], interval_fs: float) -> ReferenceBlocks:
+        """Checked, and the memory estimated; replicas are told apart by the first signal."""
+        checked = {name: _checked(name, replicas) for name, replicas in series.items()}
+        first = next(iter(checked.values()))
+        for name, replicas in checked.items():
+            if [len(v) for v in replicas] != [len(v) for v in first]:
+                raise LimitsError(f"{name} and {next(iter(checked))} of the replicas differ in length")
+        if len({values.tobytes() for values in first}) < len(first):
             raise LimitsError("two replicas are the same, value by value; give each a seed of its own")
-        kinds = [kind for kind in (series, far) if kind]
-        memory = max(statistical_inefficiency([_log(v) for v in kind]) for kind in kinds)
+        memory = max(statistical_inefficiency([_log(v) for v in replicas]) for replicas in checked.values())
         g = max(FLOOR_PS, memory * interval_fs / PS)
         wanted = checks(2 * g * PS, interval_fs) if math.isfinite(g) else 0
-        long = [k for k, values in enumerate(series) if wanted and len(values) >= wanted]
+        long = [k for k, values in enumerate(first) if wanted and len(values) >= wanted]
         if not long:
             remembers = f"for {g:.2g} ps" if math.isfinite(g) else "for longer than that"
             raise LimitsError(
-                f"the longest of {len(series)} replicas has {max(map(len, series)) * interval_fs / PS:.3g} ps, and R remembers "
+                f"the longest of {len(first)} replicas has {max(map(len, first)) * interval_fs / PS:.3g} ps, and R remembers "
                 f"{remembers}: replicas take two memories, of 1 ps at least; give longer ones"
             )
         notes = ()
-        if len(long) < len(series):
+        if len(long) < len(first):
             short = wanted * interval_fs / PS
-            notes = (f"{len(series) - len(long)} replicas shorter than {short:.2g} ps are left out",)
+            notes = (f"{len(first) - len(long)} replicas shorter than {short:.2g} ps are left out",)
         # whole blocks fill equal replicas
-        block = min(len(series[k]) // (len(series[k]) // wanted) for k in long)
-        return cls([series[k] for k in long], [far[k] for k in long] if far else [], interval_fs, block, g, notes)
+        block = min(len(first[k]) // (len(first[k]) // wanted) for k in long)
+        kept = {name: [replicas[k] for k in long] for name, replicas in checked.items()}
+        return cls(kept, interval_fs, block, g, notes)
+
+    @property
+    def n_replicas(self) -> int:
+        """How many are long enough."""
+        return len(next(iter(self.series.values())))
 
     @property
     def block_ns(self) -> float:
         """Length of a block."""
         return self.block * self.interval_fs / NS
 
-    @property
-    def thinned(self) -> np.ndarray:
-        """R of checks that do not remember each other."""
-        return np.concatenate([v[:: checks(self.memory_ps * PS, self.interval_fs)] for v in self.series])
+    def thinned(self, signal: str) -> np.ndarray:
+        """A signal at checks that do not remember each other."""
+        return np.concatenate([v[:: checks(self.memory_ps * PS, self.interval_fs)] for v in self.series[signal]])
 
-    def maxima(self, channel: str) -> tuple[np.ndarray, float]:
-        """Maxima over blocks of what a channel watches, and the length of a block in ns."""
-        if channel == "distance":
-            return block_maxima(self.distances, self.block), self.block_ns
-        if channel != "smoothed":
-            return block_maxima(self.series, self.block), self.block_ns
+    def maxima(self, signal: str) -> tuple[np.ndarray, float]:
+        """Maxima of a signal over blocks, and the length of a block in ns."""
+        return block_maxima(self.series[signal], self.block), self.block_ns
+
+    def maxima_of_mean(self, signal: str) -> tuple[np.ndarray, float]:
+        """The same of the mean of its logarithm over a window."""
         window = checks(WINDOW_PS * PS, self.interval_fs)
-        means = [moving_average(_log(values), window) for values in self.series]
+        means = [moving_average(_log(values), window) for values in self.series[signal]]
         block = min(self.block, min(map(len, means)))  # a replica of one block has no mean for its first window
         return block_maxima(means, block), block * self.interval_fs / NS
+
+
+def _checked(name: str, replicas: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The replicas of one signal; raises :class:`LimitsError` for other than series of finite numbers ≥ 0."""
+    found = [np.asarray(values, dtype=np.float64) for values in replicas]
+    if not found or not all(v.ndim == 1 and v.size for v in found):
+        raise LimitsError(
+            f"expected one or more replicas of (checks,) values of {name}, got {[v.shape for v in found]}"
+        )
+    if not all(np.isfinite(v).all() and (v >= 0).all() for v in found):
+        raise LimitsError(f"{name} of the reference run is not finite, or negative: are all its elements known?")
+    return found
 
 
 def _log(values: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ class Rules:
     def _first(self) -> tuple[Trigger, ...]:
         """What stands before the triggers that were given; a tolerance waits for its calculator."""
         if self.limits is not None:
-            return self.limits.channels()
+            return self.limits.rules()
         if self.tolerance is not None:
             return ()
         if isinstance(self.threshold, Mapping):

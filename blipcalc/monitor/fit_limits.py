@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import ase.io
@@ -17,7 +18,9 @@ from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import ConfigurationError, DataError, LimitsError
 from blipcalc.files.checksums import verify
-from blipcalc.monitor.limits import ChannelName, Limits, check_settings, fit_limits
+from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.fitted_criterion import DISTANCE, RATIO, Signal
+from blipcalc.monitor.limits import Limits, check_settings, chosen_criteria, fit_limits
 from blipcalc.monitor.readings import movable
 from blipcalc.monitor.run_criteria import SMALLEST, HaltRatio
 from blipcalc.predictor import BayesianPredictor
@@ -34,7 +37,7 @@ def check_reference(
     rate_per_ns: float = 0.1,
     level: float = 0.95,
     confidence: float = 0.95,
-    channels: Sequence[ChannelName] | None = None,
+    criteria: Sequence[str] | None = None,
     index: str = ":",
     labelled: Sequence[Atoms] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -47,7 +50,7 @@ def check_reference(
     trajectories : one file or one sequence of frames for each replica, frames at equal intervals
     interval_fs : between the frames that are used, which is that between checks of the runs to be guarded
     tolerance : ε_tol, eV/Å, on the norm of a force error
-    rate_per_ns, confidence, channels : see :func:`~blipcalc.monitor.limits.fit_limits`
+    rate_per_ns, confidence, criteria : see :func:`~blipcalc.monitor.limits.fit_limits`
     level : of the quantiles q_atom
     index : ASE slice of the frames of each file
     labelled : frames with labels that the model has not seen, hundreds of them: what their conformal quantile of whole frames
@@ -63,31 +66,31 @@ def check_reference(
     if predictor.calibration is None:
         raise LimitsError("limits take a calibrated model: run 'blipcalc calibrate' for these draws and this surface")
     # before the long part
-    has_domain = predictor.domain is not None
-    check_settings(interval_fs, rate_per_ns, confidence, channels, tolerance, level, has_distances=has_domain)
+    check_settings(interval_fs, rate_per_ns, confidence, tolerance, level)
+    chosen = chosen_criteria(criteria, has_domain=predictor.domain is not None)
     if isinstance(trajectories, (Path, Atoms)):
         raise ConfigurationError("trajectories: expected a list of replicas, not one of them")
     trajectories = several(
         "trajectories", trajectories, "a list of replicas, each the path of a file or a list of frames"
     )
     quantiles = element_quantiles(predictor.calibration, level)
-    ratio, done, replicas, distances = HaltRatio(quantiles, tolerance), 0, [], []
-    watches_distance = has_domain and (channels is None or "distance" in channels)
+    ratio, done = HaltRatio(quantiles, tolerance), 0
+    signals = {signal.name: signal for signal in (RATIO, *(criterion.signal for criterion in chosen.values()))}
+    series: dict[str, list[np.ndarray]] = {name: [] for name in signals}
     for trajectory in trajectories:
-        values, far = [], []
+        readings: list[Reading] = []
         frames = _frames(trajectory, index)
         _check_interval(frames, interval_fs)
         for batch in batches(frames, BATCH_ATOMS):
             batch = list(batch)
-            values += _ratios(predictor, ratio, batch)
-            far += _distances(predictor, batch) if watches_distance else []
+            readings += _readings(predictor, ratio, batch, signals.values())
             done += len(batch)
             if progress is not None:
                 progress(done)
-        replicas.append(np.array(values))
-        distances.append(np.array(far))
+        for name, signal in signals.items():
+            series[name].append(np.array([signal.value(ratio, reading) for reading in readings]))
     return fit_limits(
-        replicas,
+        series,
         interval_fs,
         predictor.calibration,
         quantiles,
@@ -95,12 +98,9 @@ def check_reference(
         level=level,
         rate_per_ns=rate_per_ns,
         confidence=confidence,
-        channels=channels,
-        distances=distances if watches_distance else None,
-        domain_hash=predictor.domain.hash if watches_distance else None,
-        frames=None
-        if labelled is None
-        else _frames_there(predictor, ratio, labelled, level, replicas, distances if watches_distance else None),
+        criteria=list(chosen),
+        domain_hash=None if predictor.domain is None else predictor.domain.hash,
+        frames=None if labelled is None else _frames_there(predictor, ratio, labelled, level, series),
     )
 
 
@@ -109,25 +109,24 @@ def _frames_there(
     ratio: HaltRatio,
     labelled: Sequence[Atoms],
     level: float,
-    replicas: Sequence[np.ndarray],
-    distances: Sequence[np.ndarray] | None,
+    series: Mapping[str, Sequence[np.ndarray]],
 ) -> Shifted:
     """The quantile of a frame's largest score, weighted from labelled frames to those of the reference run.
 
-    Frames are told apart by ln R and, where there is one, the latent distance.
+    Frames are told apart by ln R and, where it is watched, the latent distance.
     """
-    residuals = collect(predictor, labelled)
-    here, there = [], []
+    signals = [signal for signal in (RATIO, DISTANCE) if signal.name in series]
+    residuals, readings = collect(predictor, labelled), []
     for batch in batches(labelled, BATCH_ATOMS):
-        batch = list(batch)
-        far = _distances(predictor, batch) if distances is not None else [0.0] * len(batch)
-        here += zip(np.log(np.maximum(_ratios(predictor, ratio, batch), SMALLEST)), far, strict=True)
-    for k, values in enumerate(replicas):
-        far = np.zeros(len(values)) if distances is None else distances[k]
-        there += zip(np.log(np.maximum(values, SMALLEST)), far, strict=True)
+        readings += _readings(predictor, ratio, list(batch), signals)
+    here = [[signal.value(ratio, reading) for signal in signals] for reading in readings]
+    there = np.stack([np.concatenate(series[signal.name]) for signal in signals], axis=1)
+    here, there = (np.array(values) for values in (here, there))
+    for values in (here, there):
+        values[:, 0] = np.log(np.maximum(values[:, 0], SMALLEST))
     scores = residuals.frame_ratio
     speaking = ~np.isnan(scores)  # forces of the others vanish by symmetry
-    return shifted_quantile(scores[speaking], np.array(here)[speaking], np.array(there), level)
+    return shifted_quantile(scores[speaking], here[speaking], there, level)
 
 
 def element_quantiles(calibration: Calibration, level: float) -> dict[str, float]:
@@ -168,21 +167,31 @@ def _check_interval(frames: Sequence[Atoms], interval_fs: float) -> None:
         )
 
 
-def _distances(predictor: BayesianPredictor, batch: Sequence[Atoms]) -> list[float]:
-    """Largest latent distance of each structure, over the atoms that can move."""
-    found = zip(predictor.latent_distances(batch), batch, strict=True)
-    return [float(values[movable(atoms)].max(initial=0.0)) for values, atoms in found]
-
-
-def _ratios(predictor: BayesianPredictor, ratio: HaltRatio, batch: Sequence[Atoms]) -> list[float]:
-    """R of each structure of a batch."""
+def _readings(
+    predictor: BayesianPredictor, ratio: HaltRatio, batch: Sequence[Atoms], signals: Iterable[Signal]
+) -> list[Reading]:
+    """What a monitor would read of each structure of a batch; raises :class:`LimitsError` for an atom without a bound."""
+    watches_distance = any(signal.needs_domain for signal in signals)
+    distances = predictor.latent_distances(batch) if watches_distance else [None] * len(batch)
     found = []
-    for atoms, prediction in zip(batch, predictions(predictor, batch, Need()), strict=True):
-        counted = ratio(atoms.get_chemical_symbols(), prediction.atom_std)[movable(atoms)]
-        if np.isnan(counted).any():
-            missing = sorted(set(atoms.get_chemical_symbols()) - set(ratio.quantiles))
+    for atoms, prediction, far in zip(batch, predictions(predictor, batch, Need()), distances, strict=True):
+        symbols = tuple(atoms.get_chemical_symbols())
+        energy_std = math.nan if prediction.energy_var is None else math.sqrt(prediction.energy_var)
+        mask, forces = movable(atoms), prediction.forces
+        reading = Reading(
+            0,
+            symbols,
+            prediction.atom_std,
+            energy_std,
+            mask,
+            latent_distance=far,
+            positions=atoms.positions,
+            forces=forces,
+        )
+        if np.isnan(ratio.largest(reading)):
+            missing = sorted(set(symbols) - set(ratio.quantiles))
             raise LimitsError(
                 f"{', '.join(missing) or 'an atom'} has no calibrated bound at this level; calibrate with more frames"
             )
-        found.append(float(counted.max()) if counted.size else SMALLEST)
+        found.append(reading)
     return found

@@ -7,8 +7,8 @@ is a false halt.  Many short replicas count as one long run.
 |---|---|
 | R_t of every check | :class:`~blipcalc.monitor.run_criteria.HaltRatio` |
 | memory of ln R | statistical inefficiency g, not below 1 ps |
-| maxima over independent blocks of 2 g or more | limits of the channels that halt by level; never quantiles of single checks |
-| budget | the wanted rate is shared among channels, and the confidence too (Bonferroni) |
+| maxima over independent blocks of 2 g or more | limits of the criteria that halt by level; never quantiles of single checks |
+| budget | the wanted rate is shared among criteria, and the confidence too (Bonferroni) |
 
 The limit is the lowest that is passed less often than the budget with the wanted confidence; where the run is too short for
 that, there is no limit but an error that says how long it must be.
@@ -17,49 +17,31 @@ that, there is no limit but an error that says how long it must be.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 from ase.data import atomic_numbers
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, SerializeAsAny, model_validator
 
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
-from blipcalc.errors import ConfigurationError, LimitsError
+from blipcalc.errors import BlipcalcError, ConfigurationError, LimitsError
 from blipcalc.files.json_file import Kind, read_json, write_json
-from blipcalc.monitor.block_maxima import NS, PS, WINDOW_PS, ReferenceBlocks, checks
+from blipcalc.monitor.block_maxima import NS, PS, ReferenceBlocks
 from blipcalc.monitor.criteria import Trigger
-from blipcalc.monitor.run_criteria import Evidence, HaltRatio, Outside, Smoothed, Trip
+from blipcalc.monitor.fitted_criterion import DISTANCE, RATIO, Budget, FittedCriterion, Passed, Watch
+from blipcalc.monitor.run_criteria import HaltRatio
+from blipcalc.registries import CRITERIA
 from blipcalc.settings import AtLeastOne, Fraction, Positive, Settings, checked, number
-from blipcalc.stats.rates import Level, exposure_needed, level_for_rate, rate_of_level
+from blipcalc.stats.rates import exposure_needed, rate_of_level
 from blipcalc.stats.shift import Shifted
 
-ChannelName = Literal["trip", "smoothed", "evidence", "distance"]
-CHANNELS: tuple[ChannelName, ...] = ("trip", "smoothed", "evidence", "distance")
 #: expected halts in a block, beyond which maxima of blocks count none of them
 MOST_PER_BLOCK = 0.5
-#: warnings for each false halt that may be
-WARNINGS = 10
-#: independent checks that p-values take at least, and as many as are kept
-LEAST_REFERENCES, MOST_REFERENCES = 300, 3000
-
-
 #: as a file
 LIMITS = Kind("limits", "make limits anew with 'blipcalc check'", LimitsError)
-
-
-def _sensible(level: Level) -> Level:
-    """Refuse a level whose figures cannot be."""
-    rates = (level.rate, *level.interval, level.bound)
-    counts = level.n_blocks >= 1 and 0 <= level.n_beyond <= level.n_blocks
-    if not (min(rates) >= 0 and 0 < level.confidence < 1 and counts and level.exposure > 0):
-        raise ValueError(
-            "expected rates ≥ 0, a confidence between 0 and 1, an exposure > 0 and no more blocks beyond than there are"
-        )
-    return level
 
 
 def _symbol(symbol: str) -> str:
@@ -69,7 +51,19 @@ def _symbol(symbol: str) -> str:
     return symbol
 
 
-Passed = Annotated[Level, AfterValidator(_sensible)]
+def _fitted(value: Any) -> FittedCriterion:
+    """A criterion from what a file says of it, by its name."""
+    if isinstance(value, FittedCriterion):
+        return value
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise ValueError("expected a criterion with its name")
+    try:
+        return checked(CRITERIA[value["name"]], value, f"criterion {value['name']!r}")
+    except BlipcalcError as error:
+        raise ValueError(str(error)) from None
+
+
+Fitted = Annotated[SerializeAsAny[FittedCriterion], PlainValidator(_fitted)]
 Symbol = Annotated[str, AfterValidator(_symbol)]
 
 
@@ -95,7 +89,7 @@ class Limits(Settings):
     tolerance: Positive = Field(description="ε_tol, eV/Å, a norm")
     level: Fraction = Field(description="of the quantiles")
     quantiles: dict[Symbol, Positive] = Field(description="{symbol: q_atom}", min_length=1)
-    rate_per_ns: Positive = Field(description="largest rate of false halts that all channels together may have")
+    rate_per_ns: Positive = Field(description="largest rate of false halts that all criteria together may have")
     confidence: Fraction = Field(description="that the true rate is not higher")
     interval_fs: Positive = Field(description="between checks")
     inefficiency_ps: Positive = Field(description="g of ln R, not below 1 ps")
@@ -103,41 +97,30 @@ class Limits(Settings):
     n_replicas: AtLeastOne
     reference_ns: Positive = Field(description="in whole blocks")
     at_tolerance: Passed = Field(description="how often R passes 1 in the reference run")
-    trip: Passed | None = Field(description="limit on R; None where the channel was not asked for")
-    smoothed: Passed | None = Field(description="limit on the logarithm of the geometric mean of R over a window")
-    warning: Passed | None = Field(description="the same at ten times the rate, for warnings")
-    distance: Passed | None = Field(None, description="limit on the largest latent distance from the data")
-    domain_hash: str | None = Field(None, description="of the domain that it is the distance from")
-    evidence: tuple[Positive, ...] = Field(description="R of independent checks; empty without the channel")
+    criteria: tuple[Fitted, ...] = Field(description="as they are fitted; a run halts by any", min_length=1)
     frames: Shifted | None = Field(
         None, description="quantile of the largest score of a frame, as in the reference run"
     )
     notes: tuple[str, ...] = Field((), description="what was left out, and why")
 
     @model_validator(mode="after")
-    def _watches(self) -> Self:
-        if not self.n_channels:
-            raise ValueError("expected at least one channel: limits without any would let everything pass")
-        if (self.smoothed is None) != (self.warning is None):
-            raise ValueError(
-                "expected a limit for warnings beside the one of smoothed R, and neither without the other"
-            )
-        if self.distance is not None and self.domain_hash is None:
-            raise ValueError("expected the hash of the domain that the latent distance is from")
-        beyond = [level for level in (self.trip, self.distance) if level is not None and level.value <= 0]
-        if beyond or self.at_tolerance.value <= 0:
-            raise ValueError("expected limits > 0 on R and on the latent distance")
+    def _each_once(self) -> Self:
+        if len({criterion.name for criterion in self.criteria}) < len(self.criteria):
+            raise ValueError("expected every criterion once")
+        if self.at_tolerance.value <= 0:
+            raise ValueError("expected a limit > 0 on R")
         return self
 
-    @property
-    def budget_per_ns(self) -> float:
-        """The rate that each channel may have."""
-        return self.rate_per_ns / self.n_channels
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a criterion of this name."""
+        return any(criterion.name == name for criterion in self.criteria)
 
-    @property
-    def n_channels(self) -> int:
-        """How many there are."""
-        return sum(1 for channel in (*self._levels, *([self.evidence] if self.evidence else [])))
+    def __getitem__(self, name: str) -> FittedCriterion:
+        """The criterion of a name; raises :class:`KeyError` where there is none."""
+        for criterion in self.criteria:
+            if criterion.name == name:
+                return criterion
+        raise KeyError(name)
 
     @property
     def hash(self) -> str:
@@ -145,30 +128,22 @@ class Limits(Settings):
         return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     @property
-    def _levels(self) -> list[Level]:
-        """Those of the channels that halt by level."""
-        return [level for level in (self.trip, self.smoothed, self.distance) if level is not None]
+    def expected_rate(self) -> float:
+        """False halts per ns that are to be expected of all criteria, at most."""
+        return sum(criterion.expected_rate for criterion in self.criteria)
 
     @property
-    def expected_rate(self) -> float:
-        """False halts per ns that are to be expected of all channels, at most."""
-        return sum(level.rate for level in self._levels) + (self.budget_per_ns if self.evidence else 0.0)
+    def watch(self) -> Watch:
+        """How a run is watched."""
+        return Watch(HaltRatio(self.quantiles, self.tolerance), self.interval_fs, self.inefficiency_ps)
 
-    def channels(self) -> tuple[Trigger, ...]:
-        """The rules, their memories empty."""
-        ratio, found = HaltRatio(self.quantiles, self.tolerance), []
-        if self.trip is not None:
-            found.append(Trip(ratio, self.trip.value))
-        if self.smoothed is not None:
-            window = checks(WINDOW_PS * PS, self.interval_fs)
-            found.append(Smoothed(ratio, window, math.exp(self.smoothed.value), math.exp(self.warning.value)))
-        if self.evidence:
-            every = checks(self.inefficiency_ps * PS, self.interval_fs)
-            length = NS / (self.budget_per_ns * every * self.interval_fs)
-            found.append(Evidence(ratio, np.array(self.evidence), every, length))
-        if self.distance is not None:
-            found.append(Outside(self.distance.value))
-        return tuple(found)
+    def rules(self) -> tuple[Trigger, ...]:
+        """What decides in a run, the memories empty."""
+        return tuple(criterion.criterion(self.watch) for criterion in self.criteria)
+
+    def ratio_limit(self) -> float | None:
+        """The largest R that passes every criterion which says one; None where none does."""
+        return min((x for c in self.criteria if (x := c.ratio_limit()) is not None), default=None)
 
     def every(self, timestep_fs: float, asked: int | None = None) -> int:
         """Steps between checks; raises :class:`LimitsError` where whole steps, or those asked for, do not make the interval."""
@@ -195,8 +170,7 @@ class Limits(Settings):
             for name in Identity.model_fields
             if getattr(now, name) != getattr(self.identity, name)
         ]
-        if self.distance is not None and (domain is None or domain.hash != self.domain_hash):
-            other.append("it says otherwise, or not at all, where its data were")
+        other += filter(None, (criterion.refusal(domain) for criterion in self.criteria))
         if other:
             raise LimitsError(f"these limits belong to another calculator: {'; '.join(other)}; run 'blipcalc check'")
 
@@ -215,7 +189,7 @@ class Limits(Settings):
 
 
 def fit_limits(
-    replicas: Sequence[np.ndarray],
+    series: Mapping[str, Sequence[np.ndarray]],
     interval_fs: float,
     calibration: Calibration,
     quantiles: dict[str, float],
@@ -224,22 +198,21 @@ def fit_limits(
     level: float = 0.95,
     rate_per_ns: float = 0.1,
     confidence: float = 0.95,
-    channels: Sequence[ChannelName] | None = None,
-    distances: Sequence[np.ndarray] | None = None,
+    criteria: Sequence[str] | None = None,
     domain_hash: str | None = None,
     frames: Shifted | None = None,
 ) -> Limits:
-    """Limits from R_t of replicas of a reference run.
+    """Limits from signals of a reference run.
 
     Parameters
     ----------
-    replicas : series (checks,) of R, one for each replica
+    series : {signal: values (checks,) for each replica}: ``ratio``, R_t, and what else the criteria read
     interval_fs : between checks, as in the runs to be guarded
     calibration, quantiles, tolerance, level : what R was made with
-    rate_per_ns : wanted rate of false halts, of all channels together
+    rate_per_ns : wanted rate of false halts, of all criteria together
     confidence : that the true rate is not higher, as far as the reference run is like the runs to be guarded
-    channels : those to use, None for all that there are values for; fewer of them need less reference
-    distances : the same of the largest latent distance, and the hash of the domain that they are from
+    criteria : names of those to use; None: our own, as far as there are signals; fewer of them need less reference
+    domain_hash : of the domain that latent distances are from
     frames : what labelled frames say of frames of the reference run, to be kept with the limits
 
     Raises
@@ -248,32 +221,32 @@ def fit_limits(
     LimitsError : R that is not finite, replicas that are the same or shorter than twice their memory, a run too short for the
         claim, or a rate so high that it means nothing
     """
-    check_settings(
-        interval_fs, rate_per_ns, confidence, channels, tolerance, level, has_distances=distances is not None
-    )
-    if channels is None:
-        channels = [name for name in CHANNELS if name != "distance" or distances is not None]
-    reference = ReferenceBlocks.of(replicas, distances if "distance" in channels else None, interval_fs)
-    kept, notes = list(channels), list(reference.notes)
-    if "evidence" in kept and len(reference.thinned) < LEAST_REFERENCES:
-        kept.remove("evidence")
-        notes.append(f"no evidence channel: {len(reference.thinned)} independent checks, {LEAST_REFERENCES} are needed")
-    if not kept:
-        raise LimitsError(f"no channel is left: {notes[-1]}; give more reference, or other channels")
-    budget, share = rate_per_ns / len(kept), 1 - (1 - confidence) / len(kept)
-    if budget * reference.block_ns > MOST_PER_BLOCK:
+    check_settings(interval_fs, rate_per_ns, confidence, tolerance, level)
+    chosen = chosen_criteria(criteria, has_domain=DISTANCE.name in series)
+    needed = {RATIO.name, *(criterion.signal.name for criterion in chosen.values())}
+    missing = sorted(needed - set(series))
+    if missing:
+        raise ConfigurationError(
+            f"criteria {', '.join(chosen)} read {', '.join(missing)}; series has {', '.join(series)}"
+        )
+    reference = ReferenceBlocks.of({name: values for name, values in series.items() if name in needed}, interval_fs)
+    notes = list(reference.notes)
+    for name, criterion in list(chosen.items()):
+        if lack := criterion.lacks(reference):
+            del chosen[name]
+            notes.append(f"no {name}: {lack}")
+    if not chosen:
+        raise LimitsError(f"no criterion is left: {notes[-1]}; give more reference, or other criteria")
+    budget = Budget(rate_per_ns / len(chosen), 1 - (1 - confidence) / len(chosen))
+    if budget.rate_per_ns * reference.block_ns > MOST_PER_BLOCK:
         raise LimitsError(
             f"{rate_per_ns:g} false halts per ns is one in every few memories of {reference.memory_ps:.2g} ps, which no limit "
-            f"can mean; ask for {MOST_PER_BLOCK / reference.block_ns * len(kept):.2g} per ns or fewer"
+            f"can mean; ask for {MOST_PER_BLOCK / reference.block_ns * len(chosen):.2g} per ns or fewer"
         )
-    levels: dict[str, Level] = {}
-    for name in kept:
-        values, length = reference.maxima(name)
-        found = level_for_rate(values, length, budget, share)
-        if found is None:  # nor does a reference without an alarm bound the rate of the e-detector on it
-            raise LimitsError(_too_short(len(values) * length, rate_per_ns, budget, share, kept))
-        levels[name] = found
-    maxima, block_ns = reference.maxima("trip")
+    fitted = [criterion.fit(reference, budget, domain_hash) for criterion in chosen.values()]
+    maxima, block_ns = reference.maxima(RATIO.name)
+    if None in fitted:
+        raise LimitsError(_too_short(len(maxima) * block_ns, rate_per_ns, budget, list(chosen)))
     return Limits(
         identity=Identity.of_calibration(calibration),
         tolerance=tolerance,
@@ -284,47 +257,27 @@ def fit_limits(
         interval_fs=interval_fs,
         inefficiency_ps=reference.memory_ps,
         block_ps=block_ns * NS / PS,
-        n_replicas=len(reference.series),
+        n_replicas=reference.n_replicas,
         reference_ns=len(maxima) * block_ns,
         at_tolerance=rate_of_level(maxima, block_ns, 1.0, confidence, NS / interval_fs),
-        trip=levels.get("trip"),
-        smoothed=levels.get("smoothed"),
-        warning=level_for_rate(*reference.maxima("smoothed"), WARNINGS * budget, share) if "smoothed" in kept else None,
-        distance=levels.get("distance"),
-        domain_hash=domain_hash if "distance" in kept else None,
+        criteria=tuple(fitted),
         frames=frames,
-        evidence=_some(reference.thinned) if "evidence" in kept else (),
         notes=tuple(notes),
     )
 
 
-def _some(values: np.ndarray) -> tuple[float, ...]:
-    """As many as are kept, spread evenly over the run."""
-    picked = np.linspace(0, len(values) - 1, min(len(values), MOST_REFERENCES)).round().astype(int)
-    return tuple(values[picked].tolist())
-
-
-def _too_short(reference_ns: float, rate: float, budget: float, confidence: float, channels: Sequence[str]) -> str:
-    needed = exposure_needed(budget, confidence)
+def _too_short(reference_ns: float, rate: float, budget: Budget, criteria: Sequence[str]) -> str:
+    needed = exposure_needed(budget.rate_per_ns, budget.confidence)
     carried = rate * needed / reference_ns
-    alone = exposure_needed(rate, 1 - (1 - confidence) * len(channels))
+    alone = exposure_needed(rate, 1 - (1 - budget.confidence) * len(criteria))
     return (
-        f"{reference_ns:.3g} ns of reference cannot carry {rate:g} false halts per ns: {needed:.3g} ns are needed for channels "
-        f"{', '.join(channels)} ({alone:.3g} ns for one of them alone). Run more replicas, or ask for {carried:.2g} per ns or "
+        f"{reference_ns:.3g} ns of reference cannot carry {rate:g} false halts per ns: {needed:.3g} ns are needed for criteria "
+        f"{', '.join(criteria)} ({alone:.3g} ns for one of them alone). Run more replicas, or ask for {carried:.2g} per ns or "
         "more"
     )
 
 
-def check_settings(
-    interval_fs: float,
-    rate: float,
-    confidence: float,
-    channels: Sequence[Any] | None,
-    tolerance: float,
-    level: float,
-    *,
-    has_distances: bool,
-) -> None:
+def check_settings(interval_fs: float, rate: float, confidence: float, tolerance: float, level: float) -> None:
     """Refuse senseless ones with :class:`ConfigurationError`."""
     for name, value in (
         ("interval_fs", interval_fs),
@@ -335,12 +288,22 @@ def check_settings(
         number(name, value, above=0.0)
     if not 1e-6 <= number("confidence", confidence) < 1:
         raise ConfigurationError(f"confidence={confidence}; expected a number from 1e-6 to 1, below 1")
-    if channels is None:
-        return
-    known = isinstance(channels, (list, tuple)) and all(isinstance(name, str) and name in CHANNELS for name in channels)
-    if not known or not channels:
-        raise ConfigurationError(f"channels={channels!r}; expected some of {', '.join(CHANNELS)}")
-    if "distance" in channels and not has_distances:
+
+
+def chosen_criteria(names: Sequence[str] | None, *, has_domain: bool) -> dict[str, type[FittedCriterion]]:
+    """Those of the names; None: our own, those on the latent distance where the model has a domain.
+
+    raises : ConfigurationError for what is none, or needs a domain where there is none
+    """
+    if names is None:
+        ours = {name: CRITERIA[name] for name in CRITERIA.own}
+        return {name: found for name, found in ours.items() if has_domain or not found.signal.needs_domain}
+    if not (isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names)):
+        raise ConfigurationError(f"criteria={names!r}; expected some of {', '.join(CRITERIA.names())}")
+    chosen = {name: CRITERIA[name] for name in names}
+    if not has_domain and any(found.signal.needs_domain for found in chosen.values()):
         raise ConfigurationError(
-            "a channel for the latent distance takes a model that says where its data were; 'blipcalc domain' adds it to its file"
+            "a criterion on the latent distance takes a model that says where its data were; 'blipcalc domain' adds it to its "
+            "file"
         )
+    return chosen

@@ -19,7 +19,8 @@ from blipcalc.core.contracts import Draws, Heads, ModelOutput, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.inference import Alphas, BlipConfig, InferenceNetwork
-from blipcalc.posteriors.stored import refuse_more
+from blipcalc.posteriors.method import PosteriorMethod
+from blipcalc.posteriors.stored import OneNetwork, StoredPosterior, refuse_more, refuse_none
 from blipcalc.posteriors.variational import VariationalLinear, kl_divergence
 from blipcalc.process import plain_state
 
@@ -155,7 +156,7 @@ def bayesianize(model: nn.Module, config: BlipConfig | None = None, **settings: 
 
 
 @dataclass(frozen=True)
-class BlipPosterior:
+class BlipPosterior(OneNetwork):
     """Frozen (or local) noise over the layers of one BLIP.
 
     slots : {slot name: shape}, from :meth:`BlipModel.slot_shapes`
@@ -163,39 +164,25 @@ class BlipPosterior:
 
     slots: Mapping[str, tuple[int, ...]]
     name: ClassVar[str] = "blip"
-    is_random: ClassVar[bool] = True
+
+    @property
+    def noise(self) -> Self:
+        """Itself."""
+        return self
+
+    def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The noise of one draw."""
+        return _noise(self.slots, generator)
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K independent draws; draw k is the same whatever K is."""
-        if n < 1:
-            raise DrawsError(f"expected at least one draw, got n={n}")
-        per_draw = [_noise(self.slots, generator) for _ in range(n)]
+        refuse_none(n)
+        per_draw = [self.numbers(generator) for _ in range(n)]
         return Draws(n, {name: torch.stack([noise[name] for noise in per_draw]) for name in self.slots})
-
-    def centre(self) -> Draws:
-        """The mean weights: no noise."""
-        return Draws(1)
-
-    @property
-    def members(self) -> Mapping[str, Tensor]:
-        """None: it is one network."""
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """None beside the network."""
-        return {}
 
     def random_numbers(self, n: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """The noise of n draws."""
         return self.draw(n, generator=generator).overrides
-
-    @classmethod
-    def restore(
-        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> Self:
-        """From a BLIP alone; raises :class:`DrawsError` for another network, or more."""
-        refuse_more(name, members, tensors)
-        return cls.of(network)
 
     @classmethod
     def of(cls, network: nn.Module) -> Self:
@@ -203,6 +190,29 @@ class BlipPosterior:
         if not isinstance(network, BlipModel):
             raise DrawsError(f"expected a BLIP, got {type(network).__name__}, whose layers carry no noise")
         return cls(network.slot_shapes())
+
+
+class Blip(PosteriorMethod):
+    """One network with noise in its layers."""
+
+    name = "blip"
+    Config = BlipConfig
+    has_noise = True
+
+    def network(self, trained: nn.Module) -> BlipModel:
+        """The network as a BLIP."""
+        return bayesianize(trained, self.settings)
+
+    def noise(self, network: nn.Module) -> BlipPosterior:
+        """That of its layers."""
+        return BlipPosterior.of(network)
+
+    def restore(
+        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> StoredPosterior:
+        """From a BLIP alone."""
+        refuse_more(self.name, members, tensors)
+        return BlipPosterior.of(network)
 
 
 def _noise(slots: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:

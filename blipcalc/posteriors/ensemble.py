@@ -7,7 +7,7 @@ the members and the noise of each: noise around one mode hardly sees a stretched
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
-from blipcalc.posteriors.blip import BlipPosterior
-from blipcalc.posteriors.stored import refuse_more, refuse_noise
+from blipcalc.posteriors.blip import Blip, BlipPosterior
+from blipcalc.posteriors.method import PosteriorMethod
+from blipcalc.posteriors.stored import StoredPosterior, n_networks, refuse_more, refuse_noise
 
 
 def stack_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -33,8 +34,16 @@ def stack_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([member[name].detach() for member in members]) for name in first}
 
 
+def _networks(name: str, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The members; raises :class:`DrawsError` where there are none, or more than they."""
+    refuse_more(name, tensors)
+    if not members:
+        raise DrawsError(f"a posterior {name!r} is made of two networks or more, got one")
+    return members
+
+
 @dataclass(frozen=True)
-class EnsemblePosterior:
+class EnsemblePosterior(StoredPosterior):
     """M equally weighted networks.
 
     members : {parameter name: (M, *shape)}
@@ -45,14 +54,18 @@ class EnsemblePosterior:
     is_random: ClassVar[bool] = True
 
     @property
-    def n_members(self) -> int:
+    def most_draws(self) -> int:
         """M."""
-        return next(iter(self.members.values())).shape[0]
+        return n_networks(self)
+
+    def with_members(self, members: Mapping[str, Tensor]) -> Self:
+        """Other networks."""
+        return replace(self, members=members)
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """The first K members, in order; an ensemble has no more networks than it has."""
-        if not 1 <= n <= self.n_members:
-            raise DrawsError(f"the ensemble has {self.n_members} members, so n_draws is at most that; got {n}")
+        if not 1 <= n <= self.most_draws:
+            raise DrawsError(f"the ensemble has {self.most_draws} members, so n_draws is at most that; got {n}")
         return Draws(n, {name: value[:n] for name, value in self.members.items()})
 
     def centre(self) -> Draws:
@@ -67,20 +80,24 @@ class EnsemblePosterior:
         """None: draws are the members in their order."""
         return {}
 
-    @classmethod
+
+class Ensemble(PosteriorMethod):
+    """Several networks that differ in their start and the order of their data."""
+
+    name = "ensemble"
+    is_several = True
+    has_centre = False
+
     def restore(
-        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> Self:
-        """From members; raises :class:`DrawsError` where there are none, or more than they."""
-        refuse_noise(name, network)
-        refuse_more(name, tensors)
-        if not members:
-            raise DrawsError("an ensemble is made of two networks or more, got one")
-        return cls(members)
+        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> EnsemblePosterior:
+        """From members."""
+        refuse_noise(self.name, network)
+        return EnsemblePosterior(_networks(self.name, members, tensors))
 
 
 @dataclass(frozen=True)
-class MixturePosterior:
+class MixturePosterior(StoredPosterior):
     """M BLIPs of equal weight, each with its noise; draw k is taken from member k mod M.
 
     members : {parameter name: (M, *shape)}
@@ -91,21 +108,21 @@ class MixturePosterior:
     noise: BlipPosterior
     name: ClassVar[str] = "mixture"
     is_random: ClassVar[bool] = True
+    most_draws: ClassVar[int | None] = None
 
-    @property
-    def n_members(self) -> int:
-        """M."""
-        return next(iter(self.members.values())).shape[0]
+    def with_members(self, members: Mapping[str, Tensor]) -> Self:
+        """Other networks with the same noise."""
+        return replace(self, members=members)
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K draws, spread evenly over the members."""
         noise = self.noise.draw(n, generator=generator)
-        index = torch.arange(n) % self.n_members
+        index = torch.arange(n) % n_networks(self)
         return Draws(n, {**{name: value[index] for name, value in self.members.items()}, **noise.overrides})
 
     def centre(self) -> Draws:
         """The M members without noise: their mean surface is conservative and costs M evaluations instead of K."""
-        return Draws(self.n_members, dict(self.members))
+        return Draws(n_networks(self), dict(self.members))
 
     def tensors(self) -> dict[str, Tensor]:
         """None beside the members."""
@@ -115,12 +132,15 @@ class MixturePosterior:
         """The noise of n draws."""
         return self.noise.random_numbers(n, generator)
 
-    @classmethod
+
+class Mixture(Blip):
+    """Several networks with noise in their layers."""
+
+    name = "mixture"
+    is_several = True
+
     def restore(
-        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> Self:
-        """From a BLIP and its members; raises :class:`DrawsError` where there are none, or more than they."""
-        refuse_more(name, tensors)
-        if not members:
-            raise DrawsError("a mixture is made of two networks or more, got one")
-        return cls(members, BlipPosterior.of(network))
+        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> MixturePosterior:
+        """From a BLIP and its members."""
+        return MixturePosterior(_networks(self.name, members, tensors), BlipPosterior.of(network))

@@ -11,19 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
-from blipcalc.posteriors.stored import refuse_more, refuse_noise
-
-#: methods whose Gaussian belongs to the linearised network
-LINEAR = ("laplace-all", "laplace-kron")
-#: those whose Gaussian has axes of its own
-TURNED = ("laplace-kron",)
+from blipcalc.posteriors.method import PosteriorMethod
+from blipcalc.posteriors.stored import OneNetwork, refuse_more, refuse_noise, refuse_none
 
 
 def stack_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -33,7 +29,7 @@ def stack_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class GaussianPosterior:
+class GaussianPosterior(OneNetwork):
     """N(θ̄, (U ⊗ V) diag s² (U ⊗ V)ᵀ + D Dᵀ), matrices as vectors of their rows.
 
     name : of the method that it comes from
@@ -50,7 +46,6 @@ class GaussianPosterior:
     linear: bool = False
     left: Mapping[str, Tensor] = field(default_factory=dict)
     right: Mapping[str, Tensor] = field(default_factory=dict)
-    is_random: ClassVar[bool] = True
 
     @property
     def rank(self) -> int:
@@ -65,8 +60,7 @@ class GaussianPosterior:
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K independent draws; draw k is the same whatever K is."""
-        if n < 1:
-            raise DrawsError(f"expected at least one draw, got n={n}")
+        refuse_none(n)
         draws = [self._one(generator) for _ in range(n)]
         stacked = {name: torch.stack([draw[name] for draw in draws]) for name in self.mean}
         return Draws(n, stacked, self.linear)
@@ -83,32 +77,28 @@ class GaussianPosterior:
                 draw[name] += torch.tensordot(normals[""], self.deviations[name].double(), dims=1)
         return draw
 
-    def centre(self) -> Draws:
-        """The mean weights."""
-        return Draws(1)
-
-    @property
-    def members(self) -> Mapping[str, Tensor]:
-        """None: it is one network."""
-        return {}
-
-    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Those behind n draws."""
-        drawn = [self.numbers(generator) for _ in range(n)]
-        return {f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()}
-
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps beside the network."""
         parts = {"std": self.std, "deviations": self.deviations, "left": self.left, "right": self.right}
         return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
-    @classmethod
+
+class GaussianMethod(PosteriorMethod, Protocol):
+    """Base of the methods that end in a Gaussian over all weights.
+
+    is_linear : it is right for the linearised network
+    is_turned : it has axes of its own
+    """
+
+    is_linear: ClassVar[bool] = False
+    is_turned: ClassVar[bool] = False
+
     def restore(
-        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> Self:
-        """From a network and :meth:`tensors`; raises :class:`DrawsError` where they do not fit."""
-        refuse_noise(name, network)
-        refuse_more(name, members)
+        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> GaussianPosterior:
+        """From a network and the tensors of a Gaussian over its weights."""
+        refuse_noise(self.name, network)
+        refuse_more(self.name, members)
         mean = {key: value.detach().cpu() for key, value in network.named_parameters()}
         parts: dict[str, dict[str, Tensor]] = {"std": {}, "deviations": {}, "left": {}, "right": {}}
         for key, value in tensors.items():
@@ -117,7 +107,7 @@ class GaussianPosterior:
                 raise DrawsError(f"a Gaussian over these weights has no tensor {key!r}")
             parts[part][parameter] = value
         rank = next((value.shape[:1] for value in parts["deviations"].values()), None)
-        stacks = {key: stack_shape(value.shape) for key, value in mean.items()} if name in TURNED else {}
+        stacks = {key: stack_shape(value.shape) for key, value in mean.items()} if self.is_turned else {}
         expected = {
             "std": {key: tuple(value.shape) for key, value in mean.items()},
             "deviations": {} if rank is None else {key: (*rank, *value.shape) for key, value in mean.items()},
@@ -127,4 +117,4 @@ class GaussianPosterior:
         for part, shapes in expected.items():
             if {key: tuple(value.shape) for key, value in parts[part].items()} != shapes:
                 raise DrawsError(f"{part} of {len(parts[part])} parameters do not fit the {len(mean)} of the network")
-        return cls(name, mean, **parts, linear=name in LINEAR)
+        return GaussianPosterior(self.name, mean, **parts, linear=self.is_linear)

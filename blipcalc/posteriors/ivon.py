@@ -19,17 +19,16 @@ paper: Shen et al. 2024 (arXiv 2402.17641), algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.posteriors.gaussian import GaussianMethod, GaussianPosterior
+from blipcalc.posteriors.method import RESIDUAL, OnlineFit
 from blipcalc.settings import Settings
-
-#: residual of a trained network, in units of the label scale, that the default of λ takes for granted
-RESIDUAL = 0.02
 
 
 class IvonConfig(Settings):
@@ -55,7 +54,7 @@ class IvonConfig(Settings):
     clip_radius: float = Field(0.05, gt=0, description="largest step of a weight before the learning rate")
 
 
-class Ivon(torch.optim.Optimizer):
+class IvonOptimizer(torch.optim.Optimizer):
     """The optimiser; its parameters are the means m.
 
     A step takes the gradient at sampled weights: :meth:`sample` gives them, and ``p.grad`` of every mean must be the gradient
@@ -111,7 +110,44 @@ class Ivon(torch.optim.Optimizer):
                 update = ((debiased + delta * p) / (h + delta)).clamp(-c.clip_radius, c.clip_radius)
                 p -= group["lr"] * (c.hess_init + delta) * update
 
-    def posterior(self, named: Mapping[str, Tensor]) -> GaussianPosterior:
+    def gaussian(self, named: Mapping[str, Tensor]) -> GaussianPosterior:
         """N(m, σ²) as it stands."""
         mean = {name: p.detach().cpu().clone() for name, p in named.items()}
         return GaussianPosterior("ivon", mean, {name: self.std(p).detach().cpu() for name, p in named.items()})
+
+
+class IvonFit(OnlineFit):
+    """IVON in the place of Adam; its gradients measure curvature, so they are not clipped."""
+
+    clips = False
+
+    def __init__(self, config: IvonConfig, ess: float) -> None:
+        self.config, self.ess = config, config.ess or ess
+        self.ivon: IvonOptimizer | None = None
+
+    def optimizer(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> IvonOptimizer:
+        """The optimiser itself."""
+        own = [{**group, "factor": group["factor"] * self.config.rate} for group in groups]
+        self.ivon = IvonOptimizer(own, self.config, self.ess)
+        return self.ivon
+
+    def weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+        """A sample around the means."""
+        return self.ivon.sample(parameters, generator)
+
+    def posterior(self, parameters: Mapping[str, Tensor]) -> tuple[GaussianPosterior, Mapping[str, Tensor]]:
+        """N(m, σ²) and m."""
+        found = self.ivon.gaussian(parameters)
+        return found, found.mean
+
+
+class Ivon(GaussianMethod):
+    """A Gaussian over all weights, from a variational optimiser in the place of Adam."""
+
+    name = "ivon"
+    Config = IvonConfig
+    is_online = True
+
+    def online(self, ess: float) -> IvonFit:
+        """The optimiser."""
+        return IvonFit(self.settings, ess)

@@ -22,19 +22,15 @@ Energies and forces are summed apart, since their noise is known last: A = A_E /
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
+from blipcalc.posteriors.gauss_newton import Eigen
 from blipcalc.posteriors.gaussian import stack_shape
-from blipcalc.posteriors.laplace import Eigen
 
 
 class Kronecker:
     """A ⊗ B / t for every matrix of weights."""
-
-    name: ClassVar[str] = "laplace-kron"
 
     def sums(self, jacobian: Tensor) -> tuple[Tensor, ...]:
         """A (B, m, m) and B (B, n, n) of a stack of B matrices."""

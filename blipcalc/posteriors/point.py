@@ -1,25 +1,27 @@
-"""The point posterior: one network, no spread; the baseline of every comparison."""
+"""One network without error bars: the baseline of every comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
 from blipcalc.errors import DrawsError
-from blipcalc.posteriors.stored import refuse_more, refuse_noise
+from blipcalc.posteriors.method import PosteriorMethod
+from blipcalc.posteriors.stored import OneNetwork, refuse_more, refuse_noise
 
 
 @dataclass(frozen=True)
-class PointPosterior:
+class PointPosterior(OneNetwork):
     """All mass on the weights of the model."""
 
     name: ClassVar[str] = "point"
     is_random: ClassVar[bool] = False
+    most_draws: ClassVar[int | None] = 1
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """The one draw there is; more than one is refused, since K equal draws would report no uncertainty."""
@@ -29,28 +31,22 @@ class PointPosterior:
             )
         return Draws(1)
 
-    def centre(self) -> Draws:
-        """The network itself."""
-        return Draws(1)
-
-    @property
-    def members(self) -> Mapping[str, Tensor]:
-        """None: it is one network."""
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """None beside the network."""
-        return {}
-
-    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """None."""
         return {}
 
-    @classmethod
+
+class Point(PosteriorMethod):
+    """Weights, and nothing else."""
+
+    name = "point"
+    is_random = False
+    has_centre = False
+
     def restore(
-        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> Self:
-        """From a network alone; raises :class:`DrawsError` for more."""
-        refuse_noise(name, network)
-        refuse_more(name, members, tensors)
-        return cls()
+        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> PointPosterior:
+        """From a network alone."""
+        refuse_noise(self.name, network)
+        refuse_more(self.name, members, tensors)
+        return PointPosterior()

@@ -23,15 +23,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from blipcalc.core.contracts import Draws
+from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, DrawsError
-from blipcalc.posteriors.last_layer import LastLayerPosterior, flat, last_weights, with_rows
-from blipcalc.posteriors.stored import refuse_more, refuse_noise
+from blipcalc.posteriors.laplace import last_layer_laplace
+from blipcalc.posteriors.last_layer import LastLayerPosterior, flat, last_weights, weights_alone, with_rows
+from blipcalc.posteriors.last_layer_jacobians import accumulate, jacobians
+from blipcalc.posteriors.method import Part, PosteriorMethod
+from blipcalc.posteriors.stored import OneNetwork, refuse_none
+from blipcalc.process import plain_state
 
 #: least leverage x_nᵀ Σ_w x_n / σ² of a label with the noise σ, relative to P / N, what its mean over N labels is at most: one
 #: that the weights move a hundred times less than others, as a force that vanishes by symmetry, asks for a change of them a
@@ -40,7 +45,7 @@ LEVERAGE = 1e-4
 
 
 @dataclass(frozen=True)
-class PopsPosterior:
+class PopsPosterior(OneNetwork):
     """Uniform over ŵ + V c for c between ``low`` and ``high``; its mean is the middle of the box, not ŵ.
 
     weights : {parameter: value} of the last layers of the trained network, float64
@@ -52,7 +57,6 @@ class PopsPosterior:
     low: Tensor
     high: Tensor
     name: ClassVar[str] = "pops"
-    is_random: ClassVar[bool] = True
 
     def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The numbers (P,), uniform from 0 to 1, behind one draw, float64."""
@@ -60,46 +64,16 @@ class PopsPosterior:
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K independent draws; draw k is the same whatever K is."""
-        if n < 1:
-            raise DrawsError(f"expected at least one draw, got n={n}")
+        refuse_none(n)
         return with_rows(self.weights, flat(self.weights) + torch.stack([self._one(generator) for _ in range(n)]))
 
     def _one(self, generator: torch.Generator) -> Tensor:
         """V c (P,) of one draw."""
         return self.axes @ (self.low + (self.high - self.low) * self.numbers(generator)["weights"])
 
-    def centre(self) -> Draws:
-        """The trained network."""
-        return Draws(1)
-
-    @property
-    def members(self) -> Mapping[str, Tensor]:
-        """None: it is one network."""
-        return {}
-
-    def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Those behind n draws."""
-        drawn = [self.numbers(generator) for _ in range(n)]
-        return {f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()}
-
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps beside the network."""
         return {"axes": self.axes, "low": self.low, "high": self.high}
-
-    @classmethod
-    def restore(
-        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> Self:
-        """From a network and :meth:`tensors`; raises :class:`DrawsError` where they do not fit."""
-        refuse_noise(name, network)
-        refuse_more(name, members)
-        weights = last_weights(network)
-        n = len(flat(weights))
-        expected = {"axes": (n, n), "low": (n,), "high": (n,)}
-        found = {key: tuple(value.shape) for key, value in tensors.items()}
-        if found != expected:
-            raise DrawsError(f"expected tensors of the shapes {expected}, got {found}")
-        return cls(weights, **{key: value.double() for key, value in tensors.items()})
 
 
 def corrections(factor: Tensor, rows: Tensor, errors: Tensor, least: float) -> Tensor:
@@ -133,3 +107,44 @@ def pops(laplace: LastLayerPosterior, labels: Sequence[tuple[Tensor, Tensor, flo
     if not (low < high).any():
         raise ConfigurationError("no label that the network misses depends on its last layers; give others")
     return PopsPosterior(laplace.weights, axes, low, high)
+
+
+class Pops(PosteriorMethod):
+    """A box of last-layer weights of a trained network that reaches every label."""
+
+    name = "pops"
+    reads = ("train",)
+
+    @plain_state()
+    def fit(
+        self,
+        network: nn.Module,
+        members: Mapping[str, Tensor],
+        frames: Mapping[Part, Sequence[Graph]],
+        device: str = "cpu",
+    ) -> tuple[PopsPosterior, dict[str, Any]]:
+        """Around the Laplace posterior, whose σ_E, σ_F and τ are the figures.
+
+        It goes over the derivatives of all labels three times, so they stay in memory: 8 P bytes for each label.
+        """
+        outputs = list(jacobians(network, frames["train"], device))
+        posterior, figures = last_layer_laplace(last_weights(network), accumulate(outputs))
+        noise = figures["noise_energy"], figures["noise_forces"]
+        labels = [
+            (of_label.flatten(1), error.flatten(), sigma)
+            for *errors, of_structure in outputs
+            for of_label, error, sigma in zip(of_structure, errors, noise, strict=True)
+        ]
+        return pops(posterior, labels), figures
+
+    def restore(
+        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+    ) -> PopsPosterior:
+        """From a network and the sides of its box."""
+        weights = weights_alone(self.name, network, members)
+        n = len(flat(weights))
+        expected = {"axes": (n, n), "low": (n,), "high": (n,)}
+        found = {key: tuple(value.shape) for key, value in tensors.items()}
+        if found != expected:
+            raise DrawsError(f"expected tensors of the shapes {expected}, got {found}")
+        return PopsPosterior(weights, **{key: value.double() for key, value in tensors.items()})

@@ -1,26 +1,30 @@
-"""What a posterior must do to be kept in a model file, under a name in :data:`~blipcalc.registries.POSTERIORS`."""
+"""What a posterior must do to be kept in a model file, and what those of one network have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import Draws, HasSlots
+from blipcalc.core.contracts import Draws, HasSlots, Posterior
 from blipcalc.errors import DrawsError
 
 
 class StoredPosterior(Protocol):
     """A posterior that a model file keeps, beside :class:`~blipcalc.core.contracts.Posterior`.
 
-    name : under which it is registered
+    name : of its method in :data:`~blipcalc.registries.POSTERIORS`
     is_random : whether draws differ
+    most_draws : draws that it can give; None: any number
+    members : {parameter: (M, *shape)} of M networks; empty for one
     """
 
     name: str
     is_random: bool
+    most_draws: int | None
+    members: Mapping[str, Tensor]
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """See :class:`~blipcalc.core.contracts.Posterior`."""
@@ -30,9 +34,8 @@ class StoredPosterior(Protocol):
         """See :class:`~blipcalc.core.contracts.Posterior`."""
         ...
 
-    @property
-    def members(self) -> Mapping[str, Tensor]:
-        """{parameter: (M, *shape)} of M networks; empty for one."""
+    def with_members(self, members: Mapping[str, Tensor]) -> Self:
+        """The same with other members; itself where it is one network."""
         ...
 
     def tensors(self) -> Mapping[str, Tensor]:
@@ -46,20 +49,59 @@ class StoredPosterior(Protocol):
         """
         ...
 
-    @classmethod
-    def restore(
-        cls, name: str, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> Self:
-        """From the network and the tensors of a file; ``name`` as it was stored.
 
-        raises : DrawsError where they do not fit
-        """
+@runtime_checkable
+class HasNoise(StoredPosterior, Protocol):
+    """A posterior whose networks carry noise in their layers.
+
+    noise : of the layers, the same for all networks
+    """
+
+    noise: Posterior
+
+
+class OneNetwork(StoredPosterior, Protocol):
+    """Base of the posteriors over the weights of one network: no members, any number of draws."""
+
+    is_random: ClassVar[bool] = True
+    most_draws: ClassVar[int | None] = None
+
+    def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random numbers behind one draw, float64."""
         ...
+
+    def centre(self) -> Draws:
+        """The network as it is in the file."""
+        return Draws(1)
+
+    @property
+    def members(self) -> Mapping[str, Tensor]:
+        """None."""
+        return {}
+
+    def with_members(self, members: Mapping[str, Tensor]) -> Self:
+        """Itself."""
+        return self
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """None beside the network."""
+        return {}
+
+    def random_numbers(self, n: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Those of n draws, ``<draw>/<name>``."""
+        drawn = [self.numbers(generator) for _ in range(n)]
+        return {f"{k}/{name}": value for k, draw in enumerate(drawn) for name, value in draw.items()}
 
 
 def n_networks(posterior: StoredPosterior) -> int:
     """M, the networks that a posterior is made of."""
     return next((len(value) for value in posterior.members.values()), 1)
+
+
+def refuse_none(n: int) -> None:
+    """Refuse a number of draws below one, with :class:`DrawsError`."""
+    if n < 1:
+        raise DrawsError(f"expected at least one draw, got n={n}")
 
 
 def refuse_more(name: str, *tensors: Mapping[str, Tensor]) -> None:

@@ -18,9 +18,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from blipcalc.errors import DrawsError
-from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.errors import ConfigurationError, DrawsError
+from blipcalc.posteriors.gaussian import GaussianMethod, GaussianPosterior
+from blipcalc.posteriors.method import OnlineFit
 from blipcalc.settings import Settings
+
+#: snapshots that a Gaussian takes
+LEAST = 3
 
 
 class SwagConfig(Settings):
@@ -44,8 +48,10 @@ class SwagConfig(Settings):
         return sum(self.is_snapshot(epoch, epochs) for epoch in range(1, epochs + 1))
 
 
-class SwagMoments:
+class SwagMoments(OnlineFit):
     """Running moments of the snapshots; float64 on the CPU."""
+
+    counts_epochs = True  # snapshots are counted from the end
 
     def __init__(self, config: SwagConfig) -> None:
         self.config, self.count = config, 0
@@ -69,15 +75,29 @@ class SwagMoments:
             kept = self.deviations[name][-(self.config.rank - 1) :]
             self.deviations[name] = torch.cat([kept, (x - self.mean[name])[None]])
 
-    def posterior(self, dtype: torch.dtype = torch.float64, order: Iterable[str] = ()) -> GaussianPosterior:
+    def rate(self, epoch: int, epochs: int) -> float | None:
+        """That of the walk, from its first epoch on."""
+        return self.config.rate if epoch >= self.config.start * epochs else None
+
+    def end_epoch(self, epoch: int, epochs: int, parameters: Mapping[str, Tensor]) -> None:
+        """Take a snapshot where one is wanted."""
+        if self.config.is_snapshot(epoch, epochs):
+            self.add(parameters)
+
+    def posterior(self, parameters: Mapping[str, Tensor]) -> tuple[GaussianPosterior, Mapping[str, Tensor]]:
+        """The Gaussian around the mean of the snapshots, in the order of the parameters: a checkpoint has another."""
+        found = self.gaussian(next(iter(parameters.values())).dtype, parameters)
+        return found, found.mean
+
+    def gaussian(self, dtype: torch.dtype = torch.float64, order: Iterable[str] = ()) -> GaussianPosterior:
         """The Gaussian, in the dtype of the weights; raises :class:`DrawsError` for fewer than three snapshots.
 
-        order : names of the parameters as the network has them: draws depend on it, and a checkpoint has another
+        order : names of the parameters as the network has them, which draws depend on
         """
-        if self.count < 3:
+        if self.count < LEAST:
             raise DrawsError(
-                f"SWAG took {self.count} snapshots and needs three or more; give more epochs, an earlier swag.start or a "
-                "smaller swag.every"
+                f"SWAG took {self.count} snapshots and needs {LEAST} or more; give more epochs, an earlier start or a smaller "
+                "every"
             )
         std = {name: (value / self.count / 2).sqrt() for name, value in self.square.items()}
         rank = len(next(iter(self.deviations.values())))
@@ -87,15 +107,38 @@ class SwagMoments:
         return GaussianPosterior("swag", *parts)
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """For a checkpoint; nothing before the first snapshot."""
+        if not self.count:
+            return {}
         parts = {"mean": self.mean, "square": self.square, "deviations": self.deviations}
         found = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
         return {"count": torch.tensor(self.count), **found}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
-        self.count = int(state["count"])
+        self.count = int(state.get("count", 0))
         for key, value in state.items():
             part, _, name = key.partition("/")
             if name:
                 getattr(self, part)[name] = value
+
+
+class Swag(GaussianMethod):
+    """A Gaussian over all weights, from snapshots of a training at a constant rate."""
+
+    name = "swag"
+    Config = SwagConfig
+    is_online = True
+
+    def check(self, epochs: int, patience: int) -> None:
+        """Refuse a training that would end with too few snapshots."""
+        n = self.settings.n_snapshots(epochs)
+        if n < LEAST or patience:
+            raise ConfigurationError(
+                f"SWAG would take {n} snapshots in {epochs} epochs and needs {LEAST} or more, to the end of them; give more "
+                "epochs, an earlier start or a smaller every (--set model.posterior_settings.start=0.3), and no patience"
+            )
+
+    def online(self, ess: float) -> SwagMoments:
+        """Moments of the snapshots."""
+        return SwagMoments(self.settings)

@@ -90,9 +90,8 @@ def write_report(
 def _limit(record: RunRecord, limits: Limits | None) -> Limit:
     """The largest ``atom_std`` that passes, eV/Å: one, or one for each element; None where nothing says it."""
     if limits is not None:
-        if limits.trip is None:
-            return None
-        return {s: limits.trip.value * limits.tolerance / q for s, q in limits.quantiles.items()}
+        largest = limits.ratio_limit()
+        return None if largest is None else {s: largest * limits.tolerance / q for s, q in limits.quantiles.items()}
     if record.summary is not None and record.summary.limit is not None:
         return float(record.summary.limit)
     thresholds = record.config.get("monitor", {}).get("threshold", {})

@@ -7,10 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from blipcalc.core.contracts import Surface
-from blipcalc.posteriors.inference import BlipConfig
-from blipcalc.posteriors.ivon import IvonConfig
-from blipcalc.posteriors.laplace import LaplaceConfig
-from blipcalc.posteriors.swag import SwagConfig
+from blipcalc.posteriors.method import PosteriorMethod
+from blipcalc.registries import POSTERIORS
 from blipcalc.settings import Settings
 from blipcalc.units import EnergyUnit, LengthUnit
 
@@ -42,10 +40,9 @@ class ModelConfig(Settings):
     sizes: dict[str, Any] = Field(
         default_factory=dict, description="settings of the architecture; its defaults otherwise"
     )
-    posterior: Literal["point", "blip", "ensemble", "mixture", "swag", "ivon", "laplace", "llpr", "pops"] = Field(
-        "mixture",
-        description="swag and ivon: a Gaussian over all weights, from the training; laplace, llpr and pops: over the last layers "
-        "of a trained network, no retraining (laplace with laplace.weights=all: over all, by laplace.structure)",
+    posterior: str = Field("mixture", description="a name in blipcalc.registries.POSTERIORS")
+    posterior_settings: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the posterior; its defaults otherwise"
     )
     members: int | None = Field(
         None, ge=2, description="networks of an ensemble or a mixture; None: 2, or those of ``start``"
@@ -55,41 +52,19 @@ class ModelConfig(Settings):
         description="train the networks of an ensemble or a mixture side by side, in one vmapped step on the same batches, as "
         "long as there is no noise in them; faster where one network does not keep the machine busy",
     )
-    blip: BlipConfig = Field(default_factory=BlipConfig)
-    swag: SwagConfig = Field(default_factory=SwagConfig)
-    ivon: IvonConfig = Field(default_factory=IvonConfig)
-    laplace: LaplaceConfig = Field(default_factory=LaplaceConfig)
     surface: Surface | None = Field(
         None, description="surface that the model file recommends; None: centre where there is one, else mean"
     )
 
-    @model_validator(mode="after")
-    def _only_laplace_takes_all_weights(self) -> Self:
-        if self.posterior in ("llpr", "pops") and self.laplace.weights == "all":
-            raise ValueError(
-                f"posterior={self.posterior!r} is over the last layers; laplace.weights='all' belongs to laplace"
-            )
-        return self
-
     @property
-    def is_blip(self) -> bool:
-        """Whether its networks carry noise."""
-        return self.posterior in ("blip", "mixture")
-
-    @property
-    def method(self) -> SwagConfig | IvonConfig | None:
-        """Settings of what makes a Gaussian over all weights while they are trained."""
-        return {"swag": self.swag, "ivon": self.ivon}.get(self.posterior)
-
-    @property
-    def has_centre(self) -> bool:
-        """Whether a network, or the few of a mixture, stands in the middle of its draws."""
-        return self.posterior not in ("point", "ensemble")
+    def method(self) -> PosteriorMethod:
+        """What the posterior declares; raises :class:`ConfigurationError` for an unknown name or setting."""
+        return POSTERIORS[self.posterior](self.posterior_settings)
 
     @property
     def n_members(self) -> int:
         """Networks to train."""
-        return (self.members or MEMBERS) if self.posterior in ("ensemble", "mixture") else 1
+        return (self.members or MEMBERS) if self.method.is_several else 1
 
 
 class TrainConfig(Settings):
@@ -115,7 +90,7 @@ class TrainConfig(Settings):
     final_learning_rate: float = Field(1e-6, ge=0)
     inference_rate: float = Field(1.0, gt=0, description="factor on the learning rate of the BLIP inference network")
     warmup_steps: int = Field(500, ge=0, description="linear rise of the learning rate")
-    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm; IVON has its own: ivon.clip_radius")
+    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm; IVON has its own, clip_radius")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="exponential moving average of the weights, per step")
     kl_weight: float = Field(
         0.003, ge=0, description="λ on the mean KL, relative to the normalised loss (λ = 0.1 of a loss in kcal/mol)"

@@ -19,10 +19,9 @@ from blipcalc.errors import MixedElementsError
 from blipcalc.files.run_folder import alone
 from blipcalc.model_file.model import Model
 from blipcalc.models.build import build_model
-from blipcalc.posteriors.blip import BlipPosterior, bayesianize
-from blipcalc.posteriors.ensemble import EnsemblePosterior
-from blipcalc.posteriors.gaussian import GaussianPosterior
+from blipcalc.posteriors.method import PosteriorMethod
 from blipcalc.posteriors.point import PointPosterior
+from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import ModelConfig, TrainConfig
 from blipcalc.training.distributed import Processes
@@ -37,12 +36,12 @@ class Member:
     """One trained network.
 
     figures : epoch and score of the weights that were kept, seconds; the same of a warm stage as ``warm``
-    gaussian : what SWAG or IVON ended in; None without them
+    posterior : what was made while it was trained; None without it
     """
 
     network: nn.Module
     figures: dict[str, Any]
-    gaussian: GaussianPosterior | None
+    posterior: StoredPosterior | None
 
     def state(self) -> dict[str, Tensor]:
         """All that members differ in, on the CPU: weights, and what variances of heads are multiples of."""
@@ -77,18 +76,16 @@ def _trained(numbers: Sequence[int], plan: Plan, prepared: Prepared, folders: Se
         seeds = [plan.warm.seed + k for k in numbers]
         places = [place / "warm" for place in folders]
         warm = _fitted(networks, PointPosterior(), graphs, plan.warm, seeds, places)
-    posterior: Posterior = PointPosterior()
-    seeds = [plan.training.seed + k for k in numbers]
-    if plan.model.is_blip:
-        networks = [_noisy(network, plan.model, seed) for network, seed in zip(networks, seeds, strict=True)]
-        posterior = BlipPosterior(networks[0].slot_shapes())
-    runs = _fitted(networks, posterior, graphs, plan.training, seeds, folders, plan.model.method)
+    method, seeds = plan.model.method, [plan.training.seed + k for k in numbers]
+    networks = [_made(method, network, seed) for network, seed in zip(networks, seeds, strict=True)]
+    noise = method.noise(networks[0]) or PointPosterior()
+    runs = _fitted(networks, noise, graphs, plan.training, seeds, folders, method)
     found = []
     for i, run in enumerate(runs):
         before = {"warm": _selected(warm[i])} if warm else {}
         seconds = run.seconds + (warm[i].seconds if warm else 0.0)
-        figures, gaussian = _selected(run) | {"seconds": round(seconds)} | before, run.descent.gaussian
-        found.append(Member(networks[i].cpu(), figures, gaussian))
+        figures = _selected(run) | {"seconds": round(seconds)} | before
+        found.append(Member(networks[i].cpu(), figures, run.descent.posterior))
     return found
 
 
@@ -99,7 +96,7 @@ def _fitted(
     config: TrainConfig,
     seeds: Sequence[int],
     folders: Sequence[Path],
-    method: Any = None,
+    method: PosteriorMethod | None = None,
 ) -> list[Trainer]:
     """The finished runs of one stage."""
     together = len(networks) > 1 and not posterior.is_random
@@ -128,11 +125,11 @@ def _network(k: int, plan: Plan, prepared: Prepared) -> nn.Module:
     return _started(prepared, plan.start, k)
 
 
-def _noisy(network: nn.Module, model_config: ModelConfig, seed: int) -> nn.Module:
-    """The network as a BLIP; what its inference network starts with depends on the seed alone."""
+def _made(method: PosteriorMethod, network: nn.Module, seed: int) -> nn.Module:
+    """The network that a posterior is of; what it adds starts as the seed alone says."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return bayesianize(network.cpu(), model_config.blip)
+        return method.network(network.cpu())
 
 
 def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Module:
@@ -150,7 +147,6 @@ def _started(prepared: Prepared, start: Model, k: int) -> nn.Module:
         raise MixedElementsError(
             f"the data hold {', '.join(chemical_symbols[z] for z in sorted(foreign))}, which the starting model does not know"
         )
-    if isinstance(start.posterior, EnsemblePosterior):
-        own = {name: value[k] for name, value in start.posterior.members.items()}
-        network.load_state_dict({**network.state_dict(), **own})
+    own = {name: value[k] for name, value in start.posterior.members.items()}
+    network.load_state_dict({**network.state_dict(), **own})
     return network

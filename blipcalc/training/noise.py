@@ -19,7 +19,6 @@ import copy
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,9 @@ from blipcalc.core.contracts import place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
-from blipcalc.posteriors.blip import BlipModel, BlipPosterior
-from blipcalc.posteriors.ensemble import MixturePosterior, stack_members
-from blipcalc.posteriors.stored import n_networks
+from blipcalc.posteriors.blip import BlipModel
+from blipcalc.posteriors.ensemble import stack_members
+from blipcalc.posteriors.stored import HasNoise, n_networks
 from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig
@@ -52,11 +51,11 @@ FITTED = (0.6, 1.6)
 @plain_state()
 def fit_noise(
     network: nn.Module,
-    posterior: BlipPosterior | MixturePosterior,
+    posterior: HasNoise,
     graphs: Sequence[Graph],
     config: NoiseConfig,
     folder: str | Path | None = None,
-) -> tuple[BlipPosterior | MixturePosterior, dict[str, Any]]:
+) -> tuple[HasNoise, dict[str, Any]]:
     """Fit the inference networks of a posterior; those of ``network`` are filled in place (a mixture's: with its first).
 
     network : the BLIP, on the CPU
@@ -65,7 +64,7 @@ def fit_noise(
     returns : the posterior with fitted noise, and the figures of the last epoch
     raises : ConfigurationError for a posterior without noise; NonFiniteError
     """
-    if not isinstance(posterior, (BlipPosterior, MixturePosterior)):
+    if not isinstance(posterior, HasNoise):
         raise ConfigurationError(f"a posterior {posterior.name!r} has no noise to fit; use 'blip' or 'mixture'")
     if not graphs:
         raise ConfigurationError("fitting the noise takes labelled frames, got none; hold out a larger fraction")
@@ -90,9 +89,7 @@ def fit_noise(
 
 
 @torch.no_grad()
-def alpha_distribution(
-    network: BlipModel, posterior: BlipPosterior | MixturePosterior, graphs: Sequence[Graph]
-) -> dict[str, Any]:
+def alpha_distribution(network: BlipModel, posterior: HasNoise, graphs: Sequence[Graph]) -> dict[str, Any]:
     """What α a BLIP has learned: 5, 50 and 95 % quantiles over the rows of some frames, by layer, members pooled.
 
     returns : {"layers": {layer: (q05, q50, q95)}, "near_bound": share of rows above nine tenths of the bound}
@@ -115,16 +112,13 @@ def alpha_distribution(
 class _NoiseFit:
     """The members, of which only the inference networks have gradients, and the optimiser."""
 
-    def __init__(
-        self, network: nn.Module, posterior: BlipPosterior | MixturePosterior, config: NoiseConfig, n_frames: int
-    ) -> None:
+    def __init__(self, network: nn.Module, posterior: HasNoise, config: NoiseConfig, n_frames: int) -> None:
         self.config, self.step_count = config, 0
         self.total_steps = config.epochs_for(n_frames) * config.steps_per_epoch(n_frames)
         self.device, self.dtype = torch.device(config.device), getattr(torch, config.dtype)
         self.network, self.original = copy.deepcopy(network).to(self.device, self.dtype), network
-        self.mixture = posterior if isinstance(posterior, MixturePosterior) else None
-        self.noise = posterior.noise if self.mixture else posterior
-        members = self.mixture.members if self.mixture else stack_members([dict(network.named_parameters())])
+        self.given, self.noise = posterior, posterior.noise
+        members = posterior.members or stack_members([dict(network.named_parameters())])
         self.members = {name: value.detach().to(self.device, self.dtype) for name, value in members.items()}
         self.fitted = {n: v.clone().requires_grad_(True) for n, v in self.members.items() if INFERENCE_PREFIX in n}
         self.members |= self.fitted
@@ -188,17 +182,15 @@ class _NoiseFit:
         z2 = ((squared / variance).detach() * speaking).sum() / count
         return {"nll": float(loss.detach()), "mean_z2": float(z2)}, float(speaking.sum())
 
-    def posterior(self) -> BlipPosterior | MixturePosterior:
+    def posterior(self) -> HasNoise:
         """The posterior with the fitted noise, on the CPU; the network that was given holds its first member."""
         fitted = {name: value.detach().cpu() for name, value in self.fitted.items()}
         own = dict(self.original.named_parameters())
         with torch.no_grad():
             for name, value in fitted.items():
                 own[name].copy_(value[0])
-        if self.mixture is None:
-            return self.noise
         kept = {
             name: fitted[name].to(value.dtype) if name in fitted else value
-            for name, value in self.mixture.members.items()
+            for name, value in self.given.members.items()
         }
-        return replace(self.mixture, members=kept)
+        return self.given.with_members(kept)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from ase import Atoms
 
 from blipcalc.data.labels import frame_hash
 from blipcalc.data.silent_forces import informing_frames
@@ -14,8 +16,7 @@ from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedErr
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load
 from blipcalc.models.build import model_name
-from blipcalc.posteriors.last_layer import LAST_LAYER
-from blipcalc.posteriors.stored import n_networks
+from blipcalc.posteriors.stored import HasNoise, n_networks
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared
@@ -54,7 +55,7 @@ class Plan:
         raises : ConfigurationError for contradictions; ModelFileError for a starting model that cannot be read
         """
         model = ModelConfig.of(model)
-        if model.is_blip and training is None:
+        if model.method.has_noise and training is None:
             training = TrainConfig(epochs=0)
             warm = warm if isinstance(warm, TrainConfig) else {"epochs": WARM_EPOCHS, **(warm or {})}
             noise = NoiseConfig.of(noise)
@@ -73,16 +74,16 @@ class Plan:
 
     def _check_stages(self) -> None:
         """Refuse stages that do not make a model."""
-        if self.noise and not self.model.is_blip:
+        method = self.model.method
+        if self.noise and not method.has_noise:
             raise ConfigurationError(f"posterior={self.model.posterior!r} has no noise to fit; use 'blip' or 'mixture'")
-        if self.model.method is not None and not self.training.epochs:
+        if method.is_online and not self.training.epochs:
             raise ConfigurationError(
                 f"posterior={self.model.posterior!r} is made while weights are trained; give epochs of the stage 'training' "
                 "(--epochs)"
             )
-        if self.model.posterior == "swag":
-            self._check_snapshots()
-        plain = [self.warm] + ([] if self.model.is_blip else [self.training])
+        method.check(self.training.epochs, self.training.patience)
+        plain = [self.warm] + ([] if method.has_noise else [self.training])
         plain = [stage for stage in plain if stage is not None and stage.epochs]
         if self.model.together and (self.model.n_members == 1 or not plain):
             raise ConfigurationError(
@@ -94,19 +95,10 @@ class Plan:
             return
         if self.start is None:
             raise ConfigurationError("no epochs, so the weights would stay random; give epochs, warm epochs, or start")
-        if self.model.posterior == "ensemble" or (self.model.n_members > 1 and self._start_members() == 1):
+        if method.is_several and (not method.has_noise or self._start_members() == 1):
             raise ConfigurationError(
                 f"{self.model.n_members} members that are not trained stay what they started from; take "
                 "posterior='blip', or epochs > 0"
-            )
-
-    def _check_snapshots(self) -> None:
-        """Refuse a SWAG that would end with too few of them."""
-        n = self.model.swag.n_snapshots(self.training.epochs)
-        if n < 3 or self.training.patience:
-            raise ConfigurationError(
-                f"SWAG would take {n} snapshots in {self.training.epochs} epochs and needs three or more, to the end of them; "
-                "give more epochs, an earlier swag.start or a smaller swag.every, and no patience"
             )
 
     def _objectives(self) -> list[str]:
@@ -144,7 +136,7 @@ class Plan:
             if heads:
                 sizes["heads"] = {"predict": "joint" if "joint" in heads else "energy", **sizes.get("heads", {})}
             return model.model_copy(update={"architecture": model.architecture or "painn", "sizes": sizes})
-        if start.posterior.name not in ("point", "ensemble"):
+        if start.posterior.tensors() or isinstance(start.posterior, HasNoise):
             raise ConfigurationError(
                 f"start needs a deterministic model (posterior 'point') or an ensemble, got {start.posterior.name!r}"
             )
@@ -166,7 +158,13 @@ class Plan:
     @property
     def has_error_bars(self) -> bool:
         """Whether the model will give variances of forces, which can be calibrated."""
-        return self.model.posterior != "point" or self._heads() == "joint"
+        return self.model.method.is_random or self._heads() == "joint"
+
+    def _fits(self, prepared: Prepared) -> dict[str, Sequence[Atoms]]:
+        """{what is done after weights are trained: the frames that it reads}."""
+        uses = {"fit the noise": prepared.split.validation} if self.noise else {}
+        parts = {"train": prepared.split.train, "validation": prepared.split.validation}
+        return uses | {f"fit the posterior ({part})": parts[part] for part in self.model.method.reads}
 
     def refuse_seen(self, prepared: Prepared) -> None:
         """Refuse frames that shall measure errors and that the starting network was trained on.
@@ -184,8 +182,8 @@ class Plan:
             key: before.get(key) for key in (*split, "files")
         }
         uses = {"calibrate": prepared.split.calibration}
-        if (self.noise or self.model.posterior == "llpr") and not same:
-            uses["fit the noise"] = prepared.split.validation
+        if not same:
+            uses |= {use: frames for use, frames in self._fits(prepared).items() if frames is prepared.split.validation}
         for use, frames in uses.items():
             known = sum(frame_hash(atoms) in seen for atoms in frames)
             if known:
@@ -199,14 +197,7 @@ class Plan:
 
         raises : DataError; warns : TrainingWarning where forces teach nothing, but energies may
         """
-        uses = {}
-        if self.noise:
-            uses["fit the noise"] = prepared.split.validation
-        if self.model.posterior in LAST_LAYER:
-            uses["make the posterior"] = prepared.split.train
-        if self.model.posterior == "llpr":
-            uses["scale the posterior"] = prepared.split.validation
-        for use, frames in uses.items():
+        for use, frames in self._fits(prepared).items():
             if not any(informing_frames(frames).values()):
                 raise DataError(
                     f"all forces of the {len(frames)} frames that would {use} vanish, as those of perfect crystals and single "

@@ -10,28 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from blipcalc.core.contracts import Posterior
 from blipcalc.core.domain import fit_domain
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError
 from blipcalc.model_file.model import Model, total_seconds
 from blipcalc.model_file.model_file import load, save_model
-from blipcalc.posteriors.blip import BlipPosterior
-from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
-from blipcalc.posteriors.last_layer import LAST_LAYER
-from blipcalc.posteriors.point import PointPosterior
+from blipcalc.posteriors.ensemble import stack_members
 from blipcalc.process import plain_state
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.distributed import Processes
-from blipcalc.training.last_layer_fit import fit_last_layer
 from blipcalc.training.members import Member, train_members
 from blipcalc.training.noise import alpha_distribution, fit_noise
 from blipcalc.training.plan import Plan
 from blipcalc.training.prepare import Prepared, prepare
-from blipcalc.training.weight_curvature import fit_all_weights
 
 
 @plain_state()
@@ -115,32 +108,29 @@ def _assembled(
     asked: Mapping[str, Any],
 ) -> Model:
     """The trained networks as one model, their noise fitted together where that was asked for."""
-    network = members[0].network.cpu()
-    posterior = members[0].gaussian or _posterior(plan.model, network, [member.state() for member in members])
-    noise_figures = fit_figures = alpha = None
-    parts = (prepared.split.train, prepared.split.validation)
-    held_out = labelled_graphs(parts[1], network.cutoff) if plan.model.is_blip else []
+    network, method = members[0].network.cpu(), plan.model.method
+    posterior, noise_figures, fit_figures, alpha = members[0].posterior, None, None, None
     began = time.perf_counter()
-    if plan.model.posterior in LAST_LAYER:
-        graphs = [labelled_graphs(part, network.cutoff) for part in parts]
-        if plan.model.posterior == "laplace" and plan.model.laplace.weights == "all":
-            posterior, fit_figures = fit_all_weights(network, graphs[0], plan.model.laplace, plan.training.device)
-        else:
-            posterior, fit_figures = fit_last_layer(plan.model.posterior, network, *graphs, plan.training.device)
+    if posterior is None:
+        parts = {"train": prepared.split.train, "validation": prepared.split.validation}
+        frames = {part: labelled_graphs(parts[part], network.cutoff) for part in method.reads}
+        networks = stack_members([member.state() for member in members]) if method.is_several else {}
+        posterior, fit_figures = method.fit(network, networks, frames, plan.training.device)
     seconds = round(time.perf_counter() - began)
-    if plan.noise:
-        posterior, noise_figures = fit_noise(network, posterior, held_out, plan.noise, noise_folder)
-    if plan.model.is_blip:
+    if method.has_noise:
+        held_out = labelled_graphs(prepared.split.validation, network.cutoff)
+        if plan.noise:
+            posterior, noise_figures = fit_noise(network, posterior, held_out, plan.noise, noise_folder)
         alpha = alpha_distribution(network, posterior, held_out[:: max(1, len(held_out) // 100)])
     stages = {name: getattr(plan, name) for name in ("model", "training", "warm", "noise")}
     timed = [member.figures for member in members] + ([noise_figures] if noise_figures else [])
-    frames = {frame_hash(a) for a in prepared.split.train + prepared.split.validation}
+    seen = {frame_hash(a) for a in prepared.split.train + prepared.split.validation}
     if plan.start is not None:
-        frames |= set(plan.start.frames.tolist())
+        seen |= set(plan.start.frames.tolist())
     return Model(
         network=network,
         posterior=posterior,
-        surface=plan.model.surface or ("centre" if plan.model.has_centre else "mean"),
+        surface=plan.model.surface or ("centre" if method.has_centre else "mean"),
         training={
             **asked,
             "data": plan.data.model_dump(mode="json") | {"files": prepared.files},
@@ -157,16 +147,6 @@ def _assembled(
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {plan.training.device}",
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         },
-        frames=torch.tensor(sorted(frames)),
+        frames=torch.tensor(sorted(seen)),
         domain=fit_domain(network, prepared.split.train),
     )
-
-
-def _posterior(
-    model_config: ModelConfig, network: nn.Module, states: Sequence[Mapping[str, torch.Tensor]]
-) -> Posterior:
-    noise = BlipPosterior(network.slot_shapes()) if model_config.is_blip else None
-    if model_config.n_members == 1:
-        return noise or PointPosterior()
-    members = stack_members(states)
-    return MixturePosterior(members, noise) if noise else EnsemblePosterior(members)

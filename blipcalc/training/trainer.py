@@ -15,8 +15,8 @@ from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.files.run_folder import Checkpoints, State
-from blipcalc.posteriors.ivon import RESIDUAL, IvonConfig
-from blipcalc.posteriors.swag import SwagConfig
+from blipcalc.posteriors.method import RESIDUAL, PosteriorMethod
+from blipcalc.posteriors.point import Point
 from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, ordered_batches, shuffled_batches
 from blipcalc.training.config import TrainConfig
@@ -31,7 +31,7 @@ from blipcalc.training.validation import residual_rms, validate
 
 #: the seed of noise that is drawn row by row (local reparametrisation)
 ROW_SEED = "noise_seed"
-#: settings that a resumed run may have changed; more epochs too, but for SWAG, whose snapshots are counted from the end
+#: settings that a resumed run may have changed; more epochs too, where the fit of a posterior does not count them
 MAY_CHANGE = {"device", "compile", "checkpoint_every", "patience"}
 #: training frames whose residuals variances of heads start from
 RESIDUAL_FRAMES = 200
@@ -48,7 +48,7 @@ class Trainer:
     config : settings
     folder : run folder; checkpoints, ``log.csv`` and TensorBoard events go there
     order : seed of the order of the batches; that of the settings without it
-    method : SWAG or IVON (:class:`Descent`)
+    method : of the posterior, which may be made on the way
     """
 
     @plain_state()
@@ -60,7 +60,7 @@ class Trainer:
         validation: Sequence[Graph],
         config: TrainConfig,
         folder: str | Path,
-        method: SwagConfig | IvonConfig | None = None,
+        method: PosteriorMethod | None = None,
         order: int | None = None,
     ) -> None:
         self.config, self.posterior, self.folder = config, posterior, Path(folder)
@@ -77,19 +77,20 @@ class Trainer:
             raise ConfigurationError(
                 f"objective={config.objective!r} takes a network with heads={heads!r}, this one has {model.heads!r}"
             )
+        components = 3 * sum(graph.num_nodes for graph in train)
+        ess = components * likelihood_weight(config.objective, RESIDUAL) / (config.forces_weight or 1.0)
+        online = (method or Point()).online(ess)
         self.checkpoints = Checkpoints(
             self.folder,
             run_identity(model, method, train, validation),
             config.model_dump() | {"order": config.seed if order is None else order},
-            MAY_CHANGE if isinstance(method, SwagConfig) else MAY_CHANGE | {"epochs"},
+            MAY_CHANGE if online.counts_epochs else MAY_CHANGE | {"epochs"},
             schema=StoredTraining,
         )
         self.model = model.to(self.device, self.dtype)
         self.train, self.validation = train, validation
         self.scale = float(model.energy_scale)
-        components = 3 * sum(graph.num_nodes for graph in train)
-        ess = components * likelihood_weight(config.objective, RESIDUAL) / (config.forces_weight or 1.0)
-        self.descent = Descent(dict(self.model.named_parameters()), config, method, ess)
+        self.descent = Descent(dict(self.model.named_parameters()), config, online)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.epoch = 0
         self.noise_units: tuple[float, float] | None = None  # known from the step on at which variances are learnt

@@ -40,12 +40,17 @@ SPECIES = {"inputs": "species"}
 
 def from_network(blip, **stages):
     """A BLIP on the trained deterministic network, whose weights stay."""
-    return {"start": "deterministic", "model": SINGLE | {"blip": blip}, "training": {"epochs": 0}, **stages}
+    return {
+        "start": "deterministic",
+        "model": SINGLE | {"posterior_settings": blip},
+        "training": {"epochs": 0},
+        **stages,
+    }
 
 
 def mixture(blip):
     """Two networks of half the epochs, then noise for both together; the networks are shared by these rows."""
-    return {"folder": "mixture", "model": MIXTURE | {"blip": blip}, "warm": MAE | {"epochs": 28},
+    return {"folder": "mixture", "model": MIXTURE | {"posterior_settings": blip}, "warm": MAE | {"epochs": 28},
             "training": {"epochs": 0}, "noise": NOISE}  # fmt: skip
 
 
@@ -57,12 +62,12 @@ ROWS = {
     "BLIP, species": from_network(SPECIES, noise=NOISE),
     "BLIP, neighbourhood": from_network({}, noise=NOISE),
     "BLIP, last block": from_network({"where": "last"}, noise=NOISE),
-    "BLIP, ELBO": {"model": SINGLE | {"blip": SPECIES}, "warm": MAE | {"epochs": 30}, "training": {"epochs": 11}},
-    "BLIP, ELBO, λ × 10": {"model": SINGLE | {"blip": SPECIES}, "warm": MAE | {"epochs": 30},
+    "BLIP, ELBO": {"model": SINGLE | {"posterior_settings": SPECIES}, "warm": MAE | {"epochs": 30}, "training": {"epochs": 11}},
+    "BLIP, ELBO, λ × 10": {"model": SINGLE | {"posterior_settings": SPECIES}, "warm": MAE | {"epochs": 30},
                            "training": {"epochs": 11, "kl_weight": 0.03}},
-    "BLIP, CRPS": {"model": SINGLE | {"blip": SPECIES}, "warm": MAE | {"epochs": 30},
+    "BLIP, CRPS": {"model": SINGLE | {"posterior_settings": SPECIES}, "warm": MAE | {"epochs": 30},
                    "training": {"objective": "crps", "train_draws": 2, "epochs": 6}},
-    "BLIP, paper (local)": {"model": SINGLE | {"blip": {"mode": "local", "bound": "paper", "alpha_prior": 0.1,
+    "BLIP, paper (local)": {"model": SINGLE | {"posterior_settings": {"mode": "local", "bound": "paper", "alpha_prior": 0.1,
                                                         "alpha_initial": 0.01, "detach": True, "inputs": "species"}},
                             "training": {"epochs": 18}},
     "mixture, constant α": mixture({"alpha": "constant"}),

@@ -103,14 +103,17 @@ def alarms(
     """{channel: (breaches (replicas, checks), its level)}."""
     window = round(1e3 / check_fs)
     means = np.array([moving_average(np.log(row), window) for row in fresh])
-    (detector,) = (channel for channel in limits.channels() if isinstance(channel, Evidence))
+    (detector,) = (channel for channel in limits.rules() if isinstance(channel, Evidence))
     found = {
-        "trip": (fresh > limits.trip.value, limits.trip),
-        "smoothed": (np.pad(means > limits.smoothed.value, ((0, 0), (window - 1, 0))), limits.smoothed),
+        "trip": (fresh > limits["trip"].limit.value, limits["trip"].limit),
+        "smoothed": (
+            np.pad(means > limits["smoothed"].limit.value, ((0, 0), (window - 1, 0))),
+            limits["smoothed"].limit,
+        ),
         "evidence": (np.array([evidence(detector, row, k) for k, row in enumerate(fresh)]), None),
     }
     if distances is not None:
-        found["distance"] = (~(distances <= limits.distance.value), limits.distance)
+        found["distance"] = (~(distances <= limits["distance"].limit.value), limits["distance"].limit)
     return found
 
 
@@ -118,7 +121,9 @@ def account(values: np.ndarray, rates: Sequence[float], check_fs: float, distanc
     """A table: limits from the first half of R, and of latent distances (replicas, checks), held against the second half."""
     half = values.shape[1] // 2
     reference, fresh = values[:, :half], values[:, half:]
-    far, fresh_far = (None, None) if distances is None else (list(distances[:, :half]), distances[:, half:])
+    series, fresh_far = {"ratio": list(reference)}, None
+    if distances is not None:
+        series["latent_distance"], fresh_far = list(distances[:, :half]), distances[:, half:]
     total = fresh.size * check_fs / 1e6
 
     def observed(beyond: np.ndarray) -> tuple[tuple[int, float], str]:
@@ -135,7 +140,7 @@ def account(values: np.ndarray, rates: Sequence[float], check_fs: float, distanc
     for rate in rates:
         try:
             limits = fit_limits(
-                list(reference), check_fs, CALIBRATION, {STAND_IN: 1.0}, tolerance=1.0, rate_per_ns=rate, distances=far,
+                series, check_fs, CALIBRATION, {STAND_IN: 1.0}, tolerance=1.0, rate_per_ns=rate, domain_hash="",
             )  # fmt: skip
         except LimitsError as error:
             lines.append(f"| {rate:g} | refused: {error} |  |  |  |  |")
@@ -146,7 +151,7 @@ def account(values: np.ndarray, rates: Sequence[float], check_fs: float, distanc
             found, text = observed(beyond)
             cells = [f"{rate:g}", name]
             if level is None:
-                cells += ["", f"at most {limits.budget_per_ns:.3g}", text, ""]
+                cells += ["", f"at most {limits.rate_per_ns / len(limits.criteria):.3g}", text, ""]
             else:
                 value = np.exp(level.value) if name == "smoothed" else level.value
                 p = same_rate(*found, level.n_beyond, level.exposure)

@@ -11,7 +11,7 @@
 #
 #   cp -r runs/rmd17 runs/constant
 #   examples/reproduce/train_rmd17.sh DATA_FOLDER/rmd17 cpu --folder runs/constant -o runs/constant.blip \
-#       --set model.blip.alpha=constant
+#       --set model.posterior_settings.alpha=constant
 set -euo pipefail
 data=$1 device=${2:-cpu}
 export OMP_NUM_THREADS=1

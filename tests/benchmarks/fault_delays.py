@@ -92,7 +92,7 @@ def guard(limits: Limits, signals: Signals) -> Alarms:
     The checks that evidence is shown, one in so many, fall anywhere: each replica begins with one of its own.
     """
     found = {name: beyond for name, (beyond, _) in alarms(limits, signals.ratio, CHECK, signals.distance).items()}
-    (detector,) = (channel for channel in limits.channels() if isinstance(channel, Evidence))
+    (detector,) = (channel for channel in limits.rules() if isinstance(channel, Evidence))
     found["evidence"] = np.zeros_like(signals.still)
     for k, values in enumerate(signals.ratio):
         begin = k // PER % detector.every
@@ -209,13 +209,12 @@ def reference(
 def limits_of(made: Signals, rate: float) -> Limits:
     """Limits of all four channels for a rate per ns."""
     return fit_limits(
-        list(made.ratio),
+        {"ratio": list(made.ratio), "latent_distance": list(made.distance)},
         CHECK,
         CALIBRATION,
         {STAND_IN: 1.0},
         tolerance=1.0,
         rate_per_ns=rate,
-        distances=list(made.distance),
         domain_hash="",
     )
 
@@ -235,7 +234,10 @@ def control(limits: Limits, others: Callable[[Signals], Alarms], fresh: Signals)
     rows = channels | {"guard together": np.any(list(channels.values()), axis=0)} | others(fresh)
     lines = [f"| {total:.3g} ns without a fault | false halts per ns (95 %) | expected |", "|---|---|---|"]
     of_limits = {name: getattr(limits, name).rate for name in ("trip", "smoothed", "distance")}
-    expected = of_limits | {"evidence": limits.budget_per_ns, "guard together": limits.expected_rate}
+    expected = of_limits | {
+        "evidence": limits.rate_per_ns / len(limits.criteria),
+        "guard together": limits.expected_rate,
+    }
     for name, beyond in rows.items():
         n, at_risk = halts(beyond, CHECK)
         low, high = poisson_interval(n, at_risk)
@@ -263,10 +265,11 @@ def report(replicas: int, reference_ps: int, rate: float) -> str:
             watched[f"{script.name}, {script.size}"] = signals.covered[:, begin:]
     heads = "| fault | size | watched, ps | median, ps (95 %) | P95, ps (95 %) | P95 ≤ 1 ps | missed (95 %) | first seen by |"
     names = "| fault | size | " + " | ".join([*CHANNELS, *OTHERS]) + " |"
+    trip, smoothed, far = (limits[name].limit.value for name in ("trip", "smoothed", "distance"))
     parts = [
         f"{made.ratio.size * CHECK / 1e6:g} ns of reference for at most {rate:g} false halts per ns, {limits.expected_rate:.2g} "
-        f"expected; R and distance remember {limits.inefficiency_ps:.2g} ps; limits: trip {limits.trip.value:.3g}, smoothed "
-        f"{np.exp(limits.smoothed.value):.3g}, distance {limits.distance.value:.3g}; {replicas} replicas of each fault",
+        f"expected; R and distance remember {limits.inefficiency_ps:.2g} ps; limits: trip {trip:.3g}, smoothed "
+        f"{np.exp(smoothed):.3g}, distance {far:.3g}; {replicas} replicas of each fault",
         "\n".join(control(limits, others, fresh)),
         "\n".join([heads, "|---" * 8 + "|", *first]),
         "Median delays in ps, channel by channel, and of other rules:",

@@ -57,10 +57,10 @@ def limits_of(calc: BayesianCalculator) -> Limits:
     replicas = [np.exp(rng.normal(size=4000)) for _ in range(8)]
     far = [1e3 + np.abs(rng.normal(size=4000)) for _ in range(8)]
     found = fit_limits(
-        replicas, STEP * EVERY, calc.calibration, element_quantiles(calc.calibration, 0.95), tolerance=1e3,
-        rate_per_ns=100.0, distances=far, domain_hash=calc.domain.hash,
+        {"ratio": replicas, "latent_distance": far}, STEP * EVERY, calc.calibration,
+        element_quantiles(calc.calibration, 0.95), tolerance=1e3, rate_per_ns=100.0, domain_hash=calc.domain.hash,
     )  # fmt: skip
-    assert found.n_channels == 4, found.notes
+    assert len(found.criteria) == 4, found.notes
     return found
 
 

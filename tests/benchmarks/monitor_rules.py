@@ -192,11 +192,16 @@ def vasp(factor: float, start: float) -> Rule:
 def guard(reference: np.ndarray, rate: float) -> tuple[str, Rule]:
     """The three channels with limits for a rate, fitted to the same reference as a user's are."""
     limits = fit_limits(
-        [np.exp(UNIT * row) for row in reference], 1000.0 / PS, CALIBRATION, {"H": 1.0}, tolerance=1.0, rate_per_ns=rate
+        {"ratio": [np.exp(UNIT * row) for row in reference]},
+        1000.0 / PS,
+        CALIBRATION,
+        {"H": 1.0},
+        tolerance=1.0,
+        rate_per_ns=rate,
     )
-    trip, level = math.log(limits.trip.value) / UNIT, limits.smoothed.value / UNIT
-    _, _, evidence = limits.channels()
-    values, rng = np.array(limits.evidence), np.random.default_rng(0)
+    trip, level = math.log(limits["trip"].limit.value) / UNIT, limits["smoothed"].limit.value / UNIT
+    _, _, evidence = limits.rules()
+    values, rng = np.array(limits["evidence"].references), np.random.default_rng(0)
     detector = sequential(
         lambda: ShiryaevRoberts(evidence.run_length),
         lambda x: log_bet(conformal_p(np.exp(UNIT * x), values, rng)),

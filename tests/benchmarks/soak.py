@@ -87,7 +87,13 @@ def guarded() -> tuple[Atoms, Limits]:
     )  # fmt: skip
     reference = np.random.default_rng(0).uniform(0.5, 1.0, (40, 1000))
     limits = fit_limits(
-        reference, TIMESTEP_FS * EVERY, calibration, {"N": 2.0}, tolerance=5.0, rate_per_ns=100.0, confidence=0.8
+        {"ratio": reference},
+        TIMESTEP_FS * EVERY,
+        calibration,
+        {"N": 2.0},
+        tolerance=5.0,
+        rate_per_ns=100.0,
+        confidence=0.8,
     )
     atoms.calc = BayesianCalculator(Wells(atoms.positions.copy(), calibration))
     return atoms, limits
@@ -119,7 +125,13 @@ def soak(steps: int, folder: Path, leak: Callable[[], Any] | None = None) -> Soa
     growth = np.polyfit(at / steps, memory, 1)[0]
     history = sum(values.nbytes for values in monitor.history.to_dict().values()) / MB
     return Soaked(
-        summary.steps, len(monitor.history), time.perf_counter() - began, memory[-1], growth, history, limits.n_channels
+        summary.steps,
+        len(monitor.history),
+        time.perf_counter() - began,
+        memory[-1],
+        growth,
+        history,
+        len(limits.criteria),
     )
 
 

@@ -61,7 +61,7 @@ def test_it_prints_what_the_reference_carries(made):
         "at R = 1",
         "trip",
         "smoothed",
-        "no evidence channel",
+        "no evidence: ",
         "at most 600 with 80% confidence",
     ):
         assert said in text
@@ -78,9 +78,9 @@ def test_r_is_what_the_calculator_says(made, replicas):
     ]
     predictor = BayesianPredictor.load("rmd17", n_draws=8, surface="centre")
     seen = check_reference(
-        predictor, [frames], interval_fs=INTERVAL, tolerance=0.5, rate_per_ns=200, channels=["trip"], confidence=0.2
+        predictor, [frames], interval_fs=INTERVAL, tolerance=0.5, rate_per_ns=200, criteria=["trip"], confidence=0.2
     )
-    assert seen.trip.value == pytest.approx(max(largest), rel=1e-9)
+    assert seen["trip"].limit.value == pytest.approx(max(largest), rel=1e-9)
 
 
 def test_a_run_is_guarded_by_them(made):

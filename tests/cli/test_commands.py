@@ -135,9 +135,11 @@ def test_errors_are_one_line(trained, monkeypatch, capsys):
 
 def test_settings_from_the_command_line():
     found = sections(
-        ["training.batch_size=5", "model.blip.where=last", "model.sizes={}"], training={}, model={"sizes": 1}
+        ["training.batch_size=5", "model.posterior_settings.where=last", "model.sizes={}"],
+        training={},
+        model={"sizes": 1},
     )
-    assert found == {"training": {"batch_size": 5}, "model": {"sizes": {}, "blip": {"where": "last"}}}
+    assert found == {"training": {"batch_size": 5}, "model": {"sizes": {}, "posterior_settings": {"where": "last"}}}
     for bad in ("batch_size=5", "training.batch_size"):
         with pytest.raises(ConfigurationError, match=r"expected --set|unknown section"):
             sections([bad], training={})
@@ -146,7 +148,7 @@ def test_settings_from_the_command_line():
 
 
 @pytest.mark.parametrize(
-    "setting", ["training.epoch=1", "model.blip.were=last", "model.sizes.feature=8", "data.seed=1"]
+    "setting", ["training.epoch=1", "model.posterior_settings.were=last", "model.sizes.feature=8", "data.seed=1"]
 )
 def test_unknown_settings_name_the_nearest(setting, tmp_path):
     with pytest.raises(BlipcalcError, match="did you mean"):
@@ -358,7 +360,9 @@ def test_compare_puts_models_side_by_side(trained, tmp_path):
     save_model(Model(model.network.backbone, PointPosterior()), point)
     swag = tmp_path / "swag.blip"
     settings = [
-        x for s in (*TINY, "data.calibration=0.4", "data.validation=0.1", "model.swag.rank=3") for x in ("--set", s)
+        x
+        for s in (*TINY, "data.calibration=0.4", "data.validation=0.1", "model.posterior_settings.rank=3")
+        for x in ("--set", s)
     ]
     call(
         "train", FRAMES, "-o", swag, "--energy-unit", "kcal/mol", "--posterior", "swag", "--epochs", 8, "--warm-epochs", 0,

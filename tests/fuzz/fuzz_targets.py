@@ -87,8 +87,8 @@ class Tools:
         self.calibrated = BayesianPredictor(network, self.posterior, calibration=self.calibration, **how)
         self.frames = [self.sound(np.random.default_rng(k)) for k in range(12)]
         self.limits = fit_limits(
-            np.random.default_rng(0).uniform(0.1, 0.5, (40, 200)), 100.0, self.calibration, {"H": 2.0, "C": 2.0, "O": 2.0},
-            tolerance=0.5, rate_per_ns=100.0, confidence=0.8, channels=("trip", "smoothed"),
+            {"ratio": np.random.default_rng(0).uniform(0.1, 0.5, (40, 200))}, 100.0, self.calibration,
+            {"H": 2.0, "C": 2.0, "O": 2.0}, tolerance=0.5, rate_per_ns=100.0, confidence=0.8, criteria=("trip", "smoothed"),
         )  # fmt: skip
         self.folder = folder
         self.files = self._files()
@@ -239,7 +239,7 @@ def runs(source: Source, tools: Tools, folder: Path) -> Any:
 def settings_of_limits(source: Source, tools: Tools, folder: Path) -> Any:
     """Limits from references."""
     sound = {"interval_fs": 100.0, "tolerance": 0.5, "rate_per_ns": 100.0, "level": 0.95, "confidence": 0.8,
-             "channels": ("trip",), "index": ":"}  # fmt: skip
+             "criteria": ("trip",), "index": ":"}  # fmt: skip
     replicas: Any = [tools.frames * 2, [structure(source) for _ in range(2)] if often(source, 20) else tools.frames[:6]]
     if often(source, 10):
         replicas = one(source, ODD)
@@ -251,7 +251,9 @@ def settings_of_limits(source: Source, tools: Tools, folder: Path) -> Any:
         sound.pop("index")
         chosen = settings(source, sound)
         interval = chosen.pop("interval_fs")
-        return json.loads(fit_limits(series, interval, tools.calibration, {"H": 2.0}, **chosen).model_dump_json())
+        return json.loads(
+            fit_limits({"ratio": series}, interval, tools.calibration, {"H": 2.0}, **chosen).model_dump_json()
+        )
     return check_reference(tools.calibrated, replicas, **settings(source, sound)).tolerance
 
 
@@ -298,7 +300,7 @@ def files(source: Source, tools: Tools, folder: Path) -> Any:
         ]
     found = READERS[path.name](path)
     if isinstance(found, Limits):
-        return [found.trip.value, found.smoothed.value, found.tolerance, found.interval_fs]
+        return [found["trip"].limit.value, found["smoothed"].limit.value, found.tolerance, found.interval_fs]
     if isinstance(found, Model):
         return BayesianCalculator(found, n_draws=2, raw=True).get_property("forces", tools.frames[0].copy())
     return len(found) if isinstance(found, list) else None
@@ -317,7 +319,7 @@ COMMANDS = {
     ),
     "check": (
         "a.blip a.traj --tolerance 0.5 --interval-fs 100 --n-draws 2 -o out.json",
-        "--rate --confidence --level --channels --index --surface --dtype",
+        "--rate --confidence --level --criteria --index --surface --dtype",
     ),
     "calibrate": ("a.blip a.npz --n-draws 2 -o out.blip", "--index --energy-unit --energy-key --dtype --device"),
     "evaluate": ("a.blip a.xyz --n-draws 2 -o out", "--index --surface --energy-unit --foreign --dtype --device"),

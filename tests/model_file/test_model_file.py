@@ -442,7 +442,7 @@ def model_hash(tensors: dict[str, Tensor], manifest: dict[str, Any]) -> str:
         "architecture": manifest["architecture"],
         "architecture_config": without_defaults("architecture_config", PaiNNConfig),
         "posterior": manifest["posterior"],
-        "blip": without_defaults("blip", BlipConfig),
+        "posterior_config": without_defaults("posterior_config", BlipConfig),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -636,15 +636,21 @@ POISONS: dict[str, Poison] = {
     "BLIP weights as a point": Poison(lambda g: rehashed(g.tensors, g, posterior="point"), WRONG),
     "BLIP weights as an ensemble": Poison(lambda g: rehashed(g.tensors, g, posterior="ensemble"), WRONG),
     "BLIP weights as a mixture": Poison(lambda g: rehashed(g.tensors, g, posterior="mixture"), WRONG),
-    "BLIP weights without a BLIP": Poison(lambda g: rehashed(g.tensors, g, posterior="point", blip=None), WRONG),
+    "BLIP weights without a BLIP": Poison(
+        lambda g: rehashed(g.tensors, g, posterior="point", posterior_config=None), WRONG
+    ),
     "unknown posterior": Poison(lambda g: rehashed(g.tensors, g, posterior="laplace"), WRONG),
     "members of different number": Poison(_stacked(lambda v: torch.cat([v, v])), WRONG),
     "members without an axis": Poison(_stacked(lambda v: v.sum()), WRONG),
     "no members": Poison(_stacked(lambda v: v[:0]), WRONG),
-    "unknown BLIP setting": Poison(lambda g: rehashed(g.tensors, g, blip=g.manifest["blip"] | {"alfa": 1}), WRONG),
-    "negative alpha": Poison(lambda g: rehashed(g.tensors, g, blip=g.manifest["blip"] | {"alpha_max": -0.1}), WRONG),
+    "unknown BLIP setting": Poison(
+        lambda g: rehashed(g.tensors, g, posterior_config=g.manifest["posterior_config"] | {"alfa": 1}), WRONG
+    ),
+    "negative alpha": Poison(
+        lambda g: rehashed(g.tensors, g, posterior_config=g.manifest["posterior_config"] | {"alpha_max": -0.1}), WRONG
+    ),
     "prior beyond the bound": Poison(
-        lambda g: rehashed(g.tensors, g, blip=g.manifest["blip"] | {"alpha_prior": 9.0}), WRONG
+        lambda g: rehashed(g.tensors, g, posterior_config=g.manifest["posterior_config"] | {"alpha_prior": 9.0}), WRONG
     ),
     # manifest, hashes right
     **{

@@ -142,7 +142,7 @@ def test_many_at_once_are_halted_when_one_by_one_they_are(bench, faulty, quiet, 
         if change is not None:
             delays, signals = changed(change)
         for replica in range(0, REPLICAS, 20):
-            rules = dict(zip(("trip", "smoothed", "evidence", "distance"), limits.channels(), strict=True))
+            rules = dict(zip(("trip", "smoothed", "evidence", "distance"), limits.rules(), strict=True))
             rules["stands still"] = StandsStill()
             found = dict.fromkeys(channels, np.inf)
             for k, (ratio, far) in enumerate(zip(signals.ratio[replica], signals.distance[replica], strict=True)):

@@ -49,7 +49,7 @@ def frames(shift, n, seed, labelled=False):
 def checked(shift, chance, n_labelled=1200):
     replicas = [frames(shift, 400, chance.seed(key)) for key in range(8)]
     return check_reference(
-        Stretchy(), replicas, interval_fs=50.0, tolerance=30.0, rate_per_ns=60.0, channels=("trip",),
+        Stretchy(), replicas, interval_fs=50.0, tolerance=30.0, rate_per_ns=60.0, criteria=("trip",),
         labelled=frames(0.0, n_labelled, chance.seed(99), labelled=True),
     )  # fmt: skip
 

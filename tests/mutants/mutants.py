@@ -347,9 +347,9 @@ MUTANTS = (
     Mutant(
         "memory-not-applied",
         "Limits hand the e-detector every check, whatever the memory of the reference run.",
-        "monitor/limits.py",
-        "Evidence(ratio, np.array(self.evidence), every, length)",
-        "Evidence(ratio, np.array(self.evidence), 1, length)",
+        "monitor/fitted_criteria.py",
+        "Evidence(watch.ratio, np.array(self.references), every, length)",
+        "Evidence(watch.ratio, np.array(self.references), 1, length)",
         ("monitor/test_limits.py",),
     ),
     Mutant(

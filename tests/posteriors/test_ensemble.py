@@ -34,7 +34,7 @@ def test_draws_of_an_ensemble_are_its_members_in_order(make_backbone, molecule):
     members = [make_backbone(seed=seed) for seed in range(4)]
     graph = Graph.from_atoms(molecule, 4.0)
     posterior = ensemble(members)
-    assert posterior.n_members == 4
+    assert posterior.most_draws == 4
     alone = [evaluate(m, Draws(1), graph) for m in members]
     for host in (members[0], members[3]):
         for n in (1, 3, 4):

@@ -10,8 +10,9 @@ import torch
 
 from blipcalc.errors import DrawsError
 from blipcalc.posteriors.gaussian import GaussianPosterior
-from blipcalc.posteriors.ivon import Ivon, IvonConfig
-from blipcalc.posteriors.swag import SwagConfig, SwagMoments
+from blipcalc.posteriors.ivon import IvonConfig, IvonOptimizer
+from blipcalc.posteriors.laplace import LaplaceAll, LaplaceKron
+from blipcalc.posteriors.swag import Swag, SwagConfig, SwagMoments
 
 K = 20_000
 
@@ -56,7 +57,7 @@ def test_parts_that_do_not_fit_are_refused():
         {n: torch.ones_like(p) for n, p in network.named_parameters()},
         {n: torch.ones(4, *p.shape) for n, p in network.named_parameters()},
     )
-    again = GaussianPosterior.restore("swag", network, {}, good.tensors())
+    again = Swag().restore(network, {}, good.tensors())
     assert again.rank == 4
     for name, value in (
         ("std/weight", torch.ones(3)),
@@ -68,7 +69,7 @@ def test_parts_that_do_not_fit_are_refused():
     ):
         tensors = good.tensors() | {name: value}
         with pytest.raises(DrawsError):
-            GaussianPosterior.restore("swag", network, {}, {k: v for k, v in tensors.items() if v is not None})
+            Swag().restore(network, {}, {k: v for k, v in tensors.items() if v is not None})
 
 
 def test_axes_of_their_own_belong_to_those_that_have_them():
@@ -78,9 +79,9 @@ def test_axes_of_their_own_belong_to_those_that_have_them():
     std = {n: torch.ones_like(p) for n, p in network.named_parameters()}
     mean = {n: p.detach() for n, p in network.named_parameters()}
     good = GaussianPosterior("laplace-kron", mean, std, {}, True, *parts).tensors()
-    assert GaussianPosterior.restore("laplace-kron", network, {}, good).left.keys() == shapes.keys()
+    assert LaplaceKron().restore(network, {}, good).left.keys() == shapes.keys()
     with pytest.raises(DrawsError):
-        GaussianPosterior.restore("laplace-all", network, {}, good)
+        LaplaceAll().restore(network, {}, good)
     for name, value in (
         ("left/weight", None),
         ("right/weight", torch.eye(3)[None]),
@@ -89,7 +90,7 @@ def test_axes_of_their_own_belong_to_those_that_have_them():
     ):
         tensors = good | {name: value}
         with pytest.raises(DrawsError):
-            GaussianPosterior.restore("laplace-kron", network, {}, {k: v for k, v in tensors.items() if v is not None})
+            LaplaceKron().restore(network, {}, {k: v for k, v in tensors.items() if v is not None})
 
 
 def snapshots(n, seed=0):
@@ -107,7 +108,7 @@ def test_swag_of_posterior_samples_is_that_posterior(chance):
     moments = SwagMoments(SwagConfig(rank=n // 2))
     for x in points:
         moments.add({"w": torch.tensor(x)})
-    posterior = moments.posterior()
+    posterior = moments.gaussian()
     draws = posterior.draw(2 * n, generator=torch.Generator().manual_seed(chance.seed())).overrides["w"].numpy()
     exact = 0.5 * np.diag(c.diagonal()) + 0.5 * c
     size = np.sqrt(np.outer(c.diagonal(), c.diagonal()))
@@ -121,7 +122,7 @@ def test_swag_keeps_the_last_deviations_from_the_mean_of_their_time():
     moments = SwagMoments(SwagConfig(rank=3))
     for x in points:
         moments.add({"w": torch.tensor(x)})
-    posterior = moments.posterior()
+    posterior = moments.gaussian()
     expected = [points[t] - points[: t + 1].mean(0) for t in (4, 5, 6)]
     np.testing.assert_allclose(posterior.deviations["w"], np.array(expected) / math.sqrt(2 * 2), atol=1e-9)
     again = SwagMoments(SwagConfig(rank=3))
@@ -129,7 +130,7 @@ def test_swag_keeps_the_last_deviations_from_the_mean_of_their_time():
     for m in (moments, again):
         m.add({"w": torch.zeros(3)})
     for part in ("mean", "std", "deviations"):
-        assert torch.equal(getattr(moments.posterior(), part)["w"], getattr(again.posterior(), part)["w"])
+        assert torch.equal(getattr(moments.gaussian(), part)["w"], getattr(again.gaussian(), part)["w"])
 
 
 def test_swag_needs_snapshots():
@@ -137,14 +138,14 @@ def test_swag_needs_snapshots():
     for _ in range(2):
         moments.add({"w": torch.zeros(2)})
     with pytest.raises(DrawsError, match="2 snapshots"):
-        moments.posterior()
+        moments.gaussian()
 
 
 def trained_ivon(curvature, target, config, ess, steps, rate, gradient_noise=0.0, seed=0):
     """IVON on ½ Σ a (θ - b)²."""
     generator = torch.Generator().manual_seed(seed)
     named = {"w": torch.nn.Parameter(torch.zeros_like(target))}
-    optimizer = Ivon([{"params": list(named.values())}], config, ess)
+    optimizer = IvonOptimizer([{"params": list(named.values())}], config, ess)
     for t in range(steps):
         optimizer.param_groups[0]["lr"] = rate * (1 - t / steps)
         theta = optimizer.sample(named, generator)["w"]
@@ -153,7 +154,7 @@ def trained_ivon(curvature, target, config, ess, steps, rate, gradient_noise=0.0
         loss.backward()
         named["w"].grad = theta.grad
         optimizer.step()
-    return optimizer.posterior(named)
+    return optimizer.gaussian(named)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
@@ -183,7 +184,7 @@ def test_ivon_keeps_its_hessian_positive():
 
 def test_ivon_leaves_what_has_no_gradient_alone():
     used, idle = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
-    optimizer = Ivon([{"params": [used, idle]}], IvonConfig(), 10.0)
+    optimizer = IvonOptimizer([{"params": [used, idle]}], IvonConfig(), 10.0)
     samples = optimizer.sample({"used": used, "idle": idle}, torch.Generator().manual_seed(0))
     samples["used"].square().sum().backward()
     used.grad = samples["used"].grad

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from blipcalc.posteriors.gauss_newton import Curvature, Diagonal
 from blipcalc.posteriors.kronecker import Kronecker
-from blipcalc.posteriors.laplace import Curvature, Diagonal
+from blipcalc.posteriors.laplace import laplace_over_all, log_evidence
 
 K = 20_000
 OUTPUTS, FEATURES = 10, 4
@@ -54,7 +55,7 @@ class Toy:
         """The posterior, where its mean and its hyper-parameters agree."""
         w = torch.zeros(OUTPUTS, FEATURES, dtype=torch.float64) + 0.1
         for _ in range(6):
-            posterior, found = self.curvature(structure, w).laplace({"w": w})
+            posterior, found = laplace_over_all("toy", self.curvature(structure, w), {"w": w})
             w, covariance = self.exact(found)
         return posterior, found, w, covariance
 
@@ -98,7 +99,7 @@ def test_the_evidence_is_that_of_the_labels(toy, fitted):
         hyper = dict(zip(keys, (found[k] * f for k, f in zip(keys, factors, strict=True)), strict=True))
         w, _ = small.exact(hyper)
         values = [torch.tensor(hyper[k], dtype=torch.float64) for k in keys]
-        ours = small.curvature(Kronecker(), w).log_evidence({"w": w}, *values)
+        ours = log_evidence(small.curvature(Kronecker(), w), {"w": w}, *values)
         noise = torch.cat([s.square().expand(len(y) // 2) for s in values[:2]])
         labels = torch.distributions.MultivariateNormal(torch.zeros_like(y), noise.diag() + rows @ rows.T / values[2])
         assert float(ours) == pytest.approx(float(labels.log_prob(y)), rel=1e-10)
@@ -107,7 +108,7 @@ def test_the_evidence_is_that_of_the_labels(toy, fitted):
 def test_a_diagonal_is_wrong_where_features_go_together(toy, fitted):
     """Variance of predictions at an x of the data's kind, and at one that none of them is like."""
     posterior, _, mode, covariance = fitted
-    diagonal, _ = toy.curvature(Diagonal(), mode).laplace({"w": mode})
+    diagonal, _ = laplace_over_all("toy", toy.curvature(Diagonal(), mode), {"w": mode})
     x = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0]], dtype=torch.float64)
     rows = toy.jacobian(x).flatten(1)
     exact = (rows @ covariance * rows).sum(dim=1)
@@ -141,6 +142,6 @@ def test_what_nothing_depends_on_keeps_its_prior():
     used = {"v": structure.sums(torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))}
     c = Curvature(structure, sums | used, sums | used, (1.0, 1.0), (5, 5))
     mode = {"w": torch.ones(2, 3, dtype=torch.float64), "v": torch.ones(2, dtype=torch.float64)}
-    posterior, found = c.laplace(mode)
+    posterior, found = laplace_over_all("toy", c, mode)
     torch.testing.assert_close(posterior.std["w"], torch.full((2, 3), found["prior_precision"] ** -0.5).double())
     assert (posterior.std["v"] < posterior.std["w"].min()).all()

@@ -14,7 +14,8 @@ import torch
 from scipy import stats
 
 from blipcalc.errors import ConfigurationError, DrawsError
-from blipcalc.posteriors.last_layer import Gram, LastLayerPosterior, flat, laplace
+from blipcalc.posteriors.laplace import last_layer_laplace
+from blipcalc.posteriors.last_layer import Gram, LastLayerPosterior, flat
 from blipcalc.posteriors.pops import PopsPosterior, corrections, pops
 
 
@@ -28,7 +29,7 @@ def line_on_parabola(n):
     weights = {"last.weight": best[None, :1], "last.bias": best[1:]}
     errors = [values[:n] - energy.T @ best, values[n:] - forces.T @ best]
     sse = [float(error.square().sum()) for error in errors]
-    posterior, found = laplace(weights, Gram(energy @ energy.T, forces @ forces.T, *sse, n, n))
+    posterior, found = last_layer_laplace(weights, Gram(energy @ energy.T, forces @ forces.T, *sse, n, n))
     noise = found["noise_energy"], found["noise_forces"]
     return posterior, list(zip((energy, forces), errors, noise, strict=True))
 

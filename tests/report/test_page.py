@@ -260,7 +260,7 @@ def test_limits_must_be_those_of_the_run(tmp_path):
     rng = np.random.default_rng(0)
     replicas = [np.exp(rng.normal(-3.0, 0.1, 4000)) for _ in range(40)]
     limits = fit_limits(
-        replicas, 5.0, CALIBRATION, {"N": 2.5, "O": 5.0}, tolerance=40.0, rate_per_ns=20.0, channels=["trip"]
+        {"ratio": replicas}, 5.0, CALIBRATION, {"N": 2.5, "O": 5.0}, tolerance=40.0, rate_per_ns=20.0, criteria=["trip"]
     )
     run(tmp_path / "plain", cube(calibration=CALIBRATION), threshold=None, tolerance=40.0)
     with pytest.raises(LimitsError, match="guarded by no limits"):
@@ -269,7 +269,7 @@ def test_limits_must_be_those_of_the_run(tmp_path):
     run(tmp_path / "run", cube(calibration=CALIBRATION), threshold=None, every=None, limits=tmp_path / "limits.json")
     page = Page(write_report(tmp_path / "run", limits=tmp_path / "limits.json"))
     assert isinstance(limits, Limits)
-    of_n = limits.trip.value * 40.0 / 2.5
+    of_n = limits["trip"].limit.value * 40.0 / 2.5
     assert f"N {of_n:.4g}, O {of_n / 2:.4g} eV/Å" in page.text
     assert "at most 20 false halts per ns" in page.text
 

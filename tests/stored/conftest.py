@@ -185,8 +185,8 @@ def cube(calibration: Calibration) -> Atoms:
 def _limits() -> Limits:
     rng = np.random.default_rng(0)
     replicas = [np.exp(rng.normal(-3.0, 0.1, 4000)) for _ in range(40)]
-    settings = {"tolerance": 40.0, "rate_per_ns": 20.0, "channels": ["trip", "smoothed"]}
-    return fit_limits(replicas, 5.0, calibration_of(), {"N": 2.5, "O": 5.0}, **settings)
+    settings = {"tolerance": 40.0, "rate_per_ns": 20.0, "criteria": ["trip", "smoothed"]}
+    return fit_limits({"ratio": replicas}, 5.0, calibration_of(), {"N": 2.5, "O": 5.0}, **settings)
 
 
 def _history(path: Path) -> dict[str, np.ndarray]:

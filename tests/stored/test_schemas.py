@@ -45,6 +45,7 @@ def changed(said, path, value):
     *way, last = path.split(".")
     for key in way:
         part = part[int(key) if isinstance(part, list) else key]
+    last = int(last) if isinstance(part, list) else last
     if value is MINUS:
         part[last] = -part[last]
     elif value is DROP:
@@ -75,31 +76,33 @@ def changed(said, path, value):
         ("rate_per_ns", 0, "rate_per_ns: .*greater than 0"),
         ("n_replicas", 0, "n_replicas: .*greater than or equal to 1"),
         ("n_replicas", 1.5, "n_replicas: .*valid integer"),
-        ("evidence", [0.1, -0.1], r"evidence\.1: .*greater than 0"),
-        ("trip", None, "at least one channel: limits without any"),
-        ("trip.value", MINUS, "expected limits > 0 on R"),
-        ("trip.rate", MINUS, "rates ≥ 0"),
-        ("trip.n_blocks", 0, "no more blocks beyond than there are"),
-        ("trip.confidence", 1.0, "confidence between 0 and 1"),
-        ("trip.valeu", 1.0, r"unknown setting 'trip\.valeu'; did you mean 'value'\?"),
-        ("smoothed.value", None, r"smoothed\.value: .*valid number"),
-        ("warning", None, "limit for warnings beside"),
+        (
+            "criteria.0",
+            {"name": "evidence", "references": [0.1, -0.1], "rate_per_ns": 1.0},
+            r"references\.1: .*greater than 0",
+        ),
+        ("criteria.0", {"name": "none"}, r"unknown criterion 'none'.*once that package is installed"),
+        ("criteria.0", {"limit": 1.0}, "expected a criterion with its name"),
+        ("criteria.0.name", "smoothed", "warning: Field required"),
+        ("criteria", [], "at least 1"),
+        ("criteria.0.limit.value", MINUS, "expected a limit > 0"),
+        ("criteria.0.limit.rate", MINUS, "rates ≥ 0"),
+        ("criteria.0.limit.n_blocks", 0, "no more blocks beyond than there are"),
+        ("criteria.0.limit.confidence", 1.0, "confidence between 0 and 1"),
+        ("criteria.0.limit.valeu", 1.0, r"unknown setting 'limit\.valeu'; did you mean 'value'\?"),
+        ("criteria.1.limit.value", None, r"limit\.value: .*valid number"),
+        ("criteria.1.warning", None, "warning: .*"),
         ("tolerence", 0.5, r"unknown setting 'tolerence'; did you mean 'tolerance'\?"),
         ("identity.sed", 0, r"unknown setting 'identity\.sed'; did you mean 'seed'\?"),
     ],
 )
 def test_limits_that_cannot_be_are_refused_though_their_seal_is_right(written, tmp_path, path, value, said):
     whole = read_json(written["limits"].files[0], LIMITS)
-    write_json(tmp_path / "limits.json", LIMITS, changed(whole, path, value) if path != "trip" else none_of(whole))
+    write_json(tmp_path / "limits.json", LIMITS, changed(whole, path, value))
     with pytest.raises(LimitsError, match=said):
         Limits.load(tmp_path / "limits.json")
     with pytest.raises(LimitsError, match=said):
         UncertaintyMonitor(None, limits=tmp_path / "limits.json")
-
-
-def none_of(whole):
-    """Limits without a channel."""
-    return whole | dict.fromkeys(("trip", "smoothed", "warning", "distance")) | {"evidence": []}
 
 
 def test_limits_are_refused_where_they_are_made_too(limits):

@@ -13,6 +13,7 @@ from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.errors import CalibrationError, ConfigurationError
 from blipcalc.model_file.model_file import load, save_model
+from blipcalc.posteriors.stored import n_networks
 from blipcalc.training.train import train
 
 JOINT = {"heads": {"predict": "joint"}}
@@ -171,7 +172,7 @@ def test_each_network_starts_from_its_own(small, no_events, tmp_path):
     moved = joint(small, tmp_path, "g", model={"posterior": "ensemble"}, training={"epochs": 1}, **start)
     noise = {"model": {"posterior": "mixture"}, "training": {"epochs": 0}, "noise": {"epochs": 1, "batch_size": 4}}
     mixture = joint(small, tmp_path, "m", **noise, **start)
-    assert again.posterior.n_members == mixture.posterior.n_members == 3
+    assert n_networks(again.posterior) == n_networks(mixture.posterior) == 3
     for name, value in first.posterior.members.items():
         torch.testing.assert_close(again.posterior.members[name], value, rtol=1e-5, atol=1e-7)
         assert (mixture.posterior.members[f"backbone.{name}"] == value).all(), name

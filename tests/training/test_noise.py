@@ -306,7 +306,7 @@ def test_a_run_folder_belongs_to_one_network(small, no_events, tmp_path):
     train(small.ETHANOL, tmp_path / "a.blip", model=model, **stages, **folder)
     others = [
         {"model": model | {"sizes": small.SIZES | {"cutoff": 3.0}}},
-        {"model": model | {"blip": {"alpha_prior": 0.03}}},
+        {"model": model | {"posterior_settings": {"alpha_prior": 0.03}}},
         {"model": model, "warm": {"epochs": 2, "batch_size": 5}},
     ]
     again = train(small.ETHANOL, tmp_path / "b.blip", model=model, **stages, **folder)
@@ -334,7 +334,7 @@ def test_without_settings_a_mixture_gets_the_recipe(small, no_events, monkeypatc
     monkeypatch.setattr(run, "train_members", members)
     with pytest.raises(KeyboardInterrupt):
         train(small.ETHANOL, tmp_path / "x.blip", data={"energy_unit": "kcal/mol"})
-    assert (asked["model"].posterior, asked["model"].blip.inputs) == ("mixture", "neighbourhood")
+    assert (asked["model"].posterior, asked["model"].method.settings.inputs) == ("mixture", "neighbourhood")
     assert (asked["warm"].epochs, asked["training"].epochs) == (100, 0)
     assert asked["noise"] == NoiseConfig()
     with pytest.raises(KeyboardInterrupt):

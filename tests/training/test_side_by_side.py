@@ -8,6 +8,7 @@ import torch
 from blipcalc.errors import ConfigurationError
 from blipcalc.model_file.model_file import load
 from blipcalc.posteriors.point import PointPosterior
+from blipcalc.posteriors.stored import n_networks
 from blipcalc.training.batches import labelled_graphs
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.side_by_side import fit_side_by_side
@@ -101,7 +102,7 @@ def test_from_files_to_a_model(small, no_events, tmp_path, posterior):
         model = sizes | {"together": together}
         train(small.ETHANOL, tmp_path / f"{name}.blip", data=data, model=model, folder=tmp_path / name, **stages)
     one, other = (load(tmp_path / f"{name}.blip") for name in ("a", "b"))
-    assert one.posterior.n_members == other.posterior.n_members == 2
+    assert n_networks(one.posterior) == n_networks(other.posterior) == 2
     # the first one has the batches that it would have alone; the others have those of the first
     for name, value in one.posterior.members.items():
         if "inference" not in name:

@@ -27,7 +27,7 @@ from blipcalc.training.config import TrainConfig
 from blipcalc.training.logs import RunLog
 
 pytestmark = pytest.mark.usefixtures("no_events")
-SCRIPT = Path(__file__).with_name("small_run.py")
+SCRIPT = Path(__file__).parents[1] / "small_run.py"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
 

@@ -10,12 +10,13 @@ from blipcalc import BayesianCalculator
 from blipcalc.errors import ConfigurationError, SchemaError
 from blipcalc.files.safetensors_file import read_sealed, write_sealed
 from blipcalc.model_file.model_file import load
-from blipcalc.posteriors.ivon import IvonConfig
-from blipcalc.posteriors.swag import SwagConfig
+from blipcalc.posteriors.ivon import Ivon
+from blipcalc.posteriors.swag import Swag
 from blipcalc.training.train import train
 from blipcalc.training.trainer import Trainer
 
-METHODS = {"swag": SwagConfig(start=0.3, rank=3), "ivon": IvonConfig(ess=1e4)}
+SETTINGS = {"swag": {"start": 0.3, "rank": 3}, "ivon": {"ess": 1e4}}
+METHODS = {"swag": Swag(SETTINGS["swag"]), "ivon": Ivon(SETTINGS["ivon"])}
 
 
 def run(small, folder, method, **settings):
@@ -39,12 +40,12 @@ def test_a_run_that_stops_and_goes_on_is_the_run_that_does_not(small, no_events,
     broken.fit()
     again = run(small, tmp_path / "b", method)
     again.fit()
-    once, twice = whole.descent.gaussian, again.descent.gaussian
+    once, twice = whole.descent.posterior, again.descent.posterior
     assert equal(once, twice)
     # draws take their random numbers in the order of the parameters, whatever the order in a checkpoint
     for a, b in (
-        (whole.descent.gaussian.mean, again.descent.gaussian.mean),
-        (whole.descent.gaussian.std, again.descent.gaussian.std),
+        (whole.descent.posterior.mean, again.descent.posterior.mean),
+        (whole.descent.posterior.std, again.descent.posterior.std),
     ):
         assert list(a) == list(b) == [name for name, _ in whole.model.named_parameters()]
     for (name, p), q in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
@@ -62,9 +63,9 @@ def test_swag_takes_its_snapshots_at_a_constant_rate(small, no_events, tmp_path)
     trainer = run(small, tmp_path, "swag")
     trainer.fit()
     rates = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)["lr"]
-    assert trainer.descent.swag.count == 5  # epochs 2 to 6 of 6, after 0.3 of them
+    assert trainer.descent.online.count == 5  # epochs 2 to 6 of 6, after 0.3 of them
     np.testing.assert_allclose(rates[2:], 0.2 * trainer.config.learning_rate)
-    assert trainer.descent.gaussian.rank == 3
+    assert trainer.descent.posterior.rank == 3
 
 
 @pytest.mark.parametrize("posterior", METHODS)
@@ -73,7 +74,7 @@ def test_from_files_to_error_bars(small, no_events, tmp_path, posterior):
         small.ETHANOL,
         tmp_path / "a.blip",
         data={"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0},
-        model={"posterior": posterior, "sizes": small.SIZES, posterior: METHODS[posterior]},
+        model={"posterior": posterior, "sizes": small.SIZES, "posterior_settings": SETTINGS[posterior]},
         training={"epochs": 8, "batch_size": 4},
         folder=tmp_path / "run",
     )
@@ -117,15 +118,15 @@ def test_ivon_sees_whole_gradients(small, no_events, tmp_path):
         pair = [run(small, tmp_path / f"{method}-{i}", method, **rate) for i, rate in enumerate(rates)]
         for trainer in pair:
             trainer.fit()
-        ends.append([t.descent.gaussian for t in pair])
+        ends.append([t.descent.posterior for t in pair])
     assert equal(*ends[0])
     assert not equal(*ends[1])
 
 
 def test_ivon_weighs_the_data_by_the_likelihood_of_the_objective(small, no_events, tmp_path):
-    method = IvonConfig()
+    method = Ivon()
     for objective, per_component in (("mae", 1 / 0.02), ("mse", 0.5 / 0.02**2), ("gaussian_nll", 1.0)):
         plain = small.build(tmp_path / objective, small.pairs(12), small.pairs(4, seed=1), objective=objective)
         parts = plain.model, plain.posterior, plain.train, plain.validation, plain.config, plain.folder
         components = 3 * sum(graph.num_nodes for graph in plain.train)
-        assert Trainer(*parts, method).descent.ivon.ess == pytest.approx(components * per_component)
+        assert Trainer(*parts, method).descent.online.ess == pytest.approx(components * per_component)

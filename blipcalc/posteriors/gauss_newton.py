@@ -1,9 +1,21 @@
-"""One pass over labelled data for the Gauss-Newton matrix of energies and forces, in the form that is kept of it."""
+"""The Gauss-Newton matrix of energies and forces over all weights of a network, in a form that can be kept.
+
+    G = σ_E⁻² Σ_E vec J vec Jᵀ + σ_F⁻² Σ_F vec J vec Jᵀ
+
+| symbol | variable |
+|---|---|
+| J, the derivative of one energy or force component by the weights | ``jacobian``, of one tensor of weights |
+| form of G | :class:`Structure`: its diagonal (:class:`Diagonal`), or :class:`~blipcalc.posteriors.kronecker.Kronecker` |
+
+Energies and forces are summed apart, since their noise is known last.  (Schraudolph 2002, Neural Computation 14, 1723.)
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,28 +23,66 @@ from tqdm import tqdm
 
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
-from blipcalc.posteriors.gaussian import GaussianPosterior
-from blipcalc.posteriors.kronecker import Kronecker
-from blipcalc.posteriors.laplace import Curvature, Diagonal, LaplaceConfig, Structure
-from blipcalc.process import plain_state
 
 #: outputs differentiated at once; each takes as much memory as the weights
 CHUNK = 32
-#: by their names in the settings
-STRUCTURES: dict[str, Structure] = {"diagonal": Diagonal(), "kronecker": Kronecker()}
 
 
-@plain_state()
-def fit_all_weights(
-    network: nn.Module,
-    train: Sequence[Graph],
-    config: LaplaceConfig,
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float64,
-) -> tuple[GaussianPosterior, dict[str, float]]:
-    """The Laplace posterior over all weights of a trained network, and the figures of its fit."""
-    mode = {name: value.detach().cpu().clone() for name, value in network.named_parameters()}
-    return curvature(network, train, STRUCTURES[config.structure], device, dtype).laplace(mode)
+class Eigen(NamedTuple):
+    """A block of G in its own axes.
+
+    values : (B, m, n), or the shape of the weights: its eigenvalues
+    left, right : (B, m, m) U and (B, n, n) V of the axes U ⊗ V; None where they are those of the weights
+    """
+
+    values: Tensor
+    left: Tensor | None = None
+    right: Tensor | None = None
+
+
+class Structure(Protocol):
+    """What is kept of a block of G, the one of a tensor of weights."""
+
+    def sums(self, jacobian: Tensor) -> tuple[Tensor, ...]:
+        """Sums over O outputs of their derivatives (O, *shape), to be added up over the data, float64."""
+        ...
+
+    def eigen(self, sums: tuple[Tensor, ...]) -> Eigen:
+        """The block that stands for such sums."""
+        ...
+
+
+class Diagonal:
+    """G_kk alone."""
+
+    def sums(self, jacobian: Tensor) -> tuple[Tensor, ...]:
+        """Squares."""
+        return (jacobian.square().sum(dim=0),)
+
+    def eigen(self, sums: tuple[Tensor, ...]) -> Eigen:
+        """As they are."""
+        return Eigen(sums[0])
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What one pass over the data leaves: sums of products of derivatives by the weights, and squared residuals.
+
+    structure : which sums
+    energy, forces : {parameter: sums over energies} eV² and {parameter: sums over force components} (eV/Å)²
+    sse, n : squared residuals (eV², (eV/Å)²), and numbers of energies and force components
+    """
+
+    structure: Structure
+    energy: Mapping[str, tuple[Tensor, ...]]
+    forces: Mapping[str, tuple[Tensor, ...]]
+    sse: tuple[float, float]
+    n: tuple[int, int]
+
+    def block(self, name: str, noise_energy: Tensor | float, noise_forces: Tensor | float) -> Eigen:
+        """The block of G of one parameter, for σ_E (eV) and σ_F (eV/Å)."""
+        pairs = zip(self.energy[name], self.forces[name], strict=True)
+        return self.structure.eigen(tuple(e / noise_energy**2 + f / noise_forces**2 for e, f in pairs))
 
 
 def curvature(

@@ -1,4 +1,4 @@
-"""Fits of posteriors over the last layers: one pass over data, no retraining.
+"""Derivatives of energies and forces by the weights of the last layers: one pass over data.
 
 The energy is linear in the last weights w: φ = ∂E/∂w takes no more than the network below them, and J = -∂φ/∂r one pass
 forward for each coordinate of a structure, however many weights there are.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,65 +16,11 @@ from tqdm import tqdm
 from blipcalc.core.contracts import Draws
 from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph, GraphTensors
-from blipcalc.posteriors.last_layer import (
-    Gram,
-    LastLayerPosterior,
-    best_alpha,
-    flat,
-    laplace,
-    last_weights,
-    llpr,
-    rescaled,
-)
-from blipcalc.posteriors.pops import PopsPosterior, pops
-from blipcalc.process import plain_state
+from blipcalc.posteriors.last_layer import Gram, flat, last_weights
 
 Features = Callable[[Tensor], Tensor]
 #: of a structure, see :func:`jacobians`
 Outputs = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]
-
-
-@plain_state()
-def fit_last_layer(
-    name: str, network: nn.Module, train: Sequence[Graph], validation: Sequence[Graph], device: str = "cpu"
-) -> tuple[LastLayerPosterior | PopsPosterior, dict[str, Any]]:
-    """The posterior of a trained network, ``laplace``, ``llpr`` or ``pops``, and the figures of its fit.
-
-    train : labelled graphs that the curvature, and the box of POPS, come from; validation : those that α of LLPR comes from
-
-    For POPS, which goes over them three times, the derivatives of all labels stay in memory: 8 P bytes for each of them.
-    """
-    weights = last_weights(network)
-    outputs: Iterable[Outputs] = jacobians(network, train, device)
-    if name == "pops":
-        outputs = list(outputs)
-    gram = accumulate(outputs)
-    if name == "llpr":
-        return _scaled(llpr(weights, gram), network, validation, device)
-    posterior, figures = laplace(weights, gram)
-    if name == "laplace":
-        return posterior, figures
-    noise = figures["noise_energy"], figures["noise_forces"]
-    labels = [
-        (of_label.flatten(1), error.flatten(), sigma)
-        for *errors, of_structure in outputs
-        for of_label, error, sigma in zip(of_structure, errors, noise, strict=True)
-    ]
-    return pops(posterior, labels), figures
-
-
-def _scaled(
-    posterior: LastLayerPosterior, network: nn.Module, validation: Sequence[Graph], device: str
-) -> tuple[LastLayerPosterior, dict[str, Any]]:
-    """LLPR with the α of best likelihood on the forces of validation."""
-    errors, variances = [], []
-    for energy, forces, jacobian in jacobians(network, validation, device):
-        del energy
-        spread = jacobian[1].flatten(1).T @ posterior.factor  # rows: force components
-        errors.append(forces.flatten())
-        variances.append(spread.square().sum(dim=1))
-    alpha = best_alpha(torch.cat(errors), torch.cat(variances))
-    return rescaled(posterior, alpha), {"alpha": alpha}
 
 
 def accumulate(outputs: Iterable[Outputs]) -> Gram:

@@ -32,7 +32,7 @@ from blipcalc.training.config import TrainConfig
 from blipcalc.training.distributed import Processes
 from blipcalc.training.trainer import Trainer
 
-ETHANOL = Path(__file__).parents[1] / "data" / "rmd17_ethanol_30.npz"
+ETHANOL = Path(__file__).parent / "data" / "rmd17_ethanol_30.npz"
 SIZES = {"features": 8, "interactions": 1, "n_radial": 6, "cutoff": 4.0}
 RUN = {"epochs": 5, "batch_size": 4, "warmup_steps": 2, "learning_rate": 5e-3, "seed": 7, "inference_rate": 3.0}
 

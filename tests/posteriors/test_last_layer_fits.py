@@ -22,19 +22,11 @@ from blipcalc.files.safetensors_file import read_sealed, write_sealed
 from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.build import build_model
 from blipcalc.posteriors.blip import bayesianize
-from blipcalc.posteriors.last_layer import (
-    best_alpha,
-    flat,
-    laplace,
-    last_weights,
-    llpr,
-    rescaled,
-    with_rows,
-)
-from blipcalc.posteriors.pops import LEVERAGE
-from blipcalc.registries import POSTERIORS
-from blipcalc.training.config import ModelConfig
-from blipcalc.training.last_layer_fit import accumulate, fit_last_layer, jacobians
+from blipcalc.posteriors.laplace import Laplace, last_layer_laplace
+from blipcalc.posteriors.last_layer import flat, last_weights, with_rows
+from blipcalc.posteriors.last_layer_jacobians import accumulate, jacobians
+from blipcalc.posteriors.llpr import Llpr, best_alpha, llpr, rescaled
+from blipcalc.posteriors.pops import LEVERAGE, Pops
 from blipcalc.training.train import train
 
 SIZES = {
@@ -137,7 +129,7 @@ def test_laplace_is_bayesian_linear_regression(name):
         torch.zeros(len(y), dtype=y.dtype), a @ a.T / tau + noise.square().diag()
     )
     assert float(gram.log_evidence(mode, sigma_e, sigma_f, tau)) == pytest.approx(float(exact.log_prob(y)), rel=1e-8)
-    posterior, found = laplace(last_weights(model), gram)
+    posterior, found = last_layer_laplace(last_weights(model), gram)
     # the truth lies within the posterior, and noise is found again: a chi-square of 60, and of 540, degrees of freedom
     assert found["noise_energy"] == pytest.approx(NOISE[0], rel=4 / math.sqrt(2 * 60))
     assert found["noise_forces"] == pytest.approx(NOISE[1], rel=4 / math.sqrt(2 * 540))
@@ -156,7 +148,7 @@ def test_laplace_is_bayesian_linear_regression(name):
 def test_draws_have_the_exact_variance_and_their_middle_is_the_network(name, chance):
     model = network(name)
     graphs, _ = labelled(model, 40)
-    posterior, _ = fit_last_layer("laplace", model, graphs, [])
+    posterior, _ = Laplace().fit(model, {}, {"train": graphs})
     k = chance.times(4000)
     test = graphs[0]
     e, f, _, _ = design(model, [test])
@@ -176,7 +168,7 @@ def test_llpr_has_unit_mean_square_on_the_frames_it_is_scaled_on():
     model = network()
     train_graphs, truth = labelled(model, 40)
     held_out, _ = labelled(model, 20, seed=1, truth=truth)
-    posterior, figures = fit_last_layer("llpr", model, train_graphs, held_out)
+    posterior, figures = Llpr().fit(model, {}, {"train": train_graphs, "validation": held_out})
     _, f, _, yf = design(model, held_out)
     covariance = posterior.factor @ posterior.factor.T
     z2 = (yf - f @ flat(posterior.weights)).square() / (f @ covariance @ f.T).diagonal()
@@ -194,7 +186,7 @@ def test_llpr_has_unit_mean_square_on_the_frames_it_is_scaled_on():
 def test_the_box_of_pops_reaches_every_label_that_a_network_is_fitted_to(name):
     model = network(name)
     graphs, _ = labelled(model, 20)
-    posterior, figures = fit_last_layer("pops", model, graphs, [])
+    posterior, figures = Pops().fit(model, {}, {"train": graphs})
     e, f, ye, yf = design(model, graphs)
     rows, y = torch.cat([e, f]), torch.cat([ye, yf])
     along = rows @ posterior.axes
@@ -221,7 +213,7 @@ def test_the_box_of_pops_reaches_every_label_that_a_network_is_fitted_to(name):
 
 def test_draws_are_repeatable_and_do_not_know_their_number():
     model = network()
-    posterior, _ = fit_last_layer("laplace", model, labelled(model, 20)[0], [])
+    posterior, _ = Laplace().fit(model, {}, {"train": labelled(model, 20)[0]})
     a, b = (posterior.draw(k, generator=torch.Generator().manual_seed(3)) for k in (2, 5))
     for key, value in a.overrides.items():
         assert torch.equal(value, b.overrides[key][:2])
@@ -231,7 +223,7 @@ def test_draws_are_repeatable_and_do_not_know_their_number():
 def test_heads_for_variances_stay_as_they_are():
     """Only the row of the energy is drawn."""
     model = network(heads={"predict": "joint"})
-    posterior, _ = fit_last_layer("laplace", model, labelled(model, 20)[0], [])
+    posterior, _ = Laplace().fit(model, {}, {"train": labelled(model, 20)[0]})
     draws = posterior.draw(3, generator=torch.Generator().manual_seed(0))
     weight = draws.overrides["readout_outer.weight"]
     assert torch.equal(weight[:, 1:], model.readout_outer.weight[1:].expand(3, -1, -1))
@@ -243,13 +235,6 @@ def test_heads_for_variances_stay_as_they_are():
 def test_a_network_without_last_layers_is_refused():
     with pytest.raises(ConfigurationError, match="last layers"):
         last_weights(bayesianize(network()))
-
-
-@pytest.mark.parametrize("posterior", ["llpr", "pops"])
-def test_all_weights_belong_to_laplace(posterior):
-    with pytest.raises(ConfigurationError, match="belongs to laplace"):
-        ModelConfig.of({"posterior": posterior, "laplace": {"weights": "all"}})
-    ModelConfig.of({"posterior": "laplace", "laplace": {"weights": "all"}})
 
 
 def test_too_few_data_are_named():
@@ -275,7 +260,7 @@ def test_from_files_through_a_model_file_to_error_bars(small, no_events, tmp_pat
         assert torch.equal(a, b), key
     loaded = load(tmp_path / "a.blip")
     assert (loaded.hash, loaded.surface, loaded.posterior.name) == (made.hash, "centre", name)
-    assert isinstance(loaded.posterior, POSTERIORS[name])
+    assert type(loaded.posterior) is type(made.posterior)
     kept = made.posterior.tensors()
     for key, value in loaded.posterior.tensors().items():
         assert torch.equal(value, kept[key])

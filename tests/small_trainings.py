@@ -1,4 +1,4 @@
-"""Small runs for all tests of training."""
+"""Fixtures of small trainings."""
 
 from __future__ import annotations
 
