@@ -22,7 +22,7 @@ from blipcalc.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Registry:
-    """Classes of one kind; the module of each is imported when it is asked for.
+    """Classes, or functions, of one kind; the module of each is imported when it is asked for.
 
     kind : a word for one of them, such as ``model``
     group : of the entry points
@@ -42,12 +42,26 @@ class Registry:
         """All of them, our own first."""
         return [*self.own, *sorted(self.places.keys() - self.own.keys())]
 
-    def __getitem__(self, name: str) -> Any:
-        """The class of a name.
+    def package(self, name: str) -> str:
+        """Name and version of the distribution that adds one, which a file keeps; empty for our own."""
+        found = [entry.dist for entry in entry_points(group=self.group, name=name) if name not in self.own]
+        return f"{found[0].name} {found[0].version}" if found and found[0] is not None else ""
 
+    def __getitem__(self, name: str) -> Any:
+        """The class or function of a name; raises :class:`ConfigurationError` for an unknown one."""
+        return self.get(name)
+
+    def get(self, name: str, package: str = "") -> Any:
+        """The class or function of a name.
+
+        package : that it came from, as a file says; see :meth:`package`
         raises : ConfigurationError for an unknown name
         """
         if name not in self.places:
+            if package:
+                raise ConfigurationError(
+                    f"the {self.kind} {name!r} is of {package}, which is not installed: install it"
+                )
             near = get_close_matches(str(name).lower(), self.places, n=1, cutoff=0.0)
             raise ConfigurationError(
                 f"unknown {self.kind} {name!r}; did you mean {near[0]!r}? Known: {', '.join(sorted(self.places))}. One of "
@@ -57,14 +71,23 @@ class Registry:
         return getattr(importlib.import_module(module), attribute)
 
     def words(self, name: str) -> str:
-        """First line of the docstring of a class, read from its file; the module is not imported, so that help is fast."""
+        """First line of the docstring of one, read from its file; the module is not imported, so that help is fast."""
         module, _, attribute = self.places[name].partition(":")
-        found = importlib.util.find_spec(module)
-        if found is None or found.origin is None:
+        source = _source_of(module)
+        if source is None:
             return ""
-        tree = ast.parse(Path(found.origin).read_text(encoding="utf-8"))
-        classes = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == attribute)
-        return next((ast.get_docstring(node) or "" for node in classes), "").partition("\n")[0]
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        found_here = (node for node in tree.body if isinstance(node, kinds) and node.name == attribute)
+        return next((ast.get_docstring(node) or "" for node in found_here), "").partition("\n")[0]
+
+    def help(self) -> str:
+        """Every name with its words, a paragraph each, for the help of a command."""
+        lines = []
+        for name in self.names():
+            words = self.words(name).replace("`", "").rstrip(".")
+            lines.append(words if words.startswith(name) else f"{name}: {words}" if words else name)
+        return "\n\n".join(lines)
 
     def name_of(self, cls: type) -> str:
         """The name under which a class is registered.
@@ -79,6 +102,17 @@ class Registry:
             f"{place.replace(':', '.')} is not a registered {self.kind}; known: {', '.join(sorted(self.places))}. Register it by "
             f"an entry point in {self.group!r}"
         )
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module, without an import of the packages around it; None where there is no source."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin) if not rest else Path(spec.origin).parent.joinpath(*rest).with_suffix(".py")
+    path = path if path.is_file() else path.with_suffix("") / "__init__.py"
+    return path if path.is_file() else None
 
 
 MODELS = Registry(
@@ -120,5 +154,23 @@ CRITERIA = Registry(
         "smoothed": "blipcalc.monitor.fitted_criteria:FittedSmoothed",
         "evidence": "blipcalc.monitor.fitted_criteria:FittedEvidence",
         "distance": "blipcalc.monitor.fitted_criteria:FittedDistance",
+    },
+)
+
+#: what can be averaged over the frames of a run
+OBSERVABLES = Registry(
+    "observable",
+    "blipcalc.properties",
+    {
+        "energy": "blipcalc.averages.named_observables:named_energy",
+        "energy_per_atom": "blipcalc.averages.named_observables:named_energy_per_atom",
+        "volume": "blipcalc.averages.named_observables:named_volume",
+        "density": "blipcalc.averages.named_observables:named_density",
+        "distance": "blipcalc.averages.named_observables:named_distance",
+        "angle": "blipcalc.averages.named_observables:named_angle",
+        "distribution": "blipcalc.averages.named_observables:named_distribution",
+        "rdf": "blipcalc.averages.named_observables:named_rdf",
+        "msd": "blipcalc.averages.named_observables:named_msd",
+        "diffusion": "blipcalc.averages.named_observables:named_diffusion",
     },
 )

@@ -23,7 +23,7 @@ from ase.calculators.calculator import Calculator
 from blipcalc.averages.collect import collect
 from blipcalc.averages.diffusion import INITIAL_ONLY, Displacement
 from blipcalc.averages.independent_runs import drawn_runs, over_runs
-from blipcalc.averages.observable_names import Given, named
+from blipcalc.averages.named_observables import Given, named
 from blipcalc.averages.observables import Array, Axis
 from blipcalc.averages.reweighted_average import Choice, Thermal, thermal_average
 from blipcalc.averages.stored_run import Stored, stored_run

@@ -8,16 +8,14 @@ from typing import Annotated
 import typer
 
 from blipcalc.cli.options import Device, Draws, Dtype, Seed, say
+from blipcalc.registries import OBSERVABLES
 
 
 def average(
     run: Annotated[list[Path], typer.Argument(help="run folder or trajectory; several are replicas of one run")],
     observable: Annotated[
         list[str],
-        typer.Option(
-            help="energy, energy_per_atom, density, volume, distance:0,1, angle:0,1,2, distribution:0,1, rdf:O-O[:r_max], "
-            "msd:O[:lag_ps], diffusion:O[:lag_ps]; may be given several times"
-        ),
+        typer.Option(help=f"may be given several times:\n\n{OBSERVABLES.help()}"),
     ],
     method: Annotated[
         str, typer.Option(help="auto, cea (cumulant expansion), reweight (refused below N_eff = 100)")

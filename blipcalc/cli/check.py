@@ -39,7 +39,8 @@ def check(
     criteria: Annotated[
         str | None,
         typer.Option(
-            help=f"of {','.join(CRITERIA.names())}; fewer need less reference; default: all of our own that there can be"
+            help="names with commas in between; fewer need less reference; default: all of our own that there can be.\n\n"
+            + CRITERIA.help()
         ),
     ] = None,
     labelled: Annotated[

@@ -20,9 +20,7 @@ def train(
     architecture: Annotated[
         str | None, typer.Option(help=f"{', '.join(MODELS.names())}; default: painn, or that of --start")
     ] = None,
-    posterior: Annotated[
-        str, typer.Option(help="; ".join(f"{name}: {POSTERIORS.words(name)}" for name in POSTERIORS.names()))
-    ] = "mixture",
+    posterior: Annotated[str, typer.Option(help=f"one of\n\n{POSTERIORS.help()}")] = "mixture",
     members: Annotated[
         int | None, typer.Option(help="networks of an ensemble or a mixture; default: 2, or those of --start")
     ] = None,

@@ -61,6 +61,10 @@ class Manifest(Settings):
     architecture_config: dict[str, Any]
     posterior: str
     posterior_config: dict[str, Any] | None
+    packages: dict[str, str] = Field(
+        default_factory=dict,
+        description="distributions that architecture and posterior come from, where not from blipcalc",
+    )
     conventions: dict[str, float] = Field(default_factory=dict)
     species: list[AtomicNumber] = Field(min_length=1)
     cutoff: Positive

@@ -35,10 +35,11 @@ from blipcalc.files.safetensors_file import DTYPES, read_manifest, read_sealed, 
 from blipcalc.model_file.manifest import SCHEMA, Manifest, StoredCalibration, StoredDomain, Units, validated
 from blipcalc.model_file.merge import put_together
 from blipcalc.model_file.model import Loaded, Model, architecture_of, backbone_of, tensors_of
-from blipcalc.models.build import build_model
+from blipcalc.models.build import build_model, model_name
+from blipcalc.posteriors.method import PosteriorMethod
 from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.process import plain_state
-from blipcalc.registries import POSTERIORS
+from blipcalc.registries import MODELS, POSTERIORS
 from blipcalc.stats.ellipsoid import Ellipsoid
 
 #: the draws whose hash is kept: enough to notice a changed random stream
@@ -102,6 +103,7 @@ def _write(model: Model, path: str | Path) -> None:
     manifest = Manifest(
         schema_version=SCHEMA,
         **architecture_of(model),
+        packages=_packages(model),
         conventions=backbone_of(model.network).conventions(),
         species=list(model.network.species),
         cutoff=model.network.cutoff,
@@ -172,6 +174,15 @@ def find_model(source: str | Path) -> Path:
     )
 
 
+def _packages(model: Model) -> dict[str, str]:
+    """Distributions that architecture and posterior come from, where they are not our own."""
+    found = {
+        "architecture": MODELS.package(model_name(backbone_of(model.network))),
+        "posterior": POSTERIORS.package(model.posterior.name),
+    }
+    return {kind: package for kind, package in found.items() if package}
+
+
 def _plain(calibration: Calibration) -> dict[str, Any]:
     return {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
 
@@ -217,10 +228,13 @@ def _draws_hash(posterior: StoredPosterior) -> str | None:
 
 def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Model:
     """Network and posterior from a validated manifest and verified tensors."""
+    made_with = manifest.packages
     try:
+        MODELS.get(manifest.architecture, made_with.get("architecture", ""))
+        method = POSTERIORS.get(manifest.posterior, made_with.get("posterior", ""))(manifest.posterior_config)
         with torch.random.fork_rng(devices=[]):  # the weights it starts with are overwritten, the user's stream is not
             network = build_model(manifest.architecture, manifest.architecture_config, manifest.species)
-            network = POSTERIORS[manifest.posterior](manifest.posterior_config).network(network)
+            network = method.network(network)
     except (ValueError, RuntimeError) as error:
         raise SchemaError(f"{path}: cannot build {manifest.architecture!r}: {error}") from None
     if (network.cutoff, list(network.species)) != (manifest.cutoff, manifest.species):
@@ -244,7 +258,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
     _load_state(path, network, parts["model"], parts["members"])
     return Model(
         network=network,
-        posterior=_posterior(path, manifest, network, parts["members"], parts["posterior"]),
+        posterior=_posterior(path, method, network, parts["members"], parts["posterior"]),
         surface=manifest.surface,
         training=manifest.training,
         frames=frames,
@@ -276,9 +290,9 @@ def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], member
 
 
 def _posterior(
-    path: Path, manifest: Manifest, network: nn.Module, members: dict[str, Tensor], beside: dict[str, Tensor]
+    path: Path, method: PosteriorMethod, network: nn.Module, members: dict[str, Tensor], beside: dict[str, Tensor]
 ) -> StoredPosterior:
     try:
-        return POSTERIORS[manifest.posterior]().restore(network, members, beside)
+        return method.restore(network, members, beside)
     except (ConfigurationError, DrawsError) as error:
-        raise SchemaError(f"{path}: posterior {manifest.posterior!r}: {error}") from None
+        raise SchemaError(f"{path}: posterior {method.name!r}: {error}") from None

@@ -82,10 +82,12 @@ class FittedCriterion(Settings):
     """A criterion as a reference run has fitted it.
 
     name : under which it is registered; every class sets its own default
+    package : distribution that it comes from; empty for our own
     signal : what it reads of every check
     """
 
     name: str
+    package: str = ""
     signal: ClassVar[Signal] = RATIO
 
     @classmethod

@@ -58,7 +58,9 @@ def _fitted(value: Any) -> FittedCriterion:
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise ValueError("expected a criterion with its name")
     try:
-        return checked(CRITERIA[value["name"]], value, f"criterion {value['name']!r}")
+        package = value.get("package")
+        kind = CRITERIA.get(value["name"], package if isinstance(package, str) else "")
+        return checked(kind, value, f"criterion {value['name']!r}")
     except BlipcalcError as error:
         raise ValueError(str(error)) from None
 
@@ -260,7 +262,7 @@ def fit_limits(
         n_replicas=reference.n_replicas,
         reference_ns=len(maxima) * block_ns,
         at_tolerance=rate_of_level(maxima, block_ns, 1.0, confidence, NS / interval_fs),
-        criteria=tuple(fitted),
+        criteria=tuple(c.model_copy(update={"package": CRITERIA.package(c.name)}) for c in fitted),
         frames=frames,
         notes=tuple(notes),
     )

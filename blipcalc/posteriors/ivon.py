@@ -131,7 +131,7 @@ class IvonFit(OnlineFit):
         self.ivon = IvonOptimizer(own, self.config, self.ess)
         return self.ivon
 
-    def weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+    def step_weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
         """A sample around the means."""
         return self.ivon.sample(parameters, generator)
 

@@ -37,7 +37,7 @@ class OnlineFit(Protocol):
         """The optimiser of groups of parameters, each with a ``factor`` on the learning rate."""
         return torch.optim.Adam([dict(group) for group in groups], lr=learning_rate, foreach=True)
 
-    def weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+    def step_weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
         """The weights at which a step takes its gradient, leaves."""
         return parameters
 

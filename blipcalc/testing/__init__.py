@@ -1,10 +1,16 @@
-"""A contract suite for models: what every :class:`~blipcalc.core.contracts.EnergyModel` promises.
+"""Contract suites for models and posteriors of other packages: what each promises.
 
 Each ``check_*`` function raises ``AssertionError`` with the numbers.  The authors of a model inherit a test class::
 
     class TestMyModel(ModelContract):
         def make_model(self, dtype):
             return MyModel(...).to(dtype)
+
+    class TestMyPosterior(PosteriorContract):
+        method = MyMethod
+
+        def make(self):
+            return network, MyPosterior(...)
 
 Tolerances, for float64: symmetries and batching 1e-10 relative; forces 1e-6 eV/Å and stress 1e-7 eV/Å³ + 1e-5 relative,
 against a sweep of central differences; 1e-4 eV/Å for the jump of a force at the cutoff; 1e-12 relative for ``vmap``
@@ -23,10 +29,12 @@ from blipcalc.testing.invariance import (
     check_symmetries,
 )
 from blipcalc.testing.model_contract import ModelContract
+from blipcalc.testing.posterior_contract import PosteriorContract
 
 __all__ = [
     "Evaluation",
     "ModelContract",
+    "PosteriorContract",
     "check_batch",
     "check_cutoff",
     "check_force_training",

@@ -61,7 +61,7 @@ class Descent:
     def start(self, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Begin a step: the weights to take the gradient at, leaves without one."""
         self.optimizer.zero_grad(set_to_none=True)
-        return self.online.weights(self.parameters, generator)
+        return self.online.step_weights(self.parameters, generator)
 
     def collect(self, weights: Mapping[str, Tensor]) -> None:
         """Take the gradients that the weights of :meth:`start` hold for those of the parameters."""

@@ -164,7 +164,7 @@ class Plan:
         """{what is done after weights are trained: the frames that it reads}."""
         uses = {"fit the noise": prepared.split.validation} if self.noise else {}
         parts = {"train": prepared.split.train, "validation": prepared.split.validation}
-        return uses | {f"fit the posterior ({part})": parts[part] for part in self.model.method.reads}
+        return uses | {f"make the posterior ({part} frames)": parts[part] for part in self.model.method.reads}
 
     def refuse_seen(self, prepared: Prepared) -> None:
         """Refuse frames that shall measure errors and that the starting network was trained on.

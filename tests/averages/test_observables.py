@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from blipcalc.averages.diffusion import Displacement
-from blipcalc.averages.observable_names import named
+from blipcalc.averages.named_observables import named
 from blipcalc.errors import ConfigurationError, DataError
 
 

@@ -175,8 +175,8 @@ def test_what_labels_say_before_anything_is_trained():
     ("settings", "words"),
     [
         ({"model": {"posterior": "mixture"}}, "frames that would fit the noise vanish"),
-        ({"model": {"posterior": "llpr"}}, "frames that would make the posterior vanish"),
-        ({"model": {"posterior": "laplace"}}, "frames that would make the posterior vanish"),
+        ({"model": {"posterior": "llpr"}}, r"frames that would make the posterior \(train frames\) vanish"),
+        ({"model": {"posterior": "laplace"}}, r"frames that would make the posterior \(train frames\) vanish"),
     ],
 )
 def test_a_training_that_could_not_be_finished_is_not_begun(tmp_path, settings, words):
