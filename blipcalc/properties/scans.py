@@ -17,9 +17,9 @@ from ase.constraints import FixInternals
 
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.errors import ConfigurationError, NotConvergedError, StructureError
-from blipcalc.properties.bond_scans import indices_of, pulled, side_of, turned
 from blipcalc.properties.comparable import surfaces_of
 from blipcalc.properties.energy_curves import ZEROS, Scan, Zero
+from blipcalc.properties.fragments import indices_of, pulled, side_of, turned
 from blipcalc.properties.relaxed_energies import relaxed_copy
 from blipcalc.settings import choice, number, several, switch
 from blipcalc.stats.estimate import Estimate

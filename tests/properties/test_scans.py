@@ -13,7 +13,7 @@ from blipcalc import BayesianCalculator, committee
 from blipcalc.errors import ConfigurationError, OutOfRangeError, StructureError
 from blipcalc.files.bundled import starting_structure
 from blipcalc.properties import dihedral_scan, dimer_scan, distance_scan
-from blipcalc.properties.bond_scans import side_of
+from blipcalc.properties.fragments import side_of
 from blipcalc.stats.estimate import Estimate
 
 HEIGHTS = np.array([0.10, 0.12, 0.17])

@@ -1,4 +1,4 @@
-"""Which atoms hang together, and which of them move when one end of a bond is moved or turned."""
+"""Fragments of a molecule: what hangs together when a bond is cut, and how it is moved as one body."""
 
 from __future__ import annotations
 
