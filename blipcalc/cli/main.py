@@ -62,7 +62,7 @@ def demo(
     molecule: Annotated[str, typer.Option(help="one of the seven bundled rMD17 molecules")] = "ethanol",
     model: Annotated[str, typer.Option(help="model file or bundled model")] = "rmd17",
     folder: Annotated[Path, typer.Option(help="run folder")] = Path("runs/demo"),
-    time_ps: Annotated[float, typer.Option(help="length of the run at 300 K")] = 10.0,
+    time_ps: Annotated[float, typer.Option(help="length of the run at 300 K, ps")] = 6.0,
     tolerance: Annotated[float, typer.Option(help="largest force error that is accepted, eV/Å")] = 0.5,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
