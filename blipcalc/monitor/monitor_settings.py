@@ -9,7 +9,7 @@ from typing import TypedDict
 from ase.calculators.calculator import Calculator
 
 from blipcalc.monitor.actions import Action
-from blipcalc.monitor.criteria import Trigger
+from blipcalc.monitor.decisions import Trigger
 from blipcalc.monitor.faults import Fault
 from blipcalc.monitor.limits import Limits
 

@@ -34,7 +34,7 @@ from blipcalc.core.prediction import SampleArrays
 from blipcalc.core.predictor_contract import Predictor
 from blipcalc.md.summary import MDSummary
 from blipcalc.model_file.model import Model
-from blipcalc.monitor.criteria import Reading, Verdict
+from blipcalc.monitor.decisions import Reading, Verdict
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.properties import (
     barrier,
