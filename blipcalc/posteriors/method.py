@@ -15,12 +15,18 @@ from torch import Tensor
 from blipcalc.core.contracts import Network, Posterior
 from blipcalc.core.graph import Graph
 from blipcalc.posteriors.stored import StoredPosterior
+from blipcalc.registries import POSTERIORS
 from blipcalc.settings import Settings
 
 #: labelled frames of a training: those that it learns from, and those that it is validated on
 Part = Literal["train", "validation"]
 #: residual of a trained network, in units of the label scale, that λ of an online fit takes for granted
 RESIDUAL = 0.02
+
+
+def with_noise() -> str:
+    """Names of the methods whose networks carry noise, for a message."""
+    return " or ".join(repr(name) for name in POSTERIORS.names() if POSTERIORS[name].has_noise)
 
 
 class OnlineFit(Protocol):

@@ -33,6 +33,7 @@ from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
 from blipcalc.posteriors.blip import BlipModel
 from blipcalc.posteriors.ensemble import stack_members
+from blipcalc.posteriors.method import with_noise
 from blipcalc.posteriors.stored import HasNoise, StoredPosterior, n_networks
 from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
@@ -65,7 +66,7 @@ def fit_noise(
     raises : ConfigurationError for a posterior without noise; NonFiniteError
     """
     if not isinstance(posterior, HasNoise):
-        raise ConfigurationError(f"a posterior {posterior.name!r} has no noise to fit; use 'blip' or 'mixture'")
+        raise ConfigurationError(f"a posterior {posterior.name!r} has no noise to fit; use {with_noise()}")
     if not graphs:
         raise ConfigurationError("fitting the noise takes labelled frames, got none; hold out a larger fraction")
     began, fit = time.perf_counter(), _NoiseFit(network, posterior, config, len(graphs))

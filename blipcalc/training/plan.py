@@ -16,6 +16,7 @@ from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedErr
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load
 from blipcalc.models.build import model_name
+from blipcalc.posteriors.method import with_noise
 from blipcalc.posteriors.stored import HasNoise, n_networks
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
@@ -68,7 +69,9 @@ class Plan:
             None if start is None else load(start),
         )
         plan._check_stages()
-        plan = replace(plan, model=plan._model_meant())
+        # all settings of the posterior, defaults too: a model file records them
+        settings = {"posterior_settings": model.method.settings.model_dump(mode="json")}
+        plan = replace(plan, model=plan._model_meant().model_copy(update=settings))
         plan._check_heads()
         return plan
 
@@ -76,7 +79,7 @@ class Plan:
         """Refuse stages that do not make a model."""
         method = self.model.method
         if self.noise and not method.has_noise:
-            raise ConfigurationError(f"posterior={self.model.posterior!r} has no noise to fit; use 'blip' or 'mixture'")
+            raise ConfigurationError(f"posterior={self.model.posterior!r} has no noise to fit; use {with_noise()}")
         if method.is_online and not self.training.epochs:
             raise ConfigurationError(
                 f"posterior={self.model.posterior!r} is made while weights are trained; give epochs of the stage 'training' "
