@@ -32,7 +32,7 @@ MOST_LINES = 190
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- (not run|from): (.+?) -->\n\Z")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-GAP = "# ..."
+GAP = re.compile(r"\n\s*# \.\.\.\n")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def wrong_quotes(text: str) -> list[str]:
         if block.mark != "from":
             continue
         source, place = (ROOT / block.why).read_text(encoding="utf-8"), 0
-        for part in block.code.split(f"\n{GAP}\n"):
+        for part in GAP.split(block.code):
             place = source.find(part.strip("\n"), place)
             if place < 0:
                 wrong.append(part.strip("\n").partition("\n")[0])
@@ -152,9 +152,8 @@ def dead_links(path: Path, text: str) -> list[str]:
             continue
         name, _, anchor = target.partition("#")
         file = (path.parent / name).resolve() if name else path
-        if not file.exists():
-            dead.append(target)
-        elif anchor and anchor not in anchors(text if file == path else file.read_text(encoding="utf-8")):
+        page = text if file == path or not file.is_file() else file.read_text(encoding="utf-8")
+        if not file.exists() or (anchor and anchor not in anchors(page)):
             dead.append(target)
     return dead
 
@@ -177,7 +176,9 @@ def test_the_index_names_every_page_and_script():
 
 def test_every_error_and_warning_is_explained():
     page = (GUIDE / "troubleshooting.md").read_text(encoding="utf-8")
-    names = {name for name, kind in vars(errors).items() if isinstance(kind, type) and kind.__module__ == errors.__name__}
+    names = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and kind.__module__ == errors.__name__
+    }
     assert len(names) > 40
     assert {name for name in names if f"`{name}`" not in page} - {"BlipcalcError"} == set()
 
