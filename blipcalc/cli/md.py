@@ -27,7 +27,7 @@ def md(
     ensemble: Annotated[
         str, typer.Option(help="nve, langevin, baoab, bussi, nose-hoover, npt, npt-cell, npt-baoab")
     ] = "langevin",
-    timestep_fs: Annotated[float, typer.Option()] = 0.5,
+    timestep_fs: Annotated[float, typer.Option(help="of the integrator")] = 0.5,
     friction_per_fs: Annotated[float, typer.Option(help="of langevin, baoab, npt-baoab")] = 0.01,
     damping_fs: Annotated[float, typer.Option(help="of the thermostat of bussi, nose-hoover, npt, npt-cell")] = 100.0,
     pressure_gpa: Annotated[float, typer.Option("--pressure-GPa", help="of npt")] = 0.0,

@@ -249,7 +249,11 @@ def demo_text(summary: dict[str, Any], folder: Path) -> str:
     else:
         lines.append(f"  heated at {heated['rate_K_per_ps']:g} K/ps: {heated['status']}, not halted")
     lines.append(f"  {summary['ms_per_step']:.1f} ms per step, {summary['wall_seconds']:.0f} s in all")
-    lines.append(f"wrote {folder}/trajectory.traj, {folder}/summary.json, {folder}/uncertainty.png")
+    lines += [
+        f"look at {folder}/uncertainty.png; trajectory with uncertainties: {folder}/trajectory.traj; numbers: "
+        f"{folder}/summary.json",
+        "next: blipcalc train YOUR_FRAMES.extxyz -o my.blip, or BayesianCalculator('rmd17') in a script (examples/)",
+    ]
     return "\n".join(lines)
 
 

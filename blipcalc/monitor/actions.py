@@ -24,7 +24,7 @@ from blipcalc.calculators.snapshot import snapshot
 from blipcalc.core.degrees_of_freedom import redraw
 from blipcalc.errors import ConfigurationError
 from blipcalc.io import keeps_sums, write
-from blipcalc.monitor.criteria import Verdict
+from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.readings import watched_atoms
 from blipcalc.settings import path_of
 

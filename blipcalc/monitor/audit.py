@@ -23,7 +23,7 @@ from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError
 from blipcalc.monitor.actions import halt
-from blipcalc.monitor.criteria import Verdict
+from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.events import EventLog
 from blipcalc.monitor.readings import movable
 from blipcalc.stats.evidence import BettingSequence

@@ -12,119 +12,41 @@ The calibrated halt rule, with σ_i = ``atom_std`` and ε_tol a tolerance on the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError, ConfigurationError
+from blipcalc.monitor.decisions import Reading, Verdict, worst_first
 from blipcalc.settings import number
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What a monitor knows of one structure of n atoms.
+class Criterion:
+    """Base of the criteria that a monitor must know more of than their decision; any function of a reading is one too.
 
-    step : of the dynamics
-    symbols : (n,) elements
-    atom_std : (n,) eV/Å
-    energy_std : eV
-    mask : (n,) True for atoms that count
-    failure : what is not finite, or why there is no prediction or no variance; empty where all is well
-    latent_distance : (n,) how far each atom is from the data; None where the model does not say
-    pressure_GPa, pressure_std_GPa : NaN where nobody asked for them
-    positions : (n, 3) Å; forces : (n, 3) eV/Å that ``atom_std`` is of; None where nobody gave them
+    needs_pressure : readings must hold the pressure and its error bar
     """
 
-    step: int
-    symbols: tuple[str, ...]
-    atom_std: np.ndarray
-    energy_std: float
-    mask: np.ndarray
-    failure: str = ""
-    latent_distance: np.ndarray | None = None
-    pressure_GPa: float = math.nan
-    pressure_std_GPa: float = math.nan
-    positions: np.ndarray | None = None
-    forces: np.ndarray | None = None
+    needs_pressure: ClassVar[bool] = False
 
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms n."""
-        return len(self.symbols)
+    def __call__(self, reading: Reading) -> Verdict:
+        """The verdict on a reading."""
+        raise NotImplementedError
 
-    @property
-    def max_atom_std(self) -> float:
-        """Largest ``atom_std`` among the atoms that count, eV/Å; NaN where one of them is; 0 where none counts."""
-        counted = self.atom_std[self.mask]
-        return float(counted.max()) if counted.size else 0.0
+    def check_symbols(self, symbols: Sequence[str]) -> None:
+        """Refuse elements that it cannot judge, with :class:`ConfigurationError`."""
 
-    @property
-    def max_latent_distance(self) -> float:
-        """Largest latent distance among the atoms that count; NaN where one of them is, or the model does not say."""
-        if self.latent_distance is None:
-            return math.nan
-        counted = self.latent_distance[self.mask]
-        return float(counted.max()) if counted.size else 0.0
-
-    @property
-    def worst_atom(self) -> int:
-        """Its index, a NaN before any number; -1 where no atom counts."""
-        order = worst_first(self.atom_std, self.mask)
-        return order[0] if order else -1
+    def largest_atom_std(self) -> float | None:
+        """The largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
+        return None
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a rule says of a reading.
-
-    breached : True stops, records or flags
-    atoms : indices of the atoms beyond the limit, worst first
-    value, threshold, unit : what was compared; the rule holds while value ≤ threshold
-    reason : one sentence
-    step : of the dynamics
-    halts : whether a breach asks for a halt; else it is a warning
-    is_hard : whether it is of a fault or of what is not finite, which a better force does not mend
-    """
-
-    breached: bool
-    atoms: tuple[int, ...]
-    value: float
-    threshold: float
-    unit: str
-    reason: str
-    step: int = 0
-    halts: bool = True
-    is_hard: bool = False
-
-
-Trigger = Callable[[Reading], Verdict]
-
-
-def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
-    """Indices where ``chosen``, by falling value, NaN before all."""
-    indices = np.flatnonzero(chosen)
-    keys = np.where(np.isnan(values[indices]), np.inf, values[indices])
-    order = np.lexsort((indices, -keys, ~np.isnan(values[indices])))
-    return tuple(int(i) for i in indices[order])
-
-
-def gravest(verdicts: Sequence[Verdict]) -> Verdict:
-    """The first that is breached, one that halts before one that warns, a fault before a rule; where none is, the first."""
-    order = sorted(verdicts, key=lambda verdict: (not verdict.halts, not verdict.is_hard))
-    breached = [verdict for verdict in order if verdict.breached]
-    return breached[0] if breached else verdicts[0]
-
-
-def first_breach(triggers: Sequence[Trigger], reading: Reading) -> Verdict:
-    """The gravest verdict.  Every trigger is asked, since some remember what they were asked."""
-    return gravest([trigger(reading) for trigger in triggers])
-
-
-@dataclass(frozen=True)
-class NonFinite:
+class NonFinite(Criterion):
     """Breached where positions, energy or forces are not finite, or where there is no prediction or no variance at all."""
 
     def __call__(self, reading: Reading) -> Verdict:
@@ -135,7 +57,7 @@ class NonFinite:
 
 
 @dataclass(frozen=True)
-class MaxAtomStd:
+class MaxAtomStd(Criterion):
     """Largest ``atom_std`` ≤ a plain threshold.
 
     threshold : eV/Å, > 0
@@ -146,13 +68,17 @@ class MaxAtomStd:
     def __post_init__(self) -> None:
         _check_limit("threshold", self.threshold)
 
+    def largest_atom_std(self) -> float:
+        """The threshold."""
+        return float(self.threshold)
+
     def __call__(self, reading: Reading) -> Verdict:
         """The verdict."""
         return _verdict_per_atom(reading, reading.atom_std, np.full(reading.n_atoms, self.threshold), "atom_std")
 
 
 @dataclass(frozen=True)
-class CalibratedTolerance:
+class CalibratedTolerance(Criterion):
     """The calibrated halt rule: q_frame · max ``atom_std`` ≤ tolerance.
 
     tolerance : ε_tol, eV/Å, on the norm of the force error of the worst atom
@@ -184,9 +110,8 @@ class CalibratedTolerance:
         calibration.halt_limit(tolerance, level)
         return cls(tolerance, calibration.q_frame[level], level, frozenset(calibration.scale))
 
-    @property
-    def limit(self) -> float:
-        """The largest ``atom_std`` that passes, eV/Å."""
+    def largest_atom_std(self) -> float:
+        """ε_tol / q_frame."""
         return self.tolerance / self.q_frame
 
     def __call__(self, reading: Reading) -> Verdict:
@@ -204,7 +129,7 @@ class CalibratedTolerance:
 
 
 @dataclass(frozen=True)
-class ElementThresholds:
+class ElementThresholds(Criterion):
     """Largest ``atom_std`` of each element ≤ a threshold of its own.
 
     thresholds : {symbol: eV/Å}; every element of the structure must be named, with ``math.inf`` for one that may be as
@@ -223,11 +148,11 @@ class ElementThresholds:
 
     def __call__(self, reading: Reading) -> Verdict:
         """The verdict; raises :class:`ConfigurationError` for an element without a threshold."""
-        self.check_complete(reading.symbols)
+        self.check_symbols(reading.symbols)
         limits = np.array([self.thresholds[symbol] for symbol in reading.symbols])
         return _verdict_per_atom(reading, reading.atom_std, limits, "atom_std")
 
-    def check_complete(self, symbols: Sequence[str]) -> None:
+    def check_symbols(self, symbols: Sequence[str]) -> None:
         """Refuse a structure with an element that has no threshold, with :class:`ConfigurationError`."""
         missing = sorted(set(symbols) - set(self.thresholds))
         if missing:
@@ -237,7 +162,7 @@ class ElementThresholds:
 
 
 @dataclass(frozen=True)
-class AtomFraction:
+class AtomFraction(Criterion):
     """Share of atoms whose ``atom_std`` is beyond a threshold ≤ a fraction.
 
     threshold : eV/Å, > 0
@@ -263,13 +188,14 @@ class AtomFraction:
 
 
 @dataclass(frozen=True)
-class PressureTolerance:
+class PressureTolerance(Criterion):
     """The error bar of the pressure ≤ what the barostat may be off by; a warning, never a halt.
 
     tolerance_GPa : > 0
     """
 
     tolerance_GPa: float
+    needs_pressure: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_limit("pressure_tolerance_GPa", self.tolerance_GPa)
@@ -285,7 +211,7 @@ class PressureTolerance:
 
 
 @dataclass(frozen=True)
-class EnergyStdPerAtom:
+class EnergyStdPerAtom(Criterion):
     """``energy_std`` / n ≤ a threshold; all atoms count, fixed or not.
 
     threshold : eV/atom, > 0

@@ -13,17 +13,8 @@ from ase.calculators.calculator import Calculator
 
 from blipcalc.calculators.bayesian import bayesian_of
 from blipcalc.errors import ConfigurationError, MonitorError
-from blipcalc.monitor.criteria import (
-    CalibratedTolerance,
-    ElementThresholds,
-    MaxAtomStd,
-    NonFinite,
-    PressureTolerance,
-    Reading,
-    Trigger,
-    Verdict,
-    gravest,
-)
+from blipcalc.monitor.criteria import CalibratedTolerance, Criterion, ElementThresholds, MaxAtomStd, NonFinite
+from blipcalc.monitor.decisions import Reading, Trigger, Verdict, gravest
 from blipcalc.monitor.faults import Fault
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.readings import check_watchable
@@ -93,23 +84,25 @@ class Rules:
         return (*self._own, *self._given)
 
     @property
+    def _declared(self) -> list[Criterion]:
+        """Those that say more than their decision."""
+        return [rule for rule in self.triggers if isinstance(rule, Criterion)]
+
+    @property
     def ask_pressure(self) -> bool:
         """Whether a rule is on the pressure."""
-        return any(isinstance(rule, PressureTolerance) for rule in self.triggers)
+        return any(rule.needs_pressure for rule in self._declared)
 
     @property
     def limit(self) -> float | None:
         """Largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
-        rule = self.triggers[0] if self.triggers else None
-        if isinstance(rule, CalibratedTolerance):
-            return rule.limit
-        return float(rule.threshold) if isinstance(rule, MaxAtomStd) else None
+        first = self.triggers[0] if self.triggers else None
+        return first.largest_atom_std() if isinstance(first, Criterion) else None
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
         """Refuse elements that a rule has no threshold for."""
-        for rule in self.triggers:
-            if isinstance(rule, ElementThresholds):
-                rule.check_complete(symbols)
+        for rule in self._declared:
+            rule.check_symbols(symbols)
 
     def fit(self, calc: Calculator | None) -> None:
         """Make the rules those of a calculator, which may be replaced between runs."""

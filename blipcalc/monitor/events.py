@@ -18,7 +18,7 @@ from blipcalc.errors import DataError, ModelFileError
 from blipcalc.files.checksums import add_sums, forget_sums, verify
 from blipcalc.files.locks import adding
 from blipcalc.files.safetensors_file import json_object, write_atomically
-from blipcalc.monitor.criteria import Verdict
+from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.readings import time_fs
 from blipcalc.settings import Count, NotNegative, Settings, checked
 

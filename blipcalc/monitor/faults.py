@@ -26,7 +26,7 @@ from blipcalc.core.domain import pair_name
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, StructureError
-from blipcalc.monitor.criteria import Verdict
+from blipcalc.monitor.decisions import Verdict
 
 #: of the limit on a distance: below it a run is halted
 HALF = 0.5

@@ -18,7 +18,7 @@ from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import ConfigurationError, DataError, LimitsError
 from blipcalc.files.checksums import verify
-from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.fitted_criterion import DISTANCE, RATIO, Signal
 from blipcalc.monitor.limits import Limits, check_settings, chosen_criteria, fit_limits
 from blipcalc.monitor.readings import movable

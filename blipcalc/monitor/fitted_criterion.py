@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 
 from blipcalc.core.domain import Domain
 from blipcalc.monitor.block_maxima import ReferenceBlocks
-from blipcalc.monitor.criteria import Reading, Trigger
+from blipcalc.monitor.decisions import Reading, Trigger
 from blipcalc.monitor.run_criteria import HaltRatio
 from blipcalc.settings import Settings
 from blipcalc.stats.rates import Level

@@ -1,21 +1,25 @@
-"""Picture of a monitored run: the largest per-atom force uncertainty against time."""
+"""Picture of a monitored run: the largest per-atom force uncertainty, and the temperature, against time."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.monitor.history import History
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 def plot_history(
     history: History, threshold: float | None, path: str | Path, *, halts: Sequence[int] = (), title: str = ""
 ) -> None:
-    """Draw ``max_atom_std`` against time (or step), with the threshold and the halts, as a PNG.
+    """Draw ``max_atom_std`` and the temperature against time (or step), with the threshold and the halts, as a PNG.
 
     Parameters
     ----------
@@ -26,24 +30,47 @@ def plot_history(
     """
     from matplotlib.figure import Figure  # heavy, and not needed to run
 
-    steps, value, breached = history["step"], history["max_atom_std"], history["breached"]
-    timed = bool(len(history)) and bool(np.isfinite(history["time_fs"]).all())
+    steps, timed = history["step"], bool(len(history)) and bool(np.isfinite(history["time_fs"]).all())
     x = history["time_fs"] / 1000 if timed else steps
-    shown = value[np.isfinite(value)]
-    top = 1.1 * max([float(v) for v in (shown.max() if shown.size else 0.0, threshold or 0.0)] + [1e-6])
-    figure = Figure(figsize=(7.0, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(x, np.where(np.isfinite(value), value, np.nan), lw=1.0, color="#1f4e79", label="largest atom_std")
-    if threshold is not None:
-        axes.axhline(threshold, ls="--", lw=1.2, color="#b03a2e", label=f"threshold {threshold:.3g} eV/Å")
-    if breached.any():
-        height = np.where(np.isfinite(value[breached]), value[breached], top / 1.05)
-        axes.plot(x[breached], height, "x", ms=5, color="#b03a2e", label="breached")
-    for i, where in enumerate(np.flatnonzero(np.isin(steps, list(halts)))):
-        axes.axvline(x[where], lw=1.2, color="#333333", label="halt" if i == 0 else None)
-    axes.set(xlabel="time (ps)" if timed else "step", ylabel="force uncertainty (eV/Å)", ylim=(0, top))
+    has_temperature = bool(np.isfinite(history["temperature_K"]).any())
+    figure = Figure(figsize=(7.0, 4.6 if has_temperature else 3.6), layout="constrained")
+    panels = figure.subplots(
+        2 if has_temperature else 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + has_temperature]
+    )
+    axes = panels[0, 0]
+    _draw_uncertainty(axes, x, history, threshold)
+    if has_temperature:
+        panels[1, 0].plot(x, history["temperature_K"], lw=0.8, color="#666666")
+        panels[1, 0].set(ylabel="temperature (K)", ylim=(0, None))
+    for panel in panels[:, 0]:
+        for i, where in enumerate(np.flatnonzero(np.isin(steps, list(halts)))):
+            panel.axvline(x[where], lw=1.2, color="#333333", label="halt" if i == 0 else None)
+    panels[-1, 0].set_xlabel("time (ps)" if timed else "step")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     write_atomically(Path(path), buffer.getvalue())
+
+
+def _draw_uncertainty(axes: Axes, x: np.ndarray, history: History, threshold: float | None) -> None:
+    """The largest ``atom_std`` of each check, on a logarithmic axis where it spans more than a decade."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    value, breached = history["max_atom_std"], history["breached"]
+    known = value[np.isfinite(value) & (value > 0)]
+    low, high = (known.min(), known.max()) if known.size else (1e-6, 1e-6)
+    low, high = min(low, threshold or low), max(high, threshold or high)
+    is_wide = high > 10 * low
+    limits = (low / 1.5, 1.5 * high) if is_wide else (0.0, 1.1 * high)
+    axes.plot(x, np.where(np.isfinite(value), value, np.nan), lw=1.0, color="#1f4e79", label="largest atom_std")
+    if threshold is not None:
+        axes.axhline(threshold, ls="--", lw=1.2, color="#b03a2e", label=f"threshold {threshold:.3g} eV/Å")
+    if breached.any():
+        height = np.where(np.isfinite(value[breached]), value[breached], high)
+        axes.plot(x[breached], height, "x", ms=5, color="#b03a2e", label="breached")
+    axes.set(ylabel="force uncertainty (eV/Å)", yscale="log" if is_wide else "linear", ylim=limits)
+    if is_wide:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())

@@ -30,7 +30,7 @@ from blipcalc.core.prediction import Calibration
 from blipcalc.errors import BlipcalcError, ConfigurationError, LimitsError
 from blipcalc.files.json_file import Kind, read_json, write_json
 from blipcalc.monitor.block_maxima import NS, PS, ReferenceBlocks
-from blipcalc.monitor.criteria import Trigger
+from blipcalc.monitor.decisions import Trigger
 from blipcalc.monitor.fitted_criterion import DISTANCE, RATIO, Budget, FittedCriterion, Passed, Watch
 from blipcalc.monitor.run_criteria import HaltRatio
 from blipcalc.registries import CRITERIA

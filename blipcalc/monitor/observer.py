@@ -17,13 +17,8 @@ from blipcalc.calculators.snapshot import annotate, clear_annotations, clear_sta
 from blipcalc.core.degrees_of_freedom import DegreesOfFreedom, degrees_of_dynamics
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.monitor.actions import Action, Done, Record, Remembering, actions_of, flag, halt
-from blipcalc.monitor.criteria import (
-    Reading,
-    Trigger,
-    Verdict,
-    gravest,
-)
 from blipcalc.monitor.criteria_set import Rules, name_of
+from blipcalc.monitor.decisions import Reading, Trigger, Verdict, gravest
 from blipcalc.monitor.events import EventLog, plain, verdict_of
 from blipcalc.monitor.faults import Fault, default_faults
 from blipcalc.monitor.history import History

@@ -1,4 +1,4 @@
-"""From ASE objects to a :class:`~blipcalc.monitor.criteria.Reading`: which atoms, which of them move, what they carry."""
+"""From ASE objects to a :class:`~blipcalc.monitor.decisions.Reading`: which atoms, which of them move, what they carry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ase.optimize.optimize import BaseDynamics
 
 from blipcalc.calculators.bayesian import bayesian_of
 from blipcalc.errors import MonitorError, NonFiniteError, ZeroVarianceError
-from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.decisions import Reading
 from blipcalc.stats.spread import CANCELLED, is_blank
 
 

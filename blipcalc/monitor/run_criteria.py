@@ -30,7 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.monitor.criteria import Reading, Trigger, Verdict, worst_first
+from blipcalc.monitor.decisions import Reading, Trigger, Verdict, worst_first
 from blipcalc.settings import number, whole
 from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
 

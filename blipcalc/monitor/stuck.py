@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.monitor.criteria import Reading, Verdict
+from blipcalc.monitor.decisions import Reading, Verdict
 from blipcalc.settings import whole
 from blipcalc.stats.spread import CANCELLED
 

@@ -19,7 +19,7 @@ from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
 from blipcalc.files.locks import held
 from blipcalc.monitor.actions import Action
-from blipcalc.monitor.criteria import Trigger
+from blipcalc.monitor.decisions import Trigger
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.run_criteria import Outside
 from blipcalc.relaxation.cell import Cell, cell_filter, response_of, rounding_is_no_news

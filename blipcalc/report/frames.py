@@ -14,7 +14,7 @@ from ase import Atoms
 from blipcalc.errors import DamagedFileError, DataError
 from blipcalc.io import iterate
 from blipcalc.md.run_files import STEP
-from blipcalc.monitor.criteria import worst_first
+from blipcalc.monitor.decisions import worst_first
 from blipcalc.monitor.readings import movable
 
 #: what ASE raises for a file that is damaged

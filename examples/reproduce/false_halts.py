@@ -19,7 +19,7 @@ from ase import units
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import LimitsError
 from blipcalc.files.safetensors_file import write_atomically
-from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.run_criteria import Evidence
 from blipcalc.stats.rates import Level, events_at_risk, poisson_interval, same_rate

@@ -21,7 +21,7 @@ from blipcalc.md.restart import identity
 from blipcalc.md.run_md import EVENTS, HISTORY, TRAJECTORY, run_md
 from blipcalc.monitor.actions import AskReference
 from blipcalc.monitor.audit import LabelAudit
-from blipcalc.monitor.criteria import Verdict
+from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.observer import UncertaintyMonitor
 

@@ -20,7 +20,7 @@ from blipcalc.io import read, write
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.build import build_model
-from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.run_criteria import Outside
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize

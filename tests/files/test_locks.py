@@ -25,7 +25,7 @@ from blipcalc.errors import FileBusyError, NoLockWarning, RunFolderBusyError
 from blipcalc.files import locks
 from blipcalc.files.checksums import inspect
 from blipcalc.files.locks import adding, held
-from blipcalc.monitor.criteria import Verdict
+from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.events import EventLog, read_events
 
 FORK = multiprocessing.get_context("fork")

@@ -31,7 +31,8 @@ from blipcalc.md.run_md import run_md
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import save_model
 from blipcalc.models.build import build_model
-from blipcalc.monitor.criteria import AtomFraction, EnergyStdPerAtom, Verdict
+from blipcalc.monitor.criteria import AtomFraction, EnergyStdPerAtom
+from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.events import EventLog, read_events
 from blipcalc.monitor.faults import TooClose
 from blipcalc.monitor.fit_limits import check_reference

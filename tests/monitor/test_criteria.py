@@ -17,9 +17,8 @@ from blipcalc.monitor.criteria import (
     EnergyStdPerAtom,
     MaxAtomStd,
     NonFinite,
-    Reading,
-    first_breach,
 )
+from blipcalc.monitor.decisions import Reading, first_breach
 
 
 def reading(std, *, symbols=None, mask=None, energy_std=0.1, failure=""):
@@ -121,12 +120,14 @@ def test_energy_per_atom():
 
 def test_the_calibrated_rule(calibration):
     rule = CalibratedTolerance.from_calibration(calibration(q=2.0), 0.5)
-    assert rule.limit == 0.25
+    assert rule.largest_atom_std() == 0.25
     assert not rule(reading([0.25, 0.1])).breached
     verdict = rule(reading([0.26, 0.1]))
     assert verdict.breached
     assert (verdict.value, verdict.threshold) == (pytest.approx(0.52), 0.5)
-    assert CalibratedTolerance.from_calibration(calibration(q=2.0), 0.5, level=0.9).limit == pytest.approx(0.3125)
+    assert CalibratedTolerance.from_calibration(calibration(q=2.0), 0.5, level=0.9).largest_atom_std() == pytest.approx(
+        0.3125
+    )
 
 
 def test_an_element_never_calibrated_is_named(calibration):

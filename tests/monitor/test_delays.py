@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.faults import KineticJump, Leap, TooClose
 from blipcalc.monitor.stuck import StandsStill
 

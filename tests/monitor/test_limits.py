@@ -15,7 +15,7 @@ from scipy.signal import lfilter
 from scipy.stats import beta, poisson
 
 from blipcalc.errors import ConfigurationError, DamagedFileError, LimitsError
-from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.run_criteria import Evidence, Smoothed, Trip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.monitor.criteria import Reading, Verdict, first_breach
+from blipcalc.monitor.decisions import Reading, Verdict, first_breach
 from blipcalc.monitor.run_criteria import Evidence, HaltRatio, Patient, Smoothed, Trip
 from blipcalc.stats.series import moving_average
 

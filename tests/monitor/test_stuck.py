@@ -15,7 +15,7 @@ from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.core.domain import Domain
 from blipcalc.errors import ConfigurationError
 from blipcalc.files.bundled import starting_structure
-from blipcalc.monitor.criteria import Reading
+from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.monitor.run_criteria import Channel
 from blipcalc.monitor.stuck import StandsStill

@@ -32,7 +32,7 @@ from blipcalc.md.summary import StoredCheckpoint, read_summary
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.build import build_model
-from blipcalc.monitor.criteria import Verdict
+from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.events import EventLog, events_of
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits, fit_limits

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from blipcalc.monitor.block_maxima import ReferenceBlocks
-from blipcalc.monitor.criteria import Reading, Verdict
+from blipcalc.monitor.decisions import Reading, Verdict
 from blipcalc.monitor.fitted_criterion import Budget, FittedCriterion, Passed, Signal, Watch, rate_text
 from blipcalc.stats.rates import level_for_rate
 
