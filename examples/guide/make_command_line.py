@@ -15,9 +15,10 @@ from blipcalc.cli.main import app
 PAGE = Path(__file__).with_name("command_line.md")
 HEAD = """# The command line
 
-This page lists every `blipcalc` command; after reading it you can call each one with its arguments and options.
+After reading this page you can call every `blipcalc` command with its arguments and options.
 
-The program prints the same text: `blipcalc --help`, `blipcalc md --help`. Commands exit with code 2 for bad input and print the
+The program prints the same text: `blipcalc --help`, `blipcalc md --help`; `blipcalc --version` prints the version. Under each command
+stand its usage and an example. Commands exit with code 2 for bad input and print the
 [name of the error](troubleshooting.md). Exit codes of runs: [monitoring](monitoring.md#exit-codes).
 
 *This page is generated. Do not edit it; run `python examples/guide/make_command_line.py`.*
@@ -85,7 +86,9 @@ def section(name: str, command: Any) -> str:
         meaning = cell(parameter.help) + (" (may be repeated)" if is_option(parameter) and parameter.multiple else "")
         rows.append(f"| {names} | {default(parameter)} | {meaning.strip()} |")
     help_text = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
-    return "\n".join([f"## blipcalc {name}", "", help_text, "", f"    {usage(name, command)}", "", *rows, ""])
+    example = command.epilog.partition("Example: ")[2] if command.epilog else ""
+    shown = [f"    {usage(name, command)}", *([f"    {example}"] if example else [])]
+    return "\n".join([f"## blipcalc {name}", "", help_text, "", *shown, "", *rows, ""])
 
 
 def page() -> str:

@@ -224,6 +224,8 @@ def unknown_calls(text: str, program) -> list[str]:
     """Calls that the command line does not take."""
     commands, wrong = program.commands(), []
     for name, *arguments in calls(text):
+        if name in ("--help", "--version"):
+            continue
         if name not in commands:
             wrong.append(name)
         elif arguments != ["--help"]:
