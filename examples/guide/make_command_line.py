@@ -17,8 +17,8 @@ HEAD = """# The command line
 
 After reading this page you can call every `blipcalc` command with its arguments and options.
 
-The program prints the same text: `blipcalc --help`, `blipcalc md --help`; `blipcalc --version` prints the version. Under each command
-stand its usage and an example. Commands exit with code 2 for bad input and print the
+The program prints the same text: `blipcalc --help`, `blipcalc md --help`; `blipcalc --version` prints the version.
+Under each command stand its usage and an example. Commands exit with code 2 for bad input and print the
 [name of the error](troubleshooting.md). Exit codes of runs: [monitoring](monitoring.md#exit-codes).
 
 *This page is generated. Do not edit it; run `python examples/guide/make_command_line.py`.*
