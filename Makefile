@@ -20,6 +20,7 @@ data-test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(READY): pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv

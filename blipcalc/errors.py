@@ -65,6 +65,10 @@ class CalculatorResultError(BlipcalcError, ValueError):
     """A calculator gave a property of another shape or kind than ASE's."""
 
 
+class NotEvaluatedError(BlipcalcError, ValueError):
+    """A quantity that was needed is not among those that were evaluated."""
+
+
 class DataError(BlipcalcError, ValueError):
     """A data set that cannot be trained or evaluated on."""
 

@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import ase.io
 import numpy as np
@@ -38,6 +38,7 @@ from blipcalc.calculators.snapshot import PREFIX, FrozenCalculator, annotate, cl
 from blipcalc.core.dropped_by_ase import put_back, set_aside, words_again
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.core.validate import check_all_arrays
+from blipcalc.data.picked import picked
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import BlipcalcError, DataError, SchemaError
 from blipcalc.files.checksums import add_sums, forget_sums, sums_of, verify
@@ -123,6 +124,12 @@ def _write(path: Path, frames: Sequence[Atoms], *, append: bool, samples: bool, 
         add_sums(path)
 
 
+@overload
+def read(path: str | Path, index: Literal[":"] = ":") -> list[Atoms]: ...
+@overload
+def read(path: str | Path, index: int) -> Atoms: ...
+@overload
+def read(path: str | Path, index: str) -> Atoms | list[Atoms]: ...
 def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
     """Read structures, their uncertainties behind ``atoms.calc.get_property`` again.
 
@@ -145,7 +152,7 @@ def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
         check_counts(path)
         if path.suffix == ".db":
             frames = [_from_row(row) for row in connect(path, use_lock_file=False).select()]
-            chosen = frames[ase.io.formats.string2index(index) if isinstance(index, str) else index]
+            chosen = picked(frames, index)
         else:
             chosen = ase.io.read(path, index=index)
         stored = _stored_samples(path)
@@ -155,9 +162,10 @@ def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
 @contextlib.contextmanager
 def _named(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Give the errors of other people's readers and writers a name, but those that may pass."""
+    known: tuple[type[Exception], ...] = (BlipcalcError, *passing)
     try:
         yield
-    except (BlipcalcError, *passing):
+    except known:
         raise
     except Exception as error:
         raise DataError(f"{what}: {type(error).__name__}: {error}") from error

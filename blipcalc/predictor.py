@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
 from ase import Atoms
-from torch import nn
 
-from blipcalc.core.contracts import Posterior, Surface, place_draws
+from blipcalc.core.contracts import Draws, Network, Posterior, Surface, place_draws
 from blipcalc.core.curvature import Curvature
+from blipcalc.core.demanded import demanded
 from blipcalc.core.domain import Domain, latent_features
 from blipcalc.core.evaluate import Evaluator, Strategy
 from blipcalc.core.graph import Graph
@@ -33,6 +34,15 @@ from blipcalc.settings import whole
 MOST_DRAWS = 100_000
 #: Å; a list of one structure is reused until an atom has moved by half of it
 SKIN = 1.0
+
+
+class Computing(TypedDict, total=False):
+    """How a predictor computes, see :class:`BayesianPredictor`."""
+
+    device: str | torch.device
+    dtype: str | torch.dtype
+    strategy: Strategy
+    chunk: int | None
 
 
 class BayesianPredictor(WithLock, Predictor):
@@ -59,11 +69,15 @@ class BayesianPredictor(WithLock, Predictor):
     """
 
     has_stress = has_energies = True
+    seed: int
+    species: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
 
     @plain_state()
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         posterior: Posterior,
         *,
         n_draws: int = 16,
@@ -86,12 +100,12 @@ class BayesianPredictor(WithLock, Predictor):
         self.species, self.cutoff, self.heads = tuple(model.species), float(model.cutoff), model.heads
         self.draws = place_draws(self.model, posterior.draw(n_draws, generator=torch.Generator().manual_seed(seed)))
         self.centre = place_draws(self.model, posterior.centre()) if surface == "centre" else None
-        self._how = {"strategy": strategy, "chunk": chunk}
+        self._strategy, self._chunk = strategy, chunk
         self._prepare()
 
     @plain_state()
     def _prepare(self) -> None:
-        self._evaluator = Evaluator(self.model, **self._how)
+        self._evaluator = Evaluator(self.model, strategy=self._strategy, chunk=self._chunk)
         self._neighbors: tuple[bytes, NeighborList] | None = None
         self._last: tuple[list[bytes], dict[str, bool], list[SampleArrays]] | None = None
 
@@ -123,7 +137,7 @@ class BayesianPredictor(WithLock, Predictor):
         seed: int = 0,
         surface: Surface | None = None,
         calibrated: bool = True,
-        **settings: object,
+        **settings: Unpack[Computing],
     ) -> BayesianPredictor:
         """A predictor from a model file, or from the name of a bundled model, with the calibration that belongs to it.
 
@@ -161,9 +175,10 @@ class BayesianPredictor(WithLock, Predictor):
             graph = self._graph(structures)
             stress = need.stress and any(atoms.pbc.all() for atoms in structures)
             wanted = {"forces": need.forces or stress, "stress": stress}
-            centre = draws = [None] * len(structures)
+            centre: Sequence[SampleArrays | None] = [None] * len(structures)
+            draws: Sequence[SampleArrays | None] = [None] * len(structures)
             if self.centre is not None:
-                centre = self._centre_samples(structures, graph, wanted)
+                centre = self._centre_samples(self.centre, structures, graph, wanted)
             if self.centre is None or need.variance:
                 draws = sample_arrays(self._evaluator(self.draws, graph, **wanted), graph)
         predictions = [
@@ -187,7 +202,8 @@ class BayesianPredictor(WithLock, Predictor):
             return []
         with self.lock:
             features = latent_features(self.model, self._graph(structures))
-        distance = self.domain.distance(np.concatenate([atoms.numbers for atoms in structures]), features)
+        numbers = np.concatenate([atoms.numbers for atoms in structures])
+        distance = self.domain.distance(numbers, demanded(features, "features of the network"))
         return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
 
     def single(self, k: int) -> BayesianPredictor:
@@ -246,14 +262,16 @@ class BayesianPredictor(WithLock, Predictor):
         if len(structures) != self.n_draws:
             raise DrawsError(f"expected one structure for each of {self.n_draws} draws, got {len(structures)}")
 
-    def _centre_samples(self, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]) -> list[SampleArrays]:
+    def _centre_samples(
+        self, centre: Draws, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]
+    ) -> list[SampleArrays]:
         """Those of the centre; kept for a single structure, of which MD asks forces first and a variance afterwards."""
         if len(structures) > 1:
-            return sample_arrays(self._evaluator(self.centre, graph, **wanted), graph)
+            return sample_arrays(self._evaluator(centre, graph, **wanted), graph)
         (atoms,) = structures
         key = [np.asarray(a).tobytes() for a in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)]
         if self._last is None or self._last[0] != key or any(wanted[name] > self._last[1][name] for name in wanted):
-            self._last = key, wanted, sample_arrays(self._evaluator(self.centre, graph, **wanted), graph)
+            self._last = key, wanted, sample_arrays(self._evaluator(centre, graph, **wanted), graph)
         return self._last[2]
 
     def _graph(self, structures: Sequence[Atoms], *, fresh: bool = False) -> Graph:

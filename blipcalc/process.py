@@ -30,7 +30,11 @@ class _Float32(TorchFunctionMode):
     """Tensors of no particular dtype are float32.  The default dtype belongs to all threads; a mode belongs to one."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") is None and (func in _MAKERS or _is_of_floats(func, args, kwargs)):
@@ -38,7 +42,7 @@ class _Float32(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _is_of_floats(func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+def _is_of_floats(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the values of a new tensor are Python floats; numbers of numpy and tensors have a dtype of their own."""
     if func not in _OF_VALUES:
         return False
@@ -80,5 +84,5 @@ def plain_state() -> Iterator[None]:
         if made.dtype != torch.float32:
             stack.enter_context(_Float32())
         if np.geterr() != _ERRORS:
-            stack.enter_context(np.errstate(**_ERRORS))
+            stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
         yield

@@ -10,7 +10,7 @@ from dataclasses import is_dataclass
 from difflib import get_close_matches
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Self, SupportsInt, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
@@ -143,9 +143,9 @@ def whole(
     what : is counted, in words
     """
     found = number(name, value, infinite=True, error=error)
-    if not (least <= found < MOST and int(found) == found):
+    if not (isinstance(value, SupportsInt) and least <= found < MOST and int(found) == found):
         raise error(f"{name}={reprlib.repr(value)}; expected a whole {what}{'' if least == -MOST else f' ≥ {least}'}")
-    return int(value)
+    return int(value)  # not of ``found``: a float has no room for all digits
 
 
 def switch(name: str, value: object) -> bool:

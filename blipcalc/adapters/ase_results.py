@@ -15,7 +15,7 @@ Notes that observers and files leave in ``info`` are no inputs: no part is shown
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -162,7 +162,7 @@ def ask(part: Answering, key: str, atoms: Atoms, compute: bool = True, *, name: 
     return None if value is None and not compute else checked(value, key, len(atoms), who)
 
 
-def _overlooks(part: Answering, structure: Atoms) -> bool:
+def _overlooks(part: Answering, structure: Atoms) -> TypeGuard[BaseCalculator]:
     """Whether total charge or spin have changed since a calculator's last results, which many do not look at themselves."""
     if isinstance(part, Vouching) or not isinstance(part, BaseCalculator) or part.atoms is None:
         return False

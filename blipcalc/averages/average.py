@@ -185,7 +185,7 @@ def _of_runs(runs: Sequence[Path], chosen: Any, temperature_K: float | None, dis
         stored = stored_run(run, temperature_K)
         series, axis, frame = collect(stored, chosen, discard=discard, with_draws=False)
         before = found[0][1] if found else axis
-        if axis is not None and not np.array_equal(axis.values, before.values):
+        if axis is not None and before is not None and not np.array_equal(axis.values, before.values):
             raise DataError(
                 f"{run} is shorter or longer than {runs[0]}, so that its {axis.name}s are others; say the longest lag, as "
                 f"{chosen.name}:2.0 does in ps"

@@ -13,6 +13,7 @@ from blipcalc.averages.diffusion import Displacement, interval_ps, relative, unw
 from blipcalc.averages.observables import Array, Axis, Observable
 from blipcalc.averages.reweighted_average import Series
 from blipcalc.averages.stored_run import DrawEnergies, Stored
+from blipcalc.core.demanded import demanded
 from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError, DataError, NonFiniteError
 from blipcalc.settings import number
@@ -111,12 +112,13 @@ class _Replica:
         skip = int(len(self) * discard)
         deviations = np.empty((len(self), 0)) if self.draws is None else self.draws.done()
         values, deviations, own = np.array(self.values[skip:]), deviations[skip:], None
-        if isinstance(self.observable, Observable) and self.observable.on_draws is not None and self.draws is not None:
-            n_atoms = len(self.frame)
-            own = np.array([self.observable.on_draws(*pair, n_atoms) for pair in zip(values, deviations, strict=True)])
-        if lags is not None:
-            cells, atoms = np.array(self._cells[skip:]), self.frame
-            places = relative(unwrapped(values, cells, atoms.pbc), atoms.get_masses())[:, self.observable.chosen(atoms)]
-            values = self.observable.along(places, lags, interval_ps(self.times[skip:]))
+        observable = self.observable
+        if isinstance(observable, Observable) and observable.on_draws is not None and self.draws is not None:
+            n_atoms = len(demanded(self.frame, "a frame"))
+            own = np.array([observable.on_draws(*pair, n_atoms) for pair in zip(values, deviations, strict=True)])
+        if isinstance(observable, Displacement) and lags is not None:
+            cells, atoms = np.array(self._cells[skip:]), demanded(self.frame, "a frame")
+            places = relative(unwrapped(values, cells, atoms.pbc), atoms.get_masses())[:, observable.chosen(atoms)]
+            values = observable.along(places, lags, interval_ps(self.times[skip:]))
             deviations = deviations[: len(values)]
         return values, deviations, own

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
+from numpy.typing import ArrayLike
 
 from blipcalc.averages.observables import Array, Axis
 from blipcalc.core.periodic import shortest
@@ -65,7 +66,9 @@ class Displacement:
 
     def chosen(self, atoms: Atoms) -> np.ndarray:
         """(n,) which atoms count."""
-        found = np.ones(len(atoms), bool) if self.symbol == "all" else atoms.symbols == self.symbol
+        found = np.ones(len(atoms), bool)
+        if self.symbol != "all":
+            found = np.array(atoms.symbols == self.symbol, dtype=bool)
         if not found.any():
             raise DataError(f"{self.name}: {atoms.get_chemical_formula()} has no {self.symbol}")
         return found
@@ -116,7 +119,7 @@ def relative(places: Array, masses: Array) -> Array:
     return places - np.einsum("tni,n->ti", places, masses / masses.sum())[:, None]
 
 
-def interval_ps(times_fs: Array) -> float:
+def interval_ps(times_fs: ArrayLike) -> float:
     """Between frames; raises :class:`DataError` where it is not the same everywhere, or not known."""
     steps = np.diff(np.asarray(times_fs, dtype=np.float64))
     if not len(steps) or not np.isfinite(steps).all() or np.ptp(steps) > 1e-6 * steps.mean() or steps.mean() <= 0:

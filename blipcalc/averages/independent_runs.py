@@ -12,6 +12,7 @@ A folder holds ``driving`` and ``draw-000``, ``draw-001``, …, each a run folde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,10 @@ def drawn_runs(folder: Path) -> list[Path]:
     return [folder / DRIVING, *found]
 
 
+def _mean_of(values: Array, rows: Array) -> Array:
+    return values[rows].mean(axis=0)
+
+
 def over_runs(runs: Iterable[Path], values_of: Callable[[Path], tuple[Array, ...]]) -> Thermal:
     """Averages over runs, the first on the surface that drives.
 
@@ -88,7 +93,7 @@ def over_runs(runs: Iterable[Path], values_of: Callable[[Path], tuple[Array, ...
             raise SamplingError(f"{run}: {error}") from None
         together = np.concatenate(values)
         means.append(together.mean(axis=0))
-        errors.append(jackknife(lambda rows, together=together: together[rows].mean(axis=0), cut(values, g)))
+        errors.append(jackknife(partial(_mean_of, together), cut(values, g)))
         sizes.append(n_independent)
         memories.append(g)
         frames += len(together)

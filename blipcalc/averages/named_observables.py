@@ -14,9 +14,21 @@ from ase import Atoms
 from numpy.typing import ArrayLike
 
 from blipcalc.averages.diffusion import Displacement
-from blipcalc.averages.observables import Observable, angle, density, distance, distribution, energy, rdf, volume
+from blipcalc.averages.observables import (
+    BINS,
+    R_MAX,
+    Observable,
+    angle,
+    density,
+    distance,
+    distribution,
+    energy,
+    rdf,
+    volume,
+)
 from blipcalc.errors import ConfigurationError
 from blipcalc.registries import OBSERVABLES
+from blipcalc.settings import whole
 
 Given = str | Observable | Displacement | Callable[[Atoms], ArrayLike]
 
@@ -76,6 +88,11 @@ class Arguments:
                 else "nothing is expected behind the last colon"
             )
         return found
+
+    def number_or_none(self) -> float | None:
+        """``"2.0"`` -> 2.0; None for no text."""
+        found = self.numbers(0, 1)
+        return found[0] if found else None
 
 
 def named(observable: Given) -> Observable | Displacement:
@@ -139,14 +156,16 @@ def named_distribution(arguments: Arguments) -> Observable:
 
 def named_rdf(arguments: Arguments) -> Observable:
     """``rdf:A-B[:r_max[,bins]]``: radial distribution function of two elements."""
-    return rdf(*arguments.elements(), *arguments.numbers(0, 1, 2))
+    given = arguments.numbers(0, 1, 2)
+    r_max, bins = [*given, *[R_MAX, BINS][len(given) :]]
+    return rdf(*arguments.elements(), r_max, whole("bins", bins, 1, what="number of bins"))
 
 
 def named_msd(arguments: Arguments) -> Displacement:
     """``msd:A[:lag_ps]``, Å²: mean square displacement of an element, or ``all``."""
-    return Displacement(arguments.what or "all", *arguments.numbers(0, 1))
+    return Displacement(arguments.what or "all", arguments.number_or_none())
 
 
 def named_diffusion(arguments: Arguments) -> Displacement:
     """``diffusion:A[:lag_ps]``, Å²/ps: diffusion coefficient of an element, or ``all``."""
-    return Displacement(arguments.what or "all", *arguments.numbers(0, 1), is_diffusion=True)
+    return Displacement(arguments.what or "all", arguments.number_or_none(), is_diffusion=True)

@@ -74,8 +74,9 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
     if not parts:
         raise DataError("expected a run folder, a trajectory or frames, got an empty list")
     temperature_K = None if temperature_K is None else number("temperature_K", temperature_K, above=0.0)
-    if all(isinstance(part, Atoms) for part in parts):
-        return Stored((parts,), _agreed({temperature_K}, "these frames"), None, None)
+    frames = [part for part in parts if isinstance(part, Atoms)]
+    if len(frames) == len(parts):
+        return Stored((frames,), _agreed({temperature_K}, "these frames"), None, None)
     replicas, known, calibrations, strides = [], {temperature_K}, [], set()
     for path in map(Path, parts):
         if not path.is_dir():
@@ -154,7 +155,9 @@ class DrawEnergies:
 
     def __init__(self, calculator: Calculator | None, batch: int) -> None:
         self.surfaces = None if calculator is None else Surfaces(calculator)
-        self.batch, self.found, self._waiting = batch, [], []
+        self.batch = batch
+        self.found: list[Any] = []
+        self._waiting: list[tuple[int, Atoms]] = []
         self._of_run: np.ndarray | None = None
 
     def add(self, atoms: Atoms) -> None:
@@ -166,10 +169,9 @@ class DrawEnergies:
             )
         self.found.append(held.get(DEVIATIONS))
         if self.found[-1] is not None and self.surfaces is not None and self._of_run is None:
-            self._of_run = np.array(
-                self.found[-1]
-            )  # one frame is held against the calculator, which must be that of the run
-            self._check(atoms)
+            # one frame is held against the calculator, which must be that of the run
+            self._of_run = np.array(self.found[-1])
+            self._check(self.surfaces, self._of_run, atoms)
         if self.found[-1] is None:
             if self.surfaces is None:
                 raise DataError(
@@ -189,23 +191,23 @@ class DrawEnergies:
             )
         return np.array(self.found)
 
-    def _check(self, atoms: Atoms) -> None:
+    def _check(self, surfaces: Surfaces, of_run: np.ndarray, atoms: Atoms) -> None:
         """Refuse a calculator of other draws than those that the run was checked with."""
-        (both,) = self.surfaces([atoms], forces=False)
-        here = both.draws.energy - both.driving.energy
-        if len(here) == len(self._of_run):
-            scale = max(float(np.std(self._of_run)), SAME_DRAWS)
-            if np.abs(here - self._of_run).max() <= 0.1 * scale:
+        (both,) = surfaces([atoms], forces=False)
+        here = np.asarray(both.draws.energy - both.driving.energy)
+        if len(here) == len(of_run):
+            scale = max(float(np.std(of_run)), SAME_DRAWS)
+            if np.abs(here - of_run).max() <= 0.1 * scale:
                 return
         raise ConfigurationError(
             f"this calculator has other draws than those of the run: at frame {len(self.found) - 1} they lie "
             f"{np.round(here[:4], 4).tolist()} … eV above the surface that drives, stored are "
-            f"{np.round(self._of_run[:4], 4).tolist()} …; give the same model, seed, n_draws and surface"
+            f"{np.round(of_run[:4], 4).tolist()} …; give the same model, seed, n_draws and surface"
         )
 
     def _evaluate(self) -> None:
         waiting, self._waiting = self._waiting, []
-        if not waiting:
+        if not waiting or self.surfaces is None:
             return
         for (index, atoms), both in zip(waiting, self.surfaces([a for _, a in waiting], forces=False), strict=True):
             stored = math.nan if atoms.calc is None else atoms.calc.results.get("energy", math.nan)

@@ -39,8 +39,14 @@ class Around(AnswersOneAtATime, Calculator):
         """
         self.results = {}
         super().calculate(atoms, list(properties), list(system_changes))
+        _ = self.structure  # refuses None
+
+    @property
+    def structure(self) -> Atoms:
+        """The structure of the last question; raises EmptyStructureError where none was ever given."""
         if self.atoms is None:
             raise EmptyStructureError("expected an Atoms object, got None; give atoms")
+        return self.atoms
 
     def share(self, key: str, compute: bool) -> Any:
         """The value of one property, made of what the parts say; None where it is not known and not to be computed."""

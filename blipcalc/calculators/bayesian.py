@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from ase.outputs import Properties, all_outputs
 
 from blipcalc.adapters.ase_results import Vouching, changes
 from blipcalc.core.contracts import Surface
+from blipcalc.core.demanded import demanded
 from blipcalc.core.domain import Domain
+from blipcalc.core.evaluate import Strategy
 from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import AnswersOneAtATime, one_at_a_time
 from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
@@ -88,7 +90,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
     """
 
     name = "blipcalc"
-    implemented_properties: ClassVar[list[str]] = [
+    implemented_properties: list[str] = [  # noqa: RUF012 - as ASE has it
         "energy",
         "free_energy",
         "energies",
@@ -109,7 +111,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         device: str | None = None,
         dtype: str | None = None,
         raw: bool = False,
-        strategy: str | None = None,
+        strategy: Strategy | None = None,
         chunk: int | None = None,
     ) -> None:
         super().__init__()
@@ -118,8 +120,17 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         settings |= {"strategy": strategy, "chunk": chunk}
         given = {name: value for name, value in settings.items() if value is not None}
         if isinstance(source, (str, Path, Model)):
-            given.setdefault("device", "cuda" if torch.cuda.is_available() else "cpu")
-            self.predictor: Predictor = BayesianPredictor.load(source, calibrated=not raw, **given)
+            self.predictor: Predictor = BayesianPredictor.load(
+                source,
+                n_draws=16 if n_draws is None else n_draws,
+                seed=0 if seed is None else seed,
+                surface=surface,
+                calibrated=not raw,
+                device=("cuda" if torch.cuda.is_available() else "cpu") if device is None else device,
+                dtype="float64" if dtype is None else dtype,
+                strategy="auto" if strategy is None else strategy,
+                chunk=chunk,
+            )
         elif isinstance(source, type) or not isinstance(source, Predictor):
             raise ConfigurationError(
                 f"expected a model name, a path, a model or a predictor, got {source!r}; ASE calculators go into "
@@ -226,7 +237,8 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         prediction = self.prediction if known and set(properties) <= {DISTANCE} else None
         self.results, self.prediction = {}, None
         super().calculate(atoms, list(properties), list(system_changes))
-        if len(self.atoms) == 0:
+        own = self._structure(self.atoms)
+        if len(own) == 0:
             raise EmptyStructureError("expected at least one atom, got an empty Atoms object")
         need = Need(
             forces=bool(asked & {*NEEDS_FORCES, *NEEDS_STRESS}),
@@ -234,12 +246,10 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
             variance=bool(asked & {*VARIANCES, DEVIATIONS}),
         )
         if prediction is None:
-            (prediction,) = predictions(self.predictor, [self.atoms], need)
+            (prediction,) = predictions(self.predictor, [own], need)
         results = results_of(prediction)
         if DISTANCE in asked:
-            results[DISTANCE] = (
-                known[DISTANCE] if DISTANCE in known else self.predictor.latent_distances([self.atoms])[0]
-            )
+            results[DISTANCE] = known[DISTANCE] if DISTANCE in known else self.predictor.latent_distances([own])[0]
         self.prediction, self.results = prediction, results
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -275,7 +285,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         """Energy, forces and, where there is one, stress of every draw, posterior values; evaluated anew."""
         structure = self._structure(atoms)
         need = Need(stress=bool(self.predictor.has_stress and structure.pbc.all()), samples=True)
-        return self.predictor([structure], need)[0].samples
+        return demanded(self.predictor([structure], need)[0].samples, "the samples of the draws")
 
     def export_properties(self) -> Properties:
         """Only what ASE knows: foreign callers (``Atoms.get_properties``, socket clients) raise on any other key."""
@@ -289,7 +299,10 @@ class WithBayesian(Protocol):
     bayesian : that part, with its calibration
     """
 
-    bayesian: BayesianCalculator
+    @property
+    def bayesian(self) -> BayesianCalculator:
+        """The part."""
+        ...
 
 
 @runtime_checkable

@@ -28,7 +28,7 @@ What other wrappers and files do with uncertainties, each line a test of ours:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator
@@ -63,11 +63,11 @@ class CombinedCalculator(Around):
     """
 
     name = "combined"
-    implemented_properties: ClassVar[list[str]] = [*SUMS, *CARRIED]
+    implemented_properties: list[str] = [*SUMS, *CARRIED]  # noqa: RUF012 - as ASE has it
 
     def __init__(self, *parts: Calculator) -> None:
         super().__init__()
-        models = [part for part in parts if bayesian_of(part) is not None]
+        models = [(part, own) for part in parts if (own := bayesian_of(part)) is not None]
         if len(models) != 1:
             names = ", ".join(type(part).__name__ for part in parts)
             remedy = (
@@ -79,7 +79,7 @@ class CombinedCalculator(Around):
             raise ConfigurationError(
                 f"expected exactly one Bayesian part, got {len(models)} of {len(parts)} ({names}); {remedy}"
             )
-        self.parts, self.model = parts, models[0]
+        self.parts, (self.model, self._bayesian) = parts, models[0]
         for k, part in enumerate(parts):
             check_part(part, f"part {k}")
         sums = [key for key in SUMS if all(gives(part, key) for part in parts)]
@@ -94,7 +94,7 @@ class CombinedCalculator(Around):
     @property
     def bayesian(self) -> BayesianCalculator:
         """The part whose variances these are."""
-        return self.model.bayesian
+        return self._bayesian
 
     def share(self, key: str, compute: bool) -> Any:
         """A variance, or a sum; None where a part does not know its share and is not to compute it."""
@@ -102,7 +102,7 @@ class CombinedCalculator(Around):
             return self.model.get_property(key, self.atoms, allow_calculation=compute)
         total: Any = None
         for k, part in enumerate(self.parts):
-            share = ask(part, key, self.atoms, compute, name=f"part {k}")
+            share = ask(part, key, self.structure, compute, name=f"part {k}")
             if share is None:
                 return None
             total = share if total is None else total + share
@@ -111,7 +111,7 @@ class CombinedCalculator(Around):
     @one_at_a_time
     def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
         """Energy, forces and, where there is one, stress of every draw, plus those of the exact parts; evaluated anew."""
-        structure = self.atoms if atoms is None else atoms
+        structure = self.structure if atoms is None else atoms
         if not isinstance(self.model, Sampled):
             raise ConfigurationError(f"{type(self.model).__name__} has no draws of its own; ask its .bayesian")
         samples = self.model.get_samples(structure)

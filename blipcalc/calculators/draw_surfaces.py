@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -26,8 +26,9 @@ from blipcalc.calculators.bayesian import BayesianCalculator, bayesian_of
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.single_draw import SingleDraw
 from blipcalc.core.deformation import deformation, displaced
+from blipcalc.core.demanded import demanded
 from blipcalc.core.differenced import Differenced
-from blipcalc.core.prediction import SampleArrays
+from blipcalc.core.prediction import Prediction, SampleArrays
 from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.stats.estimate import ROUNDING, Estimate
@@ -39,9 +40,14 @@ class Values(NamedTuple):
     energy : () or (K,) eV; forces : (…, n, 3) eV/Å or None; stress : (…, 6) eV/Å³ in ASE's Voigt order, or None
     """
 
-    energy: np.ndarray
+    energy: np.ndarray | np.float64
     forces: np.ndarray | None
     stress: np.ndarray | None
+
+    def of(self, k: int) -> Values:
+        """Those of structure k, or of draw k."""
+        forces, stress = (None if values is None else values[k] for values in (self.forces, self.stress))
+        return Values(np.asarray(self.energy)[k], forces, stress)
 
 
 class Both(NamedTuple):
@@ -116,7 +122,7 @@ class Surfaces:
                 f"expected a BayesianCalculator, or a CombinedCalculator around one, got {type(calculator).__name__}"
             )
         self.calculator = calculator
-        self.bayesian = bayesian_of(calculator)
+        self.bayesian: BayesianCalculator = calculator.bayesian
         parts = calculator.parts if isinstance(calculator, CombinedCalculator) else ()
         self.exact = tuple(part for part in parts if bayesian_of(part) is None)
         self.predictor = self.bayesian.predictor
@@ -131,7 +137,7 @@ class Surfaces:
         for atoms, prediction in zip(structures, predictions(self.predictor, list(structures), need), strict=True):
             extra = self._exact(atoms, forces=forces, stress=stress)
             driving = Values(np.float64(prediction.energy), prediction.forces, prediction.stress)
-            samples = prediction.samples
+            samples = _samples(prediction)
             draws = Values(samples.energy, samples.forces, samples.stress)
             found.append(Both(_sum(driving, extra), _sum(draws, extra)))
         return found
@@ -144,19 +150,26 @@ class Surfaces:
         which = range(self.n_draws) if which is None else which
         if isinstance(self.predictor, Separate):
             rows = self.predictor.each(structures, stress=stress, which=which)
-            own = [Values(row.energy[0], row.forces[0], row.stress[0] if stress else None) for row in rows]
+            own = [_of_draw(row, 0, stress=stress) for row in rows]
         else:  # all of them everywhere, and the diagonal of that
             need = Need(stress=stress, samples=True)
             own = [
-                Values(p.samples.energy[k], p.samples.forces[k], p.samples.stress[k] if stress else None)
+                _of_draw(_samples(p), k, stress=stress)
                 for k, p in zip(which, self.predictor(list(structures), need), strict=True)
             ]
         own = [
             _sum(values, self._exact(atoms, forces=True, stress=stress))
             for values, atoms in zip(own, structures, strict=True)
         ]
-        energy, forces, stresses = zip(*own, strict=True)
-        return Values(np.array(energy), np.stack(forces), np.stack(stresses) if stress else None)
+        return Values(
+            np.array([one.energy for one in own]),
+            np.stack([demanded(one.forces, "forces") for one in own]),
+            np.stack([demanded(one.stress, "a stress") for one in own]) if stress else None,
+        )
+
+    def forces_of_each(self, structures: Sequence[Atoms]) -> np.ndarray:
+        """(K, n, 3) eV/Å of draw k on structure k."""
+        return demanded(self.each(structures).forces, "forces")
 
     def single(self, k: int) -> Calculator:
         """The surface of draw k for MD and optimisers, guarded by the variances of all draws; exact parts are added.
@@ -245,15 +258,16 @@ class Surfaces:
         """(K, 3n) or (K, 3n + 6) ∂E_k/∂q of draw k at q, one for all or (K, …), counted from structure k."""
         rows = np.broadcast_to(q, (len(structures), q.shape[-1]))
         moved = [displaced(atoms, row) for atoms, row in zip(structures, rows, strict=True)]
-        energy, forces, stress = self.each(moved, stress=q.shape[-1] > 3 * len(moved[0]))
-        own = zip(energy, forces, [None] * len(moved) if stress is None else stress, strict=True)
-        return np.array([gradient_at(Values(*one), *at) for one, *at in zip(own, moved, rows, strict=True)])
+        found = self.each(moved, stress=q.shape[-1] > 3 * len(moved[0]))
+        forces, stress = demanded(found.forces, "forces"), [None] * len(moved) if found.stress is None else found.stress
+        own = [Values(np.float64(0.0), *derivatives) for derivatives in zip(forces, stress, strict=True)]
+        return np.array([gradient_at(*at) for at in zip(own, moved, rows, strict=True)])
 
     def _exact(self, atoms: Atoms, *, forces: bool, stress: bool) -> Values:
         if not self.exact:
             return Values(np.float64(0.0), None, None)
 
-        def total(key: str) -> np.ndarray | float:
+        def total(key: str) -> Any:
             return sum(ask(part, key, atoms, name="an exact part") for part in self.exact)
 
         with self.calculator.lock:
@@ -264,10 +278,11 @@ class Surfaces:
 
 def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:
     """(…, 3n) or (…, 3n + 6): ∂E/∂u = -F and ∂(E + pV)/∂e = V (σ + p), in Voigt order."""
-    du = -values.forces.reshape(*values.forces.shape[:-2], -1)
+    forces = demanded(values.forces, "forces")
+    du = -forces.reshape(*forces.shape[:-2], -1)
     if not strain:
         return du
-    de = atoms.get_volume() * (values.stress + pressure * np.array([1, 1, 1, 0, 0, 0]))
+    de = atoms.get_volume() * (demanded(values.stress, "a stress") + pressure * np.array([1, 1, 1, 0, 0, 0]))
     return np.concatenate([du, de], axis=-1)
 
 
@@ -277,10 +292,12 @@ def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
     With D = 1 + ε:  ∂E/∂u = -F Dᵀ,  ∂E/∂D = V D⁻ᵀ σ.
     """
     d = deformation(q[3 * len(moved) :])
-    du = -(values.forces @ d.T).ravel()
+    du = -(demanded(values.forces, "forces") @ d.T).ravel()
     if len(q) == len(du):
         return du
-    by_strain = moved.get_volume() * np.linalg.solve(d.T, voigt_6_to_full_3x3_stress(values.stress))
+    by_strain = moved.get_volume() * np.linalg.solve(
+        d.T, voigt_6_to_full_3x3_stress(demanded(values.stress, "a stress"))
+    )
     return np.concatenate([du, full_3x3_to_voigt_6_stress(by_strain)])
 
 
@@ -291,5 +308,20 @@ def constraint_energy(atoms: Atoms) -> float:
 
 def _sum(values: Values, extra: Values) -> Values:
     """Two surfaces added up."""
-    pairs = zip(values, extra, strict=True)
-    return Values(*(one if other is None else one + other for one, other in pairs))
+
+    def added(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+        return one if one is None or other is None else one + other
+
+    return Values(values.energy + extra.energy, added(values.forces, extra.forces), added(values.stress, extra.stress))
+
+
+def _samples(prediction: Prediction) -> SampleArrays:
+    return demanded(prediction.samples, "the samples of the draws")
+
+
+def _of_draw(samples: SampleArrays, k: int, *, stress: bool) -> Values:
+    return Values(
+        samples.energy[k],
+        demanded(samples.forces, "forces")[k],
+        demanded(samples.stress, "a stress")[k] if stress else None,
+    )

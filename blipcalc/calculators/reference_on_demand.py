@@ -10,7 +10,7 @@ over both kinds of frames mean nothing (``from_reference`` in the results tells 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator
@@ -47,17 +47,18 @@ class ReferenceOnDemand(Around):
     """
 
     name = "on_demand"
-    implemented_properties: ClassVar[list[str]] = [*SURFACES, *CARRIED]
+    implemented_properties: list[str] = [*SURFACES, *CARRIED]  # noqa: RUF012 - as ASE has it
 
     def __init__(self, model: Calculator, reference: Calculator) -> None:
         super().__init__()
-        if bayesian_of(model) is None:
+        bayesian = bayesian_of(model)
+        if bayesian is None:
             raise ConfigurationError(
                 f"expected a BayesianCalculator, or a sum with one, as the model, got {type(model).__name__}; the reference is "
                 "the second argument"
             )
         check_part(reference, "the reference")
-        self.model, self.reference = model, reference
+        self.model, self.reference, self._bayesian = model, reference, bayesian
         self.parts = (model, reference)
         self._active: Active = "model"
         self._own = [key for key in CARRIED if key in model.implemented_properties]
@@ -72,7 +73,7 @@ class ReferenceOnDemand(Around):
     @property
     def bayesian(self) -> BayesianCalculator:
         """The part whose variances these are."""
-        return self.model.bayesian
+        return self._bayesian
 
     @property
     def active(self) -> Active:
@@ -101,4 +102,4 @@ class ReferenceOnDemand(Around):
             return float(self._active == "reference")
         if key in self._own:
             return self.model.get_property(key, self.atoms, allow_calculation=compute)
-        return ask(self._drives, key, self.atoms, compute, name=f"the {self._active} that drives")
+        return ask(self._drives, key, self.structure, compute, name=f"the {self._active} that drives")

@@ -20,6 +20,7 @@ from ase import Atoms, units
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from blipcalc.calculators.bayesian import Sampled
+from blipcalc.core.demanded import demanded
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.errors import ConfigurationError
 
@@ -37,7 +38,7 @@ def mace_results(atoms: Atoms) -> dict[str, np.ndarray]:
     ConfigurationError : a calculator without draws
     """
     samples = _samples(atoms)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name in ("energy", "forces", "stress"):
         values = getattr(samples, name)
         if values is not None:
@@ -61,9 +62,9 @@ def ipi_extras(atoms: Atoms) -> str:
     virial = np.zeros((len(samples.energy), 3, 3))
     if samples.stress is not None:
         virial = -atoms.get_volume() * np.array([voigt_6_to_full_3x3_stress(stress) for stress in samples.stress])
-    extras = {
+    extras: dict[str, np.ndarray] = {
         "committee_pot": samples.energy / units.Hartree,
-        "committee_force": samples.forces * units.Bohr / units.Hartree,
+        "committee_force": demanded(samples.forces, "forces") * units.Bohr / units.Hartree,
         "committee_virial": virial / units.Hartree,
     }
     return json.dumps({name: values.tolist() for name, values in extras.items()}, allow_nan=False)

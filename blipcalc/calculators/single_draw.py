@@ -11,6 +11,7 @@ from ase import Atoms
 from blipcalc.adapters.ase_results import Vouching, changes
 from blipcalc.calculators.base import Around
 from blipcalc.calculators.bayesian import CARRIED, DEVIATIONS, BayesianCalculator
+from blipcalc.core.demanded import demanded
 from blipcalc.core.identity import Identity
 from blipcalc.core.prediction import Prediction, SampleArrays, summarize
 from blipcalc.core.predictor_contract import Need, Predictor
@@ -99,11 +100,12 @@ class OneOfAll(Predictor):
         """Predictions in the order of the structures."""
         found = self._predictor(list(structures), replace(need, variance=True, samples=True))
         return [
-            summarize(atoms.numbers, self._only(prediction.samples), keep_samples=need.samples)
+            summarize(atoms.numbers, self._only(prediction), keep_samples=need.samples)
             for atoms, prediction in zip(structures, found, strict=True)
         ]
 
-    def _only(self, samples: SampleArrays) -> SampleArrays:
+    def _only(self, prediction: Prediction) -> SampleArrays:
+        samples = demanded(prediction.samples, "the samples of the draws")
         held = {field.name: getattr(samples, field.name) for field in fields(samples)}
         noise = ("energy_var", "forces_cov")
         return SampleArrays(

@@ -1,7 +1,5 @@
 """Results of one structure, frozen: what a calculator knew, kept with the structure and carried through ASE's own files."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

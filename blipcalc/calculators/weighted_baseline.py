@@ -29,7 +29,6 @@ doi:10.1063/5.0036522, arXiv:2011.08828 (weighted baseline).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -45,9 +44,10 @@ from blipcalc.calculators.bayesian import (
     BayesianCalculator,
     results_of,
 )
+from blipcalc.core.demanded import demanded
 from blipcalc.core.identity import Identity
 from blipcalc.core.one_at_a_time import one_at_a_time
-from blipcalc.core.prediction import Prediction
+from blipcalc.core.prediction import Prediction, SampleArrays
 from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.errors import ConfigurationError, EmptyStructureError, NonFiniteError
 from blipcalc.stats.spread import cross_covariance, spread
@@ -79,7 +79,7 @@ class BaselineFallback(Around):
     """
 
     name = "fallback"
-    implemented_properties: ClassVar[list[str]] = [*BLENDED, *VARIANCES, DISTANCE, "weight"]
+    implemented_properties: list[str] = [*BLENDED, *VARIANCES, DISTANCE, "weight"]  # noqa: RUF012 - as ASE has it
 
     def __init__(
         self,
@@ -136,37 +136,38 @@ class BaselineFallback(Around):
         """Evaluate the draws, and the baseline where more than variances and the weight is asked for."""
         asked = set(properties) | (set() if system_changes else set(self.results))
         self.begin(atoms, properties, system_changes)
-        if len(self.atoms) == 0:
+        structure = self.structure
+        if len(structure) == 0:
             raise EmptyStructureError("expected at least one atom, got an empty Atoms object")
-        if asked & set(NEEDS_STRESS) and not self.atoms.pbc.all():
+        if asked & set(NEEDS_STRESS) and not structure.pbc.all():
             raise PropertyNotImplementedError(
-                f"stress needs a cell that is periodic in three directions; pbc is {self.atoms.pbc.tolist()}"
+                f"stress needs a cell that is periodic in three directions; pbc is {structure.pbc.tolist()}"
             )
         stress = bool(asked & set(NEEDS_STRESS))
         need = Need(forces=stress or bool(asked & set(NEEDS_FORCES)), stress=stress, variance=True, samples=True)
-        (prediction,) = predictions(self.bayesian.predictor, [self.atoms], need)
+        (prediction,) = predictions(self.bayesian.predictor, [structure], need)
         results = {key: value for key, value in results_of(prediction).items() if key in VARIANCES}
         var = self._variance(prediction)
         weight = results["weight"] = self._var_baseline / (self._var_baseline + var)
         if asked & set(BLENDED):
             results |= self._blend(prediction, var, weight)
         if DISTANCE in asked:
-            results[DISTANCE] = self.bayesian.predictor.latent_distances([self.atoms])[0]
+            results[DISTANCE] = self.bayesian.predictor.latent_distances([structure])[0]
         self.results = results
 
     def _variance(self, prediction: Prediction) -> float:
         """σ², eV²: what the draws differ by; noise of heads is none of it, since no weight should answer to it."""
-        var = _scale(prediction) * float(spread(prediction.samples.energy)[1])
+        var = _scale(prediction) * float(spread(_samples(prediction).energy)[1])
         if not np.isfinite(var):
             raise NonFiniteError(f"the variance of the energy is {var}; expected a number")
         return var
 
     def _blend(self, prediction: Prediction, var: float, weight: float) -> dict[str, float | np.ndarray]:
         """The equations at the head of this file."""
-        samples, rest = prediction.samples, var / (self._var_baseline + var)
+        samples, rest = _samples(prediction), var / (self._var_baseline + var)
         keys = [key for key in ("stress", "forces") if getattr(prediction, key) is not None]
         # derivatives first: some calculators compute the energy alone, and then all over again
-        of_baseline = {key: ask(self.baseline, key, self.atoms, name="the baseline") for key in (*keys, "energy")}
+        of_baseline = {key: ask(self.baseline, key, self.structure, name="the baseline") for key in (*keys, "energy")}
         base = of_baseline["energy"] + self._shift()
         gap = prediction.energy - base
         blended: dict[str, float | np.ndarray] = {"energy": weight * prediction.energy + rest * base}
@@ -179,17 +180,22 @@ class BaselineFallback(Around):
 
     def _shift(self) -> float:
         """What is added to the baseline's energy, eV."""
+        structure = self.structure
         if self._shifts is not None:
-            unknown = sorted(set(self.atoms.symbols) - set(self._shifts))
+            unknown = sorted(set(structure.symbols) - set(self._shifts))
             if unknown:
                 raise ConfigurationError(f"no shift for {', '.join(unknown)}; name every element, 0.0 for none")
-            return float(sum(self._shifts[symbol] for symbol in self.atoms.symbols))
-        if sorted(self.atoms.numbers) != self._numbers:
+            return float(sum([self._shifts[symbol] for symbol in structure.symbols]))
+        if sorted(structure.numbers) != self._numbers:
             raise ConfigurationError(
-                f"align_on= was of another composition than {self.atoms.get_chemical_formula()}; give shifts= for several"
+                f"align_on= was of another composition than {structure.get_chemical_formula()}; give shifts= for several"
             )
         return self._offset
 
 
 def _scale(prediction: Prediction) -> float:
     return 1.0 if prediction.calibration is None else prediction.calibration.scale_energy
+
+
+def _samples(prediction: Prediction) -> SampleArrays:
+    return demanded(prediction.samples, "the samples of the draws")

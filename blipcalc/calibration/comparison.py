@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 from ase import Atoms
@@ -17,7 +17,7 @@ from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
 from blipcalc.errors import UnknownElementError
 from blipcalc.files.json_file import Kind
 from blipcalc.model_file.model import Model, backbone_of, total_seconds
-from blipcalc.predictor import BayesianPredictor
+from blipcalc.predictor import BayesianPredictor, Computing
 from blipcalc.stats.recalibration import IsotonicRecalibration
 from blipcalc.stats.scores import ce_central
 
@@ -80,7 +80,7 @@ def compare_models(
     n_draws: int = 16,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-    **settings: object,
+    **settings: Unpack[Computing],
 ) -> list[Compared]:
     """Every model under its own recommended surface, K draws or as many as it has, on the same labelled frames.
 

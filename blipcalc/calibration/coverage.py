@@ -100,9 +100,10 @@ def energy_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Cove
     known = np.isfinite(error) & np.isfinite(variance) & ~residuals.silent_energy
     if not known.any():
         return ()
-    formulas, found = residuals.compositions, []
+    formulas = residuals.compositions
+    found: list[Coverage] = []
     count = None if residuals.calibration is None else residuals.calibration.n_frames
-    groups = [("all", "all", known)]
+    groups: list[tuple[Kind, str, Array]] = [("all", "all", known)]
     groups += [("composition", f, known & (formulas == f)) for f in np.unique(formulas[known]).tolist()]
     for level in levels:
         covered = np.abs(error) <= norm.ppf((1 + level) / 2) * np.sqrt(variance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from ase import Atoms
@@ -111,6 +111,14 @@ class Evaluation:
         return _plain(asdict(self))
 
 
+class Scoring(TypedDict, total=False):
+    """Settings of :func:`evaluate_residuals`."""
+
+    tolerance: float | None
+    levels: Sequence[float]
+    seed: int
+
+
 def evaluate(
     predictor: Predictor,
     frames: Sequence[Atoms],
@@ -120,7 +128,7 @@ def evaluate(
     training_frames: Iterable[int] | None = None,
     batch_size: int = BATCH_ATOMS,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[Scoring],
 ) -> Evaluation:
     """Residuals of a predictor on labelled frames, scored; takes the settings of :func:`evaluate_residuals`.
 

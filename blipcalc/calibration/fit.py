@@ -29,6 +29,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -197,9 +198,9 @@ def calibrate(
         done += len(batch)
         if progress is not None:
             progress(done, len(frames))
-    identity = {"seed": seed, "model_hash": model.hash, "frames_hash": frames_hash(frames), "levels": levels}
+    fit = partial(fit_calibration, seed=seed, model_hash=model.hash, frames_hash=frames_hash(frames), levels=levels)
     errors = {key: residuals_of(found, frames) for key, found in predictions.items()}
-    fitted = [fit_calibration(of, surface=surface, n_draws=k, **identity) for (surface, k), of in errors.items()]
+    fitted = [fit(of, surface=surface, n_draws=k) for (surface, k), of in errors.items()]
     if silence := silence_text(next(iter(errors.values()))):
         warnings.warn(silence, SilentForcesWarning, stacklevel=2)
     return model.with_calibrations(*fitted)

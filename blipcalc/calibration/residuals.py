@@ -115,7 +115,7 @@ class Residuals:
     @property
     def silent_atoms(self) -> Array:
         """(N,) atoms of which all components are silent."""
-        return self.silent.all(axis=1)
+        return np.asarray(self.silent.all(axis=1))
 
     @property
     def silent_energy(self) -> Array:

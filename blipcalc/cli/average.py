@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,9 +49,16 @@ def average(
 
         stored = load(model)
         n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
-        calculator = BayesianCalculator(stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype)
+        # words as they were typed: what takes them checks them
+        words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype}
+        calculator = BayesianCalculator(stored, n_draws=n_draws, seed=seed, **words)
     source = run[0] if len(run) == 1 else run
-    settings = {"method": method, "temperature_K": temperature_k, "calculator": calculator, "discard": discard}
+    settings: dict[str, Any] = {
+        "method": method,
+        "temperature_K": temperature_k,
+        "calculator": calculator,
+        "discard": discard,
+    }
     found = [averaged(source, name, **settings) for name in observable]
     say(averages_text(found))
     if json_file is not None:

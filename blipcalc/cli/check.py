@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,12 +70,14 @@ def check(
     stored = load(model)
     known = frames_of(labelled, energy_unit, "Angstrom", energy_key, forces_key, ":") if labelled else None
     seen = seen_in_training(known or [], stored.frames.tolist())
-    if seen:
+    if seen and known:
         raise TrainingDataReusedError(
             f"{len(seen)} of {len(known)} labelled frames were in the training data; give frames that the model has not seen"
         )
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
-    predictor = BayesianPredictor.load(stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype)
+    # words as they were typed: what takes them checks them
+    words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype}
+    predictor = BayesianPredictor.load(stored, n_draws=n_draws, seed=seed, **words)
     limits = check_reference(
         predictor,
         reference,

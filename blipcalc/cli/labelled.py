@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -101,9 +101,9 @@ def evaluate(
 
     stored = load(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
-    predictor = BayesianPredictor.load(
-        stored, n_draws=n_draws, seed=seed, surface=surface, calibrated=not raw, device=device, dtype=dtype
-    )
+    # words as they were typed: what takes them checks them
+    words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype}
+    predictor = BayesianPredictor.load(stored, n_draws=n_draws, seed=seed, calibrated=not raw, **words)
     frames = frames_of(data, energy_unit, length_unit, energy_key, forces_key, index)
     settings = (foreign_energy_unit, length_unit, energy_key, forces_key, foreign_index)
     outside = frames_of(foreign, *settings, require_labels=False) if foreign else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +34,7 @@ app = typer.Typer(
 
 
 #: of every command, for the end of its help
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], str] = {
     train: "blipcalc train frames.extxyz -o my.blip",
     calibrate: "blipcalc calibrate my.blip fresh_frames.extxyz",
     evaluate: "blipcalc evaluate my.blip test_frames.extxyz --output runs/test",

@@ -71,10 +71,12 @@ def md(
         raise ConfigurationError("give --tolerance or --limits, not both")
     atoms, stored = structure_of(structure), load(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
-    atoms.calc = BayesianCalculator(
-        stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy
+    # words as they were typed: what takes them checks them
+    words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype, "strategy": strategy}
+    atoms.calc = BayesianCalculator(stored, n_draws=n_draws, seed=seed, **words)
+    rule: dict[str, Any] = (
+        {"limits": limits} if limits is not None else {"tolerance": 0.5 if tolerance is None else tolerance}
     )
-    rule = {"limits": limits} if limits is not None else {"tolerance": 0.5 if tolerance is None else tolerance}
     settings = rule | {
         "time_ps": time_ps,
         "temperature_K": temperature_k,

@@ -70,7 +70,7 @@ def structure_of(path: Path) -> Any:
     verify(path)
     check_counts(path)
     try:
-        atoms = ase.io.read(path, -1)
+        (atoms,) = ase.io.iread(path, -1)
     except Exception as error:  # each reader has errors of its own
         raise DataError(f"{path} cannot be read as a structure: {type(error).__name__} {error}") from error
     put_back(atoms)

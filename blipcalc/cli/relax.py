@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,9 +59,10 @@ def relax(
 
     atoms, stored = structure_of(structure), load(model)
     n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
-    atoms.calc = BayesianCalculator(
-        stored, n_draws=n_draws, seed=seed, surface=surface, device=device, dtype=dtype, strategy=strategy
-    )
+    # words as they were typed: what takes them checks them
+    words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype, "strategy": strategy}
+    bars: Any = None if error_bars == "none" else error_bars
+    atoms.calc = BayesianCalculator(stored, n_draws=n_draws, seed=seed, **words)
     make_folder(folder, context)
     for name in OUTPUTS:  # of an earlier relaxation nothing stays beside this one
         (folder / name).unlink(missing_ok=True)
@@ -75,7 +76,7 @@ def relax(
             steps=steps,
             cell=_cell(cell),
             pressure_GPa=pressure_gpa,
-            error_bars=None if error_bars == "none" else error_bars,
+            error_bars=bars,
             tolerance=tolerance,
             outside=outside,
             on_breach=["flag", "halt"],

@@ -17,7 +17,7 @@ STAGES = {
 }
 
 
-def sections(assignments: Sequence[str], **given: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+def sections(assignments: Sequence[str], **given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Merge assignments such as ``training.batch_size=5`` into the sections.
 
     Values are read as JSON where they can be, else as text; keys are checked by the models that take them.

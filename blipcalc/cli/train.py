@@ -67,7 +67,7 @@ def train(
     from blipcalc.training.prepare import prepare
     from blipcalc.training.train import train as run_training
 
-    given = sections(
+    asked = sections(
         settings or [],
         data={
             "energy_unit": energy_unit,
@@ -80,11 +80,11 @@ def train(
         warm={"epochs": warm_epochs, "device": device, "seed": seed},
         noise={"epochs": noise_epochs, "device": device, "seed": seed},
     )
-    if noise_epochs is None and not (ModelConfig.of(given["model"]).method.has_noise and not epochs):
-        given["noise"]["epochs"] = 0
+    if noise_epochs is None and not (ModelConfig.of(asked["model"]).method.has_noise and not epochs):
+        asked["noise"]["epochs"] = 0
     for stage, kind in (("warm", TrainConfig), ("training", TrainConfig), ("noise", NoiseConfig)):
-        kind.of({name: value for name, value in given[stage].items() if (name, value) != ("epochs", 0)})
-    given = without_idle_stages(given)
+        kind.of({name: value for name, value in asked[stage].items() if (name, value) != ("epochs", 0)})
+    given = without_idle_stages(asked)
     plan = Plan.of(**given, start=start)
     calibrate_after = calibrate_after and only_member is None and plan.has_error_bars
     held_out = prepare(data, plan.data).split.calibration if calibrate_after else []

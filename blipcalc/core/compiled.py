@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -62,9 +62,9 @@ def compile_graph(module: torch.fx.GraphModule, inputs: list[Tensor], options: d
     """One graph through the compiler of torch."""
     from torch._inductor.compile_fx import compile_fx  # this import takes a second
 
-    return compile_fx(
-        module, inputs, config_patches=options | {"post_grad_custom_pre_pass": _own_accumulators()} | WITHOUT_FAULT
-    )
+    patches = options | {"post_grad_custom_pre_pass": _own_accumulators()} | WITHOUT_FAULT
+    # a path or weights only where it compiles ahead of time
+    return compile_fx(module, inputs, config_patches=patches)  # type: ignore[return-value]
 
 
 @cache
@@ -131,8 +131,8 @@ class Checked:
         plain, found = self._plain(*args), self._compiled(*args)
         tensors = {name: value for name, value in plain._asdict().items() if value is not None}
         dtype = min((value.dtype for value in tensors.values()), key=lambda d: torch.finfo(d).bits)
-        about = {"what": self._what, "remedy": self._remedy}
-        check_equal({name: getattr(found, name) for name in tensors}, tensors, TOLERANCE[dtype], **about)
+        check = partial(check_equal, what=self._what, remedy=self._remedy)
+        check({name: getattr(found, name) for name in tensors}, tensors, TOLERANCE[dtype])
         for name in [name for name, value in tensors.items() if value.requires_grad]:
             weights = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
             # of a result of its own each: buffers of a compiled one are gone with its first derivative
@@ -142,12 +142,11 @@ class Checked:
             )
             largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
             for k, value in expected.items():
-                check_equal(
+                check(
                     {f"the derivative of {name} by the weights": own[k]},
                     {f"the derivative of {name} by the weights": value},
                     GRADIENT_TOLERANCE[dtype],
                     smallest=SMALL_GRADIENT * largest,
-                    **about,
                 )
 
 

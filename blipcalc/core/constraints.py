@@ -36,10 +36,10 @@ def stored(constraint: Any) -> dict[str, Any]:
 def _said(constraint: Any) -> dict[str, Any] | None:
     """What ``todict`` gives; None where there is none, or it is not written."""
     try:
-        said = constraint.todict()
+        said: object = constraint.todict()
     except (NotImplementedError, AttributeError):
         return None
-    return said if isinstance(said, Mapping) else None
+    return dict(said) if isinstance(said, Mapping) else None
 
 
 def _plain(value: Any, of: str) -> str:

@@ -6,9 +6,10 @@ a leading axis K. :func:`blipcalc.core.evaluate.evaluate` crosses the two.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -56,9 +57,21 @@ class EnergyModel(Protocol):
 
     cutoff: float
     species: tuple[int, ...]
-    supports_vmap: bool
-    energy_scale: float
-    heads: Heads
+
+    @property
+    def supports_vmap(self) -> bool:
+        """Declared, never probed."""
+        ...
+
+    @property
+    def energy_scale(self) -> float:
+        """EV."""
+        ...
+
+    @property
+    def heads(self) -> Heads:
+        """Variances of its own."""
+        ...
 
     def layer_roles(self) -> dict[str, Role]:
         """Dotted name of every linear layer -> what its rows are: atoms, directed pairs, or vector components of atoms."""
@@ -73,6 +86,39 @@ class EnergyModel(Protocol):
     def forward(self, graph: GraphTensors) -> ModelOutput:
         """Energies of a graph; the geometry enters through ``graph.vectors`` alone."""
         ...
+
+
+if TYPE_CHECKING:
+
+    class Network(torch.nn.Module, EnergyModel):
+        """A ``torch.nn.Module`` that keeps the contract, with what training and model files ask of it beside.
+
+        Python has no type for "both", so this is one for annotations; when code runs it is ``torch.nn.Module`` itself, and any
+        module will do that has the attributes.
+
+        config : sizes of its layers, or settings of its noise
+        """
+
+        config: Settings
+
+        def __call__(self, graph: GraphTensors) -> ModelOutput:
+            """As :meth:`forward`."""
+            ...
+
+        @abstractmethod
+        def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
+            """Start from the training frames: reference energies (eV), scale (eV), mean number of pairs per atom."""
+
+        @abstractmethod
+        def set_noise_unit(self, energy: float, forces: float) -> None:
+            """What variances of heads are multiples of, in units of the scale."""
+
+        @abstractmethod
+        def conventions(self) -> dict[str, float]:
+            """What the meaning of the weights rests on beside the architecture, as numbers that a model file keeps."""
+
+else:
+    Network = torch.nn.Module
 
 
 @dataclass(frozen=True)
@@ -107,7 +153,10 @@ class Posterior(Protocol):
     is_random : whether draws differ; a point estimate is not random
     """
 
-    is_random: bool
+    @property
+    def is_random(self) -> bool:
+        """Whether draws differ."""
+        ...
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """K = ``n`` draws; raises :class:`DrawsError` where it cannot give so many."""
@@ -155,7 +204,7 @@ class HasSlots(Protocol):
     backbone : the other one; config : settings of the noise
     """
 
-    backbone: torch.nn.Module
+    backbone: Network
     config: Settings
 
     def slot_shapes(self) -> dict[str, tuple[int, ...]]:

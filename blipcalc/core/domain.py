@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
-from torch import nn
 
+from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.core.neighbors import search
 from blipcalc.errors import DataError
@@ -63,7 +63,7 @@ class Domain:
 
 
 @plain_state()
-def latent_features(network: nn.Module, graph: Graph) -> np.ndarray | None:
+def latent_features(network: Network, graph: Graph) -> np.ndarray | None:
     """(N, F) float64 invariant features of all atoms, of the network without noise; None where it has none."""
     reference = next(network.parameters())
     graph = graph if graph.positions.device == reference.device else graph.clone().to(str(reference.device))
@@ -73,7 +73,7 @@ def latent_features(network: nn.Module, graph: Graph) -> np.ndarray | None:
 
 
 @plain_state()
-def fit_domain(network: nn.Module, frames: Sequence[Atoms]) -> Domain | None:
+def fit_domain(network: Network, frames: Sequence[Atoms]) -> Domain | None:
     """The domain of frames; None for a network that gives no features.
 
     raises : DataError where no element has two atoms

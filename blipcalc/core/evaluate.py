@@ -14,9 +14,9 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Draws, place_draws
+from blipcalc.core.contracts import Draws, Network, place_draws
 from blipcalc.core.forces import forces_from_gradient, stress_from_gradient
 from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.core.kernels import Function, Kernels
@@ -60,7 +60,7 @@ class Evaluator:
     chunk : draws per pass, to bound memory; None: on a CPU as many as make :data:`PAIRS` pairs, elsewhere all at once
     """
 
-    def __init__(self, model: nn.Module, *, strategy: Strategy = "auto", chunk: int | None = None) -> None:
+    def __init__(self, model: Network, *, strategy: Strategy = "auto", chunk: int | None = None) -> None:
         if not isinstance(strategy, str):
             raise ConfigurationError(f"strategy={strategy!r}; known: auto, loop, vmap, traced, compiled")
         if strategy == "auto":
@@ -132,11 +132,11 @@ class Evaluator:
         """The same of the linearised network; variances of heads are those at the weights themselves."""
         at = {name: state[name] for name in overrides}
         away = {name: value - state[name] for name, value in overrides.items()}
-        values, slopes = torch.func.jvp(lambda w: self._values(vectors, {**state, **w}, graph), (at,), (away,))
+        values, slopes = torch.func.jvp(lambda w: self._values(vectors, {**state, **w}, graph), (at,), (away,))[:2]
         values = (values[0] + slopes[0], values[1] + slopes[1], *values[2:])
         return values[0].sum(), values
 
-    def _values(self, vectors: Tensor, state: Mapping[str, Tensor], graph: GraphTensors) -> tuple[Tensor, ...]:
+    def _values(self, vectors: Tensor, state: dict[str, Tensor], graph: GraphTensors) -> tuple[Tensor, ...]:
         output = torch.func.functional_call(self.model, state, (graph._replace(vectors=vectors),), strict=False)
         noise = (value for value in (output.energy_var, output.forces_cov) if value is not None)
         return output.energy, output.energies, *noise
@@ -165,8 +165,8 @@ class Evaluator:
         if n == 1 or self.strategy == "loop":
             one = self._function(linear=draws.linear, single=True, whole=whole and n == 1)
             passes = [one(self.state, single_draw(draws[k : k + 1]), tensors) for k in range(n)]
-            (g,), values = _stacked([(p[0],) for p in passes]), _stacked([p[1] for p in passes])
-            return [value.expand(draws.n, *value.shape[1:]) for value in values], g.expand(draws.n, -1, -1)
+            (g,), stacked = _stacked([(p[0],) for p in passes]), _stacked([p[1] for p in passes])
+            return [value.expand(draws.n, *value.shape[1:]) for value in stacked], g.expand(draws.n, -1, -1)
         g, values = self._function(linear=draws.linear, single=False, whole=whole)(
             self.state, dict(draws.overrides), tensors
         )
@@ -190,14 +190,14 @@ class Evaluator:
             whole = whole and len(chunks) == 1
             parts = [self._pass(part, tensors, gradient=forces or stress, whole=whole) for part in chunks]
             energy, energies, *noise = (torch.cat(values) for values in zip(*(p[0] for p in parts), strict=True))
-            gradient = torch.cat([p[1] for p in parts]).double() if forces or stress else None
-            return Samples(
-                energy,
-                forces_from_gradient(gradient, graph.edge_index, len(graph.species)) if forces else None,
-                stress_from_gradient(gradient, vectors, graph) if stress else None,
-                energies,
-                *noise,
-            )
+            gradients = [gradient for _, gradient in parts if gradient is not None]
+            gradient = torch.cat(gradients).double() if gradients else None
+            of_forces = of_stress = None
+            if gradient is not None and forces:
+                of_forces = forces_from_gradient(gradient, graph.edge_index, len(graph.species))
+            if gradient is not None and stress:
+                of_stress = stress_from_gradient(gradient, vectors, graph)
+            return Samples(energy, of_forces, of_stress, energies, *noise)
 
     def each(self, draws: Sequence[Draws], graphs: Sequence[Graph], *, stress: bool = False) -> list[Samples]:
         """Each draw on the graph in its place alone; kernels take the draws in turn."""
@@ -223,7 +223,7 @@ def _products(
     def slope(vectors: Tensor) -> Tensor:
         return torch.func.grad(energy, has_aux=True)(vectors, state, overrides, graph)[0]
 
-    _, product = torch.func.vjp(slope, graph.vectors)
+    product = torch.func.vjp(slope, graph.vectors)[1]
     return lambda directions: torch.func.vmap(product)(directions)[0]
 
 
@@ -244,7 +244,7 @@ def _stacked(rows: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Network,
     draws: Draws,
     graph: Graph,
     *,

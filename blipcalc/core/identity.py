@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from torch import nn
-
+from blipcalc.core.contracts import Network
 from blipcalc.files.safetensors_file import tensors_hash
 
 
@@ -45,7 +44,7 @@ class Configured(Protocol):
     config: object
 
 
-def network_identity(network: nn.Module) -> str:
+def network_identity(network: Network) -> str:
     """Kind, settings and weights of an EnergyModel as text; equal for networks that give the same numbers."""
     configs = {name: repr(m.config) for name, m in network.named_modules() if isinstance(m, Configured)}
     settings = (type(network).__name__, network.cutoff, tuple(network.species), network.heads, configs)

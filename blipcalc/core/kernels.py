@@ -51,7 +51,7 @@ class Kernels:
     def __init__(self, function: Function, cutoff: float, *, compiled: bool) -> None:
         self._plain, self._cutoff, self._compiled = function, cutoff, compiled
         # a kernel, and the tensors it was made for: kept alive, so that their addresses stay theirs
-        self._kernels: OrderedDict[tuple, tuple[Callable[..., tuple[Tensor, ...]], object]] = OrderedDict()
+        self._kernels: OrderedDict[tuple[object, ...], tuple[Callable[..., tuple[Tensor, ...]], object]] = OrderedDict()
 
     def __call__(
         self,

@@ -102,11 +102,12 @@ class NeighborList:
         """
         positions, cell = np.asarray(positions, dtype=np.float64), np.asarray(cell, dtype=np.float64)
         pbc = np.asarray(pbc, dtype=bool)
-        if self._stale(positions, cell, pbc):
-            self._pairs = search(positions, cell, pbc, self.cutoff + max(self.skin, 1e-6))
+        pairs = None if self._stale(positions, cell, pbc) else self._pairs
+        if pairs is None:
+            pairs = self._pairs = search(positions, cell, pbc, self.cutoff + max(self.skin, 1e-6))
             self._reference = (positions.copy(), cell.copy(), pbc.copy())
             self.n_searches += 1
-        edge_index, shifts = self._pairs
+        edge_index, shifts = pairs
         squared = _squared_distances(positions, cell, edge_index, shifts)
         check_distances(squared, edge_index)
         keep = squared < self.cutoff**2

@@ -10,9 +10,16 @@ import functools
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, runtime_checkable
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+else:
+    Calculator = object
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Owner = TypeVar("Owner", bound="WithLock")
 
 
 @runtime_checkable
@@ -30,7 +37,7 @@ class WithLock:
 
     lock: AbstractContextManager[Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """With a lock, before anything else can be done with it."""
         made = super().__new__(cls)
         made.lock = threading.RLock()
@@ -41,18 +48,20 @@ class WithLock:
         return {name: value for name, value in vars(self).items() if name != "lock"}
 
 
-def one_at_a_time(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def one_at_a_time(
+    method: Callable[Concatenate[Owner, Arguments], Result],
+) -> Callable[Concatenate[Owner, Arguments], Result]:
     """The method of an object :class:`WithLock`, run while the thread holds the lock."""
 
     @functools.wraps(method)
-    def locked(self: WithLock, *args: Any, **kwargs: Any) -> Result:
+    def locked(self: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         with self.lock:
             return method(self, *args, **kwargs)
 
     return locked
 
 
-class AnswersOneAtATime(WithLock):
+class AnswersOneAtATime(WithLock, Calculator):
     """To be named before ASE's ``Calculator`` among the bases of a calculator: each question is answered under its lock.
 
     Methods that a calculator defines itself and that change it, ``calculate`` first of all, take :func:`one_at_a_time`.

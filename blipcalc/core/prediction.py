@@ -13,7 +13,7 @@ environments add coherently.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -46,8 +46,12 @@ class SampleArrays:
 
     def first(self, k: int) -> SampleArrays:
         """The first k draws."""
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return SampleArrays(**{name: None if value is None else value[:k] for name, value in held.items()})
+
+        def cut(value: Array | None) -> Array | None:
+            return None if value is None else value[:k]
+
+        others = (self.forces, self.stress, self.energies, self.energy_var, self.forces_cov)
+        return SampleArrays(self.energy[:k], *map(cut, others))
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Prediction:
     @property
     def atom_std(self) -> Array | None:
         """(n,) root of :attr:`atom_var`, eV/Å: what monitors read."""
-        return None if self.forces_cov is None else np.sqrt(self.atom_var)
+        return None if self.forces_cov is None else np.sqrt(atom_variance(self.forces_cov))
 
     @property
     def draws_agree(self) -> bool:
@@ -157,8 +161,8 @@ def sample_arrays(samples: Samples, graph: Graph) -> list[SampleArrays]:
     parts = []
     for s in range(graph.n_structures):
         atoms = np.flatnonzero(batch == s)
-        has_stress = samples.stress is not None and bool(graph.pbc[s].all())
-        stress = samples.stress[:, s].cpu().numpy() if has_stress else None
+        whole = samples.stress if bool(graph.pbc[s].all()) else None
+        stress = None if whole is None else whole[:, s].cpu().numpy()
         parts.append(
             SampleArrays(
                 energy=samples.energy[:, s].cpu().numpy(),
@@ -189,10 +193,10 @@ def summarize(
     ------
     NonFiniteError : a sample is NaN or infinite
     """
-    for samples in (draws, centre):
-        if samples is not None:
-            _check_finite(samples)
-    surface = centre if centre is not None else draws
+    given = [samples for samples in (draws, centre) if samples is not None]
+    for samples in given:
+        _check_finite(samples)
+    surface = given[-1]
     spreads, energy = {} if draws is None else _variances(draws), float(surface.energy.mean())
     return Prediction(
         species=np.asarray(species),
@@ -213,7 +217,7 @@ def _variances(draws: SampleArrays) -> dict[str, Any]:
 
     The law of total variance; one draw with heads has their noise alone.
     """
-    noise = {"energy_var": _mean(draws.energy_var), "forces_cov": None}
+    noise: dict[str, Any] = {"energy_var": _mean(draws.energy_var), "forces_cov": None}
     if draws.forces is not None:
         noise["forces_cov"] = _mean(draws.forces_cov)
     total: dict[str, Any] = {**noise, "stress_var": None, "pressure_var": None}

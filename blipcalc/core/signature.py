@@ -99,7 +99,9 @@ def difference(then: Signature, now: Signature, again: Callable[[], Signature] |
     if not off:
         return Difference()
     scatter, other = dict.fromkeys(off, 0.0), off
-    for _ in range(0 if again is None else ANSWERS):
+    for _ in range(ANSWERS):
+        if again is None:
+            break
         once_more = again().numbers
         scatter = {part: max(by, _deviation(now.numbers[part], once_more[part])) for part, by in scatter.items()}
         other = {part: by for part, by in off.items() if not by <= SCATTER * scatter[part]}
@@ -133,7 +135,8 @@ def _declared(thing: object) -> Identity | None:
     # what a class declares holds for that class: one derived from it may do anything, and is asked
     if "identity" in vars(type(thing)) and isinstance(thing, Identified):
         return thing.identity
-    if type(thing).__module__ == LinearCombinationCalculator.__module__:
+    of_ase = type(thing).__module__ == LinearCombinationCalculator.__module__
+    if of_ase and isinstance(thing, LinearCombinationCalculator):
         return Identity(f"{type(thing).__name__} {thing.mixer.weights!r}", tuple(thing.mixer.calcs))
     return None
 

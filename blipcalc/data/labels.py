@@ -18,12 +18,13 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
-from ase.io import read
-from ase.io.formats import filetype, string2index
+from ase.io import iread
+from ase.io.formats import filetype
 
 from blipcalc.core.dropped_by_ase import KEPT, put_back
 from blipcalc.core.neighbors import neighbor_pairs
 from blipcalc.core.validate import check_structure
+from blipcalc.data.picked import picked
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import (
     BlipcalcError,
@@ -83,8 +84,8 @@ def read_labelled(
     energy_factor, length_factor = _factor(energy_unit, ENERGY), _factor(length_unit, LENGTH)
     try:
         frames = _read_npz(path, energy_key, forces_key) if path.suffix == ".npz" else _read_ase(path)
-        frames = frames[string2index(index)] if isinstance(index, str) else frames[index]
-        frames = frames if isinstance(frames, list) else [frames]
+        chosen = picked(frames, index)
+        frames = chosen if isinstance(chosen, list) else [chosen]
     except BlipcalcError:
         raise
     except Exception as error:  # each reader has errors of its own; all mean that the file or the index is unusable
@@ -176,8 +177,8 @@ def gradient_ratio(frames: Sequence[Atoms], n_frames: int = 200, n_pairs: int = 
             change.append(c)
     if not work or not np.concatenate(work).any():
         return None
-    work, change = np.concatenate(work), np.concatenate(change)
-    return float(np.dot(work, change) / np.dot(work, work))
+    all_work = np.concatenate(work)
+    return float(np.dot(all_work, np.concatenate(change)) / np.dot(all_work, all_work))
 
 
 def _works(group: Sequence[Atoms], n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +244,7 @@ def _read_ase(path: Path) -> list[Atoms]:
     verify(path)
     check_counts(path)
     if filetype(str(path)) not in ("db", "json"):
-        frames = read(path, index=":")
+        frames = list(iread(path, index=":"))
         for atoms in frames:
             put_back(atoms)
         return frames

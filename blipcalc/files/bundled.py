@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from ase import Atoms
-from ase.io import read
+from ase.io import iread
 
 from blipcalc.errors import ConfigurationError
 from blipcalc.files.checksums import verify
@@ -29,5 +29,5 @@ def starting_structure(name: str) -> Atoms:
     for file, names in (("rmd17.extxyz", MOLECULES), ("silica.extxyz", ZEOLITES)):
         if name in names:
             verify(bundle_path(file))
-            return read(bundle_path(file), index=names.index(name))
+            return next(iread(bundle_path(file), index=names.index(name)))
     raise ConfigurationError(f"no starting structure for {name!r}; there are {', '.join(MOLECULES + ZEOLITES)}")

@@ -296,7 +296,8 @@ def _parsed(line: bytes) -> Part | None:
     if crc != f"{zlib.crc32(text):08x}".encode():
         return None
     *places, of_part = text.split(b" ")
-    return Part(*map(int, places), int(of_part, 16))
+    number, start, stop, item, index = map(int, places)
+    return Part(number, start, stop, item, index, int(of_part, 16))
 
 
 def _last(sums: Path) -> Part | None:

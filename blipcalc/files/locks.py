@@ -25,7 +25,7 @@ from blipcalc.errors import BusyError, FileBusyError, NoLockWarning, RunFolderBu
 try:
     import fcntl
 except ImportError:  # not on Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module or nothing
 
 #: within a folder
 LOCK = ".lock"

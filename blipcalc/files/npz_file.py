@@ -18,7 +18,8 @@ SEAL = "sha256"
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays of numbers; an older file stays until the new one is whole."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **{SEAL: np.array(_hash(arrays))})
+    # numpy's types let an array have the name of its one option
+    np.savez(buffer, **arrays, **{SEAL: np.array(_hash(arrays))})  # type: ignore[arg-type]
     write_atomically(path, buffer.getvalue())
 
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
+from blipcalc.core.demanded import demanded
 from blipcalc.core.prediction import SampleArrays, summarize
 from blipcalc.errors import ConfigurationError
 from blipcalc.stats.information import bald, bald_vector
@@ -69,7 +70,7 @@ def choose(
 def bald_energy(samples: Sequence[SampleArrays]) -> Array:
     """(S,) nats."""
     _check_heads(samples)
-    return np.array([bald(s.energy, s.energy_var) for s in samples])
+    return np.array([bald(s.energy, demanded(s.energy_var, "variances of the energy")) for s in samples])
 
 
 def bald_forces(samples: Sequence[SampleArrays], *, pool: str = "mean") -> Array:
@@ -77,12 +78,16 @@ def bald_forces(samples: Sequence[SampleArrays], *, pool: str = "mean") -> Array
     if pool not in ("mean", "max"):
         raise ConfigurationError(f"pool={pool!r}; expected 'mean' or 'max'")
     _check_heads(samples)
-    return np.array([getattr(bald_vector(s.forces, s.forces_cov), pool)() for s in samples])
+    scores = [
+        bald_vector(demanded(s.forces, "forces"), demanded(s.forces_cov, "covariances of the forces")) for s in samples
+    ]
+    return np.array([getattr(score, pool)() for score in scores])
 
 
 def max_variance(samples: Sequence[SampleArrays]) -> Array:
     """(S,) (eV/Å)²: mean over atoms of the total variance of a force component."""
-    return np.array([summarize(np.zeros(s.forces.shape[1], int), s).atom_var.mean() for s in samples])
+    found = [summarize(np.zeros(demanded(s.forces, "forces").shape[1], int), s).atom_var for s in samples]
+    return np.array([demanded(variance, "variances of the forces").mean() for variance in found])
 
 
 def highest(scores: Array, n: int) -> Array:

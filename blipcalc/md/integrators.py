@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms, units
@@ -76,11 +76,13 @@ class IntegratorConfig(Settings):
     """Which integrator, and its constants."""
 
     ensemble: Ensemble = "langevin"
-    timestep_fs: float = Field(0.5, gt=0)
-    friction_per_fs: float = Field(0.01, gt=0, description="of langevin, baoab, npt-baoab")
-    damping_fs: float = Field(100.0, gt=0, description="time of the thermostat of bussi, nose-hoover, npt, npt-cell")
-    pressure_GPa: float = Field(0.0, description="of the NPT ensembles")
-    pressure_damping_fs: float = Field(1000.0, gt=0, description="time of the barostat")
+    timestep_fs: float = Field(default=0.5, gt=0)
+    friction_per_fs: float = Field(default=0.01, gt=0, description="of langevin, baoab, npt-baoab")
+    damping_fs: float = Field(
+        default=100.0, gt=0, description="time of the thermostat of bussi, nose-hoover, npt, npt-cell"
+    )
+    pressure_GPa: float = Field(default=0.0, description="of the NPT ensembles")
+    pressure_damping_fs: float = Field(default=1000.0, gt=0, description="time of the barostat")
 
 
 def integrator(
@@ -180,15 +182,25 @@ def _count(
     chain: NoseHooverChainNVT | IsotropicMTKNPT | MTKNPT, number: int, temperature_K: float, tdamp: float, pdamp: float
 ) -> None:
     """Have a chain count f degrees of freedom where ASE counts three for each atom: its equations hold for N = f / 3."""
+    # ASE's types say int; it computes with any number
     n = number / 3
-    chain._thermostat = NoseHooverChainThermostat(n, chain.masses, temperature_K, tdamp)
+    chain._thermostat = NoseHooverChainThermostat(n, chain.masses, temperature_K, tdamp)  # type: ignore[arg-type]
     if isinstance(chain, IsotropicMTKNPT):
         chain._num_atoms_global = n
-        chain._barostat = IsotropicMTKBarostat(n, temperature_K, pdamp)
+        chain._barostat = IsotropicMTKBarostat(n, temperature_K, pdamp)  # type: ignore[arg-type]
     elif isinstance(chain, MTKNPT):
         chain._num_atoms_global = n
         # the mask is counted only: a symmetric stress moves six of nine momenta of the cell
-        chain._barostat = MTKBarostat(n, temperature_K, pdamp, mask=(True,) * 6)
+        chain._barostat = MTKBarostat(n, temperature_K, pdamp, mask=(True,) * 6)  # type: ignore[arg-type]
+
+
+@runtime_checkable
+class Thermostatted(Protocol):
+    """An integrator of ASE whose thermostat can be told another temperature."""
+
+    def set_temperature(self, temperature: float | None = None, temperature_K: float | None = None) -> None:
+        """K."""
+        ...
 
 
 def set_temperature(dynamics: MolecularDynamics, temperature_K: float) -> None:
@@ -196,8 +208,10 @@ def set_temperature(dynamics: MolecularDynamics, temperature_K: float) -> None:
     if isinstance(dynamics, Bussi):
         dynamics.temp = temperature_K * units.kB
         dynamics.target_kinetic_energy = 0.5 * dynamics.temp * dynamics.ndof
-    else:
+    elif isinstance(dynamics, Thermostatted):
         dynamics.set_temperature(temperature_K=temperature_K)
+    else:
+        raise ConfigurationError(f"{type(dynamics).__name__} has no thermostat to follow a course of temperatures")
 
 
 def variables(dynamics: MolecularDynamics) -> dict[str, np.ndarray]:

@@ -100,13 +100,14 @@ def provenance(calc: Calculator | None) -> dict[str, Any]:
     """What made the numbers, for a reader: settings of the calculator, constants of its calibration, versions; plain values."""
     settings: dict[str, Any] = {"calculator": type(calc).__name__}
     calibration, model = None, bayesian_of(calc)
+    stored: dict[str, Any] | None = None
     if model is not None:
         settings |= {key: model.parameters[key] for key in ("n_draws", "seed", "surface", "dtype", "raw")}
         calibration = model.calibration
     if calibration is not None:
         fields = {name: getattr(calibration, name) for name in StoredCalibration.model_fields}
-        calibration = StoredCalibration.of(fields).model_dump(mode="json")
-    return {"settings": settings, "calibration": calibration, "versions": versions()}
+        stored = StoredCalibration.of(fields).model_dump(mode="json")
+    return {"settings": settings, "calibration": stored, "versions": versions()}
 
 
 def environment(calc: Calculator | None) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def restore(
     if [isinstance(observer, Stateful) for observer in observers] != [memory is not None for memory in kept]:
         raise ConfigurationError(f"the run had {len(kept)} further observers, this one has other ones")
     for observer, memory in zip(observers, kept, strict=True):
-        if memory is not None:
+        if isinstance(observer, Stateful):
             observer.restore(memory)
     then, now = state.figures["environment"], environment(atoms.calc)
     changed = {key: (then.get(key), now[key]) for key in now if then.get(key) != now[key]}

@@ -134,7 +134,7 @@ def cut_frames(path: Path, step: int, n_frames: int | None, key: str) -> None:
             cut(path, n_frames)
         verify(path)
         return
-    frames = read(path)
+    frames = read(path, ":")
     kept = _kept(frames, path, step, key)
     if kept:
         write(path, frames[:kept])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from ase import Atoms
@@ -37,6 +37,7 @@ from blipcalc.md.run_files import EVENTS, HISTORY, STEP, SUMMARY, TRAJECTORY, Ru
 from blipcalc.md.signals import told_of_signals
 from blipcalc.md.summary import MDSummary, StoredCheckpoint, write_summary
 from blipcalc.monitor.criteria import PressureTolerance
+from blipcalc.monitor.monitor_settings import MonitorSettings
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.settings import number, path_of, switch, whole
 
@@ -67,7 +68,7 @@ def run_md(
     pressure_damping_fs: float = 1000.0,
     pressure_tolerance_GPa: float | None = 0.1,
     keep_draws: bool = False,
-    **monitor: Any,
+    **monitor: Unpack[MonitorSettings],
 ) -> tuple[MDSummary, UncertaintyMonitor]:
     """Run MD of a structure that carries a calculator, watched by a monitor.
 
@@ -182,7 +183,7 @@ class _Run:
         folder: Path | None,
         trajectory: str | Path | None,
         write_every: int,
-        monitor: dict[str, Any],
+        monitor: MonitorSettings,
     ) -> None:
         self.atoms, self.config, self.course, self.folder = atoms, config, course, folder
         self.trajectory, self.write_every = None if trajectory is None else Path(trajectory), write_every
@@ -218,11 +219,11 @@ class _Run:
     def go(self, steps: int, checkpoint_every: int, go_on: bool, progress: bool) -> None:
         """Run to a number of steps in all, unless something ends it before."""
         dynamics = self.dynamics
-        checkpoints = None
-        if self.folder is not None:
+        checkpoints, files = None, self.files
+        if files is not None:
             may_change = MAY_CHANGE | ({"monitor"} if go_on else set())
             checkpoints = Checkpoints(
-                self.folder,
+                files.folder,
                 self.identity.name,
                 self.settings,
                 may_change,
@@ -230,7 +231,7 @@ class _Run:
                 "start (positions, momenta, cell) or calculator",
                 StoredCheckpoint,
             )
-            self._resume(checkpoints, go_on)
+            self._resume(checkpoints, files, go_on)
             if self.monitor.halted and go_on:
                 self.monitor.resume()
             if self.monitor.halted:
@@ -245,12 +246,12 @@ class _Run:
         if len(self.course) > 1:
             dynamics.attach(self._follow)
         if self.trajectory is not None:
-            dynamics.attach(self._write)
+            dynamics.attach(self._write, 1, self.trajectory)
         bar = tqdm(total=steps, initial=dynamics.nsteps, unit="step", disable=not progress)
         if progress:
             dynamics.attach(self._advance, self.monitor.every, bar)
         if checkpoints is not None:
-            dynamics.attach(lambda: dynamics.nsteps and self._save(checkpoints), checkpoint_every)
+            dynamics.attach(self._save_after_a_step, checkpoint_every, checkpoints, files)
         dynamics.attach(self._end_on_signal)
         began, before = time.perf_counter(), self.seconds
         self._clock = lambda: before + time.perf_counter() - began
@@ -259,12 +260,12 @@ class _Run:
             bar.update(dynamics.nsteps - bar.n)
         self.seconds = self._clock()
         self._steps = steps
-        if checkpoints is not None:
+        if checkpoints is not None and files is not None:
             if is_whole:
-                self._save(checkpoints)
+                self._save(checkpoints, files)
             # whole even where the last checkpoint is of an earlier step: what led to something not finite is worth reading
-            self.monitor.history.keep_csv(self.folder / HISTORY)
-            write_summary(self.folder / SUMMARY, self.summary(), self._record())
+            self.monitor.history.keep_csv(files.folder / HISTORY)
+            write_summary(files.folder / SUMMARY, self.summary(), self._record())
 
     def _run(self, steps: int) -> bool:
         """Run; whether it ended after a whole step, and not by something that is not finite within one."""
@@ -283,7 +284,7 @@ class _Run:
     def summary(self) -> MDSummary:
         """What became of it."""
         watch, history = self.monitor, self.monitor.history
-        halted = watch.halted and watch.verdict is not None
+        verdict = watch.verdict if watch.halted else None
         return MDSummary(
             status="stopped"
             if self._signal and not watch.halted and self.dynamics.nsteps < self._steps
@@ -294,8 +295,8 @@ class _Run:
             temperature_K=float(np.mean(history["temperature_K"])) if len(history) else float("nan"),
             max_atom_std=float(np.max(history["max_atom_std"])) if len(history) else float("nan"),
             limit=watch.limit,
-            reason=watch.verdict.reason if halted else None,
-            is_finite=bool(np.isfinite(watch.verdict.value)) if halted else True,
+            reason=None if verdict is None else verdict.reason,
+            is_finite=True if verdict is None else bool(np.isfinite(verdict.value)),
         )
 
     def _record(self) -> dict[str, Any]:
@@ -308,26 +309,30 @@ class _Run:
             "provenance": provenance(self.atoms.calc),
         }
 
-    def _resume(self, checkpoints: Checkpoints, go_on: bool) -> None:
+    def _resume(self, checkpoints: Checkpoints, files: RunFiles, go_on: bool) -> None:
         """Go to the last checkpoint; files are cut to it, or begun anew where there is none."""
         state = checkpoints.load()
         if state is None:
-            self.files.begin()
+            files.begin()
             return
         before = Signature(self.identity.name, state.figures["probe"])
-        check_calculator(before, self.identity, self._start, self.folder)
+        check_calculator(before, self.identity, self._start, files.folder)
         step, then = state.figures["step"], state.figures.get("frames", {})
         if step == 0 and (go_on or not state.figures["monitor"]["halted"]):
             step, then = -1, None  # step 0 is checked and written anew
-        self.files.go_back(step, then, accept_gaps=go_on)
+        files.go_back(step, then, accept_gaps=go_on)
         restore(state, self.dynamics, self.rng, self.monitor, self.observers)
         self.seconds = state.figures["seconds"]
 
-    def _save(self, checkpoints: Checkpoints) -> None:
+    def _save_after_a_step(self, checkpoints: Checkpoints, files: RunFiles) -> None:
+        if self.dynamics.nsteps:
+            self._save(checkpoints, files)
+
+    def _save(self, checkpoints: Checkpoints, files: RunFiles) -> None:
         """A checkpoint, unless the structure is not finite: then the last good one stays."""
         if not np.isfinite(self.atoms.positions).all() or not np.isfinite(self.atoms.get_momenta()).all():
             return
-        frames = self.files.save()
+        frames = files.save()
         state = state_of(self.dynamics, self.rng, self.monitor, self.observers, self._clock())
         figures = {**state.figures, "frames": frames, "probe": self.identity.numbers}
         checkpoints.save(replace(state, figures=figures))
@@ -337,7 +342,7 @@ class _Run:
         now = self.dynamics.nsteps * self.config.timestep_fs / 1000.0
         set_temperature(self.dynamics, float(np.interp(now, self.course[:, 0], self.course[:, 1])))
 
-    def _write(self) -> None:
+    def _write(self, trajectory: Path) -> None:
         """Write every k-th frame, and the one that halted the run."""
         step = self.dynamics.nsteps
         if self.monitor.halted or step % self.write_every == 0:
@@ -345,7 +350,7 @@ class _Run:
             compute = () if self.monitor.halted else self._compute
             frame = snapshot(self.atoms, self.monitor.calculator, compute=compute)
             frame.info |= {STEP: step, "time_fs": step * self.config.timestep_fs}
-            write(self.trajectory, frame, append=True, checksums=keeps_sums(self.trajectory))
+            write(trajectory, frame, append=True, checksums=keeps_sums(trajectory))
 
     def _advance(self, bar: tqdm) -> None:
         bar.update(self.dynamics.nsteps - bar.n)

@@ -19,7 +19,7 @@ def told_of_signals(received: Callable[[int], None]) -> Iterator[None]:
         received(number)
         signal.signal(number, before[number])
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {int(number): signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

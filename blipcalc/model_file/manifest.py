@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from blipcalc.core.prediction import Calibration
 from blipcalc.errors import SchemaError
 from blipcalc.settings import AtLeastOne, Count, Fraction, Positive, Settings, checked
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 AtomicNumber = Annotated[int, Field(ge=1, le=118)]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import HasSlots, Surface
+from blipcalc.core.contracts import HasSlots, Network, Surface
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError
@@ -45,7 +45,7 @@ class Model:
     loaded : the file that it was read from, if any, as it was then
     """
 
-    network: nn.Module
+    network: Network
     posterior: StoredPosterior
     surface: Surface = "mean"
     calibrations: tuple[Calibration, ...] = ()
@@ -94,7 +94,7 @@ def total_seconds(model: Model) -> float | None:
     return None if own is None else own + (model.training.get("wall_seconds_before") or 0)
 
 
-def backbone_of(network: nn.Module) -> nn.Module:
+def backbone_of(network: Network) -> Network:
     """The network without noise of one with it; any other network itself."""
     return network.backbone if isinstance(network, HasSlots) else network
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from blipcalc.core.contracts import Network
 from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import (
@@ -210,7 +211,8 @@ def _domain(path: Path, stored: StoredDomain | None, tensors: dict[str, Tensor])
     for z in sorted({name.split("/")[0] for name in tensors}):
         centre, lower = tensors.pop(f"{z}/centre", None), tensors.pop(f"{z}/root", None)
         size = -1 if centre is None or centre.ndim != 1 else len(centre)
-        if not z.isdigit() or int(z) not in stored.n_atoms or lower is None or lower.shape != (size * (size + 1) // 2,):
+        is_known = z.isdigit() and int(z) in stored.n_atoms
+        if not is_known or centre is None or lower is None or lower.shape != (size * (size + 1) // 2,):
             raise SchemaError(f"{path}: the domain of Z = {z} lacks a part, or its parts do not fit each other")
         root = np.zeros((size, size))
         root[np.tril_indices(size)] = lower.double().numpy()
@@ -275,7 +277,7 @@ def _check_conventions(path: Path, stored: dict[str, float], own: dict[str, floa
         )
 
 
-def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], members: dict[str, Tensor]) -> None:
+def _load_state(path: Path, network: Network, state: dict[str, Tensor], members: dict[str, Tensor]) -> None:
     """Fill the network strictly: every name, shape and dtype must match; member 0 stands in for stacked parameters."""
     state = state | {name: value[0] for name, value in members.items()}
     weights = {value.dtype for name, value in state.items() if name in dict(network.named_parameters())}
@@ -290,7 +292,7 @@ def _load_state(path: Path, network: nn.Module, state: dict[str, Tensor], member
 
 
 def _posterior(
-    path: Path, method: PosteriorMethod, network: nn.Module, members: dict[str, Tensor], beside: dict[str, Tensor]
+    path: Path, method: PosteriorMethod, network: Network, members: dict[str, Tensor], beside: dict[str, Tensor]
 ) -> StoredPosterior:
     try:
         return method.restore(network, members, beside)

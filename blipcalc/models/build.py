@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
+from blipcalc.core.contracts import Network
 from blipcalc.errors import ConfigurationError
 from blipcalc.process import plain_state
 from blipcalc.registries import MODELS
 
 
 @plain_state()
-def build_model(name: str, config: Mapping[str, object], species: Sequence[int]) -> nn.Module:
+def build_model(name: str, config: Mapping[str, object], species: Sequence[int]) -> Network:
     """A model with fresh weights.
 
     Parameters
@@ -31,6 +30,6 @@ def build_model(name: str, config: Mapping[str, object], species: Sequence[int])
     return cls(cls.Config.of(config), species)
 
 
-def model_name(model: nn.Module) -> str:
+def model_name(model: Network) -> str:
     """The name under which a model is registered; raises :class:`ConfigurationError` for a foreign one."""
     return MODELS.name_of(type(model))

@@ -40,19 +40,22 @@ class HeadsConfig(Settings):
     """Outputs beside the energy."""
 
     predict: Heads = Field(
-        "none", description="none; energy: its variance (2 heads, for nll_e); joint: and force covariances (nll_jef)"
+        default="none",
+        description="none; energy: its variance (2 heads, for nll_e); joint: and force covariances (nll_jef)",
     )
     covariance: Literal["equivariant", "paper"] = Field(
-        "equivariant",
+        default="equivariant",
         description="form of force covariances: turning with the molecule, or six numbers in the axes of the lab",
     )
     pooling: Literal["sum", "mean"] = Field(
-        "sum",
+        default="sum",
         description="variance of the energy: sum over atoms, so that it grows with the system; or the published PyTorch code's "
         "exponential of a mean of logarithms",
     )
     floor: float = Field(
-        3e-4, gt=0, description="ε: no standard deviation of a force falls below it, in units of the label scale"
+        default=3e-4,
+        gt=0,
+        description="ε: no standard deviation of a force falls below it, in units of the label scale",
     )
 
     @property
@@ -81,7 +84,7 @@ def with_noise(
 
     raw (N, n - 1) the outputs behind the first, quadrupole (N, 3, 3) or None, scale eV, unit (2,) or None without heads
     """
-    if config.predict == "none":
+    if config.predict == "none" or unit is None:
         return output
     raw, (unit_energy, unit_forces) = raw.double(), unit.double()
     logarithm = raw[:, 0].clamp(LOWEST, HIGHEST)
@@ -93,7 +96,7 @@ def with_noise(
     output = output._replace(energy_var=(scale * unit_energy) ** 2 * energy_var)
     if config.predict == "energy":
         return output
-    if config.has_quadrupole:
+    if config.has_quadrupole and quadrupole is not None:
         shape = symmetric_exp(bounded(quadrupole.double(), ANISOTROPY))
         covariance = raw[:, 1].clamp(LOWEST, HIGHEST).exp()[:, None, None] * shape
     else:

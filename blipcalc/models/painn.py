@@ -32,10 +32,10 @@ QUADRUPOLES = 8
 class PaiNNConfig(Settings):
     """Sizes of a :class:`PaiNN`; the defaults are the reference size (Schütt et al. 2021, 128 features, 3 interactions)."""
 
-    features: int = Field(128, ge=4, le=4096, description="F, scalar and vector channels per atom")
-    interactions: int = Field(3, ge=1, le=64, description="message and update blocks")
-    n_radial: int = Field(20, ge=2, le=512, description="Bessel functions")
-    cutoff: float = Field(5.0, gt=0, description="Å")
+    features: int = Field(default=128, ge=4, le=4096, description="F, scalar and vector channels per atom")
+    interactions: int = Field(default=3, ge=1, le=64, description="message and update blocks")
+    n_radial: int = Field(default=20, ge=2, le=512, description="Bessel functions")
+    cutoff: float = Field(default=5.0, gt=0, description="Å")
     heads: HeadsConfig = Field(default_factory=HeadsConfig, description="outputs beside the energy")
 
     @classmethod
@@ -104,6 +104,7 @@ class PaiNN(Potential):
     """
 
     Config = PaiNNConfig
+    config: PaiNNConfig
 
     def __init__(self, config: PaiNNConfig, species: Sequence[int]) -> None:
         super().__init__(config, species)

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from blipcalc.core.contracts import Heads
+from blipcalc.core.contracts import Heads, Network
+from blipcalc.errors import ConfigurationError
 from blipcalc.models.readout import AtomicEnergies
 from blipcalc.nn.species import SpeciesTable
 
 
-class Potential(nn.Module):
+class Potential(Network):
     """Sizes, elements and the way from outputs to energies; a subclass adds its layers and ``forward``.
 
     Parameters
@@ -23,6 +24,7 @@ class Potential(nn.Module):
     """
 
     supports_vmap = True
+    noise_unit: Tensor | None
 
     def __init__(self, config: Any, species: Sequence[int]) -> None:
         super().__init__()
@@ -49,6 +51,8 @@ class Potential(nn.Module):
         """What variances of heads are multiples of, in units of the scale: root mean square residuals of a force component, and
         of the energy over √(number of atoms).  Heads that say nothing then say what residuals are.
         """
+        if self.noise_unit is None:
+            raise ConfigurationError(f"{type(self).__name__} has no heads, whose variances would have a unit")
         self.noise_unit.copy_(torch.tensor([energy, forces]))
 
     @property

@@ -88,7 +88,7 @@ class Layer(nn.Module):
         self.carried, self.wanted = sorted(carried), sorted(wanted)
         received = {ir: n for ir, n in hidden.items() if ir in outputs or ir in carried}
         #: (irrep, None, same irrep): the message as it is; (irrep, l, irrep): its product with the harmonics of that degree
-        self.paths = [(ir, None, ir) for ir in self.sent if ir in received]
+        self.paths: list[tuple[str, int | None, str]] = [(ir, None, ir) for ir in self.sent if ir in received]
         self.paths += paths(list(self.sent), list(received), config.l_max)
         self.up = IrrepsLinear(inputs, self.sent)
         widths = [config.n_radial, config.radial_width, config.radial_width, sum(self.gate_sizes)]
@@ -131,8 +131,8 @@ class Layer(nn.Module):
         couplings: dict[tuple[int, int, int], Tensor],
         edge_index: Tensor,
         neighbors: Tensor,
-    ) -> Features:
-        """A (N, 2l + 1, C) per irrep, a (S, F), one_hot (N, S), radial (E, B) -> A of the next layer."""
+    ) -> tuple[Features, tuple[Tensor, Tensor, Tensor]]:
+        """A (N, 2l + 1, C) per irrep, a (S, F), one_hot (N, S), radial (E, B) -> A of the next layer, and what is read there."""
         sums = self.down(self._messages(self.up(x), self._gates(radial), couplings, edge_index, len(one_hot)))
         messages = {ir: value / neighbors.to(radial.dtype) for ir, value in sums.items()}
         if self.contraction is not None:
@@ -148,7 +148,8 @@ class Layer(nn.Module):
                 parts.append(x[ir])
                 weights.append(self.skip[ir])
             out[ir] = species_linear(torch.cat(parts, dim=-1), torch.cat(weights, dim=1), one_hot)
-        return out if self.gates is None else self.gates(out)
+        out = out if self.gates is None else self.gates(out)
+        return out, self._read(out)
 
     def _gates(self, radial: Tensor) -> tuple[Tensor, ...]:
         """(E, B) -> (E, C) of every path."""
@@ -180,7 +181,7 @@ class Layer(nn.Module):
             parts.setdefault(end, []).append(segment_sum(message * gate[:, None, :], target, n))
         return {ir: torch.cat(values, dim=-1) for ir, values in parts.items()}
 
-    def read(self, x: Features) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, x: Features) -> tuple[Tensor, Tensor, Tensor]:
         """A -> outputs (N, n), the features (N, W) that they are linear in, and (N, 5) of a tensor for force covariances."""
         features = normal_silu(self.readout_inner(x["0e"][:, 0]))
         tensor = features.new_zeros(len(features), 5) if self.quadrupole is None else self.quadrupole(x["2e"])[..., 0]
@@ -208,6 +209,9 @@ class Race(Potential):
     """
 
     Config = RaceConfig
+    config: RaceConfig
+    neighbors: Tensor
+    tensors: Tensor
 
     def __init__(self, config: RaceConfig, species: Sequence[int]) -> None:
         super().__init__(config, species)
@@ -215,7 +219,7 @@ class Race(Potential):
         self.stratum = nn.Parameter(torch.randn(config.embedding, config.embedding) * config.embedding**-0.5)
         self.basis = BesselBasis(1.0, config.n_radial)
         hidden, inputs = parse_irreps(config.hidden), {"0e": config.embedding}
-        self.layers = nn.ModuleList()
+        layers: list[Layer] = []
         if config.heads.has_quadrupole and "2e" not in hidden:
             raise ConfigurationError(
                 f"equivariant force covariances take 2e among the hidden irreps, got {config.hidden!r}; add some, or take "
@@ -231,10 +235,11 @@ class Race(Potential):
         for carried, wanted in reached:
             lean = config.layout == "lean"
             outputs = {ir: n for ir, n in hidden.items() if ir in wanted} if lean else hidden
-            self.layers.append(Layer(config, len(self.species), inputs, outputs, carried, wanted))
+            layers.append(Layer(config, len(self.species), inputs, outputs, carried, wanted))
             inputs = outputs
-        used = {path for layer in self.layers for path in layer.paths if path[1]}
-        self.couplings = Couplings([(degree(a), l_sh, degree(b)) for a, l_sh, b in used], config.l_max)
+        self.layers = nn.ModuleList(layers)
+        used = {(degree(a), l_sh, degree(b)) for layer in layers for a, l_sh, b in layer.paths if l_sh}
+        self.couplings = Couplings(list(used), config.l_max)
         self.register_buffer("tensors", coupling(1, 1, 2).permute(2, 0, 1).contiguous(), persistent=False)
         # kept by name: a network that was made Bayesian has other classes there
         self._linear = tuple(name for name, module in self.named_modules() if isinstance(module, nn.Linear))
@@ -280,8 +285,8 @@ class Race(Potential):
         x: Features = {"0e": (one_hot @ self.embedding)[:, None, :]}
         read = []
         for layer in self.layers:
-            x = layer(x, stratum, one_hot, radial, couplings, graph.edge_index, self.neighbors)
-            read.append(layer.read(x))
+            x, outputs_of_layer = layer(x, stratum, one_hot, radial, couplings, graph.edge_index, self.neighbors)
+            read.append(outputs_of_layer)
         outputs, features, tensors = zip(*read, strict=True)
         output = self.energies(sum(outputs)[:, 0], rows, graph, features=torch.cat(features, dim=-1))
         # variances are averages over layers, where energies are sums

@@ -17,25 +17,26 @@ def _both_parities(channels: int, l_max: int) -> str:
 class RaceConfig(Settings):
     """Sizes of a :class:`~blipcalc.models.race.Race`; the defaults are for CPUs, those of the paper stand under their names."""
 
-    hidden: str = Field("32x0e+32x1o+32x2e", description="H, channels per irrep of every layer")
-    embedding: int = Field(64, ge=1, description="F, channels of the embedding of elements")
-    layers: int = Field(3, ge=1, le=16, description="η, layers, and strata of the energy")
-    l_max: int = Field(2, ge=0, le=6, description="largest degree of the harmonics")
-    n_radial: int = Field(8, ge=2, le=512, description="Bessel functions")
-    radial_width: int = Field(64, ge=4, description="hidden width of the radial MLP")
-    readout_width: int = Field(64, ge=4, description="hidden width of a readout")
-    readout_bias: bool = Field(False, description="a bias on the last map of every readout")
+    hidden: str = Field(default="32x0e+32x1o+32x2e", description="H, channels per irrep of every layer")
+    embedding: int = Field(default=64, ge=1, description="F, channels of the embedding of elements")
+    layers: int = Field(default=3, ge=1, le=16, description="η, layers, and strata of the energy")
+    l_max: int = Field(default=2, ge=0, le=6, description="largest degree of the harmonics")
+    n_radial: int = Field(default=8, ge=2, le=512, description="Bessel functions")
+    radial_width: int = Field(default=64, ge=4, description="hidden width of the radial MLP")
+    readout_width: int = Field(default=64, ge=4, description="hidden width of a readout")
+    readout_bias: bool = Field(default=False, description="a bias on the last map of every readout")
     neighbors: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="n̄, divides the messages; None: the mean number of pairs per atom in the training frames",
     )
-    cutoff: float = Field(5.0, gt=0, description="Å")
+    cutoff: float = Field(default=5.0, gt=0, description="Å")
     nonlinearity: Literal["none", "gate"] = Field(
-        "none", description="of the trunk; none as in the paper; gate: SiLU on scalars, which gate all other irreps"
+        default="none",
+        description="of the trunk; none as in the paper; gate: SiLU on scalars, which gate all other irreps",
     )
     correlation: int = Field(
-        1,
+        default=1,
         ge=1,
         le=3,
         description="ν, factors of the products of messages; 1 as in the paper; more add products of a message with itself, so "
@@ -43,7 +44,7 @@ class RaceConfig(Settings):
     )
     heads: HeadsConfig = Field(default_factory=HeadsConfig, description="outputs beside the energy")
     layout: Literal["lean", "torch", "jax"] = Field(
-        "lean",
+        default="lean",
         description="which parameters exist: those that reach an energy, or all that the published codes have; the energy is "
         "the same function",
     )
@@ -80,4 +81,4 @@ class RaceConfig(Settings):
 
     @classmethod
     def _paper(cls, hidden: str, **sizes: object) -> RaceConfig:
-        return cls(**({"hidden": hidden, "embedding": 128, "layers": 5, "l_max": 2, "layout": "torch"} | sizes))
+        return cls.of({"hidden": hidden, "embedding": 128, "layers": 5, "l_max": 2, "layout": "torch"} | sizes)

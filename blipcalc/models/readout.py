@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,15 @@ class AtomicEnergies(nn.Module):
     Sums are taken in float64 whatever the dtype of the network: in float32 the total energy of a large system loses meV.
     """
 
+    reference: Tensor
+    scale: Tensor
+
     def __init__(self, n_species: int) -> None:
         super().__init__()
         self.register_buffer("reference", torch.zeros(n_species, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move with the module, but keep float64."""
         reference, scale = self.reference, self.scale
         super()._apply(fn, recurse)

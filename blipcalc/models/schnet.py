@@ -30,11 +30,11 @@ with quiet_imports():
 class SchNetConfig(Settings):
     """Sizes of a :class:`SchNet`; the defaults are those of PyTorch Geometric but for the cutoff (there 10 Å)."""
 
-    features: int = Field(128, ge=4, description="F, channels per atom")
-    filters: int = Field(128, ge=4, description="channels of a filter")
-    interactions: int = Field(6, ge=1, description="interaction blocks")
-    n_radial: int = Field(50, ge=2, description="Gaussians on [0, cutoff]")
-    cutoff: float = Field(5.0, gt=0, description="Å")
+    features: int = Field(default=128, ge=4, description="F, channels per atom")
+    filters: int = Field(default=128, ge=4, description="channels of a filter")
+    interactions: int = Field(default=6, ge=1, description="interaction blocks")
+    n_radial: int = Field(default=50, ge=2, description="Gaussians on [0, cutoff]")
+    cutoff: float = Field(default=5.0, gt=0, description="Å")
 
     @classmethod
     def small(cls) -> SchNetConfig:
@@ -60,6 +60,7 @@ class SchNet(Potential):
     """
 
     Config = SchNetConfig
+    config: SchNetConfig
 
     def __init__(self, config: SchNetConfig, species: Sequence[int]) -> None:
         super().__init__(config, species)

@@ -43,12 +43,12 @@ NORM_EPSILON = 1e-4
 class ViSNetConfig(Settings):
     """Sizes of a :class:`ViSNet`; the defaults are those of PyTorch Geometric."""
 
-    features: int = Field(128, ge=4, description="F, scalar and vector channels per atom; a multiple of heads")
-    layers: int = Field(6, ge=1, description="message-passing layers")
-    heads: int = Field(8, ge=1, description="attention heads")
-    n_radial: int = Field(32, ge=2, description="exponential-normal radial functions")
-    lmax: Literal[1, 2] = Field(1, description="highest degree of the spherical harmonics")
-    cutoff: float = Field(5.0, gt=0, description="Å")
+    features: int = Field(default=128, ge=4, description="F, scalar and vector channels per atom; a multiple of heads")
+    layers: int = Field(default=6, ge=1, description="message-passing layers")
+    heads: int = Field(default=8, ge=1, description="attention heads")
+    n_radial: int = Field(default=32, ge=2, description="exponential-normal radial functions")
+    lmax: Literal[1, 2] = Field(default=1, description="highest degree of the spherical harmonics")
+    cutoff: float = Field(default=5.0, gt=0, description="Å")
 
     @model_validator(mode="after")
     def _heads_divide_features(self) -> ViSNetConfig:
@@ -146,6 +146,7 @@ class ViSNet(Potential):
     """
 
     Config = ViSNetConfig
+    config: ViSNetConfig
 
     def __init__(self, config: ViSNetConfig, species: Sequence[int]) -> None:
         super().__init__(config, species)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -19,14 +19,14 @@ from ase.md.md import MolecularDynamics
 from ase.optimize.optimize import BaseDynamics
 from ase.optimize.sciopt import Converged, SciPyOptimizer
 
-from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
+from blipcalc.calculators.reference_on_demand import Active, ReferenceOnDemand
 from blipcalc.calculators.snapshot import snapshot
 from blipcalc.core.degrees_of_freedom import redraw
 from blipcalc.errors import ConfigurationError
 from blipcalc.io import keeps_sums, write
 from blipcalc.monitor.decisions import Verdict
 from blipcalc.monitor.readings import watched_atoms
-from blipcalc.settings import path_of
+from blipcalc.settings import choice, path_of
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,10 @@ class RollBack:
     def restore(self, plain: Mapping[str, int], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
         """Go on from :meth:`state`."""
         self._count = plain["count"]
-        self._safe = (plain["step"], *(np.array(arrays[name]) for name in SAFE)) if arrays else None
+        self._safe = None
+        if arrays:
+            positions, momenta, cell = (np.array(arrays[name]) for name in SAFE)
+            self._safe = plain["step"], positions, momenta, cell
 
     def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
         """Roll back where a halt is asked for."""
@@ -240,7 +243,7 @@ class AskReference:
 
     def restore(self, plain: Mapping[str, str], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
         """Go on from :meth:`state`."""
-        _switch_of(atoms).switch(plain["active"])
+        _switch_of(atoms).switch(choice("active", plain["active"], get_args(Active)))
 
     def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
         """Switch to the reference, and record what it says."""

@@ -61,7 +61,7 @@ class ReferenceBlocks:
                 f"the longest of {len(first)} replicas has {max(map(len, first)) * interval_fs / PS:.3g} ps, and R remembers "
                 f"{remembers}: replicas take two memories, of 1 ps at least; give longer ones"
             )
-        notes = ()
+        notes: tuple[str, ...] = ()
         if len(long) < len(first):
             short = wanted * interval_fs / PS
             notes = (f"{len(first) - len(long)} replicas shorter than {short:.2g} ps are left out",)

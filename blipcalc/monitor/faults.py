@@ -56,6 +56,8 @@ class TooClose:
 
     closest: Mapping[str, float]
     warns: bool = True
+    _limits: np.ndarray = field(init=False, repr=False, compare=False)
+    _list: NeighborList = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         limits = np.zeros((len(chemical_symbols), len(chemical_symbols)))

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.residuals import BATCH_ATOMS, batches, collect
+from blipcalc.core.demanded import demanded
 from blipcalc.core.dropped_by_ase import put_back
 from blipcalc.core.prediction import Calibration
 from blipcalc.core.predictor_contract import Need, predictions
@@ -119,9 +120,8 @@ def _frames_there(
     residuals, readings = collect(predictor, labelled), []
     for batch in batches(labelled, BATCH_ATOMS):
         readings += _readings(predictor, ratio, list(batch), signals)
-    here = [[signal.value(ratio, reading) for signal in signals] for reading in readings]
+    here = np.array([[signal.value(ratio, reading) for signal in signals] for reading in readings])
     there = np.stack([np.concatenate(series[signal.name]) for signal in signals], axis=1)
-    here, there = (np.array(values) for values in (here, there))
     for values in (here, there):
         values[:, 0] = np.log(np.maximum(values[:, 0], SMALLEST))
     scores = residuals.frame_ratio
@@ -146,10 +146,9 @@ def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]
     verify(trajectory)
     check_counts(trajectory)
     try:
-        frames = ase.io.read(trajectory, index)
+        frames = list(ase.io.iread(trajectory, index))
     except Exception as error:  # each reader has errors of its own
         raise DataError(f"{trajectory} cannot be read as a trajectory: {error}") from error
-    frames = frames if isinstance(frames, list) else [frames]
     if not frames:
         raise DataError(f"{trajectory} holds no frames for index {index!r}")
     for atoms in frames:
@@ -181,7 +180,7 @@ def _readings(
         reading = Reading(
             0,
             symbols,
-            prediction.atom_std,
+            demanded(prediction.atom_std, "variances of the forces"),
             energy_std,
             mask,
             latent_distance=far,

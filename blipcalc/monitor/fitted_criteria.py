@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from blipcalc.core.domain import Domain
+from blipcalc.errors import LimitsError
 from blipcalc.monitor.block_maxima import NS, PS, WINDOW_PS, ReferenceBlocks, checks
 from blipcalc.monitor.fitted_criterion import (
     DISTANCE,
@@ -156,6 +157,10 @@ class FittedDistance(FittedCriterion):
     def fit(cls, reference: ReferenceBlocks, budget: Budget, domain_hash: str | None) -> Self | None:
         """From the maxima of the distance over blocks."""
         found = level_for_rate(*reference.maxima(DISTANCE.name), budget.rate_per_ns, budget.confidence)
+        if domain_hash is None:
+            raise LimitsError(
+                "a limit on the latent distance takes domain_hash=, of the domain that it is the distance from"
+            )
         return None if found is None else cls(limit=found, domain_hash=domain_hash)
 
     @property

@@ -66,6 +66,9 @@ class History:
     }
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         # a row takes 89 bytes: a run of 10⁸ steps checked at every tenth keeps its history in memory
         self._row = np.dtype(list(self.columns.items()))
         self._blocks: list[np.ndarray] = []
@@ -124,7 +127,7 @@ class History:
             one that is not as it was written
         """
         path = Path(path)
-        self.__init__()
+        self._clear()
         if not path.exists():
             return
         verify(path)
@@ -140,7 +143,7 @@ class History:
                     if row[0] <= last_step:
                         self._add(row)
         except (OSError, ValueError, OverflowError, csv.Error) as error:
-            self.__init__()
+            self._clear()
             raise DataError(f"{path} is no history of a monitor: {error}") from None
 
     def keep_csv(self, path: str | Path) -> None:

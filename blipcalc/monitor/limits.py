@@ -101,9 +101,9 @@ class Limits(Settings):
     at_tolerance: Passed = Field(description="how often R passes 1 in the reference run")
     criteria: tuple[Fitted, ...] = Field(description="as they are fitted; a run halts by any", min_length=1)
     frames: Shifted | None = Field(
-        None, description="quantile of the largest score of a frame, as in the reference run"
+        default=None, description="quantile of the largest score of a frame, as in the reference run"
     )
-    notes: tuple[str, ...] = Field((), description="what was left out, and why")
+    notes: tuple[str, ...] = Field(default=(), description="what was left out, and why")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -245,9 +245,10 @@ def fit_limits(
             f"{rate_per_ns:g} false halts per ns is one in every few memories of {reference.memory_ps:.2g} ps, which no limit "
             f"can mean; ask for {MOST_PER_BLOCK / reference.block_ns * len(chosen):.2g} per ns or fewer"
         )
-    fitted = [criterion.fit(reference, budget, domain_hash) for criterion in chosen.values()]
+    found = [criterion.fit(reference, budget, domain_hash) for criterion in chosen.values()]
+    fitted = [one for one in found if one is not None]
     maxima, block_ns = reference.maxima(RATIO.name)
-    if None in fitted:
+    if len(fitted) < len(found):
         raise LimitsError(_too_short(len(maxima) * block_ns, rate_per_ns, budget, list(chosen)))
     return Limits(
         identity=Identity.of_calibration(calibration),

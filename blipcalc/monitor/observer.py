@@ -110,7 +110,9 @@ class UncertaintyMonitor:
         self._remembering = [action for action in self.actions if isinstance(action, Remembering)]
         self.dynamics: BaseDynamics | None = None
         self.degrees: DegreesOfFreedom | None = None
-        self.history, self.verdict, self.halts = History(), None, []
+        self.history = History()
+        self.verdict: Verdict | None = None
+        self.halts: list[int] = []
         self.halted = False
         self._calculator = calculator
         self.self_test = switch("self_test", self_test)
@@ -158,11 +160,16 @@ class UncertaintyMonitor:
             self.dynamics = None
 
     @property
-    def atoms(self) -> Atoms:
-        """The structure that is watched."""
+    def watched(self) -> BaseDynamics:
+        """The dynamics that is watched; raises :class:`MonitorError` without one."""
         if self.dynamics is None:
             raise MonitorError("the monitor is not attached to a dynamics")
-        return watched_atoms(self.dynamics.atoms)
+        return self.dynamics
+
+    @property
+    def atoms(self) -> Atoms:
+        """The structure that is watched."""
+        return watched_atoms(self.watched.atoms)
 
     @property
     def calculator(self) -> Calculator:
@@ -231,7 +238,7 @@ class UncertaintyMonitor:
         memories = values.get("actions", [])
         if [name_of(action) for action in self._remembering] != [kind for kind, _ in memories]:
             raise MonitorError("the checkpoint is of a monitor with other actions")
-        self.rules.restore(values["rules"], self.atoms, self.dynamics.nsteps)
+        self.rules.restore(values["rules"], self.atoms, self.watched.nsteps)
         self.halted, self.halts = values["halted"], list(values["halts"])
         self.verdict = None if values["verdict"] is None else verdict_of(values["verdict"])
         for k, (action, (_, memory)) in enumerate(zip(self._remembering, memories, strict=True)):
@@ -240,45 +247,47 @@ class UncertaintyMonitor:
 
     def __call__(self) -> None:
         """Check the present step; ASE calls this."""
-        if self.dynamics.nsteps < self.dynamics.max_steps:
-            self._planned = self.dynamics.max_steps
+        dynamics = self.watched
+        if dynamics.nsteps < dynamics.max_steps:
+            self._planned = dynamics.max_steps
         if self.annotate:
             clear_stale_annotations(self.atoms)
-        found, before = self.rules.ask_faults(self.atoms, self.dynamics.nsteps), self.verdict
-        if self.dynamics.nsteps % self.every:
+        found, before = self.rules.ask_faults(self.atoms, dynamics.nsteps), self.verdict
+        if dynamics.nsteps % self.every:
             if any(verdict.breached for verdict in found):
                 self.verdict = gravest(found)
                 self._act(self.verdict, _is_onset(before, self.verdict))
             return
         self.rules.fit(self.calculator)
         reading, energy = take_reading(
-            self.calculator, self.dynamics.atoms, self.dynamics.nsteps, with_pressure=self.rules.ask_pressure
+            self.calculator, dynamics.atoms, dynamics.nsteps, with_pressure=self.rules.ask_pressure
         )
-        self.verdict, excused = self.rules.judge(reading, found)
+        verdict, excused = self.rules.judge(reading, found)
+        self.verdict = verdict
         if self.annotate:
             annotate(self.atoms, self.calculator)
-        self._keep(reading, energy)
-        if self.verdict.breached:
-            self._act(self.verdict, _is_onset(before, self.verdict), excused)
-            if self.verdict.halts:
+        self._keep(reading, energy, verdict)
+        if verdict.breached:
+            self._act(verdict, _is_onset(before, verdict), excused)
+            if verdict.halts:
                 return
         else:
             if before is not None and before.breached:
-                self._log("passed", self.verdict)
+                self._log("passed", verdict)
             self.halted = False
         for action in self._remembering:
-            self._take(action.passed(self.atoms, self.dynamics.nsteps), self.verdict)
+            self._take(action.passed(self.atoms, dynamics.nsteps), verdict)
         if self._remembering:
             self.rules.keep()
 
     def abort(self, reason: str) -> bool:
         """Act on what is not finite and was met between two checks; whether the structure was rolled back."""
-        self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.dynamics.nsteps, is_hard=True)
+        self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.watched.nsteps, is_hard=True)
         return self._act(self.verdict, onset=True)
 
     def _act(self, verdict: Verdict, onset: bool, excused: bool = False) -> bool:
         """Do what is to be done; whether an action made the run go on, so that nothing more was."""
-        self.halted, seen = False, self._seen_before()
+        self.halted, seen, dynamics = False, self._seen_before(), self.watched
         if onset and not verdict.halts:
             self._log("warning", verdict)
         for action in self.actions:
@@ -286,8 +295,8 @@ class UncertaintyMonitor:
                 if not verdict.halts or excused:
                     continue
                 self.halted = True
-                if self.dynamics.nsteps not in self.halts:
-                    self.halts.append(self.dynamics.nsteps)
+                if dynamics.nsteps not in self.halts:
+                    self.halts.append(dynamics.nsteps)
                 self._log("halt", verdict)
             elif (action is flag and not onset) or (
                 isinstance(action, Record) and (seen or not (onset or verdict.halts))
@@ -295,7 +304,7 @@ class UncertaintyMonitor:
                 continue
             if isinstance(action, Remembering) and excused:
                 continue
-            if self._take(action(verdict, self.atoms, self.dynamics), verdict):
+            if self._take(action(verdict, self.atoms, dynamics), verdict):
                 return True
         return False
 
@@ -304,7 +313,7 @@ class UncertaintyMonitor:
         if not isinstance(done, Done):
             return False
         if done.moved:
-            self.rules.roll_back(self.atoms, self.dynamics.nsteps)
+            self.rules.roll_back(self.atoms, self.watched.nsteps)
         # writers behind this one shall find results of the structure, and of the potential, that are there now
         self.calculator.get_property("atom_std", self.atoms)
         self.atoms.get_forces()
@@ -316,19 +325,19 @@ class UncertaintyMonitor:
 
     def _log(self, event: str, verdict: Verdict) -> None:
         if self.events is not None:
-            self.events.write(event, verdict, self.atoms, self.dynamics)
+            self.events.write(event, verdict, self.atoms, self.watched)
 
     def _seen_before(self) -> bool:
         """Whether this very frame was acted on: a run that goes on at step 0 checks it again."""
-        last, now = self._acted_on, (self.dynamics.nsteps, self.atoms.positions.copy())
+        last, now = self._acted_on, (self.watched.nsteps, self.atoms.positions.copy())
         self._acted_on = now
         return last is not None and last[0] == now[0] and np.array_equal(last[1], now[1], equal_nan=True)
 
-    def _keep(self, reading: Reading, energy: float) -> None:
+    def _keep(self, reading: Reading, energy: float, verdict: Verdict) -> None:
         counted = reading.atom_std[reading.mask]
         self.history.append(
             step=reading.step,
-            time_fs=time_fs(self.dynamics),
+            time_fs=time_fs(self.watched),
             temperature_K=self._temperature_K(),
             energy=energy,
             max_atom_std=reading.max_atom_std,
@@ -338,16 +347,19 @@ class UncertaintyMonitor:
             max_latent_distance=reading.max_latent_distance,
             pressure_GPa=reading.pressure_GPa,
             pressure_std_GPa=reading.pressure_std_GPa,
-            breached=self.verdict.breached,
+            breached=verdict.breached,
         )
 
     def _temperature_K(self) -> float:  # the unit keeps its capital
         """Of MD of all atoms, not of a filter; the degrees of freedom are counted once atoms move."""
-        moves = isinstance(self.dynamics, MolecularDynamics) and self.dynamics.atoms is self.atoms
-        moves = moves and self.atoms.get_momenta().any()
-        if self.degrees is None and moves:
-            self.degrees = degrees_of_dynamics(self.dynamics)
-        return self.degrees.temperature_K(self.atoms) if moves else math.nan
+        dynamics = self.dynamics
+        if not (isinstance(dynamics, MolecularDynamics) and dynamics.atoms is self.atoms):
+            return math.nan
+        if not self.atoms.get_momenta().any():
+            return math.nan
+        if self.degrees is None:
+            self.degrees = degrees_of_dynamics(dynamics)
+        return self.degrees.temperature_K(self.atoms)
 
     def _converged(self) -> bool:
         dynamics = self.dynamics

@@ -145,10 +145,10 @@ class Monomials(nn.Module):
     def __init__(self, size: int, order: int) -> None:
         super().__init__()
         self.order = order
-        shorter = [(i,) for i in range(size)]
+        shorter: list[tuple[int, ...]] = [(i,) for i in range(size)]
         for n in range(2, order + 1):
             rows = {term: row for row, term in enumerate(shorter)}
-            terms = list(combinations_with_replacement(range(size), n))
+            terms: list[tuple[int, ...]] = list(combinations_with_replacement(range(size), n))
             for kind, picked in (("first", [t[0] for t in terms]), ("rest", [rows[t[1:]] for t in terms])):
                 matrix = nn.functional.one_hot(torch.tensor(picked), size if kind == "first" else len(shorter))
                 self.register_buffer(f"{kind}_{n}", matrix.T.double().contiguous(), persistent=False)

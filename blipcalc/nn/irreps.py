@@ -88,6 +88,8 @@ class Couplings(nn.Module):
     They depend on the geometry alone: computed once per graph, for all layers, parities, channels and draws.
     """
 
+    coefficients: Tensor
+
     def __init__(self, triples: Sequence[tuple[int, int, int]], l_max: int) -> None:
         super().__init__()
         self.triples, self.l_max = sorted(set(triples)), l_max

@@ -21,6 +21,8 @@ class BesselBasis(nn.Module):
     Source: Gasteiger, Groß, Günnemann, ICLR 2020, eq. 7 (arXiv 2003.03123).
     """
 
+    frequencies: Tensor
+
     def __init__(self, cutoff: float, n_basis: int) -> None:
         super().__init__()
         self.cutoff = float(cutoff)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 class SpeciesTable(nn.Module):
     """Atomic numbers -> consecutive rows 0 … len(species) - 1."""
 
+    rows: Tensor
+
     def __init__(self, species: Sequence[int]) -> None:
         super().__init__()
         rows = torch.full((119,), -1, dtype=torch.int64)

@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from blipcalc.core.contracts import Draws, Heads, ModelOutput, Role
+from blipcalc.core.contracts import Draws, Heads, ModelOutput, Network, Role
 from blipcalc.core.graph import GraphTensors
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.inference import Alphas, BlipConfig, InferenceNetwork
@@ -25,19 +25,27 @@ from blipcalc.posteriors.variational import VariationalLinear, kl_divergence
 from blipcalc.process import plain_state
 
 
-class BlipModel(nn.Module):
+class BlipModel(Network):
     """A backbone whose chosen layers are variational, with the inference network that sets their noise.
 
     Behind the :class:`~blipcalc.core.contracts.EnergyModel` contract; without draws it is the backbone, bit for bit.
     """
 
-    def __init__(self, backbone: nn.Module, config: BlipConfig) -> None:
+    config: BlipConfig
+    noise_seed: Tensor
+
+    def __init__(self, backbone: Network, config: BlipConfig) -> None:
         super().__init__()
         self.config, self.backbone = config, backbone
         self.cutoff, self.species = backbone.cutoff, backbone.species
         self.roles = _chosen_layers(backbone, config)
+        self.weight_shapes: dict[str, tuple[int, ...]] = {}
         for name in self.roles:
-            _replace(backbone, name, VariationalLinear(backbone.get_submodule(name)))
+            layer = backbone.get_submodule(name)
+            if not isinstance(layer, nn.Linear):
+                raise ConfigurationError(f"{name} is no linear layer, but {type(layer).__name__}, and takes no noise")
+            self.weight_shapes[name] = tuple(layer.weight.shape)
+            _replace(backbone, name, VariationalLinear(layer))
         self.node_layers = [name for name, role in self.roles.items() if role != "edge"]
         self.edge_layers = [name for name, role in self.roles.items() if role == "edge"]
         self.inference = InferenceNetwork(
@@ -63,6 +71,14 @@ class BlipModel(nn.Module):
         """Those of the backbone."""
         return self.backbone.heads
 
+    def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
+        """Of the backbone."""
+        self.backbone.set_statistics(references, scale, neighbors)
+
+    def conventions(self) -> dict[str, float]:
+        """Those of the backbone."""
+        return self.backbone.conventions()
+
     def set_noise_unit(self, energy: float, forces: float) -> None:
         """Of the backbone."""
         self.backbone.set_noise_unit(energy, forces)
@@ -79,10 +95,7 @@ class BlipModel(nn.Module):
         """{slot: shape} of the noise that a draw carries."""
         if self.config.mode == "local":
             return {"noise_seed": ()}
-        return {
-            f"backbone.{name}.weight_noise": tuple(self.backbone.get_submodule(name).weight.shape)
-            for name in self.roles
-        }
+        return {f"backbone.{name}.weight_noise": shape for name, shape in self.weight_shapes.items()}
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
         """Energies, with noise where a draw has filled the slots; the KL over all rows and layers as ``penalty``."""
@@ -105,13 +118,12 @@ class BlipModel(nn.Module):
         like, slots = graph.vectors, {}
         for name, role in self.roles.items():
             rows = like.shape[0] if role == "edge" else graph.species.shape[0]
-            shape = (rows, self.backbone.get_submodule(name).weight.shape[0])
-            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn((rows, self.weight_shapes[name][0]), generator=generator, dtype=torch.float64)
             slots[f"{name}.row_noise"] = noise.to(like.device, like.dtype)
         return slots
 
 
-def _chosen_layers(backbone: nn.Module, config: BlipConfig) -> dict[str, Role]:
+def _chosen_layers(backbone: Network, config: BlipConfig) -> dict[str, Role]:
     """Names and roles of the layers to convert."""
     roles = {name: role for name, role in backbone.layer_roles().items() if config.vectors or role != "vector"}
     if config.where in ("node", "edge"):
@@ -138,7 +150,7 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @plain_state()
-def bayesianize(model: nn.Module, config: BlipConfig | None = None, **settings: object) -> BlipModel:
+def bayesianize(model: Network, config: BlipConfig | None = None, **settings: object) -> BlipModel:
     """Turn a deterministic potential into a BLIP: chosen linear layers become variational, their weights stay.
 
     Parameters
@@ -185,7 +197,7 @@ class BlipPosterior(OneNetwork):
         return self.draw(n, generator=generator).overrides
 
     @classmethod
-    def of(cls, network: nn.Module) -> Self:
+    def of(cls, network: Network) -> Self:
         """The noise of a BLIP; raises :class:`DrawsError` for another network."""
         if not isinstance(network, BlipModel):
             raise DrawsError(f"expected a BLIP, got {type(network).__name__}, whose layers carry no noise")
@@ -197,18 +209,19 @@ class Blip(PosteriorMethod):
 
     name = "blip"
     Config = BlipConfig
+    settings: BlipConfig
     has_noise = True
 
-    def network(self, trained: nn.Module) -> BlipModel:
+    def network(self, trained: Network) -> BlipModel:
         """The network as a BLIP."""
         return bayesianize(trained, self.settings)
 
-    def noise(self, network: nn.Module) -> BlipPosterior:
+    def noise(self, network: Network) -> BlipPosterior:
         """That of its layers."""
         return BlipPosterior.of(network)
 
     def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+        self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> StoredPosterior:
         """From a BLIP alone."""
         refuse_more(self.name, members, tensors)

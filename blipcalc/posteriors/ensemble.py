@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
 from blipcalc.errors import DrawsError
 from blipcalc.posteriors.blip import Blip, BlipPosterior
 from blipcalc.posteriors.method import PosteriorMethod
@@ -89,7 +89,7 @@ class Ensemble(PosteriorMethod):
     has_centre = False
 
     def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+        self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> EnsemblePosterior:
         """From members."""
         refuse_noise(self.name, network)
@@ -140,7 +140,7 @@ class Mixture(Blip):
     is_several = True
 
     def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+        self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> MixturePosterior:
         """From a BLIP and its members."""
         return MixturePosterior(_networks(self.name, members, tensors), BlipPosterior.of(network))

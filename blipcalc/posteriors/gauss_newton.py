@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
+from blipcalc.core.contracts import Network
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
 
@@ -86,7 +87,7 @@ class Curvature:
 
 
 def curvature(
-    network: nn.Module,
+    network: Network,
     graphs: Sequence[Graph],
     structure: Structure,
     device: str = "cpu",
@@ -99,7 +100,7 @@ def curvature(
     sums = [{name: structure.sums(value) for name, value in none.items()} for _ in range(2)]
     sse, n = [0.0, 0.0], [0, 0]
     for graph in tqdm(graphs, desc="curvature", unit="frame"):
-        outputs, derivatives = torch.func.vjp(lambda p, g=graph: _outputs(network, p, g, device, dtype), parameters)
+        outputs, derivatives = torch.func.vjp(lambda p, g=graph: _outputs(network, p, g, device, dtype), parameters)[:2]
         errors = torch.cat([graph.energy, graph.forces.flatten()]) - outputs.detach().cpu().double()
         for k, rows in enumerate((slice(0, 1), slice(1, None))):
             sse[k] += float(errors[rows].square().sum())
@@ -114,9 +115,7 @@ def curvature(
     return Curvature(structure, energy, forces, (sse[0], sse[1]), (n[0], n[1]))
 
 
-def _outputs(
-    network: nn.Module, parameters: dict[str, Tensor], graph: Graph, device: str, dtype: torch.dtype
-) -> Tensor:
+def _outputs(network: Network, parameters: dict[str, Tensor], graph: Graph, device: str, dtype: torch.dtype) -> Tensor:
     """(1 + 3n,) energy (eV) and force components (eV/Å) of one structure as a function of the weights."""
     graph = graph.clone().to(device)
     tensors = graph.tensors(dtype, graph.vectors.to(dtype))

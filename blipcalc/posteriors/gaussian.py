@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
 from blipcalc.errors import DrawsError
 from blipcalc.posteriors.method import PosteriorMethod
 from blipcalc.posteriors.stored import OneNetwork, refuse_more, refuse_noise, refuse_none
@@ -94,7 +94,7 @@ class GaussianMethod(PosteriorMethod, Protocol):
     is_turned: ClassVar[bool] = False
 
     def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+        self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> GaussianPosterior:
         """From a network and the tensors of a Gaussian over its weights."""
         refuse_noise(self.name, network)

@@ -46,24 +46,30 @@ Where = Literal["all", "node", "edge", "last"]
 class BlipConfig(Settings):
     """Settings of the variational posterior."""
 
-    where: Where = Field("all", description="which scalar layers: all, node rows, edge rows, or last block and readout")
-    vectors: bool = Field(False, description="noise on vector mixers too (frozen mode only)")
+    where: Where = Field(
+        default="all", description="which scalar layers: all, node rows, edge rows, or last block and readout"
+    )
+    vectors: bool = Field(default=False, description="noise on vector mixers too (frozen mode only)")
     mode: Literal["frozen", "local"] = Field(
-        "frozen", description="frozen: eq. R, one ε per weight; local: eq. LR, the paper"
+        default="frozen", description="frozen: eq. R, one ε per weight; local: eq. LR, the paper"
     )
     alpha: Literal["adaptive", "constant"] = Field(
-        "adaptive", description="constant: one learned α per layer, the control"
+        default="adaptive", description="constant: one learned α per layer, the control"
     )
-    bound: Literal["smooth", "paper"] = Field("smooth", description="α_max·sigmoid, or clamped odds as in the paper")
-    alpha_max: float = Field(0.1, gt=0, description="upper end of the smooth bound")
-    alpha_prior: float = Field(0.02, gt=0, description="α₀ = p₀/(1 - p₀) of the prior")
-    alpha_initial: float = Field(3e-4, gt=0, description="α at the start of training")
-    detach: bool = Field(False, description="no gradient of α to the positions (the paper's PaiNN); not conservative")
+    bound: Literal["smooth", "paper"] = Field(
+        default="smooth", description="α_max·sigmoid, or clamped odds as in the paper"
+    )
+    alpha_max: float = Field(default=0.1, gt=0, description="upper end of the smooth bound")
+    alpha_prior: float = Field(default=0.02, gt=0, description="α₀ = p₀/(1 - p₀) of the prior")
+    alpha_initial: float = Field(default=3e-4, gt=0, description="α at the start of training")
+    detach: bool = Field(
+        default=False, description="no gradient of α to the positions (the paper's PaiNN); not conservative"
+    )
     inputs: Literal["species", "neighbourhood"] = Field(
-        "neighbourhood",
+        default="neighbourhood",
         description="what α is a function of: species and pair length as in the paper, or neighbours too",
     )
-    width: int = Field(64, ge=1, description="hidden units of the inference network")
+    width: int = Field(default=64, ge=1, description="hidden units of the inference network")
 
     @model_validator(mode="after")
     def _inside(self) -> BlipConfig:
@@ -132,12 +138,10 @@ class InferenceNetwork(nn.Module):
 
     def _network(self, n_inputs: int, n_outputs: int, start: float) -> nn.Sequential:
         """A network of two layers whose outputs are all near ``start``."""
-        network = nn.Sequential(
-            nn.Linear(n_inputs, self.config.width), nn.SiLU(), nn.Linear(self.config.width, n_outputs)
-        )
-        nn.init.normal_(network[2].weight, std=0.01)
-        nn.init.constant_(network[2].bias, start)
-        return network
+        first, last = nn.Linear(n_inputs, self.config.width), nn.Linear(self.config.width, n_outputs)
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.constant_(last.bias, start)
+        return nn.Sequential(first, nn.SiLU(), last)
 
     def _inverse(self, alpha: float) -> float:
         """X with g(x) = α."""

@@ -26,6 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from blipcalc.errors import ConfigurationError
 from blipcalc.posteriors.gaussian import GaussianMethod, GaussianPosterior
 from blipcalc.posteriors.method import RESIDUAL, OnlineFit
 from blipcalc.settings import Settings
@@ -35,23 +36,23 @@ class IvonConfig(Settings):
     """Settings of the optimiser."""
 
     ess: float | None = Field(
-        None,
+        default=None,
         gt=0,
         description="λ, weight of the mean loss against the prior; None: what makes the loss the log-likelihood of all force "
         f"components in training, where labels are off by {RESIDUAL} of the label scale",
     )
     rate: float = Field(
-        50.0,
+        default=50.0,
         gt=0,
         description="factor on the learning rate of the training: steps are not in units of weights, as Adam's are",
     )
-    hess_init: float = Field(0.5, gt=0, description="h₀")
-    beta1: float = Field(0.9, ge=0, lt=1)
+    hess_init: float = Field(default=0.5, gt=0, description="h₀")
+    beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(
-        0.9995, ge=0, lt=1, description="its memory, 1/(1 - β₂) steps, must be short beside the training"
+        default=0.9995, ge=0, lt=1, description="its memory, 1/(1 - β₂) steps, must be short beside the training"
     )
-    weight_decay: float = Field(1e-5, ge=0, description="δ")
-    clip_radius: float = Field(0.05, gt=0, description="largest step of a weight before the learning rate")
+    weight_decay: float = Field(default=1e-5, ge=0, description="δ")
+    clip_radius: float = Field(default=0.05, gt=0, description="largest step of a weight before the learning rate")
 
 
 class IvonOptimizer(torch.optim.Optimizer):
@@ -61,7 +62,7 @@ class IvonOptimizer(torch.optim.Optimizer):
     with respect to its sample.  Parameters without a gradient stay as they are.
     """
 
-    def __init__(self, groups: Iterable[dict], config: IvonConfig, ess: float) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], config: IvonConfig, ess: float) -> None:
         super().__init__(groups, {"lr": 0.1})
         self.config, self.ess = config, ess
         for p in self._all():
@@ -89,7 +90,7 @@ class IvonOptimizer(torch.optim.Optimizer):
         return samples
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # the gradient is there already
         """Update means, momenta and Hessians."""
         c, delta = self.config, self.config.weight_decay
         for group in self.param_groups:
@@ -123,13 +124,20 @@ class IvonFit(OnlineFit):
 
     def __init__(self, config: IvonConfig, ess: float) -> None:
         self.config, self.ess = config, config.ess or ess
-        self.ivon: IvonOptimizer | None = None
+        self._ivon: IvonOptimizer | None = None
+
+    @property
+    def ivon(self) -> IvonOptimizer:
+        """The optimiser; raises ConfigurationError before it is made."""
+        if self._ivon is None:
+            raise ConfigurationError("a training with IVON begins with its optimizer(); none was asked for")
+        return self._ivon
 
     def optimizer(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> IvonOptimizer:
         """The optimiser itself."""
         own = [{**group, "factor": group["factor"] * self.config.rate} for group in groups]
-        self.ivon = IvonOptimizer(own, self.config, self.ess)
-        return self.ivon
+        self._ivon = IvonOptimizer(own, self.config, self.ess)
+        return self._ivon
 
     def step_weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
         """A sample around the means."""
@@ -146,6 +154,7 @@ class Ivon(GaussianMethod):
 
     name = "ivon"
     Config = IvonConfig
+    settings: IvonConfig
     is_online = True
 
     def online(self, ess: float) -> IvonFit:

@@ -24,8 +24,9 @@ from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.posteriors.gauss_newton import Curvature, Diagonal, Structure, curvature
 from blipcalc.posteriors.gaussian import GaussianMethod, GaussianPosterior
@@ -59,7 +60,7 @@ class Laplace(LastLayerMethod):
     @plain_state()
     def fit(
         self,
-        network: nn.Module,
+        network: Network,
         members: Mapping[str, Tensor],
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
@@ -84,11 +85,13 @@ def laplace_over_all(
     name: str, curved: Curvature, mode: Mapping[str, Tensor]
 ) -> tuple[GaussianPosterior, dict[str, float]]:
     """The posterior around the trained weights {parameter: value}, and the σ_E, σ_F and τ it stands on."""
-    noise = (math.sqrt(s / n) for s, n in zip(curved.sse, curved.n, strict=True))
+    of_energy, of_forces = (math.sqrt(s / n) for s, n in zip(curved.sse, curved.n, strict=True))
     norm = sum(float(value.double().square().sum()) for value in mode.values())
-    start = (*noise, sum(value.numel() for value in mode.values()) / norm)
+    start = (of_energy, of_forces, sum(value.numel() for value in mode.values()) / norm)
     found = maximum_evidence(partial(log_evidence, curved, mode), start)
-    std, left, right = {}, {}, {}
+    std: dict[str, Tensor] = {}
+    left: dict[str, Tensor] = {}
+    right: dict[str, Tensor] = {}
     for key, value in mode.items():
         block = curved.block(key, found["noise_energy"], found["noise_forces"])
         std[key] = (block.values + found["prior_precision"]).rsqrt().reshape(value.shape).to(value.dtype)
@@ -106,13 +109,13 @@ class _OverAllWeights(GaussianMethod, Protocol):
     """
 
     structure: ClassVar[Structure]
-    is_linear = True
-    reads = ("train",)
+    is_linear: ClassVar[bool] = True
+    reads: ClassVar[tuple[Part, ...]] = ("train",)
 
     @plain_state()
     def fit(
         self,
-        network: nn.Module,
+        network: Network,
         members: Mapping[str, Tensor],
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",

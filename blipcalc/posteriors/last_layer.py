@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.marginal_likelihood import log_likelihood
 from blipcalc.posteriors.method import PosteriorMethod
 from blipcalc.posteriors.stored import OneNetwork, refuse_more, refuse_noise, refuse_none
 
 
-def last_weights(network: nn.Module) -> dict[str, Tensor]:
+def last_weights(network: Network) -> dict[str, Tensor]:
     """{parameter: value} of the last layers; raises :class:`ConfigurationError` for a network that names none."""
     names = {f"{layer}.{kind}" for layer in network.last_layers() for kind in ("weight", "bias")}
     found = {name: value.detach().cpu().double() for name, value in network.named_parameters() if name in names}
@@ -38,7 +38,7 @@ def last_weights(network: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def weights_alone(name: str, network: nn.Module, members: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def weights_alone(name: str, network: Network, members: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The last weights of a network for a posterior that is over them alone; raises :class:`DrawsError` for members or noise."""
     refuse_noise(name, network)
     refuse_more(name, members)
@@ -94,7 +94,7 @@ class LastLayerMethod(PosteriorMethod, Protocol):
     """Base of the methods that end in a Gaussian over the weights of the last layers."""
 
     def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+        self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> LastLayerPosterior:
         """From a network and the factor of its Gaussian."""
         weights = weights_alone(self.name, network, members)

@@ -10,10 +10,11 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
+from blipcalc.core.demanded import demanded
 from blipcalc.core.evaluate import PAIRS, Evaluator
 from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.posteriors.last_layer import Gram, flat, last_weights
@@ -34,10 +35,10 @@ def accumulate(outputs: Iterable[Outputs]) -> Gram:
         for k, error in enumerate((energy_error, forces_error)):
             sse[k] += float(error.square().sum())
             counts[k] += error.numel()
-    return Gram(energy, forces, *sse, *counts)
+    return Gram(energy, forces, sse[0], sse[1], counts[0], counts[1])
 
 
-def jacobians(network: nn.Module, graphs: Sequence[Graph], device: str = "cpu") -> Iterator[Outputs]:
+def jacobians(network: Network, graphs: Sequence[Graph], device: str = "cpu") -> Iterator[Outputs]:
     """Of structures: errors of energies (1,) eV and forces (n, 3) eV/Å, and their derivatives φ (P, 1) and J (P, n, 3) by w."""
     network = copy.deepcopy(network).to(device, torch.float64).eval().requires_grad_(False)
     evaluator, one = Evaluator(network), Draws(1)
@@ -71,7 +72,7 @@ def jacobians(network: nn.Module, graphs: Sequence[Graph], device: str = "cpu") 
         jacobian = -torch.cat(rows).T.reshape(len(phi), -1, 3)
         yield (
             graph.energy - samples.energy[0].cpu(),
-            graph.forces - samples.forces[0].cpu(),
+            graph.forces - demanded(samples.forces, "forces")[0].cpu(),
             (phi[:, None].cpu(), jacobian.cpu()),
         )
 

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError
 from blipcalc.posteriors.last_layer import Gram, LastLayerMethod, LastLayerPosterior, inverse_root, last_weights
@@ -59,7 +60,7 @@ class Llpr(LastLayerMethod):
     @plain_state()
     def fit(
         self,
-        network: nn.Module,
+        network: Network,
         members: Mapping[str, Tensor],
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",

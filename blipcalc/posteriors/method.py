@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Posterior
+from blipcalc.core.contracts import Network, Posterior
 from blipcalc.core.graph import Graph
 from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.settings import Settings
@@ -47,6 +47,7 @@ class OnlineFit(Protocol):
 
     def end_epoch(self, epoch: int, epochs: int, parameters: Mapping[str, Tensor]) -> None:
         """Take note of the weights that an epoch (from 1) ends with."""
+        return
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> tuple[StoredPosterior, Mapping[str, Tensor]] | None:
         """The posterior that the training ended in and the weights at its centre; None without one."""
@@ -58,6 +59,7 @@ class OnlineFit(Protocol):
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from :meth:`state`."""
+        return
 
 
 class Adam(OnlineFit):
@@ -85,6 +87,7 @@ class PosteriorMethod(Protocol):
     has_noise: ClassVar[bool] = False
     is_online: ClassVar[bool] = False
     reads: ClassVar[tuple[Part, ...]] = ()
+    settings: Settings
 
     def __init__(self, settings: Settings | Mapping[str, Any] | None = None) -> None:
         self.settings = self.Config.of(settings)
@@ -94,12 +97,13 @@ class PosteriorMethod(Protocol):
 
     def check(self, epochs: int, patience: int) -> None:
         """Refuse a training of so many epochs that could not make it, with :class:`ConfigurationError`."""
+        return
 
-    def network(self, trained: nn.Module) -> nn.Module:
+    def network(self, trained: Network) -> Network:
         """The network that the posterior is of, from one without noise."""
         return trained
 
-    def noise(self, network: nn.Module) -> Posterior | None:
+    def noise(self, network: Network) -> Posterior | None:
         """What gives the draws of every training step; None: there is no noise."""
         return None
 
@@ -112,7 +116,7 @@ class PosteriorMethod(Protocol):
 
     def fit(
         self,
-        network: nn.Module,
+        network: Network,
         members: Mapping[str, Tensor],
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
@@ -125,7 +129,7 @@ class PosteriorMethod(Protocol):
         return self.restore(network, members, {}), None
 
     def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+        self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> StoredPosterior:
         """The posterior from the network and the tensors of a file.
 

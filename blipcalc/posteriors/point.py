@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
 from blipcalc.errors import DrawsError
 from blipcalc.posteriors.method import PosteriorMethod
 from blipcalc.posteriors.stored import OneNetwork, refuse_more, refuse_noise
@@ -43,9 +43,7 @@ class Point(PosteriorMethod):
     is_random = False
     has_centre = False
 
-    def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> PointPosterior:
+    def restore(self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> PointPosterior:
         """From a network alone."""
         refuse_noise(self.name, network)
         refuse_more(self.name, members, tensors)

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.posteriors.laplace import last_layer_laplace
@@ -118,7 +118,7 @@ class Pops(PosteriorMethod):
     @plain_state()
     def fit(
         self,
-        network: nn.Module,
+        network: Network,
         members: Mapping[str, Tensor],
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
@@ -137,9 +137,7 @@ class Pops(PosteriorMethod):
         ]
         return pops(posterior, labels), figures
 
-    def restore(
-        self, network: nn.Module, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-    ) -> PopsPosterior:
+    def restore(self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> PopsPosterior:
         """From a network and the sides of its box."""
         weights = weights_alone(self.name, network, members)
         n = len(flat(weights))

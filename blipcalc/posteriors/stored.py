@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Draws, HasSlots, Posterior
+from blipcalc.core.contracts import Draws, HasSlots, Network, Posterior
 from blipcalc.errors import DrawsError
 
 
@@ -21,10 +21,33 @@ class StoredPosterior(Protocol):
     members : {parameter: (M, *shape)} of M networks; empty for one
     """
 
-    name: str
-    is_random: bool
-    most_draws: int | None
-    members: Mapping[str, Tensor]
+    if TYPE_CHECKING:  # to be read: a field, a property or a class variable will do
+
+        @property
+        def name(self) -> str:
+            """Of its method."""
+            ...
+
+        @property
+        def is_random(self) -> bool:
+            """Whether draws differ."""
+            ...
+
+        @property
+        def most_draws(self) -> int | None:
+            """K at most."""
+            ...
+
+        @property
+        def members(self) -> Mapping[str, Tensor]:
+            """(M, *shape) each."""
+            ...
+
+    else:  # a dataclass would take a property for the default of its field
+        name: str
+        is_random: bool
+        most_draws: int | None
+        members: Mapping[str, Tensor]
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
         """See :class:`~blipcalc.core.contracts.Posterior`."""
@@ -57,7 +80,15 @@ class HasNoise(StoredPosterior, Protocol):
     noise : of the layers, the same for all networks
     """
 
-    noise: Posterior
+    if TYPE_CHECKING:
+
+        @property
+        def noise(self) -> Posterior:
+            """Of the layers."""
+            ...
+
+    else:
+        noise: Posterior
 
 
 class OneNetwork(StoredPosterior, Protocol):
@@ -110,7 +141,7 @@ def refuse_more(name: str, *tensors: Mapping[str, Tensor]) -> None:
         raise DrawsError(f"a posterior {name!r} has no tensors {', '.join(odd[:4])}")
 
 
-def refuse_noise(name: str, network: nn.Module) -> None:
+def refuse_noise(name: str, network: Network) -> None:
     """Refuse a network whose layers carry noise that a posterior would leave out, with :class:`DrawsError`."""
     if isinstance(network, HasSlots):
         raise DrawsError(f"a posterior {name!r} has no noise for the layers of {type(network).__name__}")

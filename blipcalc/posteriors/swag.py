@@ -30,11 +30,11 @@ LEAST = 3
 class SwagConfig(Settings):
     """When snapshots are taken, and how many directions are kept."""
 
-    start: float = Field(0.6, ge=0, lt=1, description="fraction of all epochs after which snapshots are taken")
-    every: int = Field(1, ge=1, description="epochs between snapshots")
-    rank: int = Field(20, ge=2, description="R, directions of the low-rank part")
+    start: float = Field(default=0.6, ge=0, lt=1, description="fraction of all epochs after which snapshots are taken")
+    every: int = Field(default=1, ge=1, description="epochs between snapshots")
+    rank: int = Field(default=20, ge=2, description="R, directions of the low-rank part")
     rate: float = Field(
-        0.2,
+        default=0.2,
         gt=0,
         description="constant learning rate while they are taken, as a fraction of the peak: a Gaussian takes a walk",
     )
@@ -103,8 +103,10 @@ class SwagMoments(OnlineFit):
         rank = len(next(iter(self.deviations.values())))
         deviations = {name: value / math.sqrt(2 * (rank - 1)) for name, value in self.deviations.items()}
         names = list(order) or list(self.mean)
-        parts = ({name: part[name].to(dtype) for name in names} for part in (self.mean, std, deviations))
-        return GaussianPosterior("swag", *parts)
+        mean, std, deviations = (
+            {name: part[name].to(dtype) for name in names} for part in (self.mean, std, deviations)
+        )
+        return GaussianPosterior("swag", mean, std, deviations)
 
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint; nothing before the first snapshot."""
@@ -128,6 +130,7 @@ class Swag(GaussianMethod):
 
     name = "swag"
     Config = SwagConfig
+    settings: SwagConfig
     is_online = True
 
     def check(self, epochs: int, patience: int) -> None:

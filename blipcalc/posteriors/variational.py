@@ -35,7 +35,11 @@ VARIANCE_FLOOR = 1e-10
 class VariationalLinear(nn.Module):
     """A linear layer with open slots for α and noise; shares the parameters of the layer it replaces."""
 
-    def __init__(self, linear: nn.Module) -> None:
+    alpha: Tensor
+    weight_noise: Tensor
+    row_noise: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.weight = linear.weight
         self.bias = linear.bias

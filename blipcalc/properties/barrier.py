@@ -148,10 +148,10 @@ def _measured(
     free = free_coordinates(bare[0]).reshape(-1, 3)
     driving = np.array([both.driving.energy for both in found])
     draws = np.array([both.draws.energy for both in found]).T
-    slopes = np.array([-(both.driving.forces * t).sum() for both, t in zip(found, tangents, strict=True)])
+    driving_slopes = np.array([-(both.driving.forces * t).sum() for both, t in zip(found, tangents, strict=True)])
     own = np.array([-(both.draws.forces * t).sum(axis=(1, 2)) for both, t in zip(found, tangents, strict=True)]).T
     energies = surfaces.estimate(driving - driving[0], draws - draws[:, :1], "eV", bare[0], of="forces")
-    slopes = surfaces.estimate(slopes, own, "eV/Å", bare[0], of="forces")
+    slopes = surfaces.estimate(driving_slopes, own, "eV/Å", bare[0], of="forces")
     top = top_of(lengths, energies.value, slopes.value, climbing=climbing)
 
     def at_top(e: np.ndarray, g: np.ndarray) -> float:
@@ -159,8 +159,8 @@ def _measured(
 
     forward = replace(
         energies,
-        value=at_top(energies.value, slopes.value),
-        draws=[at_top(e, g) for e, g in zip(energies.draws, slopes.draws, strict=True)],
+        value=np.array(at_top(energies.value, slopes.value)),
+        draws=np.array([at_top(e, g) for e, g in zip(energies.draws, slopes.draws, strict=True)]),
         note="all draws on the images of the driving surface",
     )
     reaction = replace(energies[-1], note=forward.note)

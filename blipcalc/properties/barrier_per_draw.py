@@ -53,8 +53,8 @@ def _at_rest(surfaces: Surfaces, image: Atoms, below: int, project: bool) -> tup
             f"expected a {'saddle' if below else 'minimum'} of the driving surface with {below} ways down, got one with {down}; "
             "take more images or a smaller fmax, or reoptimize='paths'"
         )
-    own = settled(lambda rows: surfaces.each(rows).forces, [rest] * surfaces.n_draws, there, free, basis, fmax=REST)
-    return float(surfaces([rest], forces=False)[0].driving.energy), surfaces.each(own).energy
+    own = settled(surfaces.forces_of_each, [rest] * surfaces.n_draws, there, free, basis, fmax=REST)
+    return float(surfaces([rest], forces=False)[0].driving.energy), np.asarray(surfaces.each(own).energy)
 
 
 def own_paths(surfaces: Surfaces, found: Barrier, band: Band, relax_ends: bool) -> OwnBarriers:

@@ -30,6 +30,7 @@ from ase import Atoms
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from blipcalc.calculators.draw_surfaces import Surfaces
+from blipcalc.core.demanded import demanded
 from blipcalc.core.differenced import STEP
 from blipcalc.errors import ConfigurationError, NotAMinimumError, NotConvergedError, StructureError
 from blipcalc.properties.comparable import surfaces_of
@@ -40,6 +41,7 @@ from blipcalc.relaxation.coordinates import free_motion
 from blipcalc.relaxation.linear_response import Inverse
 from blipcalc.relaxation.start_of_draws import motions, own_minima, settled
 from blipcalc.settings import switch
+from blipcalc.stats.estimate import Estimate
 
 #: half the strain of a central difference
 STRAIN = 5e-4
@@ -85,7 +87,7 @@ def elastic_constants(
     own = own_minima(surfaces, minimum, free, matrix)
     draws = _draw_tensors(surfaces, own, ions)
 
-    def estimate(value: np.ndarray, draws: np.ndarray, unit: str):
+    def estimate(value: np.ndarray, draws: np.ndarray, unit: str) -> Estimate:
         return surfaces.estimate(value, draws, unit, atoms, of="forces")
 
     return ElasticConstants(
@@ -128,7 +130,7 @@ def _draw_tensors(surfaces: Surfaces, structures: list[Atoms], ions: Inverse | N
     if ions is not None:
         second += _relaxation(surfaces, structures, ions, columns[:, :n], MISSING * np.abs(second).max())
     values = surfaces.each(structures, stress=True)
-    rows = zip(second, structures, values.stress, strict=True)
+    rows = zip(second, structures, demanded(values.stress, "a stress"), strict=True)
     return np.stack([stress_strain(matrix / atoms.get_volume(), stress) for matrix, atoms, stress in rows])
 
 

@@ -125,8 +125,8 @@ class Scan:
 
     def plot(self, path: str | Path, *, title: str = "") -> None:
         """The curve with its band, as a PNG."""
-        ends = self._knots(self.energies.value)[0][[0, -1]]
-        x = np.linspace(*ends, FINE)
+        knots = self._knots(self.energies.value)[0]
+        x = np.linspace(knots[0], knots[-1], FINE)
         curve = self.relative.map(lambda e: self._spline(e)(x))
         plot_band(x, curve, path, xlabel=f"{self.name} ({self.unit})", ylabel="energy (eV)", title=title)
 

@@ -82,7 +82,9 @@ def _polynomial(power: float, volumes: np.ndarray, energies: np.ndarray) -> Fit:
     c = np.polynomial.polynomial.polyfit((x - centre) / width, energies - shift, 3)
     curve = np.polynomial.Polynomial(c)
     slope, bend = curve.deriv(), curve.deriv(2)
-    minima = [r.real for r in slope.roots() if abs(r.imag) < 1e-12 and abs(r) < FAR and bend(r.real) > 0]
+    minima = [
+        r.real for r in slope.roots().astype(complex) if abs(r.imag) < 1e-12 and abs(r) < FAR and bend(r.real) > 0
+    ]
     if not minima:
         return NO_FIT
     (at,) = minima  # a cubic has one at most

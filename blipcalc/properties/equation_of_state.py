@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ase.units
 import numpy as np
@@ -77,7 +77,7 @@ class EquationOfState:
 def equation_of_state(
     atoms: Atoms,
     *,
-    volumes: Sequence[float] | None = None,
+    volumes: Sequence[float] | np.ndarray | None = None,
     strain: float = 0.02,
     points: int = 9,
     eos: str = "birchmurnaghan",
@@ -130,7 +130,7 @@ def equation_of_state(
     fits = [fit(eos, at, energies) for energies in (value, *draws)]
     _check_range(fits, at)
 
-    def estimate(values: Sequence[float], unit: str, of: str) -> Estimate:
+    def estimate(values: Sequence[float], unit: str, of: Literal["energy", "forces"]) -> Estimate:
         return surfaces.estimate(values[0], values[1:], unit, atoms, of=of)
 
     volume = estimate([f.volume for f in fits], "Å³", "forces")
@@ -157,7 +157,7 @@ def scaled(atoms: Atoms, volume: float) -> Atoms:
     return moved
 
 
-def _volumes(atoms: Atoms, volumes: Sequence[float] | None, strain: float, points: int) -> np.ndarray:
+def _volumes(atoms: Atoms, volumes: Sequence[float] | np.ndarray | None, strain: float, points: int) -> np.ndarray:
     if volumes is None:
         strain, points = number("strain", strain, above=0.0), whole("points", points, 5, what="number of volumes")
         if strain >= 1:

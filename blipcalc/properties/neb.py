@@ -51,7 +51,7 @@ class Band:
             images, k=self.spring, method=self.method, allow_shared_calculator=shared,
             remove_rotation_and_translation=self.align,
         )  # fmt: skip
-        optimizer = self.optimizer(neb, logfile=self.logfile)
+        optimizer = self.optimizer(neb, logfile=self.logfile)  # type: ignore[arg-type]  # ASE's types leave bands out
         if self.attach is not None:
             self.attach(optimizer)
         stages = [(False, max(ROUGH, self.fmax)), (True, self.fmax)] if self.climb else [(False, self.fmax)]

@@ -112,10 +112,10 @@ class Barrier:
         for i, (s, e, std, atom) in enumerate(zip(*columns, strict=True)):
             rows.append(f"{i:>5}  {s:7.3f}  {with_error(float(e), float(std)):>18}  {atom:13.4f}")
         rows.append(f"{self.status} after {self.n_steps} steps, {self.residual:.3g} eV/Å left")
-        for of in (self, self.reoptimized):
-            if of is not None:
-                where = "shared images" if of is self else f"each draw on its own ({of.how})"
-                rows.append(f"{where}: forward {of.forward}, backward {of.backward}, reaction {of.reaction}")
+        rows.append(f"shared images: forward {self.forward}, backward {self.backward}, reaction {self.reaction}")
+        if (own := self.reoptimized) is not None:
+            where = f"each draw on its own ({own.how})"
+            rows.append(f"{where}: forward {own.forward}, backward {own.backward}, reaction {own.reaction}")
         error = np.full(1, np.nan) if self.reoptimized is None else self.first_order_error
         if np.isfinite(error).any():
             rows.append(

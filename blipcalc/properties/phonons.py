@@ -121,9 +121,10 @@ class Phonons:
 
     def bands(self, path: BandPath | str | None = None, *, n_points: int = 100) -> Bands:
         """Along a path: ASE's, one by name such as ``"GXWKGL"``, or the one that ASE takes for the lattice."""
-        if not isinstance(path, BandPath):
-            path = self.atoms.cell.bandpath(path, npoints=whole("n_points", n_points, 2), pbc=self.atoms.pbc)
-        return Bands(path, *self.at(path.kpts))
+        along = path
+        if not isinstance(along, BandPath):
+            along = self.atoms.cell.bandpath(along, npoints=whole("n_points", n_points, 2), pbc=self.atoms.pbc)
+        return Bands(along, *self.at(along.kpts))
 
     def oscillators(self, mesh: Sequence[int] | None = None, *, floor_cm: float | None = None) -> Oscillators:
         """All modes on a Monkhorst-Pack mesh, for energies and entropies per cell; translations are no part of them.

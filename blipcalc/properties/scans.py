@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -32,7 +33,7 @@ ANGLES = tuple(range(-180, 180, 10))
 def dihedral_scan(
     atoms: Atoms,
     indices: Sequence[int],
-    angles: Sequence[float] | None = None,
+    angles: Sequence[float] | np.ndarray | None = None,
     *,
     relax: bool = False,
     zero: Zero = "lowest",
@@ -89,7 +90,7 @@ def dihedral_scan(
 def distance_scan(
     atoms: Atoms,
     indices: Sequence[int],
-    distances: Sequence[float],
+    distances: Sequence[float] | np.ndarray,
     *,
     relax: bool = False,
     zero: Zero = "lowest",
@@ -118,7 +119,9 @@ def distance_scan(
     )
 
 
-def dimer_scan(symbols: str, distances: Sequence[float], calculator: Calculator, *, zero: Zero = "last") -> Scan:
+def dimer_scan(
+    symbols: str, distances: Sequence[float] | np.ndarray, calculator: Calculator, *, zero: Zero = "last"
+) -> Scan:
     """Energies of two atoms over their distance, from the last one unless told otherwise.
 
     symbols : of the two, such as ``"CuAu"``; distances : Å, increasing
@@ -139,8 +142,8 @@ def _scan(
     points: np.ndarray,
     place: Callable[[Atoms, float], Atoms],
     hold: Callable[[float], FixInternals] | None,
-    about: dict,
-    how: dict,
+    about: dict[str, Any],
+    how: dict[str, Any],
 ) -> Scan:
     """Energies at all points.
 
@@ -163,7 +166,7 @@ def _scan(
     return Scan(coordinate=points, energies=found, structures=tuple(kept), **about)
 
 
-def _relaxed(surfaces: Surfaces, moved: Atoms, atoms: Atoms, held: FixInternals, how: dict) -> Atoms:
+def _relaxed(surfaces: Surfaces, moved: Atoms, atoms: Atoms, held: FixInternals, how: dict[str, Any]) -> Atoms:
     """The structure relaxed with its own constraints and the coordinate held."""
     moved.set_constraint([*atoms.constraints, held])
     try:
@@ -176,7 +179,7 @@ def _relaxed(surfaces: Surfaces, moved: Atoms, atoms: Atoms, held: FixInternals,
         ) from error
 
 
-def _points(name: str, values: Sequence[float], unit: str, above: float = -np.inf) -> np.ndarray:
+def _points(name: str, values: Sequence[float] | np.ndarray, unit: str, above: float = -np.inf) -> np.ndarray:
     found = [number(name, value, above=above) for value in several(name, values, f"increasing numbers in {unit}")]
     if len(found) < 4 or any(b <= a for a, b in pairwise(found)):
         raise ConfigurationError(f"{name}={found}; expected four increasing numbers or more, in {unit}")

@@ -101,14 +101,14 @@ class Vibrations:
             molecule = self.atoms.copy()
             molecule.positions = positions
             thermo = IdealGasThermo(
-                levels, "linear" if linear else "nonlinear", atoms=molecule, symmetrynumber=symmetry_number, spin=spin,
+                list(levels), "linear" if linear else "nonlinear", atoms=molecule, symmetrynumber=symmetry_number, spin=spin,
                 vib_selection="all",
             )  # fmt: skip
             return thermo.get_gibbs_energy(temperature_K, pressure_Pa, verbose=False)
 
         draws = [gibbs(levels, at) for levels, at in zip(energies.draws, self.positions, strict=True)]
         return Estimate(
-            np.float64(gibbs(energies.value, self.atoms.positions)),
+            np.array(gibbs(energies.value, self.atoms.positions)),
             np.array(draws),
             "eV",
             energies.widening,
@@ -127,7 +127,9 @@ class Vibrations:
         if draw is not None:
             atoms.positions = self.positions[draw]
         return VibrationsData.from_2d(
-            atoms, self.hessian if draw is None else self.hessians[draw], indices=np.flatnonzero(free.all(axis=1))
+            atoms,
+            self.hessian if draw is None else self.hessians[draw],
+            indices=np.flatnonzero(free.all(axis=1)).tolist(),
         )
 
     def table(self) -> str:

@@ -80,7 +80,7 @@ def vibrations(
     if at == "shared":
         structures = [start] * surfaces.n_draws
     elif positions is not None:
-        structures = _placed(start, positions, surfaces.n_draws, turn=motions.shape[1] > 4 and free.all())
+        structures = _placed(start, positions, surfaces.n_draws, turn=bool(motions.shape[1] > 4 and free.all()))
     else:
         start, structures = at_rest(surfaces, start, hessian, free, complement(motions), fmax)
         hessian = symmetric(surfaces.hessian(start).product(axes)[:, free])

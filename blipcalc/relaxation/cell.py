@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,34 +52,43 @@ def cell_filter(atoms: Atoms, cell: Cell, pressure_GPa: float) -> Filter | None:
         return None
     if not atoms.pbc.all():
         raise SingularCellError(f"a cell moves where it is periodic in three directions; pbc is {atoms.pbc.tolist()}")
-    options: dict[str, object] = {}
+    shape: Mapping[str, bool] = {}
+    chosen: list[bool] | None = None
     if isinstance(cell, str):
         if cell not in SHAPES:
             raise ConfigurationError(f"cell={cell!r}; expected True, False, {', '.join(SHAPES)}, or a mask of six")
-        options = SHAPES[cell]
+        shape = SHAPES[cell]
     elif not isinstance(cell, (bool, np.bool_)):
         mask = np.asarray(cell)
         if mask.shape != (6,) or not np.isin(mask, (0, 1)).all() or not mask.any():
             raise ConfigurationError(
                 f"cell={cell!r}; expected a mask of six strains, xx, yy, zz, yz, xz, xy, one of them True"
             )
-        options = {"mask": mask.astype(bool).tolist()}
-    return FrechetCellFilter(atoms, scalar_pressure=pressure, **options)
+        chosen = mask.astype(bool).tolist()
+    return FrechetCellFilter(atoms, mask=chosen, scalar_pressure=pressure, **shape)
 
 
 class Stressed(Calculator):
     """No energy, no forces, and a stress that is told: what a filter makes of it says which strains it lets through."""
 
-    implemented_properties = ("energy", "forces", "stress")
+    implemented_properties: list[str] = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
 
     def __init__(self, stress: np.ndarray) -> None:
         super().__init__()
         self.stress = stress
 
-    def calculate(self, atoms: Atoms, properties: object = (), system_changes: object = ()) -> None:
+    def calculate(
+        self, atoms: Atoms | None = None, properties: Sequence[str] = (), system_changes: Sequence[str] = ()
+    ) -> None:
         """Nothing to compute."""
         super().calculate(atoms)
-        self.results = {"energy": 0.0, "free_energy": 0.0, "forces": np.zeros((len(atoms), 3)), "stress": self.stress}
+        n = 0 if atoms is None else len(atoms)
+        self.results = {
+            "energy": 0.0,
+            "free_energy": 0.0,
+            "forces": np.zeros((n, 3)),
+            "stress": self.stress,
+        }
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,20 @@ class FreeMotion(Protocol):
     strain : whether q has coordinates of strain, m = 3n + 6, or not, m = 3n
     """
 
-    length: float
-    linear: bool
-    strain: bool
+    @property
+    def length(self) -> float:
+        """Å."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """The same everywhere."""
+        ...
+
+    @property
+    def strain(self) -> bool:
+        """With coordinates of it."""
+        ...
 
     @property
     def size(self) -> int:
@@ -72,6 +83,7 @@ class Basis:
     """Free motions as the columns (m, f) of a matrix, orthonormal in lengths."""
 
     matrix: np.ndarray
+
     length: float
     linear: bool
     strain: bool
@@ -157,9 +169,9 @@ def free_motion(
         moves = np.ones((len(atoms), 3))
         for held in atoms.constraints:
             moves[held.index] = 0.0
-        moves = moves.ravel()
-        left = _left_alone(rigid, rigid * (1 - moves)[:, None])
-        return Projection(moves, left, strains, length, strain is not None)
+        flat = moves.ravel()
+        left = _left_alone(rigid, rigid * (1 - flat)[:, None])
+        return Projection(flat, left, strains, length, strain is not None)
     allowed = allowed_displacements(atoms) if atoms_move else np.zeros((3 * len(atoms), 0))
     if allowed.shape[1]:
         rigid = _left_alone(rigid, rigid - allowed @ (allowed.T @ rigid))

@@ -30,7 +30,7 @@ from blipcalc.relaxation.linear_response import (
     respond_by_products,
 )
 from blipcalc.relaxation.minima_per_draw import relax_members
-from blipcalc.relaxation.result import ErrorBars, in_frame_of
+from blipcalc.relaxation.result import ErrorBars, Method, in_frame_of
 
 #: Å, largest spread of an atom for which a first order is trusted
 SPREAD = 0.05
@@ -94,6 +94,7 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
     found = respond(inverse, gradients) if inverse else respond_by_products(hessian, minimum.free, gradients)
     fault = None if how == "relax" else fault_of(minimum, gradients, found, inverse)
     notes: tuple[str, ...] = ()
+    method: Method
     if how == "response" or (how == "auto" and fault is None):
         method, why = "linear response", fault or "no soft coordinate, small spread, draws agree"
         structures = [displaced(atoms, shift) for shift in found.shifts]

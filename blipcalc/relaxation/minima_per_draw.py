@@ -15,6 +15,7 @@ from ase import Atoms
 
 from blipcalc.calculators.draw_surfaces import Surfaces, Values, constraint_energy, gradient
 from blipcalc.core.deformation import displaced
+from blipcalc.core.demanded import demanded
 from blipcalc.relaxation.coordinates import FreeMotion
 
 #: Å that an atom moves in a step at most; steps and gradients that are remembered
@@ -85,8 +86,7 @@ def relax_members(
         if values is None:
             values = surfaces.each([walks[k].atoms for k in going], stress=free.strain, which=going)
         for row, k in enumerate(going):
-            own = Values(*(None if part is None else part[row] for part in values))
-            _advance(walks[k], own, free, precondition, pressure, tolerance)
+            _advance(walks[k], values.of(row), free, precondition, pressure, tolerance)
         values = None
     return Members(
         [walk.atoms for walk in walks],
@@ -117,19 +117,21 @@ def _advance(
             walk.atoms, walk.energy, walk.slope = atoms, lower, old_slope
             walk.longest = 0.5 * min(walk.longest, _length(free.up(moved), len(atoms), free))
             walk.memory.clear()
-            _step(walk, free, precondition, tolerance)
+            _step(walk, old_slope, free, precondition, tolerance)
             return
         change = slope - old_slope
         if moved @ change > 1e-12:
             walk.memory = [*walk.memory[1 - MEMORY :], (moved, change)]
         walk.longest = min(2 * walk.longest, LONGEST)
     walk.energy, walk.slope = energy, slope
-    _step(walk, free, precondition, tolerance)
+    _step(walk, slope, free, precondition, tolerance)
 
 
-def _step(walk: Walk, free: FreeMotion, precondition: Callable[[np.ndarray], np.ndarray], tolerance: float) -> None:
-    """Move, or be done."""
-    q, used = walk.slope.copy(), []
+def _step(
+    walk: Walk, slope: np.ndarray, free: FreeMotion, precondition: Callable[[np.ndarray], np.ndarray], tolerance: float
+) -> None:
+    """Move against a slope, or be done."""
+    q, used = slope.copy(), []
     for moved, change in reversed(walk.memory):
         a = (moved @ q) / (moved @ change)
         q -= a * change
@@ -148,7 +150,7 @@ def _step(walk: Walk, free: FreeMotion, precondition: Callable[[np.ndarray], np.
         goal = there.positions.copy()
         there.positions = walk.atoms.positions
         there.set_positions(goal)
-    walk.before = walk.atoms, walk.energy, walk.slope, move
+    walk.before = walk.atoms, walk.energy, slope, move
     walk.atoms = there
 
 
@@ -160,7 +162,7 @@ def _length(q: np.ndarray, n_atoms: int, free: FreeMotion) -> float:
 
 def _constrained(values: Values, atoms: Atoms) -> Values:
     """What constraints leave of the forces, those that are no projection among them."""
-    forces = values.forces.copy()
+    forces = demanded(values.forces, "forces").copy()
     for constraint in atoms.constraints:
         constraint.adjust_forces(atoms, forces)
     return values._replace(forces=forces)

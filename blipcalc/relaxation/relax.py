@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ParamSpec, get_args
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator
@@ -30,14 +30,17 @@ from blipcalc.relaxation.result import Relaxed
 from blipcalc.relaxation.stopping import descend, optimizer_of
 from blipcalc.settings import choice, number, path_of, several, whole
 
+Arguments = ParamSpec("Arguments")
 
-def _alone_with_its_trajectory(function: Callable[..., Relaxed]) -> Callable[..., Relaxed]:
+
+def _alone_with_its_trajectory(function: Callable[Arguments, Relaxed]) -> Callable[Arguments, Relaxed]:
     """The function, during which nobody else writes to its trajectory."""
 
     @functools.wraps(function)
-    def holding(atoms: Atoms, *, trajectory: str | Path | None = None, **settings: Any) -> Relaxed:
+    def holding(*args: Arguments.args, **settings: Arguments.kwargs) -> Relaxed:
+        trajectory = settings.get("trajectory")
         with contextlib.nullcontext() if trajectory is None else held(path_of("trajectory", trajectory)):
-            return function(atoms, trajectory=trajectory, **settings)
+            return function(*args, **settings)
 
     return holding
 
@@ -118,7 +121,7 @@ def relax(
                 dynamics, tolerance=tolerance, threshold=threshold, triggers=rules, on_breach=on_breach
             )
         descent = descend(dynamics, atoms, response, fmax=fmax, z=z, steps=steps)
-    if surfaces is None or not descent.done:
+    if surfaces is None or error_bars is None or not descent.done:
         return Relaxed(snapshot(atoms), descent, None, (*far_atoms(atoms), *_breached(monitor)))
     strain = None if response is None else response.strains
     (both,) = surfaces([atoms], stress=strain is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -89,24 +89,24 @@ class Relaxed:
 
     def distance(self, i: int, j: int) -> Estimate:
         """Å between two atoms, the nearest image."""
-        pair = [self._index(i), self._index(j)]
-        return self.measure(lambda atoms: atoms.get_distance(*pair, mic=bool(atoms.pbc.any())), "Å", self._named(pair))
+        a, b = self._index(i), self._index(j)
+        return self.measure(lambda at: at.get_distance(a, b, mic=bool(at.pbc.any())), "Å", self._named([a, b]))
 
     def angle(self, i: int, j: int, k: int) -> Estimate:
         """° at the second of three atoms."""
-        atoms_of = [self._index(a) for a in (i, j, k)]
-        return self.measure(lambda a: a.get_angle(*atoms_of, mic=bool(a.pbc.any())), "°", self._named(atoms_of))
+        a, b, c = (self._index(atom) for atom in (i, j, k))
+        return self.measure(lambda at: at.get_angle(a, b, c, mic=bool(at.pbc.any())), "°", self._named([a, b, c]))
 
     def dihedral(self, i: int, j: int, k: int, m: int) -> Estimate:
         """° of four atoms; draws are within 180° of the value."""
-        four = [self._index(a) for a in (i, j, k, m)]
-        here = self.atoms.get_dihedral(*four, mic=bool(self.atoms.pbc.any()))
+        a, b, c, d = (self._index(atom) for atom in (i, j, k, m))
+        here = self.atoms.get_dihedral(a, b, c, d, mic=bool(self.atoms.pbc.any()))
 
         def near(atoms: Atoms) -> float:
-            turned = atoms.get_dihedral(*four, mic=bool(atoms.pbc.any())) - here
+            turned = atoms.get_dihedral(a, b, c, d, mic=bool(atoms.pbc.any())) - here
             return here + (turned + 180.0) % 360.0 - 180.0
 
-        return self.measure(near, "°", self._named(four))
+        return self.measure(near, "°", self._named([a, b, c, d]))
 
     def cell_parameters(self) -> Estimate:
         """(6,) lengths in Å and angles in °, as ``cell.cellpar()``; widened as forces are, for stress has no calibration."""
@@ -144,14 +144,14 @@ class Relaxed:
         symbols = np.array(self.atoms.get_chemical_symbols())
         kinds = np.array(["-".join(sorted(pair)) for pair in zip(symbols[i], symbols[j], strict=True)])
 
-        def mean(atoms: Atoms, kept: np.ndarray) -> float:
+        def mean(kept: np.ndarray, atoms: Atoms) -> float:
             way = atoms.positions[j[kept]] - atoms.positions[i[kept]] + shifts[kept] @ atoms.cell.array
             return float(np.linalg.norm(way, axis=1).mean())
 
         found = []
         for kind in dict.fromkeys(kinds.tolist()):
             kept = np.flatnonzero(kinds == kind)
-            found.append(self.measure(lambda a, kept=kept: mean(a, kept), "Å", f"{kind}, mean of {len(kept)}"))
+            found.append(self.measure(partial(mean, kept), "Å", f"{kind}, mean of {len(kept)}"))
         return found
 
     def table(self, extra: Sequence[Estimate] = ()) -> str:

@@ -36,7 +36,7 @@ def at_rest(
     """The stationary point of the surface that drives, and from there those of the K draws; arguments as :func:`settled`."""
     (driving,) = settled(surfaces.driving_forces, [start], hessian, free, basis, fmax=fmax)
     begin = [driving] * surfaces.n_draws
-    return driving, settled(lambda rows: surfaces.each(rows).forces, begin, hessian, free, basis, fmax=fmax)
+    return driving, settled(surfaces.forces_of_each, begin, hessian, free, basis, fmax=fmax)
 
 
 def settled(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import ase.optimize
 import numpy as np
@@ -67,7 +67,7 @@ def optimizer_of(
     if not (options is None or isinstance(options, Mapping)):
         raise ConfigurationError(f"options={options!r}; expected {{name: value}} of the optimiser")
     if isinstance(kind, str):
-        found = getattr(ase.optimize, kind, None)
+        found: object = getattr(ase.optimize, kind, None)
         if not _is_optimizer(found):
             known = sorted(name for name, value in vars(ase.optimize).items() if _is_optimizer(value))
             raise ConfigurationError(f"optimizer={kind!r}; ASE has {', '.join(known)}")
@@ -75,12 +75,12 @@ def optimizer_of(
     if not _is_optimizer(kind):
         raise ConfigurationError(f"optimizer={kind!r}; expected the name of one of ASE's optimisers, or its class")
     try:
-        return kind(target, **log, **(options or {}))
+        return kind(target, **log, **(options or {}))  # type: ignore[arg-type]  # ASE's types leave filters out
     except TypeError as error:
         raise ConfigurationError(f"{kind.__name__} refuses its options: {error}") from None
 
 
-def _is_optimizer(value: object) -> bool:
+def _is_optimizer(value: object) -> TypeGuard[type[Optimizer]]:
     return isinstance(value, type) and issubclass(value, Optimizer) and value.__name__ not in UNFIT
 
 

@@ -162,7 +162,8 @@ def svg(figure: Figure, label: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
-    box, inside = re.search(r'<svg[^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', text, flags=re.DOTALL).groups()
+    (found,) = re.findall(r'<svg[^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', text, flags=re.DOTALL)
+    box, inside = found
     stem = re.sub(r"\W+", "-", label)
     names = dict.fromkeys(re.findall(r'\bid="([^"]*)"', inside))
     names = {name: f"{stem}-{k}" for k, name in enumerate(names)}

@@ -111,7 +111,7 @@ def read_reliability(
             said = _from_model(settings, calibration)
         said, known = said + about + ("" if known else " Nothing in the folder proves that it was this one."), own
     rows = _coverage(evaluation, calibration)
-    if rows:
+    if rows and evaluation is not None:
         said += f" Observed coverage is from {Path(evaluation).name}."
     return Reliability(calibration, said, known, rows)
 

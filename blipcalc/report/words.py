@@ -88,7 +88,7 @@ def rule_text(record: RunRecord, limits: Limits | None) -> str:
 
 def event_rows(events: Iterable[Event]) -> list[tuple[str, ...]]:
     """Cells of the table of events."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for e in events:
         atoms = [f"{symbol} {index}" for symbol, index in zip(e.symbols, e.atoms, strict=False)]
         shown = ", ".join(atoms[:MOST_ATOMS])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,7 +56,7 @@ def _rows_of(layout: FrameLayout, picked: NDArray[np.intp]) -> NDArray[np.intp]:
 def frame_bootstrap(
     values: ArrayLike,
     frames: ArrayLike,
-    statistic: Callable[[NDArray], float],
+    statistic: Callable[[NDArray[Any]], float],
     rng: np.random.Generator,
     n_resamples: int = 1000,
     confidence: float = 0.95,

@@ -17,6 +17,7 @@ The interval is that of one more draw, for the truth is held to be one (Geisser 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -218,18 +219,26 @@ class Estimate:
         raises : DataError for what is no such estimate, DrawsError for draws that do not fit the value
         """
         said = checked(StoredEstimate, finite(stored), "no estimate")
-        arrays = {}
-        for name in ("value", "draws"):
-            try:
-                arrays[name] = np.array(getattr(said, name), dtype=np.float64)
-            except ValueError as error:
-                raise DataError(f"no estimate: {name}: {error}; expected numbers, or lists of as many each") from None
-        factors = {
-            name: getattr(said, name) for name in ("widening", "of_differences") if name in said.model_fields_set
-        }
-        factors = {name: float("nan") if factor is None else factor for name, factor in factors.items()}
-        plain = {name: getattr(said, name) for name in ("unit", "calibrated", "note", "source")}
-        return cls(**arrays, **plain, **factors)
+        of_differences = said.of_differences
+        if of_differences is None and "of_differences" in said.model_fields_set:
+            of_differences = math.nan
+        return cls(
+            _array("value", said.value),
+            _array("draws", said.draws),
+            unit=said.unit,
+            widening=math.nan if said.widening is None else said.widening,
+            calibrated=said.calibrated,
+            note=said.note,
+            source=said.source,
+            of_differences=of_differences,
+        )
+
+
+def _array(name: str, said: object) -> Array:
+    try:
+        return np.array(said, dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"no estimate: {name}: {error}; expected numbers, or lists of as many each") from None
 
 
 #: an array as JSON has it; null where a number is not finite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
@@ -11,7 +13,7 @@ Array = NDArray[np.float64]
 MINIMUM_GROUP = 3  # two points correlate to +1 or -1 whatever they are
 
 
-def _equally_long(**columns: ArrayLike) -> list[NDArray]:
+def _equally_long(**columns: ArrayLike) -> list[NDArray[Any]]:
     """The columns as one-dimensional arrays of one length."""
     arrays = [np.asarray(column) for column in columns.values()]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):

@@ -42,7 +42,8 @@ def weights(h: ArrayLike, method: Method) -> Array:
 
 def next_weights(h: ArrayLike) -> Array:
     """(T, K) of the next cumulant, whose sum is 0."""
-    squares = np.square(h - np.mean(h, axis=0))
+    values = np.asarray(h)
+    squares = np.square(values - values.mean(axis=0))
     return 0.5 * (squares - squares.mean(axis=0)) / len(squares)
 
 

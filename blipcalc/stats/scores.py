@@ -147,7 +147,8 @@ def binned(error: ArrayLike, sigma: ArrayLike, bins: int) -> tuple[Array, Array]
     _, code, counts = np.unique(sigmas, return_inverse=True, return_counts=True)
     squares = (np.bincount(code, errors**2) / counts)[code]
     groups = [group for group in np.array_split(np.argsort(sigmas), bins) if group.size]
-    return tuple(np.sqrt([values[group].mean() for group in groups]) for values in (squares, sigmas**2))
+    rms, predicted = (np.sqrt([values[group].mean() for group in groups]) for values in (squares, sigmas**2))
+    return rms, predicted
 
 
 def ence_null(n: int, bins: int = 10) -> float:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from ase import Atoms
-from torch import nn
+from numpy.typing import ArrayLike
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
+from blipcalc.core.demanded import demanded
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 
@@ -24,31 +25,33 @@ class Evaluation(NamedTuple):
     stress: np.ndarray
 
 
-def evaluate_one(model: nn.Module, structure: Atoms | Graph) -> Evaluation:
+def evaluate_one(model: Network, structure: Atoms | Graph) -> Evaluation:
     """Energy, forces and stress of the network as it stands."""
     graph = structure if isinstance(structure, Graph) else Graph.from_atoms(structure, model.cutoff)
     samples = evaluate(model, Draws(1), graph, stress=True)
-    return Evaluation(samples.energy[0].numpy(), samples.forces[0].numpy(), samples.stress[0].numpy())
+    forces, stress = demanded(samples.forces, "forces"), demanded(samples.stress, "a stress")
+    return Evaluation(samples.energy[0].numpy(), forces[0].numpy(), stress[0].numpy())
 
 
-def energies_of(model: nn.Module, structures: Sequence[Atoms]) -> np.ndarray:
+def energies_of(model: Network, structures: Sequence[Atoms]) -> np.ndarray:
     """(S,) eV, in one batch without derivatives."""
     graph = Graph.collate([Graph.from_atoms(atoms, model.cutoff) for atoms in structures])
     return evaluate(model, Draws(1), graph, forces=False).energy[0].numpy()
 
 
-def dtype_of(model: nn.Module) -> torch.dtype:
+def dtype_of(model: Network) -> torch.dtype:
     """The dtype of its parameters."""
     return next(model.parameters()).dtype
 
 
-def perturbed(model: nn.Module, scale: float = 0.1, seed: int = 0) -> nn.Module:
+def perturbed(model: Network, scale: float = 0.1, seed: int = 0) -> Network:
     """A copy with ``scale`` · N(0, 1) added to every parameter, so that zero biases hide nothing."""
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += (scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)).to(parameter)
+            noise = scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(noise.to(parameter))
     return model
 
 
@@ -69,9 +72,9 @@ def default_structures(species: Sequence[int]) -> list[Atoms]:
     return [molecule, crystal, slab, wire]
 
 
-def close(what: str, got: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+def close(what: str, got: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
     """Raise unless |got - expected| ≤ tolerance · max(1, |expected|), and unless both are NaN at the same places."""
-    got, expected = np.asarray(got, dtype=float), np.asarray(expected, dtype=float)
+    got, expected = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     if got.shape != expected.shape or (np.isnan(got) != np.isnan(expected)).any():
         raise AssertionError(f"{what}: got {got}, expected {expected}")
     worst = np.nanmax(np.abs(got - expected), initial=0.0)

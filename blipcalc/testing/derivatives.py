@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from ase import Atoms
-from torch import Tensor, nn
+from torch import Tensor
 
+from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.testing.comparisons import dtype_of, energies_of, evaluate_one
 
@@ -16,7 +17,9 @@ from blipcalc.testing.comparisons import dtype_of, energies_of, evaluate_one
 STEPS = (1e-3, 1e-4, 1e-5, 1e-2)
 
 
-def sweep(what: str, exact: np.ndarray, difference: Callable, absolute: float, relative: float = 0.0) -> float:
+def sweep(
+    what: str, exact: np.ndarray, difference: Callable[[float], np.ndarray], absolute: float, relative: float = 0.0
+) -> float:
     """The error of ``exact`` at the first of :data:`STEPS` that is within the tolerance; raises where none is."""
     allowed = absolute + relative * np.abs(exact).max()
     errors = {}
@@ -27,7 +30,7 @@ def sweep(what: str, exact: np.ndarray, difference: Callable, absolute: float, r
     raise AssertionError(f"{what} against central differences, error for each step: {errors}, allowed {allowed:.1e}")
 
 
-def check_forces(model: nn.Module, atoms: Atoms, tolerance: float = 1e-6) -> float:
+def check_forces(model: Network, atoms: Atoms, tolerance: float = 1e-6) -> float:
     """Forces are minus the gradient of the energy (eV/Å); returns the largest error."""
 
     def difference(step: float) -> np.ndarray:
@@ -40,7 +43,7 @@ def check_forces(model: nn.Module, atoms: Atoms, tolerance: float = 1e-6) -> flo
     return sweep("forces (eV/Å)", evaluate_one(model, atoms).forces, difference, tolerance)
 
 
-def check_stress(model: nn.Module, atoms: Atoms, tolerance: float = 1e-7) -> float:
+def check_stress(model: Network, atoms: Atoms, tolerance: float = 1e-7) -> float:
     """Stress is the derivative of the energy by the strain, over the volume (eV/Å³); returns the largest error."""
 
     def difference(step: float) -> np.ndarray:
@@ -59,7 +62,7 @@ def check_stress(model: nn.Module, atoms: Atoms, tolerance: float = 1e-7) -> flo
     return sweep("stress (eV/Å³)", evaluate_one(model, atoms).stress[0], difference, tolerance, relative=1e-5)
 
 
-def check_cutoff(model: nn.Module, width: float = 1e-5, tolerance: float = 1e-4) -> None:
+def check_cutoff(model: Network, width: float = 1e-5, tolerance: float = 1e-4) -> None:
     """Energy (eV) and forces (eV/Å) are continuous when two molecules come within the cutoff of each other."""
     graphs = []
     for distance in (model.cutoff - width, model.cutoff + width):
@@ -82,7 +85,7 @@ def check_cutoff(model: nn.Module, width: float = 1e-5, tolerance: float = 1e-4)
         raise AssertionError(f"energy jumps by {jump:.3e} eV at the cutoff, forces explain {work:.0e}")
 
 
-def check_force_training(model: nn.Module, atoms: Atoms, tolerance: float = 1e-5) -> None:
+def check_force_training(model: Network, atoms: Atoms, tolerance: float = 1e-5) -> None:
     """Parameter gradients of a force loss are right along one direction, and finite at isolated and symmetric atoms."""
     generator = torch.Generator().manual_seed(3)
     directions = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in model.named_parameters()}

@@ -8,13 +8,13 @@ import torch
 from ase import Atoms
 from torch import nn
 
-from blipcalc.core.contracts import Draws
+from blipcalc.core.contracts import Draws, Network
 from blipcalc.core.evaluate import evaluate
 from blipcalc.core.graph import Graph
 from blipcalc.testing.comparisons import close, dtype_of, evaluate_one, perturbed, same
 
 
-def check_vmap(model: nn.Module, atoms: Atoms, n: int = 3, tolerance: float = 1e-12) -> None:
+def check_vmap(model: Network, atoms: Atoms, n: int = 3, tolerance: float = 1e-12) -> None:
     """Where a model declares ``supports_vmap``, vmap over n perturbed copies of its parameters equals the loop."""
     if not model.supports_vmap:
         return
@@ -26,7 +26,7 @@ def check_vmap(model: nn.Module, atoms: Atoms, n: int = 3, tolerance: float = 1e
         close(f"{name} under vmap", getattr(vmap, name), getattr(loop, name), tolerance)
 
 
-def check_layer_roles(model: nn.Module, atoms: Atoms) -> None:
+def check_layer_roles(model: Network, atoms: Atoms) -> None:
     """``layer_roles`` names every ``nn.Linear``, and the rows that each sees are those of its role."""
     graph = Graph.from_atoms(atoms, model.cutoff)
     roles, modules = model.layer_roles(), dict(model.named_modules())
@@ -48,7 +48,7 @@ def check_layer_roles(model: nn.Module, atoms: Atoms) -> None:
             raise AssertionError(f"{name} is declared {roles[name]!r}, but its input has shape {shape}, {graph}")
 
 
-def check_last_layers(model: nn.Module, atoms: Atoms, tolerance: float = 1e-10) -> None:
+def check_last_layers(model: Network, atoms: Atoms, tolerance: float = 1e-10) -> None:
     """The energy is linear in the weights of the layers that ``last_layers`` names."""
     names = [f"{layer}.{kind}" for layer in model.last_layers() for kind in ("weight", "bias")]
     first = {name: value.detach() for name, value in model.named_parameters() if name in names}
@@ -61,7 +61,7 @@ def check_last_layers(model: nn.Module, atoms: Atoms, tolerance: float = 1e-10) 
     close("energy of mixed last weights", mixed, 3.0 * energy - 2.0 * other, tolerance)
 
 
-def check_precision(model: nn.Module, atoms: Atoms, single: nn.Module | None = None, tolerance: float = 1e-4) -> None:
+def check_precision(model: Network, atoms: Atoms, single: Network | None = None, tolerance: float = 1e-4) -> None:
     """``single``, by default a copy of the model in float32, agrees with the model in float64."""
     single = copy.deepcopy(model).float() if single is None else single
     same("in float32", evaluate_one(single, atoms), evaluate_one(model, atoms), tolerance)

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from ase import Atoms
-from torch import nn
 
-from blipcalc.core.contracts import EnergyModel
+from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.testing.comparisons import Evaluation, close, dtype_of, evaluate_one, same
 
+#: attributes without which nothing works
+CONTRACT = ("cutoff", "species", "supports_vmap", "energy_scale", "heads", "layer_roles", "forward")
 
-def check_protocol(model: nn.Module, atoms: Atoms) -> None:
+
+def check_protocol(model: Network, atoms: Atoms) -> None:
     """Attributes are there; energies are finite, float64, of the right shape, add up, and come out twice the same."""
-    if missing := [n for n in (*EnergyModel.__annotations__, "layer_roles", "forward") if n not in dir(model)]:
+    if missing := [n for n in CONTRACT if n not in dir(model)]:
         raise AssertionError(f"{type(model).__name__} is not an EnergyModel; it lacks {missing}")
     tensors = Graph.from_atoms(atoms, model.cutoff).tensors(dtype_of(model))
     first, second = model(tensors), model(tensors)
@@ -31,7 +33,7 @@ def check_protocol(model: nn.Module, atoms: Atoms) -> None:
     close("energy against the sum of energies", first.energy.item(), first.energies.sum().item(), 1e-12)
 
 
-def check_symmetries(model: nn.Module, atoms: Atoms, tolerance: float = 1e-10) -> None:
+def check_symmetries(model: Network, atoms: Atoms, tolerance: float = 1e-10) -> None:
     """Translation, rotation, reflection and permutation leave the energy; forces and stress turn with the structure."""
     rng = np.random.default_rng(0)
     energy, forces, stress = reference = evaluate_one(model, atoms)
@@ -50,7 +52,7 @@ def check_symmetries(model: nn.Module, atoms: Atoms, tolerance: float = 1e-10) -
     same("after a permutation", evaluate_one(model, atoms[order]), permuted, tolerance)
 
 
-def check_lattice_shifts(model: nn.Module, atoms: Atoms, tolerance: float = 1e-10) -> None:
+def check_lattice_shifts(model: Network, atoms: Atoms, tolerance: float = 1e-10) -> None:
     """Atoms moved by lattice vectors are the same atoms."""
     counts = np.random.default_rng(1).integers(-3, 4, size=(len(atoms), 3)) * atoms.pbc
     moved = atoms.copy()
@@ -58,7 +60,7 @@ def check_lattice_shifts(model: nn.Module, atoms: Atoms, tolerance: float = 1e-1
     same("after lattice shifts", evaluate_one(model, moved), evaluate_one(model, atoms), tolerance)
 
 
-def check_batch(model: nn.Module, structures: Sequence[Atoms], tolerance: float = 1e-10) -> None:
+def check_batch(model: Network, structures: Sequence[Atoms], tolerance: float = 1e-10) -> None:
     """A batch gives what its structures give alone."""
     batch = evaluate_one(model, Graph.collate([Graph.from_atoms(a, model.cutoff) for a in structures]))
     singles = [evaluate_one(model, a) for a in structures]
@@ -66,7 +68,7 @@ def check_batch(model: nn.Module, structures: Sequence[Atoms], tolerance: float 
     same("in a batch", batch, joined, tolerance)
 
 
-def check_isolated_atoms(model: nn.Module, tolerance: float = 1e-10) -> None:
+def check_isolated_atoms(model: Network, tolerance: float = 1e-10) -> None:
     """An atom without neighbours has a finite energy and no force; far atoms do not know each other."""
     singles = []
     for number in model.species:
@@ -80,7 +82,7 @@ def check_isolated_atoms(model: nn.Module, tolerance: float = 1e-10) -> None:
     close("forces of far atoms", together.forces, np.zeros((len(singles), 3)), 0.0)
 
 
-def check_supercell(model: nn.Module, tolerance: float = 1e-10) -> None:
+def check_supercell(model: Network, tolerance: float = 1e-10) -> None:
     """Cells of one and two atoms, smaller than the cutoff, equal their supercells per cell."""
     cell = 0.5 * model.cutoff * np.array([[1.0, 0.0, 0.0], [0.16, 0.96, 0.0], [0.08, -0.12, 1.04]])
     one = Atoms(numbers=[model.species[0]], positions=[[0.1, 0.2, 0.3]], cell=cell, pbc=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from ase import Atoms
-from torch import nn
 
+from blipcalc.core.contracts import Network
 from blipcalc.testing.comparisons import (
     default_structures,
     perturbed,
@@ -25,7 +27,7 @@ from blipcalc.testing.invariance import (
 class ModelContract:
     """Tests that a model class inherits; ``make_model`` is all that has to be written."""
 
-    def make_model(self, dtype: torch.dtype) -> nn.Module:
+    def make_model(self, dtype: torch.dtype) -> Network:
         """The model under test, small, with weights from a fixed seed."""
         raise NotImplementedError("make_model(dtype) must return the model to test")
 
@@ -33,11 +35,11 @@ class ModelContract:
         """Structures of elements that the model knows; at least one with a volume."""
         return default_structures(self.make_model(torch.float64).species)
 
-    def model(self) -> nn.Module:
+    def model(self) -> Network:
         """The model in float64 with every parameter perturbed."""
         return perturbed(self.make_model(torch.float64))
 
-    def _each(self, check) -> None:
+    def _each(self, check: Callable[[Network, Atoms], object]) -> None:
         model = self.model()
         for atoms in self.structures():
             check(model, atoms)

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import check_draws
+from blipcalc.core.contracts import Network, check_draws
 from blipcalc.errors import DrawsError
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load, save_model
@@ -26,7 +26,7 @@ class PosteriorContract:
 
     method: type[PosteriorMethod]
 
-    def make(self) -> tuple[nn.Module, StoredPosterior]:
+    def make(self) -> tuple[Network, StoredPosterior]:
         """A small network of a registered model, and the posterior of it."""
         raise NotImplementedError("make() must return a network and its posterior")
 

@@ -22,7 +22,14 @@ class Labelled(NamedTuple):
 
     def to(self, device: torch.device | str) -> Labelled:
         """The same batch on another device."""
-        graph = GraphTensors(*(x.to(device) if isinstance(x, Tensor) else x for x in self.graph))
+        old = self.graph
+        graph = GraphTensors(
+            old.vectors.to(device),
+            old.edge_index.to(device),
+            old.species.to(device),
+            old.batch.to(device),
+            old.n_structures,
+        )
         return Labelled(graph, self.energy.to(device), self.forces.to(device))
 
 

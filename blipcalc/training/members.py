@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from ase.data import chemical_symbols
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import NOISE_UNIT, Posterior
+from blipcalc.core.contracts import NOISE_UNIT, Network, Posterior
 from blipcalc.core.graph import Graph
 from blipcalc.errors import MixedElementsError
 from blipcalc.files.run_folder import alone
@@ -39,7 +39,7 @@ class Member:
     posterior : what was made while it was trained; None without it
     """
 
-    network: nn.Module
+    network: Network
     figures: dict[str, Any]
     posterior: StoredPosterior | None
 
@@ -66,7 +66,8 @@ def train_members(numbers: Sequence[int], plan: Plan, prepared: Prepared, folder
 
 def _trained(numbers: Sequence[int], plan: Plan, prepared: Prepared, folders: Sequence[Path]) -> list[Member]:
     networks = [_network(k, plan, prepared) for k in numbers]
-    graphs = [labelled_graphs(part, networks[0].cutoff) for part in (prepared.split.train, prepared.split.validation)]
+    train, validation = prepared.split.train, prepared.split.validation
+    graphs = labelled_graphs(train, networks[0].cutoff), labelled_graphs(validation, networks[0].cutoff)
     if plan.start is None:
         pairs = sum(graph.num_edges for graph in graphs[0]) / sum(graph.num_nodes for graph in graphs[0])
         for network in networks:
@@ -90,9 +91,9 @@ def _trained(numbers: Sequence[int], plan: Plan, prepared: Prepared, folders: Se
 
 
 def _fitted(
-    networks: Sequence[nn.Module],
+    networks: Sequence[Network],
     posterior: Posterior,
-    graphs: Sequence[Sequence[Graph]],
+    graphs: tuple[Sequence[Graph], Sequence[Graph]],
     config: TrainConfig,
     seeds: Sequence[int],
     folders: Sequence[Path],
@@ -118,28 +119,28 @@ def _selected(trainer: Trainer) -> dict[str, Any]:
     return dict(trainer.best) if trainer.best["epoch"] >= 0 else {"score": None, "epoch": 0}
 
 
-def _network(k: int, plan: Plan, prepared: Prepared) -> nn.Module:
+def _network(k: int, plan: Plan, prepared: Prepared) -> Network:
     """Network number k as it starts."""
     if plan.start is None:
         return _fresh(prepared, plan.model, plan.training.seed + k)
     return _started(prepared, plan.start, k)
 
 
-def _made(method: PosteriorMethod, network: nn.Module, seed: int) -> nn.Module:
+def _made(method: PosteriorMethod, network: Network, seed: int) -> Network:
     """The network that a posterior is of; what it adds starts as the seed alone says."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return method.network(network.cpu())
 
 
-def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> nn.Module:
+def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> Network:
     """A new network; its initial weights depend on the seed alone, and the process's own random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(model_config.architecture, model_config.sizes, prepared.species)
+        return build_model(model_config.architecture_or_default, model_config.sizes, prepared.species)
 
 
-def _started(prepared: Prepared, start: Model, k: int) -> nn.Module:
+def _started(prepared: Prepared, start: Model, k: int) -> Network:
     """The deterministic network of a model file, or number k of its ensemble."""
     network = copy.deepcopy(start.network)
     foreign = set(prepared.species) - set(network.species)

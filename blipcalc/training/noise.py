@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from blipcalc.core.contracts import place_draws
+from blipcalc.core.contracts import Network, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
 from blipcalc.nn.scatter import gather_rows
 from blipcalc.posteriors.blip import BlipModel
 from blipcalc.posteriors.ensemble import stack_members
-from blipcalc.posteriors.stored import HasNoise, n_networks
+from blipcalc.posteriors.stored import HasNoise, StoredPosterior, n_networks
 from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig
@@ -50,8 +50,8 @@ FITTED = (0.6, 1.6)
 
 @plain_state()
 def fit_noise(
-    network: nn.Module,
-    posterior: HasNoise,
+    network: Network,
+    posterior: StoredPosterior,
     graphs: Sequence[Graph],
     config: NoiseConfig,
     folder: str | Path | None = None,
@@ -89,7 +89,7 @@ def fit_noise(
 
 
 @torch.no_grad()
-def alpha_distribution(network: BlipModel, posterior: HasNoise, graphs: Sequence[Graph]) -> dict[str, Any]:
+def alpha_distribution(network: BlipModel, posterior: StoredPosterior, graphs: Sequence[Graph]) -> dict[str, Any]:
     """What α a BLIP has learned: 5, 50 and 95 % quantiles over the rows of some frames, by layer, members pooled.
 
     returns : {"layers": {layer: (q05, q50, q95)}, "near_bound": share of rows above nine tenths of the bound}
@@ -112,7 +112,7 @@ def alpha_distribution(network: BlipModel, posterior: HasNoise, graphs: Sequence
 class _NoiseFit:
     """The members, of which only the inference networks have gradients, and the optimiser."""
 
-    def __init__(self, network: nn.Module, posterior: HasNoise, config: NoiseConfig, n_frames: int) -> None:
+    def __init__(self, network: Network, posterior: HasNoise, config: NoiseConfig, n_frames: int) -> None:
         self.config, self.step_count = config, 0
         self.total_steps = config.epochs_for(n_frames) * config.steps_per_epoch(n_frames)
         self.device, self.dtype = torch.device(config.device), getattr(torch, config.dtype)
@@ -146,7 +146,7 @@ class _NoiseFit:
         """
         overrides = {name: gather_rows(value, member) for name, value in self.members.items()} | noise
         step = self._step(self.parameters, overrides, *batch.graph)
-        own = 0.0
+        own: Tensor | float = 0.0
         if step.forces_cov is not None:
             own = step.forces_cov.detach().diagonal(dim1=-2, dim2=-1).mean(dim=(0, 2)).to(self.dtype) / self.scale**2
         return step.forces / self.scale, own

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from blipcalc.core.contracts import Heads
+from blipcalc.core.demanded import demanded
 from blipcalc.errors import ConfigurationError
 from blipcalc.nn.symmetric import gaussian_terms
 from blipcalc.training.batches import Labelled
@@ -120,10 +121,11 @@ def losses(
     if name in OBJECTIVES:
         return OBJECTIVES[name](energy.to(forces.dtype), mean), OBJECTIVES[name](forces, mean)
     unit_energy, unit_forces = units or (0.5**0.5, 0.5**0.5)
-    of_energy = variance_nll(energy, step.energy_var / scale**2, mean, beta)
+    of_energy = variance_nll(energy, demanded(step.energy_var, "variances of the energy") / scale**2, mean, beta)
     if name == "nll_e":
         return 2.0 * unit_energy ** (2 - 2 * beta) * of_energy, mse(forces, mean)
-    of_forces = covariance_nll(forces.double(), step.forces_cov / scale**2, mean, beta)
+    covariance = demanded(step.forces_cov, "covariances of the forces")
+    of_forces = covariance_nll(forces.double(), covariance / scale**2, mean, beta)
     factor = 2.0 * unit_forces ** (2 - 2 * beta)
     return factor * of_energy, factor * of_forces
 

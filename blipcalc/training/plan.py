@@ -83,8 +83,8 @@ class Plan:
                 "(--epochs)"
             )
         method.check(self.training.epochs, self.training.patience)
-        plain = [self.warm] + ([] if method.has_noise else [self.training])
-        plain = [stage for stage in plain if stage is not None and stage.epochs]
+        without_noise = (self.warm, None if method.has_noise else self.training)
+        plain = [stage for stage in without_noise if stage is not None and stage.epochs]
         if self.model.together and (self.model.n_members == 1 or not plain):
             raise ConfigurationError(
                 f"model.together: posterior={self.model.posterior!r} has no networks to train without noise, side by side"
@@ -135,7 +135,7 @@ class Plan:
             sizes = dict(model.sizes)
             if heads:
                 sizes["heads"] = {"predict": "joint" if "joint" in heads else "energy", **sizes.get("heads", {})}
-            return model.model_copy(update={"architecture": model.architecture or "painn", "sizes": sizes})
+            return model.model_copy(update={"architecture": model.architecture_or_default, "sizes": sizes})
         if start.posterior.tensors() or isinstance(start.posterior, HasNoise):
             raise ConfigurationError(
                 f"start needs a deterministic model (posterior 'point') or an ensemble, got {start.posterior.name!r}"
@@ -147,8 +147,9 @@ class Plan:
                 f"the start is an ensemble of {members}, each of which starts one network; take posterior='ensemble' or "
                 f"'mixture' of {members} members, got {model.posterior!r} of {model.n_members}"
             )
-        own = {"architecture": model_name(start.network), "sizes": start.network.config.model_dump(mode="json")}
-        given = {"architecture": model.architecture or own["architecture"], "sizes": {**own["sizes"], **model.sizes}}
+        architecture, sizes = model_name(start.network), start.network.config.model_dump(mode="json")
+        own: dict[str, object] = {"architecture": architecture, "sizes": sizes}
+        given = {"architecture": model.architecture or architecture, "sizes": {**sizes, **model.sizes}}
         if given != own:
             raise ConfigurationError(
                 f"the starting model is {own}, but {given} was asked for; leave them out, or train anew"
@@ -162,7 +163,7 @@ class Plan:
 
     def _fits(self, prepared: Prepared) -> dict[str, Sequence[Atoms]]:
         """{what is done after weights are trained: the frames that it reads}."""
-        uses = {"fit the noise": prepared.split.validation} if self.noise else {}
+        uses: dict[str, Sequence[Atoms]] = {"fit the noise": prepared.split.validation} if self.noise else {}
         parts = {"train": prepared.split.train, "validation": prepared.split.validation}
         return uses | {f"make the posterior ({part} frames)": parts[part] for part in self.model.method.reads}
 

@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import nn
-
+from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.core.identity import network_identity
 from blipcalc.settings import Count, NotNegative, Settings
@@ -26,7 +25,7 @@ class StoredTraining(Settings):
     best: dict[str, float] | None
 
 
-def run_identity(model: nn.Module, method: object, *graphs: Sequence[Graph]) -> str:
+def run_identity(model: Network, method: object, *graphs: Sequence[Graph]) -> str:
     """SHA-256 over the network as it starts, all settings of it and of the method, and the labelled graphs: what a checkpoint
     belongs to.
     """

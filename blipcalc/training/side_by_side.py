@@ -60,7 +60,7 @@ def _step_together(group: Sequence[Trainer], step: StepFunction, batch: Labelled
     out = step({}, weights, *batch.graph)
     parts = [trainer.loss(_member(out, k), batch) for k, trainer in enumerate(group)]
     # gradients of a sum are those of each, since no member depends on another
-    sum(loss for loss, _ in parts).backward()
+    torch.stack([loss for loss, _ in parts]).sum().backward()
     for trainer in group:
         trainer.apply_gradients()
     return [figures for _, figures in parts]

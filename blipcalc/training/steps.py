@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blipcalc.core.compiled import Checked
+from blipcalc.core.contracts import Network
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import GraphTensors
 
@@ -32,7 +33,7 @@ class StepOutput(NamedTuple):
 StepFunction = Callable[..., StepOutput]
 
 
-def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFunction:
+def step_function(model: Network, *, stacked: bool, compiled: bool) -> StepFunction:
     """The function ``(parameters, overrides, *graph tensors) -> StepOutput``.
 
     Parameters
@@ -68,13 +69,13 @@ def step_function(model: nn.Module, *, stacked: bool, compiled: bool) -> StepFun
     ) -> StepOutput:
         graph = GraphTensors(vectors, edge_index, species, batch, n_structures)
         if not stacked:
-            values = [value[None] for value in single(parameters, overrides, graph)]
+            values = tuple(value[None] for value in single(parameters, overrides, graph))
         elif model.supports_vmap:
             values = torch.func.vmap(single, in_dims=(None, 0, None))(parameters, overrides, graph)
         else:
             n = next(iter(overrides.values())).shape[0]
             draws = [single(parameters, {name: value[r] for name, value in overrides.items()}, graph) for r in range(n)]
-            values = [torch.stack(parts) for parts in zip(*draws, strict=True)]
+            values = tuple(torch.stack(parts) for parts in zip(*draws, strict=True))
         energy, forces, penalty, *noise = values
         return StepOutput(energy, forces, penalty.mean(dim=0), *noise)
 

@@ -16,6 +16,7 @@ from blipcalc.data.labels import frame_hash
 from blipcalc.errors import ConfigurationError
 from blipcalc.model_file.model import Model, total_seconds
 from blipcalc.model_file.model_file import load, save_model
+from blipcalc.posteriors.blip import BlipModel
 from blipcalc.posteriors.ensemble import stack_members
 from blipcalc.process import plain_state
 from blipcalc.training.batches import labelled_graphs
@@ -121,7 +122,8 @@ def _assembled(
         held_out = labelled_graphs(prepared.split.validation, network.cutoff)
         if plan.noise:
             posterior, noise_figures = fit_noise(network, posterior, held_out, plan.noise, noise_folder)
-        alpha = alpha_distribution(network, posterior, held_out[:: max(1, len(held_out) // 100)])
+        if isinstance(network, BlipModel):
+            alpha = alpha_distribution(network, posterior, held_out[:: max(1, len(held_out) // 100)])
     stages = {name: getattr(plan, name) for name in ("model", "training", "warm", "noise")}
     timed = [member.figures for member in members] + ([noise_figures] if noise_figures else [])
     seen = {frame_hash(a) for a in prepared.split.train + prepared.split.validation}

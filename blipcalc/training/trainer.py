@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from blipcalc.core.contracts import NOISE_UNIT, Posterior, place_draws
+from blipcalc.core.contracts import NOISE_UNIT, Network, Posterior, place_draws
 from blipcalc.core.graph import Graph
 from blipcalc.errors import ConfigurationError, NonFiniteError
 from blipcalc.files.run_folder import Checkpoints, State
@@ -54,7 +54,7 @@ class Trainer:
     @plain_state()
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         posterior: Posterior,
         train: Sequence[Graph],
         validation: Sequence[Graph],

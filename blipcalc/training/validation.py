@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from blipcalc.core.contracts import Posterior, place_draws
+from blipcalc.core.contracts import Network, Posterior, place_draws
 from blipcalc.stats.scores import crps_gaussian
 from blipcalc.training.batches import Labelled
 from blipcalc.training.objectives import crps
@@ -15,7 +15,7 @@ from blipcalc.training.steps import StepOutput, step_function
 
 
 def validate(
-    model: nn.Module,
+    model: Network,
     posterior: Posterior,
     batches: Sequence[Labelled],
     *,

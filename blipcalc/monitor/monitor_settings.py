@@ -1,0 +1,32 @@
+"""Settings of a monitor as a type, for functions that hand them on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from ase.calculators.calculator import Calculator
+
+from blipcalc.monitor.actions import Action
+from blipcalc.monitor.decisions import Trigger
+from blipcalc.monitor.faults import Fault
+from blipcalc.monitor.limits import Limits
+
+
+class MonitorSettings(TypedDict, total=False):
+    """What :class:`~blipcalc.monitor.observer.UncertaintyMonitor` takes by name."""
+
+    tolerance: float | None
+    level: float
+    threshold: float | Mapping[str, float] | None
+    limits: Limits | str | Path | None
+    triggers: Sequence[Trigger]
+    every: int | None
+    on_breach: Sequence[str | Action] | str | Action | None
+    record_to: str | Path | None
+    faults: Sequence[Fault] | None
+    self_test: bool
+    events: str | Path | None
+    annotate: bool
+    calculator: Calculator | None
