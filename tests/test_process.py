@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +17,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import blipcalc
 from blipcalc import BayesianCalculator
+from blipcalc.errors import TrainingWarning
 from blipcalc.models.build import build_model
 from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.process import plain_state
+from blipcalc.process import plain_state, warn_user
 from blipcalc.registries import MODELS
 from blipcalc.training import logs
 
@@ -330,3 +332,12 @@ def said_by_a_process(first):
 def test_a_process_that_is_so_from_its_start(first):
     """Packages that are imported late make constants at their import, and warn."""
     assert said_by_a_process(first) == said_by_a_process("")
+
+
+def test_a_warning_points_at_the_line_of_the_user():
+    """At once, and through a decorator of this package."""
+    for warn in (warn_user, plain_state()(lambda *said: warn_user(*said))):
+        with pytest.warns(TrainingWarning, match="so it is") as seen:
+            warn("so it is", TrainingWarning)
+        assert Path(seen[0].filename) == Path(__file__)
+    assert Path(blipcalc.__file__).parent not in Path(__file__).parents  # the control: this file is none of the package

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -27,6 +26,7 @@ from blipcalc.core.validate import check_arrays
 from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
 from blipcalc.model_file.model import Model
 from blipcalc.predictor import BayesianPredictor
+from blipcalc.process import warn_user
 from blipcalc.settings import switch
 
 VARIANCES = (
@@ -160,12 +160,11 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
             remedy = "run 'blipcalc calibrate'" if isinstance(source, (str, Path, Model)) else "give it a calibration"
             if "forces_var" in left_out:
                 remedy = "its head gives a variance of the energy alone, which is not calibrated; train with nll_jef"
-            warnings.warn(
+            warn_user(
                 f"no calibration for surface={self.predictor.surface!r}, n_draws={self.predictor.n_draws}, "
                 f"seed={self.parameters['seed']}: variances are raw posterior values; {remedy}, or pass raw=True if that "
                 "is meant",
                 UncalibratedWarning,
-                stacklevel=2,
             )
         if not self.predictor.has_stress:
             left_out |= set(NEEDS_STRESS)

@@ -165,7 +165,9 @@ class BaselineFallback(Around):
     def _blend(self, prediction: Prediction, var: float, weight: float) -> dict[str, float | np.ndarray]:
         """The equations at the head of this file."""
         samples, rest = _samples(prediction), var / (self._var_baseline + var)
-        keys = [key for key in ("stress", "forces") if getattr(prediction, key) is not None]
+        # of a driving potential that was evaluated before there may be forces that the draws have not
+        evaluated = (("stress", samples.stress), ("forces", samples.forces))
+        keys = [key for key, values in evaluated if values is not None and getattr(prediction, key) is not None]
         # derivatives first: some calculators compute the energy alone, and then all over again
         of_baseline = {key: ask(self.baseline, key, self.structure, name="the baseline") for key in (*keys, "energy")}
         base = of_baseline["energy"] + self._shift()

@@ -26,7 +26,6 @@ Gammerman, Shafer 2005, section 4.5 (Mondrian).
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -63,7 +62,7 @@ from blipcalc.errors import (
 from blipcalc.model_file.model import Model
 from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.predictor import device_of, draws_of, dtype_of
-from blipcalc.process import plain_state
+from blipcalc.process import plain_state, warn_user
 from blipcalc.settings import several, whole
 from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_weighted_quantile
 from blipcalc.stats.fits import variance_scale
@@ -202,7 +201,7 @@ def calibrate(
     errors = {key: residuals_of(found, frames) for key, found in predictions.items()}
     fitted = [fit(of, surface=surface, n_draws=k) for (surface, k), of in errors.items()]
     if silence := silence_text(next(iter(errors.values()))):
-        warnings.warn(silence, SilentForcesWarning, stacklevel=2)
+        warn_user(silence, SilentForcesWarning)
     return model.with_calibrations(*fitted)
 
 

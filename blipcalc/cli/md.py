@@ -100,10 +100,10 @@ def md(
         from blipcalc.averages.independent_runs import independent_runs as run_all
 
         summaries = run_all(atoms, **settings)
-        say(json_text({name: summary.to_dict() for name, summary in summaries.items()}))
+        say(json_text({name: summary.to_dict() for name, summary in summaries.items()}, ascii_only=False))
         raise typer.Exit(max(_code(summary) for summary in summaries.values()))
     summary, _ = run_md(atoms, **settings)
-    say(json_text(summary.to_dict()))
+    say(json_text(summary.to_dict(), ascii_only=False))
     raise typer.Exit(_code(summary))
 
 

@@ -22,7 +22,8 @@ def repair(
 
     findings = repair_run(path, dry_run=dry_run)
     for file, (is_whole, text) in findings.items():
-        kept = "" if is_whole or dry_run else f" -> kept what comes before; the damaged file is {file.name}.damaged"
+        left = "kept what comes before" if file.exists() else "nothing comes before, so no file is left"
+        kept = "" if is_whole or dry_run else f" -> {left}; the damaged file is {file.name}.damaged"
         say(f"{'whole  ' if is_whole else 'DAMAGED'} {file.name}: {text}{kept}")
     if dry_run and not all(is_whole for is_whole, _ in findings.values()):
         raise typer.Exit(DAMAGED)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import reprlib
-import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,6 +35,7 @@ from blipcalc.errors import (
     UnknownKeyError,
 )
 from blipcalc.files.checksums import verify
+from blipcalc.process import warn_user
 from blipcalc.units import ENERGY, LENGTH
 
 #: names under which .npz files of the MD17 family keep the same thing
@@ -132,12 +132,11 @@ def check_labels(frames: Sequence[Atoms], where: str) -> None:
         _check_atoms(atoms, f"{where}, frame {i}")
     ratio = gradient_ratio(frames)
     if ratio is not None and not 0.2 < ratio < 5.0:
-        warnings.warn(
+        warn_user(
             f"{where}: between frames of one composition the energies change {ratio:.3g} times as much as the forces "
             "say they should (a ratio near 1 is expected); 23.06 or 0.0434 means that one of the two is in kcal/mol, "
             "27.2 that it is in Hartree, 0.53 or 1.89 that lengths are in Bohr, a negative sign that 'forces' are gradients",
             UnitsWarning,
-            stacklevel=3,
         )
 
 

@@ -6,7 +6,6 @@ Each file is split by itself, so that all of them are in all parts; files too sm
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from ase import Atoms
 
 from blipcalc.data.labels import frame_hash
 from blipcalc.errors import DuplicateFramesWarning, EmptySplitError
+from blipcalc.process import warn_user
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,11 @@ def _without_duplicates(files: Sequence[tuple[str, Sequence[Atoms]]]) -> list[li
                 places[fingerprint] = place
                 kept[-1].append(atoms)
     if dropped:
-        warnings.warn(
+        warn_user(
             f"{len(dropped)} of {len(dropped) + len(places)} frames are left out, so that none is both trained on and held out: "
             "the same elements, positions to 1e-6 Å, cell and pbc, whatever the labels, occur before, and the first one stays: "
             + _named(dropped, separator="; "),
             DuplicateFramesWarning,
-            stacklevel=3,
         )
     return kept
 

@@ -35,9 +35,12 @@ class Kind:
     error: type[BlipcalcError] = DataError
 
 
-def json_text(value: object) -> str:
-    """JSON that every reader takes: what is not finite, as the error bar of an element without calibration, is null."""
-    return json.dumps(finite(value), indent=1, allow_nan=False)
+def json_text(value: object, *, ascii_only: bool = True) -> str:
+    """JSON that every reader takes: what is not finite, as the error bar of an element without calibration, is null.
+
+    ascii_only : other characters as escapes, for files; without, as they are, for people
+    """
+    return json.dumps(finite(value), indent=1, allow_nan=False, ensure_ascii=ascii_only)
 
 
 def finite(value: Any) -> Any:

@@ -15,12 +15,12 @@ import errno
 import os
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from blipcalc.errors import BusyError, FileBusyError, NoLockWarning, RunFolderBusyError
+from blipcalc.process import warn_user
 
 try:
     import fcntl
@@ -119,11 +119,10 @@ def _locked(path: Path) -> IO[Any] | None:
             if not lock_open_file(file):
                 file.close()
                 path.unlink(missing_ok=True)
-                warnings.warn(
+                warn_user(
                     f"{path.parent} lies on a file system without locks: nothing keeps another process from writing there too; "
                     "see to it that none does",
                     NoLockWarning,
-                    stacklevel=2,
                 )
                 return None
             if os.path.samestat(os.stat(path), os.fstat(file.fileno())):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor
 from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, SchemaError
 from blipcalc.files.locks import held
 from blipcalc.files.safetensors_file import read_sealed, write_sealed
+from blipcalc.process import warn_user
 from blipcalc.settings import Settings, checked
 
 #: the two generations of checkpoints in a run folder
@@ -109,7 +109,7 @@ def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bo
             try:
                 return *read_sealed(path), name == NEWEST
             except ModelFileError as error:
-                warnings.warn(f"passed over: {error}", CheckpointWarning, stacklevel=2)
+                warn_user(f"passed over: {error}", CheckpointWarning)
     return None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -30,6 +29,7 @@ from blipcalc.files.run_folder import State
 from blipcalc.md.integrators import restore_variables, variables
 from blipcalc.model_file.manifest import StoredCalibration
 from blipcalc.monitor.observer import UncertaintyMonitor
+from blipcalc.process import warn_user
 
 
 @runtime_checkable
@@ -74,10 +74,9 @@ def check_calculator(then: Signature, now: Signature, atoms: Atoms, folder: Path
             f"{folder} holds a run with another calculator: {found.reason}; give the calculator of that run, or another folder"
         )
     if found.reason:
-        warnings.warn(
+        warn_user(
             f"the calculator is not deterministic, and the run does not go on bit for bit: {found.reason}",
             CheckpointWarning,
-            stacklevel=2,
         )
 
 
@@ -180,6 +179,7 @@ def restore(
     changed = {key: (then.get(key), now[key]) for key in now if then.get(key) != now[key]}
     if changed or now["device"] != "cpu":
         why = f"{changed} (then, now)" if changed else f"sums on {now['device']} have no fixed order"
-        warnings.warn(
-            f"the run goes on statistically equivalent, not bit for bit: {why}", CheckpointWarning, stacklevel=2
+        warn_user(
+            f"the run goes on statistically equivalent, not bit for bit: {why}",
+            CheckpointWarning,
         )

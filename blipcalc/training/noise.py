@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from blipcalc.posteriors.blip import BlipModel
 from blipcalc.posteriors.ensemble import stack_members
 from blipcalc.posteriors.method import with_noise
 from blipcalc.posteriors.stored import HasNoise, StoredPosterior, n_networks
-from blipcalc.process import plain_state
+from blipcalc.process import plain_state, warn_user
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig
 from blipcalc.training.descent import INFERENCE_PREFIX
@@ -80,11 +79,10 @@ def fit_noise(
     if log is not None:
         log.close()
     if not FITTED[0] <= figures["mean_z2"] <= FITTED[1]:
-        warnings.warn(
+        warn_user(
             f"the noise fit ended with a mean squared z-score of {figures['mean_z2']:.2f} on {len(graphs)} frames, where 1 is "
             "expected; give noise.epochs, or more validation frames",
             TrainingWarning,
-            stacklevel=2,
         )
     return fit.posterior(), {**figures, "seconds": round(time.perf_counter() - began)}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from blipcalc.model_file.model_file import load
 from blipcalc.models.build import model_name
 from blipcalc.posteriors.method import with_noise
 from blipcalc.posteriors.stored import HasNoise, n_networks
+from blipcalc.process import warn_user
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared
@@ -208,9 +208,8 @@ class Plan:
                     "atoms do: they say nothing of errors; give frames whose atoms are displaced"
                 )
         if not any(informing_frames(prepared.split.train).values()):
-            warnings.warn(
+            warn_user(
                 f"all forces of the {len(prepared.split.train)} training frames vanish: only energies are learned, and nothing "
                 "of how they change when atoms are displaced",
                 TrainingWarning,
-                stacklevel=3,
             )

@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.emt import EMT
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.calculators.lj import LennardJones
 from ase.calculators.morse import MorsePotential
 from ase.md.verlet import VelocityVerlet
 from scaled_emt import ScaledEMT
@@ -24,6 +25,7 @@ from blipcalc.calculators.weighted_baseline import BaselineFallback
 from blipcalc.core.prediction import Calibration, SampleArrays, summarize
 from blipcalc.core.predictor_contract import Need, Predictor
 from blipcalc.errors import CalibrationError, ConfigurationError, NonFiniteError
+from blipcalc.files.bundled import starting_structure
 from blipcalc.md.restart import identity
 from blipcalc.md.run_md import run_md
 from blipcalc.monitor.audit import LabelAudit
@@ -294,3 +296,16 @@ def test_noise_of_heads_moves_no_weight():
     )
     assert noisy.get_property("energy_var", atoms) > 7.0
     assert noisy.get_property("weight", atoms) == wells().get_property("weight", atoms)
+
+
+def test_an_energy_alone_after_forces_of_the_same_structure():
+    """The driving potential keeps the forces that it has been asked for; the draws have none."""
+    atoms = starting_structure("ethanol")
+    calc = BayesianCalculator("rmd17", n_draws=2, surface="centre", raw=True)
+    atoms.calc = calc
+    atoms.get_forces()
+    mixed = BaselineFallback(calc, LennardJones(), sigma_baseline_eV=0.1, align_on=atoms)
+    energy = mixed.get_property("energy", atoms.copy())
+    fresh = BayesianCalculator("rmd17", n_draws=2, surface="centre", raw=True)
+    other = BaselineFallback(fresh, LennardJones(), sigma_baseline_eV=0.1, align_on=atoms.copy())
+    assert energy == pytest.approx(other.get_property("energy", atoms.copy()), abs=1e-9)

@@ -15,10 +15,10 @@ from blipcalc import errors
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "examples" / "guide"
-PAGES = sorted(GUIDE.glob("*.md"))
+PAGES, README = sorted(GUIDE.glob("*.md")), ROOT / "README.md"
 DOCUMENTS = [
     *PAGES,
-    ROOT / "README.md",
+    README,
     ROOT / "examples" / "README.md",
     ROOT / "examples" / "reproduce" / "README.md",
     ROOT / "examples" / "reproduce" / "RESULTS.md",
@@ -81,7 +81,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+RUN = [README, *PAGES]
+
+
+@pytest.mark.parametrize("page", RUN, ids=[page.stem for page in RUN])
 def test_the_code_of_a_page_runs(page, folder):
     run(page.read_text(encoding="utf-8"), name_of(page))
 
@@ -246,3 +249,9 @@ def test_calls_that_the_command_line_does_not_take_are_seen(program):
     assert unknown_calls(page.format("md start.xyz --time-ps 1 \\\n  --limits limits.json"), program) == []
     for call in ("mdd start.xyz", "md start.xyz --time-ps 1 --limit l.json", "md start.xyz", "md a.xyz --time-ps one"):
         assert len(unknown_calls(page.format(call), program)) == 1
+
+
+def test_the_first_page_is_short():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert len(text.encode()) <= 9000
