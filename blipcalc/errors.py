@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import warnings
+from pathlib import Path
+
 from blipcalc.text import printable
 
 
@@ -211,3 +216,11 @@ class NotAMinimumError(RelaxationError):
 
 class OutOfRangeError(BlipcalcError, ValueError):
     """A minimum or a barrier that lies outside of the range that was looked at."""
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """A warning that points at the line of the user, whatever of this package and of its decorators lies in between."""
+    own, level, frame = (str(Path(__file__).parent), contextlib.__file__), 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

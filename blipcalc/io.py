@@ -34,7 +34,7 @@ from ase.db import connect
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from blipcalc.calculators.bayesian import CARRIED, DEVIATIONS, Sampled
-from blipcalc.calculators.snapshot import PREFIX, FrozenCalculator, annotate, clear_stale_annotations, snapshot
+from blipcalc.calculators.snapshot import PREFIX, SnapshotCalculator, annotate, clear_stale_annotations, snapshot
 from blipcalc.core.dropped_by_ase import put_back, set_aside, words_again
 from blipcalc.core.prediction import SampleArrays
 from blipcalc.core.validate import check_all_arrays
@@ -192,7 +192,7 @@ def keeps_sums(path: Path) -> bool:
 def _samples_of(atoms: Atoms) -> SampleArrays:
     """The draws of a structure, evaluated where the calculator has not kept them."""
     calc, samples = atoms.calc, None
-    if isinstance(calc, FrozenCalculator):
+    if isinstance(calc, SnapshotCalculator):
         samples = calc.samples
     elif isinstance(calc, Sampled):
         samples = calc.get_samples(atoms)
@@ -247,7 +247,7 @@ def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
     provenance = {key: kind(found[key]) for key, kind in kinds.items() if key in found}
     prefix = f"{int(found['samples'])}/" if "samples" in found else None
     kept = {name.removeprefix(prefix): v for name, v in samples.items() if prefix and name.startswith(prefix)}
-    atoms.calc = FrozenCalculator(atoms, results, provenance, SampleArrays(**kept) if kept else None)
+    atoms.calc = SnapshotCalculator(atoms, results, provenance, SampleArrays(**kept) if kept else None)
     return atoms
 
 
@@ -313,7 +313,7 @@ def _from_row(row: Any) -> Atoms:
     results = {k.removeprefix(PREFIX): v for k, v in row.data.items() if k.startswith(PREFIX)}
     standard = {key: results[key] for key in all_properties if key in results}
     if standard:
-        atoms.calc = FrozenCalculator(atoms, standard)
+        atoms.calc = SnapshotCalculator(atoms, standard)
     atoms.info.update({PREFIX + k: v for k, v in results.items() if k not in standard})
     return atoms
 

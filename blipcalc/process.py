@@ -9,10 +9,8 @@ evaluated, trained and fitted.
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,14 +51,6 @@ def _is_of_floats(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     return type(value) is float
-
-
-def warn_user(message: str, category: type[Warning]) -> None:
-    """A warning that points at the line of the user, whatever of this package and of its decorators lies in between."""
-    own, level, frame = (str(Path(__file__).parent), contextlib.__file__), 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
 
 
 @contextlib.contextmanager

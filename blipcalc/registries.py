@@ -150,10 +150,10 @@ CRITERIA = Registry(
     "criterion",
     "blipcalc.criteria",
     {
-        "trip": "blipcalc.monitor.fitted_criteria:FittedTrip",
-        "smoothed": "blipcalc.monitor.fitted_criteria:FittedSmoothed",
-        "evidence": "blipcalc.monitor.fitted_criteria:FittedEvidence",
-        "distance": "blipcalc.monitor.fitted_criteria:FittedDistance",
+        "trip": "blipcalc.monitor.fitted_criteria:FittedInstantThreshold",
+        "smoothed": "blipcalc.monitor.fitted_criteria:FittedSmoothedThreshold",
+        "evidence": "blipcalc.monitor.fitted_criteria:FittedEDetector",
+        "distance": "blipcalc.monitor.fitted_criteria:FittedLatentDistance",
     },
 )
 

@@ -24,6 +24,6 @@ monitor = UncertaintyMonitor(dynamics, tolerance=0.5, every=20, annotate=True, r
 dynamics.attach(Trajectory("runs/malonaldehyde.traj", "w", atoms), interval=20)
 
 dynamics.run(1000)
-print(monitor.status, "" if monitor.verdict is None else monitor.verdict.reason)
+print(monitor.status, "" if monitor.decision is None else monitor.decision.reason)
 print("largest atom_std so far:", monitor.history["max_atom_std"].max(), "of", monitor.limit, "eV/Å")
 monitor.plot("runs/malonaldehyde.png")

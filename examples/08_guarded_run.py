@@ -1,7 +1,7 @@
-"""A limit with a stated rate of false halts, a run that is guarded by it, and the same run gone on with.
+"""A limit with a stated rate of false alarms, a run that is guarded by it, and the same run gone on with.
 
-Two minutes of computing are far too few for a real rate: 230 false halts per nanosecond is what three replicas of two picoseconds
-can carry, in one channel, with 75 % confidence.  For 0.1 per nanosecond it takes 30 ns of replicas, with all four channels 175.
+Two minutes of computing are far too few for a real rate: three replicas of two picoseconds can carry 230 false alarms per
+nanosecond, for one criterion, with 75 % confidence.  0.1 per nanosecond takes 30 ns of replicas, or 175 ns for all four.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ except LimitsError as error:
 limits = check_reference(predictor, replicas, rate_per_ns=230, **settings)
 limits.save(FOLDER / "limits.json")
 trip = limits["trip"].limit
-print(f"halt at R > {trip.value:.3g}: {trip.rate:.3g} false halts per ns expected, {trip.interval}")
+print(f"halt at R > {trip.value:.3g}: {trip.rate:.3g} false alarms per ns expected, {trip.interval}")
 
 for time_ps in (0.2, 0.4):  # the second call goes on where the first ended
     summary, monitor = run_md(

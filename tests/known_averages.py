@@ -13,7 +13,7 @@ from ase.calculators.morse import MorsePotential
 
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import BayesianCalculator
-from blipcalc.calculators.snapshot import FrozenCalculator
+from blipcalc.calculators.snapshot import SnapshotCalculator
 from blipcalc.core.prediction import SampleArrays, summarize
 from blipcalc.core.predictor_contract import Need, Predictor
 
@@ -131,7 +131,7 @@ def _frames_of(positions, energies, deviations, cell=None, **info):
     for t, (places, energy, row) in enumerate(zip(positions, energies, deviations, strict=True)):
         atoms = Atoms(f"H{len(places)}", positions=places, cell=cell, pbc=cell is not None)
         atoms.info |= {"time_fs": float(t), **info}
-        atoms.calc = FrozenCalculator(atoms, {"energy": float(energy), "draw_deviations": row})
+        atoms.calc = SnapshotCalculator(atoms, {"energy": float(energy), "draw_deviations": row})
         found.append(atoms)
     return found
 

@@ -20,7 +20,7 @@ from scaled_emt import ScaledEMT
 from blipcalc import io
 from blipcalc.adapters.committee import committee
 from blipcalc.calculators.bayesian import VARIANCES, BayesianCalculator
-from blipcalc.calculators.snapshot import FrozenCalculator, annotate, annotations, clear_annotations, snapshot
+from blipcalc.calculators.snapshot import SnapshotCalculator, annotate, annotations, clear_annotations, snapshot
 from blipcalc.errors import DataError
 
 SUFFIXES = (".traj", ".extxyz", ".xyz", ".db")
@@ -105,7 +105,7 @@ def test_a_frame_that_broke_can_be_read_back(tmp_path, suffix):
     atoms = water()
     results = dict(atoms.calc.results)
     atoms.positions[0] = np.nan
-    atoms.calc = FrozenCalculator(atoms, results)
+    atoms.calc = SnapshotCalculator(atoms, results)
     io.write(tmp_path / f"x{suffix}", atoms)
     read = io.read(tmp_path / f"x{suffix}", 0)
     assert np.isnan(read.positions[0]).all()

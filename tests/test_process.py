@@ -17,11 +17,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 import blipcalc
 from blipcalc import BayesianCalculator
-from blipcalc.errors import TrainingWarning
+from blipcalc.errors import TrainingWarning, warn_user
 from blipcalc.models.build import build_model
 from blipcalc.posteriors.point import PointPosterior
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.process import plain_state, warn_user
+from blipcalc.process import plain_state
 from blipcalc.registries import MODELS
 from blipcalc.training import logs
 

@@ -19,7 +19,7 @@ from ase.calculators.calculator import Calculator
 
 from blipcalc.calculators.bayesian import DEVIATIONS
 from blipcalc.calculators.draw_surfaces import Surfaces
-from blipcalc.calculators.snapshot import FrozenCalculator
+from blipcalc.calculators.snapshot import SnapshotCalculator
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.io import iterate
@@ -162,7 +162,7 @@ class DrawEnergies:
 
     def add(self, atoms: Atoms) -> None:
         """The next frame."""
-        held = atoms.calc.results if isinstance(atoms.calc, FrozenCalculator) else {}
+        held = atoms.calc.results if isinstance(atoms.calc, SnapshotCalculator) else {}
         if held.get("from_reference", 0.0):
             raise DataError(
                 f"frame {len(self.found)} was driven by the reference, not by the model: such a run samples neither surface"

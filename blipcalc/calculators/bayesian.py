@@ -23,10 +23,9 @@ from blipcalc.core.prediction import Calibration, Prediction, SampleArrays
 from blipcalc.core.predictor_contract import Need, Predictor, predictions
 from blipcalc.core.signature import probe_of, signature_of
 from blipcalc.core.validate import check_arrays
-from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning
+from blipcalc.errors import ConfigurationError, EmptyStructureError, StructureError, UncalibratedWarning, warn_user
 from blipcalc.model_file.model import Model
 from blipcalc.predictor import BayesianPredictor
-from blipcalc.process import warn_user
 from blipcalc.settings import switch
 
 VARIANCES = (

@@ -20,7 +20,7 @@ PROVENANCE = ("calibrated", "surface", "n_draws", "seed")
 FINGERPRINT = f"{PREFIX}fingerprint"
 
 
-class FrozenCalculator(Calculator):
+class SnapshotCalculator(Calculator):
     """Stored results of one structure behind ``get_property``; a ``SinglePointCalculator`` that takes every key.
 
     A question changes nothing in it, so threads need no lock.
@@ -106,8 +106,8 @@ def snapshot(atoms: Atoms, source: Calculator | None = None, *, compute: Sequenc
             (source if key in CARRIED else atoms.calc).get_property(key, atoms)
         results = {**_current(atoms, atoms.calc, all_properties), **_current(atoms, source, CARRIED)}
     if results:
-        samples = source.samples if isinstance(source, FrozenCalculator) else None
-        copy.calc = FrozenCalculator(copy, results, _provenance(source), samples)
+        samples = source.samples if isinstance(source, SnapshotCalculator) else None
+        copy.calc = SnapshotCalculator(copy, results, _provenance(source), samples)
     return copy
 
 
@@ -199,4 +199,4 @@ def _provenance(calc: Calculator) -> dict[str, Any]:
         predictor = part.predictor
         values = (part.calibration is not None, predictor.surface, predictor.n_draws, part.parameters.get("seed"))
         return dict(zip(PROVENANCE, values, strict=True))
-    return dict(calc.parameters) if isinstance(calc, FrozenCalculator) else {}
+    return dict(calc.parameters) if isinstance(calc, SnapshotCalculator) else {}

@@ -58,11 +58,12 @@ from blipcalc.errors import (
     DrawsError,
     SilentForcesWarning,
     TrainingDataReusedError,
+    warn_user,
 )
 from blipcalc.model_file.model import Model
 from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.predictor import device_of, draws_of, dtype_of
-from blipcalc.process import plain_state, warn_user
+from blipcalc.process import plain_state
 from blipcalc.settings import several, whole
 from blipcalc.stats.conformal import confident_count, conformal_quantile, frame_weighted_quantile
 from blipcalc.stats.fits import variance_scale

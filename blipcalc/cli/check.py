@@ -1,4 +1,4 @@
-"""``check``: from reference MD to limits with a stated rate of false halts."""
+"""``check``: from reference MD to limits with a stated rate of false alarms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(
     interval_fs: Annotated[
         float, typer.Option(help="fs between the frames that are read, and between checks of the runs to be guarded")
     ],
-    rate: Annotated[float, typer.Option(help="false halts per ns that may be, of all criteria together")] = 0.1,
+    rate: Annotated[float, typer.Option(help="false alarms per ns that may be, of all criteria together")] = 0.1,
     confidence: Annotated[float, typer.Option(help="that there are not more")] = 0.95,
     level: Annotated[float, typer.Option(help="of the bounds on force errors")] = 0.95,
     criteria: Annotated[

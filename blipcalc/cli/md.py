@@ -36,7 +36,7 @@ def md(
         float | None, typer.Option(help="halt where the bound on a force error passes it, eV/Å; default 0.5")
     ] = None,
     limits: Annotated[
-        Path | None, typer.Option(help="instead: limits with a stated rate of false halts, from 'blipcalc check'")
+        Path | None, typer.Option(help="instead: limits with a stated rate of false alarms, from 'blipcalc check'")
     ] = None,
     every: Annotated[int | None, typer.Option(help="steps between checks; default 10, or what the limits say")] = None,
     rollback: Annotated[

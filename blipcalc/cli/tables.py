@@ -204,7 +204,7 @@ def _cell(value: float, form: str) -> str:
 
 
 def limits_text(limits: Limits) -> str:
-    """What a reference run says of false halts."""
+    """What a reference run says of false alarms."""
     now = limits.at_tolerance
     lines = [
         f"reference   {limits.reference_ns:.4g} ns in {limits.n_replicas} replicas, a check every {limits.interval_fs:g} fs; "
@@ -216,7 +216,7 @@ def limits_text(limits: Limits) -> str:
     if limits.frames is not None:
         lines.append(_frames_text(limits.frames, limits.level))
     lines.append(
-        f"together    {limits.expected_rate:.3g} false halts per ns expected, at most {limits.rate_per_ns:g} with "
+        f"together    {limits.expected_rate:.3g} false alarms per ns expected, at most {limits.rate_per_ns:g} with "
         f"{limits.confidence:.0%} confidence, in runs like the reference"
     )
     return "\n".join(lines + [f"note        {note}" for note in limits.notes])

@@ -33,9 +33,9 @@ from blipcalc.errors import (
     StructureError,
     UnitsWarning,
     UnknownKeyError,
+    warn_user,
 )
 from blipcalc.files.checksums import verify
-from blipcalc.process import warn_user
 from blipcalc.units import ENERGY, LENGTH
 
 #: names under which .npz files of the MD17 family keep the same thing

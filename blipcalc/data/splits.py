@@ -13,8 +13,7 @@ import numpy as np
 from ase import Atoms
 
 from blipcalc.data.labels import frame_hash
-from blipcalc.errors import DuplicateFramesWarning, EmptySplitError
-from blipcalc.process import warn_user
+from blipcalc.errors import DuplicateFramesWarning, EmptySplitError, warn_user
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from blipcalc.errors import BusyError, FileBusyError, NoLockWarning, RunFolderBusyError
-from blipcalc.process import warn_user
+from blipcalc.errors import BusyError, FileBusyError, NoLockWarning, RunFolderBusyError, warn_user
 
 try:
     import fcntl

@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, SchemaError
+from blipcalc.errors import CheckpointWarning, ConfigurationError, ModelFileError, SchemaError, warn_user
 from blipcalc.files.locks import held
 from blipcalc.files.safetensors_file import read_sealed, write_sealed
-from blipcalc.process import warn_user
 from blipcalc.settings import Settings, checked
 
 #: the two generations of checkpoints in a run folder

@@ -24,12 +24,11 @@ from blipcalc.adapters.ase_results import electrons
 from blipcalc.calculators.bayesian import bayesian_of
 from blipcalc.core.constraints import content_of
 from blipcalc.core.signature import Signature, difference, probe_of, signature_of
-from blipcalc.errors import CheckpointWarning, ConfigurationError
+from blipcalc.errors import CheckpointWarning, ConfigurationError, warn_user
 from blipcalc.files.run_folder import State
 from blipcalc.md.integrators import restore_variables, variables
 from blipcalc.model_file.manifest import StoredCalibration
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.process import warn_user
 
 
 @runtime_checkable

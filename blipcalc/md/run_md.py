@@ -144,7 +144,7 @@ def run_md(
         monitor.setdefault("events", folder / EVENTS)
     has_bar = atoms.calc is not None and "pressure_std" in atoms.calc.implemented_properties
     if ensemble in NPT and has_bar and pressure_tolerance_GPa is not None:
-        monitor["triggers"] = [*monitor.get("triggers", ()), PressureTolerance(pressure_tolerance_GPa)]
+        monitor["criteria"] = [*monitor.get("criteria", ()), PressureTolerance(pressure_tolerance_GPa)]
     with contextlib.nullcontext() if folder is None else alone(folder):
         run = _Run(atoms, config, course, seed, folder, trajectory, write_every, monitor)
         run.observers = [make(run.dynamics) for make in observers]
@@ -284,7 +284,7 @@ class _Run:
     def summary(self) -> MDSummary:
         """What became of it."""
         watch, history = self.monitor, self.monitor.history
-        verdict = watch.verdict if watch.halted else None
+        decision = watch.decision if watch.halted else None
         return MDSummary(
             status="stopped"
             if self._signal and not watch.halted and self.dynamics.nsteps < self._steps
@@ -295,8 +295,8 @@ class _Run:
             temperature_K=float(np.mean(history["temperature_K"])) if len(history) else float("nan"),
             max_atom_std=float(np.max(history["max_atom_std"])) if len(history) else float("nan"),
             limit=watch.limit,
-            reason=None if verdict is None else verdict.reason,
-            is_finite=True if verdict is None else bool(np.isfinite(verdict.value)),
+            reason=None if decision is None else decision.reason,
+            is_finite=True if decision is None else bool(np.isfinite(decision.value)),
         )
 
     def _record(self) -> dict[str, Any]:

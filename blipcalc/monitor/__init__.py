@@ -2,17 +2,17 @@
 
 from blipcalc.monitor.actions import AskReference, Record, RollBack
 from blipcalc.monitor.audit import LabelAudit
-from blipcalc.monitor.faults import TooClose
+from blipcalc.monitor.fault_checks import TooClose
 from blipcalc.monitor.fit_limits import check_reference
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.run_criteria import Patient
+from blipcalc.monitor.run_criteria import ConsecutiveBreaches
 
 __all__ = [
     "AskReference",
+    "ConsecutiveBreaches",
     "LabelAudit",
     "Limits",
-    "Patient",
     "Record",
     "RollBack",
     "TooClose",

@@ -1,6 +1,6 @@
 """What to do when a rule is breached: flag, record the frame, roll back, ask a reference, halt, or call the user's function.
 
-An action is any function of (verdict, atoms, dynamics); what it returns counts only where it is :class:`Done`.
+An action is any function of (decision, atoms, dynamics); what it returns counts only where it is :class:`Done`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from blipcalc.calculators.snapshot import snapshot
 from blipcalc.core.degrees_of_freedom import redraw
 from blipcalc.errors import ConfigurationError
 from blipcalc.io import keeps_sums, write
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 from blipcalc.monitor.readings import watched_atoms
 from blipcalc.settings import choice, path_of
 
@@ -38,7 +38,7 @@ NAMES = ("flag", "record", "rollback", "reference", "halt")
 #: attributes of integrators that hold positions, or forces, of their own
 OWN_POSITIONS, OWN_FORCES = "_q", "accel"
 
-Action = Callable[[Verdict, Atoms, BaseDynamics], Any]
+Action = Callable[[Decision, Atoms, BaseDynamics], Any]
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,17 @@ class Remembering(Protocol):
         """Go on from :meth:`state`."""
         ...
 
-    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
+    def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
         """Act on a breach."""
         ...
 
 
-def flag(verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> None:
+def flag(decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
     """Log a warning; where it goes is up to the process."""
-    logger.warning("step %d: %s", verdict.step, verdict.reason)
+    logger.warning("step %d: %s", decision.step, decision.reason)
 
 
-def halt(verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> None:
+def halt(decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
     """End the run after this step, cleanly: a later ``dynamics.run`` goes on from here.
 
     The return value of ``run`` says nothing about it (ASE gives True for MD); ask the monitor.
@@ -110,7 +110,7 @@ class _Stop:
 
 @dataclass(frozen=True)
 class Record:
-    """Append the frame to a file, with its uncertainties and, in ``info``, the verdict under ``breach_*``.
+    """Append the frame to a file, with its uncertainties and, in ``info``, the decision under ``breach_*``.
 
     path : as for :func:`blipcalc.io.write`
     calculator : where uncertainties come from, if not from ``atoms.calc``
@@ -121,18 +121,18 @@ class Record:
     calculator: Calculator | None = None
     ceiling: float = math.inf
 
-    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> None:
+    def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
         """Write it."""
-        if math.isfinite(self.ceiling) and not (verdict.value <= self.ceiling * verdict.threshold):
+        if math.isfinite(self.ceiling) and not (decision.value <= self.ceiling * decision.threshold):
             return
         frame = snapshot(atoms, self.calculator)
         frame.info.update(
-            breach_step=verdict.step,
-            breach_reason=verdict.reason,
-            breach_value=verdict.value,
-            breach_threshold=verdict.threshold,
-            breach_unit=verdict.unit,
-            breach_atom=verdict.atoms[0] if verdict.atoms else -1,
+            breach_step=decision.step,
+            breach_reason=decision.reason,
+            breach_value=decision.value,
+            breach_threshold=decision.threshold,
+            breach_unit=decision.unit,
+            breach_atom=decision.atoms[0] if decision.atoms else -1,
         )
         write(self.path, frame, append=True, checksums=keeps_sums(Path(self.path)))
 
@@ -182,9 +182,9 @@ class RollBack:
             positions, momenta, cell = (np.array(arrays[name]) for name in SAFE)
             self._safe = plain["step"], positions, momenta, cell
 
-    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
+    def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
         """Roll back where a halt is asked for."""
-        if not verdict.halts or self._safe is None:
+        if not decision.halts or self._safe is None:
             return None
         step, positions, momenta, cell = self._safe
         atoms.set_cell(cell)
@@ -245,17 +245,17 @@ class AskReference:
         """Go on from :meth:`state`."""
         _switch_of(atoms).switch(choice("active", plain["active"], get_args(Active)))
 
-    def __call__(self, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
+    def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
         """Switch to the reference, and record what it says."""
         calc = _switch_of(atoms)
         was = calc.active
-        if verdict.is_hard or not math.isfinite(verdict.value) or not (verdict.halts or was == "reference"):
+        if decision.is_hard or not math.isfinite(decision.value) or not (decision.halts or was == "reference"):
             return None
         calc.switch("reference")
         if self.path is not None:
             for key in ("forces", "energy", "atom_std"):
                 calc.get_property(key, atoms)
-            Record(self.path)(verdict, atoms, dynamics)
+            Record(self.path)(decision, atoms, dynamics)
         return Done("" if was == "reference" else "reference")
 
 

@@ -23,7 +23,7 @@ from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.errors import CalibrationError, ConfigurationError, MonitorError
 from blipcalc.monitor.actions import halt
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 from blipcalc.monitor.events import EventLog
 from blipcalc.monitor.readings import movable
 from blipcalc.stats.evidence import BettingSequence
@@ -75,7 +75,7 @@ class LabelAudit:
         self.halts, self.events = halts, None if events is None else EventLog(events)
         self.steps: list[int] = []
         self.values: list[float] = []
-        self.verdict: Verdict | None = None
+        self.decision: Decision | None = None
         self._sequence = BettingSequence(confidence)
 
     @property
@@ -96,11 +96,11 @@ class LabelAudit:
         mean, low, high = self.coverage
         below = not (high >= self.level)
         reason = f"{len(self.values)} audited checks: bounds hold for {mean:.3f} of the atoms, {low:.3f} to {high:.3f}"
-        self.verdict = Verdict(below, (), mean, self.level, "of the atoms", reason, step, halts=self.halts)
+        self.decision = Decision(below, (), mean, self.level, "of the atoms", reason, step, halts=self.halts)
         if self.events is not None:
-            self.events.write("audit", self.verdict, self.dynamics.atoms, self.dynamics, low=low, high=high)
+            self.events.write("audit", self.decision, self.dynamics.atoms, self.dynamics, low=low, high=high)
         if below and self.halts:
-            halt(self.verdict, self.dynamics.atoms, self.dynamics)
+            halt(self.decision, self.dynamics.atoms, self.dynamics)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -1,4 +1,4 @@
-"""When is a prediction too uncertain?  Pure rules: a reading of one structure -> a verdict.
+"""When is a prediction too uncertain?  Pure rules: a reading of one structure -> a decision.
 
 Every comparison fails closed: a rule asks ``not (x <= limit)``, never ``x > limit``, because each comparison with NaN is
 false.  Atoms that cannot move are left out; where no atom can, the per-atom rules have nothing to watch and pass, since an
@@ -21,7 +21,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from blipcalc.core.prediction import Calibration
 from blipcalc.errors import CalibrationError, ConfigurationError
-from blipcalc.monitor.decisions import Reading, Verdict, worst_first
+from blipcalc.monitor.decisions import Decision, Reading, worst_first
 from blipcalc.settings import number
 
 
@@ -33,8 +33,8 @@ class Criterion:
 
     needs_pressure: ClassVar[bool] = False
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict on a reading."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision on a reading."""
         raise NotImplementedError
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
@@ -49,11 +49,11 @@ class Criterion:
 class NonFinite(Criterion):
     """Breached where positions, energy or forces are not finite, or where there is no prediction or no variance at all."""
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision."""
         value = math.nan if reading.failure else 0.0
         reason = reading.failure or "positions, energy and forces are finite"
-        return Verdict(bool(reading.failure), (), value, 0.0, "", reason, reading.step)
+        return Decision(bool(reading.failure), (), value, 0.0, "", reason, reading.step)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class MaxAtomStd(Criterion):
         """The threshold."""
         return float(self.threshold)
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict."""
-        return _verdict_per_atom(reading, reading.atom_std, np.full(reading.n_atoms, self.threshold), "atom_std")
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision."""
+        return _decision_per_atom(reading, reading.atom_std, np.full(reading.n_atoms, self.threshold), "atom_std")
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,18 @@ class CalibratedTolerance(Criterion):
         """ε_tol / q_frame."""
         return self.tolerance / self.q_frame
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision."""
         limits = np.full(reading.n_atoms, self.tolerance)
-        verdict = _verdict_per_atom(
+        decision = _decision_per_atom(
             reading, self.q_frame * reading.atom_std, limits, f"force error bound at {self.level:.0%}"
         )
         unknown = sorted({atomic_numbers[s] for s in reading.symbols} - self.elements)
-        if not (verdict.breached and unknown and math.isnan(verdict.value)):
-            return verdict
+        if not (decision.breached and unknown and math.isnan(decision.value)):
+            return decision
         names = ", ".join(chemical_symbols[z] for z in unknown)
-        reason = f"{names} was never calibrated, so its atoms have no error bound. {verdict.reason}"
-        return Verdict(True, verdict.atoms, verdict.value, verdict.threshold, verdict.unit, reason, reading.step)
+        reason = f"{names} was never calibrated, so its atoms have no error bound. {decision.reason}"
+        return Decision(True, decision.atoms, decision.value, decision.threshold, decision.unit, reason, reading.step)
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ class ElementThresholds(Criterion):
                 raise ConfigurationError(f"threshold for {symbol!r}: expected a chemical symbol")
             _check_limit(f"threshold[{symbol!r}]", limit, infinite=True)
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict; raises :class:`ConfigurationError` for an element without a threshold."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision; raises :class:`ConfigurationError` for an element without a threshold."""
         self.check_symbols(reading.symbols)
         limits = np.array([self.thresholds[symbol] for symbol in reading.symbols])
-        return _verdict_per_atom(reading, reading.atom_std, limits, "atom_std")
+        return _decision_per_atom(reading, reading.atom_std, limits, "atom_std")
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
         """Refuse a structure with an element that has no threshold, with :class:`ConfigurationError`."""
@@ -177,14 +177,14 @@ class AtomFraction(Criterion):
         if not 0 <= number("fraction", self.fraction) < 1:
             raise ConfigurationError(f"fraction={self.fraction}; expected 0 ≤ fraction < 1")
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision."""
         beyond = reading.mask & ~(reading.atom_std <= self.threshold)
         counted = int(reading.mask.sum())
         share = float(beyond.sum() / counted) if counted else 0.0
         reason = f"{int(beyond.sum())} of {counted} atoms have atom_std beyond {self.threshold:g} eV/Å"
         atoms = worst_first(reading.atom_std, beyond)
-        return Verdict(not (share <= self.fraction), atoms, share, self.fraction, "of the atoms", reason, reading.step)
+        return Decision(not (share <= self.fraction), atoms, share, self.fraction, "of the atoms", reason, reading.step)
 
 
 @dataclass(frozen=True)
@@ -200,14 +200,14 @@ class PressureTolerance(Criterion):
     def __post_init__(self) -> None:
         _check_limit("pressure_tolerance_GPa", self.tolerance_GPa)
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict; it is not calibrated where no stresses are labelled."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision; it is not calibrated where no stresses are labelled."""
         value = reading.pressure_std_GPa
         reason = (
             f"pressure {reading.pressure_GPa:.3g} ± {value:.3g} GPa (not calibrated), tolerance {self.tolerance_GPa:g}"
         )
         breached = not (value <= self.tolerance_GPa)
-        return Verdict(breached, (), value, self.tolerance_GPa, "GPa", reason, reading.step, halts=False)
+        return Decision(breached, (), value, self.tolerance_GPa, "GPa", reason, reading.step, halts=False)
 
 
 @dataclass(frozen=True)
@@ -222,17 +222,17 @@ class EnergyStdPerAtom(Criterion):
     def __post_init__(self) -> None:
         _check_limit("threshold", self.threshold)
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision."""
         value = reading.energy_std / reading.n_atoms
         reason = f"energy_std per atom is {value:.4g} eV/atom, limit {self.threshold:g}"
-        return Verdict(not (value <= self.threshold), (), value, self.threshold, "eV/atom", reason, reading.step)
+        return Decision(not (value <= self.threshold), (), value, self.threshold, "eV/atom", reason, reading.step)
 
 
-def _verdict_per_atom(reading: Reading, values: np.ndarray, limits: np.ndarray, what: str) -> Verdict:
+def _decision_per_atom(reading: Reading, values: np.ndarray, limits: np.ndarray, what: str) -> Decision:
     """Compare (n,) values with (n,) limits, both eV/Å, over the atoms that count; reported is the worst excess."""
     if not reading.mask.any():
-        return Verdict(False, (), 0.0, float(limits.min()), "eV/Å", "no atom can move: nothing to watch", reading.step)
+        return Decision(False, (), 0.0, float(limits.min()), "eV/Å", "no atom can move: nothing to watch", reading.step)
     limits = np.asarray(limits, dtype=np.float64)
     beyond = reading.mask & ~(values <= limits)
     excess = np.where(np.isnan(values), np.nan, values / limits)
@@ -240,7 +240,7 @@ def _verdict_per_atom(reading: Reading, values: np.ndarray, limits: np.ndarray, 
     worst = atoms[0] if atoms else worst_first(excess, reading.mask)[0]
     value, limit = float(values[worst]), float(limits[worst])
     reason = f"{what} of atom {worst} ({reading.symbols[worst]}) is {value:.4g} eV/Å, limit {limit:g}"
-    return Verdict(bool(atoms), atoms, value, limit, "eV/Å", reason, reading.step)
+    return Decision(bool(atoms), atoms, value, limit, "eV/Å", reason, reading.step)
 
 
 def _check_limit(name: str, value: float, *, infinite: bool = False) -> None:

@@ -14,16 +14,16 @@ from ase.calculators.calculator import Calculator
 from blipcalc.calculators.bayesian import bayesian_of
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.monitor.criteria import CalibratedTolerance, Criterion, ElementThresholds, MaxAtomStd, NonFinite
-from blipcalc.monitor.decisions import Reading, Trigger, Verdict, gravest
-from blipcalc.monitor.faults import Fault
+from blipcalc.monitor.decisions import CriterionFunction, Decision, Reading, gravest
+from blipcalc.monitor.fault_checks import FaultCheck
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.readings import check_watchable
-from blipcalc.monitor.run_criteria import Channel
-from blipcalc.monitor.stuck import StandsStill
+from blipcalc.monitor.run_criteria import SequentialCriterion
+from blipcalc.monitor.stuck import StuckUncertainty
 from blipcalc.settings import number
 
 
-class Rules:
+class CriteriaSet:
     """Rules on readings, and faults that are asked at every step.
 
     Parameters
@@ -31,7 +31,7 @@ class Rules:
     tolerance, level : of the calibrated rule
     threshold : instead of it, on ``atom_std``: a number, or {symbol: number}
     limits : instead of either, or their file
-    triggers : further rules
+    criteria : further rules
     faults : asked at every step
     """
 
@@ -41,35 +41,35 @@ class Rules:
         level: float,
         threshold: float | Mapping[str, float] | None,
         limits: Limits | str | Path | None,
-        triggers: Sequence[Trigger],
-        faults: Sequence[Fault],
+        criteria: Sequence[CriterionFunction],
+        fault_checks: Sequence[FaultCheck],
     ) -> None:
         given = [rule for rule in (tolerance, threshold, limits) if rule is not None]
         if len(given) > 1:
             raise ConfigurationError(
                 "give one of tolerance= (the calibrated rule), threshold= (a number on atom_std) and limits= (with a rate of "
-                "false halts)"
+                "false alarms)"
             )
-        for name, rules in (("triggers", triggers), ("faults", faults)):
+        for name, rules in (("criteria", criteria), ("fault_checks", fault_checks)):
             if not isinstance(rules, (list, tuple)) or not all(map(callable, rules)):
                 raise ConfigurationError(f"{name}={rules!r}; expected a list of rules, each a function")
         if not (limits is None or isinstance(limits, (str, Path, Limits))):
             raise ConfigurationError(f"limits={limits!r}; expected Limits or the path of their file")
-        if not given and not triggers:
-            raise ConfigurationError("nothing to watch: give tolerance=, threshold=, limits= or triggers=")
+        if not given and not criteria:
+            raise ConfigurationError("nothing to watch: give tolerance=, threshold=, limits= or criteria=")
         self.tolerance = None if tolerance is None else number("tolerance", tolerance, above=0.0)
         self.level, self.threshold = number("level", level), threshold
         self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
-        self.faults = tuple(faults)
-        self.still: StandsStill | None = None  # asked beside the faults, of readings
-        self._given, self._own = tuple(triggers), self._first()
+        self.fault_checks = tuple(fault_checks)
+        self.still: StuckUncertainty | None = None  # asked beside the faults, of readings
+        self._given, self._own = tuple(criteria), self._first()
         self._fits: Calculator | None = None
         self._halting: set[int] = set()  # those that asked for a halt at the last check
         self._excused: set[int] = set()  # those of them that were told to let the run go on
         self._safe: list[dict[str, Any]] = []
 
-    def _first(self) -> tuple[Trigger, ...]:
-        """What stands before the triggers that were given; a tolerance waits for its calculator."""
+    def _first(self) -> tuple[CriterionFunction, ...]:
+        """What stands before the criteria that were given; a tolerance waits for its calculator."""
         if self.limits is not None:
             return self.limits.rules()
         if self.tolerance is not None:
@@ -79,14 +79,14 @@ class Rules:
         return () if self.threshold is None else (MaxAtomStd(self.threshold),)
 
     @property
-    def triggers(self) -> tuple[Trigger, ...]:
+    def criteria(self) -> tuple[CriterionFunction, ...]:
         """All rules on readings."""
         return (*self._own, *self._given)
 
     @property
     def _declared(self) -> list[Criterion]:
         """Those that say more than their decision."""
-        return [rule for rule in self.triggers if isinstance(rule, Criterion)]
+        return [rule for rule in self.criteria if isinstance(rule, Criterion)]
 
     @property
     def ask_pressure(self) -> bool:
@@ -96,7 +96,7 @@ class Rules:
     @property
     def limit(self) -> float | None:
         """Largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
-        first = self.triggers[0] if self.triggers else None
+        first = self.criteria[0] if self.criteria else None
         return first.largest_atom_std() if isinstance(first, Criterion) else None
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
@@ -117,12 +117,12 @@ class Rules:
             self._own = (CalibratedTolerance.from_calibration(calibration, self.tolerance, self.level),)
         self._fits = calc
 
-    def ask_faults(self, atoms: Atoms, step: int) -> list[Verdict]:
+    def ask_faults(self, atoms: Atoms, step: int) -> list[Decision]:
         """What the faults say of a structure."""
-        return [replace(fault(atoms, step), is_hard=True) for fault in self.faults]
+        return [replace(fault(atoms, step), is_hard=True) for fault in self.fault_checks]
 
-    def judge(self, reading: Reading, found: Sequence[Verdict]) -> tuple[Verdict, bool]:
-        """The verdict to act on, and whether its rule is excused; faults, and what is not finite, never are.
+    def judge(self, reading: Reading, found: Sequence[Decision]) -> tuple[Decision, bool]:
+        """The decision to act on, and whether its rule is excused; faults, and what is not finite, never are.
 
         found : what the faults say
         """
@@ -131,13 +131,13 @@ class Rules:
             return replace(failed, is_hard=True), False
         if self.still is not None:
             found = [*found, replace(self.still(reading), is_hard=True)]
-        verdicts = [trigger(reading) for trigger in self.triggers]
-        self._halting = {k for k, verdict in enumerate(verdicts) if verdict.breached and verdict.halts}
+        decisions = [criterion(reading) for criterion in self.criteria]
+        self._halting = {k for k, decision in enumerate(decisions) if decision.breached and decision.halts}
         self._excused &= self._halting
-        excused = {k for k in self._excused if math.isfinite(verdicts[k].value)}
-        others = [*(verdict for k, verdict in enumerate(verdicts) if k not in excused), *found]
-        if excused and not any(verdict.breached and verdict.halts for verdict in others):
-            return verdicts[min(excused)], True
+        excused = {k for k in self._excused if math.isfinite(decisions[k].value)}
+        others = [*(decision for k, decision in enumerate(decisions) if k not in excused), *found]
+        if excused and not any(decision.breached and decision.halts for decision in others):
+            return decisions[min(excused)], True
         return gravest(others), False
 
     def excuse(self) -> None:
@@ -145,9 +145,9 @@ class Rules:
         self._excused = set(self._halting)
 
     @property
-    def _channels(self) -> list[Channel]:
+    def _channels(self) -> list[SequentialCriterion]:
         """The rules that remember."""
-        return [rule for rule in self.triggers if isinstance(rule, Channel)]
+        return [rule for rule in self.criteria if isinstance(rule, SequentialCriterion)]
 
     def keep(self) -> None:
         """Remember the memories, as those of a structure that may be rolled back to."""
@@ -167,7 +167,7 @@ class Rules:
             "level": self.level,
             "threshold": {key: None if value is None else repr(float(value)) for key, value in thresholds.items()},
             "limits": None if self.limits is None else self.limits.hash,
-            "rules": [name_of(rule) for rule in (*self._given, *self.faults)],
+            "rules": [name_of(rule) for rule in (*self._given, *self.fault_checks)],
         }
 
     def state(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """What a rule says of a reading.
 
     breached : True stops, records or flags
@@ -86,7 +86,7 @@ class Verdict:
     is_hard: bool = False
 
 
-Trigger = Callable[[Reading], Verdict]
+CriterionFunction = Callable[[Reading], Decision]
 
 
 def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
@@ -97,13 +97,13 @@ def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in indices[order])
 
 
-def gravest(verdicts: Sequence[Verdict]) -> Verdict:
+def gravest(decisions: Sequence[Decision]) -> Decision:
     """The first that is breached, one that halts before one that warns, a fault before a rule; where none is, the first."""
-    order = sorted(verdicts, key=lambda verdict: (not verdict.halts, not verdict.is_hard))
-    breached = [verdict for verdict in order if verdict.breached]
-    return breached[0] if breached else verdicts[0]
+    order = sorted(decisions, key=lambda decision: (not decision.halts, not decision.is_hard))
+    breached = [decision for decision in order if decision.breached]
+    return breached[0] if breached else decisions[0]
 
 
-def first_breach(triggers: Sequence[Trigger], reading: Reading) -> Verdict:
-    """The gravest verdict.  Every trigger is asked, since some remember what they were asked."""
-    return gravest([trigger(reading) for trigger in triggers])
+def first_breach(criteria: Sequence[CriterionFunction], reading: Reading) -> Decision:
+    """The gravest decision.  Every criterion is asked, since some remember what they were asked."""
+    return gravest([criterion(reading) for criterion in criteria])

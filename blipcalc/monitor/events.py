@@ -18,7 +18,7 @@ from blipcalc.errors import DataError, ModelFileError
 from blipcalc.files.checksums import add_sums, forget_sums, verify
 from blipcalc.files.locks import adding
 from blipcalc.files.safetensors_file import json_object, write_atomically
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 from blipcalc.monitor.readings import time_fs
 from blipcalc.settings import Count, NotNegative, Settings, checked
 
@@ -71,9 +71,9 @@ class EventLog:
             self._count = len(read_events(self.path)) if self.path.exists() else 0
         return self._count
 
-    def write(self, event: str, verdict: Verdict, atoms: Atoms, dynamics: BaseDynamics, **more: Any) -> None:
+    def write(self, event: str, decision: Decision, atoms: Atoms, dynamics: BaseDynamics, **more: Any) -> None:
         """Append one."""
-        said = plain(verdict)
+        said = plain(decision)
         line = {
             "event": event,
             "step": said["step"],
@@ -134,25 +134,25 @@ def _event(path: Path, number: int, line: str) -> Event:
     return checked(Event, said, what)
 
 
-def plain(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as JSON has it, whatever numbers a rule of the user's put into it."""
+def plain(decision: Decision) -> dict[str, Any]:
+    """A decision as JSON has it, whatever numbers a rule of the user's put into it."""
     return {
-        "breached": bool(verdict.breached),
-        "atoms": [int(i) for i in verdict.atoms],
-        "value": finite(verdict.value),
-        "threshold": finite(verdict.threshold),
-        "unit": str(verdict.unit),
-        "reason": str(verdict.reason),
-        "step": int(verdict.step),
-        "halts": bool(verdict.halts),
-        "is_hard": bool(verdict.is_hard),
+        "breached": bool(decision.breached),
+        "atoms": [int(i) for i in decision.atoms],
+        "value": finite(decision.value),
+        "threshold": finite(decision.threshold),
+        "unit": str(decision.unit),
+        "reason": str(decision.reason),
+        "step": int(decision.step),
+        "halts": bool(decision.halts),
+        "is_hard": bool(decision.is_hard),
     }
 
 
-def verdict_of(said: Mapping[str, Any]) -> Verdict:
-    """The verdict of :func:`plain`; what was not finite is NaN."""
+def decision_of(said: Mapping[str, Any]) -> Decision:
+    """The decision of :func:`plain`; what was not finite is NaN."""
     numbers = {key: math.nan if said[key] is None else said[key] for key in ("value", "threshold")}
-    return Verdict(**{**said, **numbers, "atoms": tuple(said["atoms"])})
+    return Decision(**{**said, **numbers, "atoms": tuple(said["atoms"])})
 
 
 def finite(value: float) -> float | None:

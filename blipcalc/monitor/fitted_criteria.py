@@ -23,11 +23,11 @@ from blipcalc.monitor.fitted_criterion import (
     Watch,
     rate_text,
 )
-from blipcalc.monitor.run_criteria import Evidence, Outside, Smoothed, Trip
+from blipcalc.monitor.run_criteria import EDetector, InstantThreshold, LatentDistanceThreshold, SmoothedThreshold
 from blipcalc.settings import Positive
 from blipcalc.stats.rates import Level, level_for_rate
 
-#: warnings for each false halt that may be
+#: warnings for each false alarm that may be
 WARNINGS = 10
 #: independent checks that p-values take at least, and as many as are kept
 LEAST_REFERENCES, MOST_REFERENCES = 300, 3000
@@ -40,7 +40,7 @@ def _positive(level: Level) -> Level:
     return level
 
 
-class FittedTrip(FittedCriterion):
+class FittedInstantThreshold(FittedCriterion):
     """R at one check."""
 
     name: Literal["trip"] = "trip"
@@ -59,9 +59,9 @@ class FittedTrip(FittedCriterion):
         """That of the limit."""
         return self.limit.rate
 
-    def criterion(self, watch: Watch) -> Trip:
+    def criterion(self, watch: Watch) -> InstantThreshold:
         """The rule."""
-        return Trip(watch.ratio, self.limit.value)
+        return InstantThreshold(watch.ratio, self.limit.value)
 
     def ratio_limit(self) -> float:
         """The limit itself."""
@@ -73,7 +73,7 @@ class FittedTrip(FittedCriterion):
         return f"R ≤ {self.limit.value:.4g}, a tolerance of {tolerance:.4g} eV/Å: {rate_text(self.limit)}"
 
 
-class FittedSmoothed(FittedCriterion):
+class FittedSmoothedThreshold(FittedCriterion):
     """The geometric mean of R over a picosecond."""
 
     name: Literal["smoothed"] = "smoothed"
@@ -94,10 +94,10 @@ class FittedSmoothed(FittedCriterion):
         """That of the limit."""
         return self.limit.rate
 
-    def criterion(self, watch: Watch) -> Smoothed:
+    def criterion(self, watch: Watch) -> SmoothedThreshold:
         """The rule."""
         window = checks(WINDOW_PS * PS, watch.interval_fs)
-        return Smoothed(watch.ratio, window, math.exp(self.limit.value), math.exp(self.warning.value))
+        return SmoothedThreshold(watch.ratio, window, math.exp(self.limit.value), math.exp(self.warning.value))
 
     def text(self, watch: Watch) -> str:
         """Limit, rate and warning."""
@@ -105,12 +105,12 @@ class FittedSmoothed(FittedCriterion):
         return f"mean of R over 1 ps ≤ {limit:.4g}: {rate_text(self.limit)}; a warning beyond {warning:.4g}"
 
 
-class FittedEvidence(FittedCriterion):
+class FittedEDetector(FittedCriterion):
     """Evidence that R is not what it was in the reference run."""
 
     name: Literal["evidence"] = "evidence"
     references: tuple[Positive, ...] = Field(description="R of independent checks", min_length=1)
-    rate_per_ns: Positive = Field(description="of false halts, at most")
+    rate_per_ns: Positive = Field(description="of false alarms, at most")
 
     @classmethod
     def lacks(cls, reference: ReferenceBlocks) -> str:
@@ -132,18 +132,18 @@ class FittedEvidence(FittedCriterion):
         """The bound on it."""
         return self.rate_per_ns
 
-    def criterion(self, watch: Watch) -> Evidence:
+    def criterion(self, watch: Watch) -> EDetector:
         """The rule."""
         every = checks(watch.memory_ps * PS, watch.interval_fs)
         length = NS / (self.rate_per_ns * every * watch.interval_fs)
-        return Evidence(watch.ratio, np.array(self.references), every, length)
+        return EDetector(watch.ratio, np.array(self.references), every, length)
 
     def text(self, watch: Watch) -> str:
         """Number of checks and rate."""
         return f"e-detector on {len(self.references)} independent checks: at most {self.rate_per_ns:.3g} per ns"
 
 
-class FittedDistance(FittedCriterion):
+class FittedLatentDistance(FittedCriterion):
     """The latent distance from the data, whatever σ says."""
 
     name: Literal["distance"] = "distance"
@@ -168,9 +168,9 @@ class FittedDistance(FittedCriterion):
         """That of the limit."""
         return self.limit.rate
 
-    def criterion(self, watch: Watch) -> Outside:
+    def criterion(self, watch: Watch) -> LatentDistanceThreshold:
         """The rule."""
-        return Outside(self.limit.value)
+        return LatentDistanceThreshold(self.limit.value)
 
     def refusal(self, domain: Domain | None) -> str:
         """Another domain, or none."""

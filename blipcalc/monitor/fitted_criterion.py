@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 
 from blipcalc.core.domain import Domain
 from blipcalc.monitor.block_maxima import ReferenceBlocks
-from blipcalc.monitor.decisions import Reading, Trigger
+from blipcalc.monitor.decisions import CriterionFunction, Reading
 from blipcalc.monitor.run_criteria import HaltRatio
 from blipcalc.settings import Settings
 from blipcalc.stats.rates import Level
@@ -58,7 +58,7 @@ DISTANCE = Signal("latent_distance", lambda ratio, reading: reading.max_latent_d
 class Budget:
     """What a criterion may spend.
 
-    rate_per_ns : of false halts; confidence : that its true rate is not higher
+    rate_per_ns : of false alarms; confidence : that its true rate is not higher
     """
 
     rate_per_ns: float
@@ -105,10 +105,10 @@ class FittedCriterion(Settings):
 
     @property
     def expected_rate(self) -> float:
-        """False halts per ns that are to be expected."""
+        """False alarms per ns that are to be expected."""
         raise NotImplementedError
 
-    def criterion(self, watch: Watch) -> Trigger:
+    def criterion(self, watch: Watch) -> CriterionFunction:
         """What decides in a run, its memory empty."""
         raise NotImplementedError
 
@@ -122,7 +122,7 @@ class FittedCriterion(Settings):
 
     def text(self, watch: Watch) -> str:
         """One line for people, the limit in its unit."""
-        return f"{self.expected_rate:.3g} false halts per ns"
+        return f"{self.expected_rate:.3g} false alarms per ns"
 
 
 def rate_text(level: Level) -> str:

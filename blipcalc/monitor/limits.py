@@ -1,7 +1,7 @@
-"""Limits with a stated rate of false halts, from a reference run without labels.
+"""Limits with a stated rate of false alarms, from a reference run without labels.
 
 A reference run is one that is trusted: MD at the state of interest, which nobody would want to be stopped.  Whatever stops it
-is a false halt.  Many short replicas count as one long run.
+is a false alarm.  Many short replicas count as one long run.
 
 | step | how |
 |---|---|
@@ -30,7 +30,7 @@ from blipcalc.core.prediction import Calibration
 from blipcalc.errors import BlipcalcError, ConfigurationError, LimitsError
 from blipcalc.files.json_file import Kind, read_json, write_json
 from blipcalc.monitor.block_maxima import NS, PS, ReferenceBlocks
-from blipcalc.monitor.decisions import Trigger
+from blipcalc.monitor.decisions import CriterionFunction
 from blipcalc.monitor.fitted_criterion import DISTANCE, RATIO, Budget, FittedCriterion, Passed, Watch
 from blipcalc.monitor.run_criteria import HaltRatio
 from blipcalc.registries import CRITERIA
@@ -91,7 +91,7 @@ class Limits(Settings):
     tolerance: Positive = Field(description="ε_tol, eV/Å, a norm")
     level: Fraction = Field(description="of the quantiles")
     quantiles: dict[Symbol, Positive] = Field(description="{symbol: q_atom}", min_length=1)
-    rate_per_ns: Positive = Field(description="largest rate of false halts that all criteria together may have")
+    rate_per_ns: Positive = Field(description="largest rate of false alarms that all criteria together may have")
     confidence: Fraction = Field(description="that the true rate is not higher")
     interval_fs: Positive = Field(description="between checks")
     inefficiency_ps: Positive = Field(description="g of ln R, not below 1 ps")
@@ -131,7 +131,7 @@ class Limits(Settings):
 
     @property
     def expected_rate(self) -> float:
-        """False halts per ns that are to be expected of all criteria, at most."""
+        """False alarms per ns that are to be expected of all criteria, at most."""
         return sum(criterion.expected_rate for criterion in self.criteria)
 
     @property
@@ -139,7 +139,7 @@ class Limits(Settings):
         """How a run is watched."""
         return Watch(HaltRatio(self.quantiles, self.tolerance), self.interval_fs, self.inefficiency_ps)
 
-    def rules(self) -> tuple[Trigger, ...]:
+    def rules(self) -> tuple[CriterionFunction, ...]:
         """What decides in a run, the memories empty."""
         return tuple(criterion.criterion(self.watch) for criterion in self.criteria)
 
@@ -211,7 +211,7 @@ def fit_limits(
     series : {signal: values (checks,) for each replica}: ``ratio``, R_t, and what else the criteria read
     interval_fs : between checks, as in the runs to be guarded
     calibration, quantiles, tolerance, level : what R was made with
-    rate_per_ns : wanted rate of false halts, of all criteria together
+    rate_per_ns : wanted rate of false alarms, of all criteria together
     confidence : that the true rate is not higher, as far as the reference run is like the runs to be guarded
     criteria : names of those to use; None: our own, as far as there are signals; fewer of them need less reference
     domain_hash : of the domain that latent distances are from
@@ -242,7 +242,7 @@ def fit_limits(
     budget = Budget(rate_per_ns / len(chosen), 1 - (1 - confidence) / len(chosen))
     if budget.rate_per_ns * reference.block_ns > MOST_PER_BLOCK:
         raise LimitsError(
-            f"{rate_per_ns:g} false halts per ns is one in every few memories of {reference.memory_ps:.2g} ps, which no limit "
+            f"{rate_per_ns:g} false alarms per ns is one in every few memories of {reference.memory_ps:.2g} ps, which no limit "
             f"can mean; ask for {MOST_PER_BLOCK / reference.block_ns * len(chosen):.2g} per ns or fewer"
         )
     found = [criterion.fit(reference, budget, domain_hash) for criterion in chosen.values()]
@@ -274,7 +274,7 @@ def _too_short(reference_ns: float, rate: float, budget: Budget, criteria: Seque
     carried = rate * needed / reference_ns
     alone = exposure_needed(rate, 1 - (1 - budget.confidence) * len(criteria))
     return (
-        f"{reference_ns:.3g} ns of reference cannot carry {rate:g} false halts per ns: {needed:.3g} ns are needed for criteria "
+        f"{reference_ns:.3g} ns of reference cannot carry {rate:g} false alarms per ns: {needed:.3g} ns are needed for criteria "
         f"{', '.join(criteria)} ({alone:.3g} ns for one of them alone). Run more replicas, or ask for {carried:.2g} per ns or "
         "more"
     )

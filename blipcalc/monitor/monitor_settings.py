@@ -9,8 +9,8 @@ from typing import TypedDict
 from ase.calculators.calculator import Calculator
 
 from blipcalc.monitor.actions import Action
-from blipcalc.monitor.decisions import Trigger
-from blipcalc.monitor.faults import Fault
+from blipcalc.monitor.decisions import CriterionFunction
+from blipcalc.monitor.fault_checks import FaultCheck
 from blipcalc.monitor.limits import Limits
 
 
@@ -21,11 +21,11 @@ class MonitorSettings(TypedDict, total=False):
     level: float
     threshold: float | Mapping[str, float] | None
     limits: Limits | str | Path | None
-    triggers: Sequence[Trigger]
+    criteria: Sequence[CriterionFunction]
     every: int | None
     on_breach: Sequence[str | Action] | str | Action | None
     record_to: str | Path | None
-    faults: Sequence[Fault] | None
+    fault_checks: Sequence[FaultCheck] | None
     self_test: bool
     events: str | Path | None
     annotate: bool

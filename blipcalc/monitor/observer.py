@@ -17,15 +17,15 @@ from blipcalc.calculators.snapshot import annotate, clear_annotations, clear_sta
 from blipcalc.core.degrees_of_freedom import DegreesOfFreedom, degrees_of_dynamics
 from blipcalc.errors import ConfigurationError, MonitorError
 from blipcalc.monitor.actions import Action, Done, Record, Remembering, actions_of, flag, halt
-from blipcalc.monitor.criteria_set import Rules, name_of
-from blipcalc.monitor.decisions import Reading, Trigger, Verdict, gravest
-from blipcalc.monitor.events import EventLog, plain, verdict_of
-from blipcalc.monitor.faults import Fault, default_faults
+from blipcalc.monitor.criteria_set import CriteriaSet, name_of
+from blipcalc.monitor.decisions import CriterionFunction, Decision, Reading, gravest
+from blipcalc.monitor.events import EventLog, decision_of, plain
+from blipcalc.monitor.fault_checks import FaultCheck, default_fault_checks
 from blipcalc.monitor.history import History
 from blipcalc.monitor.history_plot import plot_history
 from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.readings import check_sensor, take_reading, time_fs, watched_atoms
-from blipcalc.monitor.stuck import StandsStill
+from blipcalc.monitor.stuck import StuckUncertainty
 from blipcalc.settings import path_of, switch, whole
 
 Status = Literal["ready", "running", "halted", "stopped", "finished"]
@@ -53,16 +53,16 @@ class UncertaintyMonitor:
     dynamics : MD or optimiser, on ``Atoms`` or a filter around them; None to :meth:`attach` later
     tolerance, level : the calibrated rule
     threshold : instead of a tolerance, eV/Å on ``atom_std`` itself: a number, or {symbol: number}
-    limits : instead of either, limits with a stated rate of false halts, or their file (``blipcalc check``); MD only
-    triggers : further rules of :mod:`blipcalc.monitor.criteria`; any of them is enough
+    limits : instead of either, limits with a stated rate of false alarms, or their file (``blipcalc check``); MD only
+    criteria : further rules of :mod:`blipcalc.monitor.criteria`; any of them is enough
     every : k, steps between checks; None: each step, or what ``limits`` were made for
-    on_breach : ``"flag"``, ``"record"``, ``"rollback"``, ``"reference"``, ``"halt"`` or functions of (verdict, atoms, dynamics),
+    on_breach : ``"flag"``, ``"record"``, ``"rollback"``, ``"reference"``, ``"halt"`` or functions of (decision, atoms, dynamics),
         in this order, or ``Record``, ``RollBack`` and ``AskReference`` of :mod:`blipcalc.monitor.actions` with settings; None
         flags and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches; a breach that is
         only a warning does not halt, and is recorded once
     record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
-    faults : rules of :mod:`blipcalc.monitor.faults`, asked at every step whatever ``every`` is; None: in MD a leap, a jump of
-        the kinetic energy, and, where the model says where its data were, atoms closer than half of the closest in them, and a
+    fault_checks : of :mod:`blipcalc.monitor.fault_checks`, made at every step whatever ``every`` is; None: in MD a leap, a jump
+        of the kinetic energy, and, where the model says where its data were, atoms closer than half of the closest in them, and a
         σ that does not change while atoms move (:mod:`blipcalc.monitor.stuck`, at checks).  A σ of zero on all atoms that can
         move, beside forces that are not zero, halts in any case
     self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; one evaluation more
@@ -81,7 +81,7 @@ class UncertaintyMonitor:
     --------
     >>> monitor = UncertaintyMonitor(dynamics, tolerance=0.5, record_to="breaches.traj")
     >>> dynamics.run(10_000)
-    >>> monitor.status, monitor.verdict.reason
+    >>> monitor.status, monitor.decision.reason
     """
 
     def __init__(
@@ -92,26 +92,28 @@ class UncertaintyMonitor:
         level: float = 0.95,
         threshold: float | Mapping[str, float] | None = None,
         limits: Limits | str | Path | None = None,
-        triggers: Sequence[Trigger] = (),
+        criteria: Sequence[CriterionFunction] = (),
         every: int | None = None,
         on_breach: Sequence[str | Action] | str | Action | None = None,
         record_to: str | Path | None = None,
-        faults: Sequence[Fault] | None = None,
+        fault_checks: Sequence[FaultCheck] | None = None,
         self_test: bool = False,
         events: str | Path | None = None,
         annotate: bool = False,
         calculator: Calculator | None = None,
     ) -> None:
         every = None if every is None else whole("every", every, 1, what="number of steps")
-        self._faults_by_default = faults is None
-        self.rules = Rules(tolerance, level, threshold, limits, triggers, () if faults is None else faults)
+        self._faults_by_default = fault_checks is None
+        self.rules = CriteriaSet(
+            tolerance, level, threshold, limits, criteria, () if fault_checks is None else fault_checks
+        )
         self._every, self.every = every, 1 if every is None else every
         self.annotate, self.actions = switch("annotate", annotate), actions_of(on_breach, record_to, calculator)
         self._remembering = [action for action in self.actions if isinstance(action, Remembering)]
         self.dynamics: BaseDynamics | None = None
         self.degrees: DegreesOfFreedom | None = None
         self.history = History()
-        self.verdict: Verdict | None = None
+        self.decision: Decision | None = None
         self.halts: list[int] = []
         self.halted = False
         self._calculator = calculator
@@ -142,7 +144,10 @@ class UncertaintyMonitor:
         try:
             self.rules.fit(self.calculator)
             if self._faults_by_default and isinstance(dynamics, MolecularDynamics):
-                self.rules.faults, self.rules.still = default_faults(self.calculator, degrees), StandsStill()
+                self.rules.fault_checks, self.rules.still = (
+                    default_fault_checks(self.calculator, degrees),
+                    StuckUncertainty(),
+                )
             if self.self_test:
                 check_sensor(self.calculator, dynamics.atoms)
         except Exception:
@@ -152,7 +157,7 @@ class UncertaintyMonitor:
         return self
 
     def detach(self) -> None:
-        """Stop watching; history and verdict stay."""
+        """Stop watching; history and decision stay."""
         if self.dynamics is not None:
             self.dynamics.observers[:] = [entry for entry in self.dynamics.observers if entry[0] is not self]
             if self.annotate:
@@ -222,7 +227,7 @@ class UncertaintyMonitor:
         values: dict[str, Any] = {
             "halted": self.halted,
             "halts": list(self.halts),
-            "verdict": None if self.verdict is None else plain(self.verdict),
+            "verdict": None if self.decision is None else plain(self.decision),
             "rules": self.rules.state(),
             "actions": [],
         }
@@ -240,7 +245,7 @@ class UncertaintyMonitor:
             raise MonitorError("the checkpoint is of a monitor with other actions")
         self.rules.restore(values["rules"], self.atoms, self.watched.nsteps)
         self.halted, self.halts = values["halted"], list(values["halts"])
-        self.verdict = None if values["verdict"] is None else verdict_of(values["verdict"])
+        self.decision = None if values["verdict"] is None else decision_of(values["verdict"])
         for k, (action, (_, memory)) in enumerate(zip(self._remembering, memories, strict=True)):
             more = {name.partition("/")[2]: v for name, v in arrays.items() if name.startswith(f"{k}/")}
             action.restore(memory, more, self.atoms)
@@ -252,63 +257,63 @@ class UncertaintyMonitor:
             self._planned = dynamics.max_steps
         if self.annotate:
             clear_stale_annotations(self.atoms)
-        found, before = self.rules.ask_faults(self.atoms, dynamics.nsteps), self.verdict
+        found, before = self.rules.ask_faults(self.atoms, dynamics.nsteps), self.decision
         if dynamics.nsteps % self.every:
-            if any(verdict.breached for verdict in found):
-                self.verdict = gravest(found)
-                self._act(self.verdict, _is_onset(before, self.verdict))
+            if any(decision.breached for decision in found):
+                self.decision = gravest(found)
+                self._act(self.decision, _is_onset(before, self.decision))
             return
         self.rules.fit(self.calculator)
         reading, energy = take_reading(
             self.calculator, dynamics.atoms, dynamics.nsteps, with_pressure=self.rules.ask_pressure
         )
-        verdict, excused = self.rules.judge(reading, found)
-        self.verdict = verdict
+        decision, excused = self.rules.judge(reading, found)
+        self.decision = decision
         if self.annotate:
             annotate(self.atoms, self.calculator)
-        self._keep(reading, energy, verdict)
-        if verdict.breached:
-            self._act(verdict, _is_onset(before, verdict), excused)
-            if verdict.halts:
+        self._keep(reading, energy, decision)
+        if decision.breached:
+            self._act(decision, _is_onset(before, decision), excused)
+            if decision.halts:
                 return
         else:
             if before is not None and before.breached:
-                self._log("passed", verdict)
+                self._log("passed", decision)
             self.halted = False
         for action in self._remembering:
-            self._take(action.passed(self.atoms, dynamics.nsteps), verdict)
+            self._take(action.passed(self.atoms, dynamics.nsteps), decision)
         if self._remembering:
             self.rules.keep()
 
     def abort(self, reason: str) -> bool:
         """Act on what is not finite and was met between two checks; whether the structure was rolled back."""
-        self.verdict = Verdict(True, (), math.nan, 0.0, "", reason, self.watched.nsteps, is_hard=True)
-        return self._act(self.verdict, onset=True)
+        self.decision = Decision(True, (), math.nan, 0.0, "", reason, self.watched.nsteps, is_hard=True)
+        return self._act(self.decision, onset=True)
 
-    def _act(self, verdict: Verdict, onset: bool, excused: bool = False) -> bool:
+    def _act(self, decision: Decision, onset: bool, excused: bool = False) -> bool:
         """Do what is to be done; whether an action made the run go on, so that nothing more was."""
         self.halted, seen, dynamics = False, self._seen_before(), self.watched
-        if onset and not verdict.halts:
-            self._log("warning", verdict)
+        if onset and not decision.halts:
+            self._log("warning", decision)
         for action in self.actions:
             if action is halt:
-                if not verdict.halts or excused:
+                if not decision.halts or excused:
                     continue
                 self.halted = True
                 if dynamics.nsteps not in self.halts:
                     self.halts.append(dynamics.nsteps)
-                self._log("halt", verdict)
+                self._log("halt", decision)
             elif (action is flag and not onset) or (
-                isinstance(action, Record) and (seen or not (onset or verdict.halts))
+                isinstance(action, Record) and (seen or not (onset or decision.halts))
             ):
                 continue
             if isinstance(action, Remembering) and excused:
                 continue
-            if self._take(action(verdict, self.atoms, dynamics), verdict):
+            if self._take(action(decision, self.atoms, dynamics), decision):
                 return True
         return False
 
-    def _take(self, done: Any, verdict: Verdict) -> bool:
+    def _take(self, done: Any, decision: Decision) -> bool:
         """Make everything fit what an action did, if it did something to the run; whether that goes on."""
         if not isinstance(done, Done):
             return False
@@ -320,12 +325,12 @@ class UncertaintyMonitor:
         if self.annotate:
             annotate(self.atoms, self.calculator)
         if done.event:
-            self._log(done.event, verdict)
+            self._log(done.event, decision)
         return done.goes_on
 
-    def _log(self, event: str, verdict: Verdict) -> None:
+    def _log(self, event: str, decision: Decision) -> None:
         if self.events is not None:
-            self.events.write(event, verdict, self.atoms, self.watched)
+            self.events.write(event, decision, self.atoms, self.watched)
 
     def _seen_before(self) -> bool:
         """Whether this very frame was acted on: a run that goes on at step 0 checks it again."""
@@ -333,7 +338,7 @@ class UncertaintyMonitor:
         self._acted_on = now
         return last is not None and last[0] == now[0] and np.array_equal(last[1], now[1], equal_nan=True)
 
-    def _keep(self, reading: Reading, energy: float, verdict: Verdict) -> None:
+    def _keep(self, reading: Reading, energy: float, decision: Decision) -> None:
         counted = reading.atom_std[reading.mask]
         self.history.append(
             step=reading.step,
@@ -347,7 +352,7 @@ class UncertaintyMonitor:
             max_latent_distance=reading.max_latent_distance,
             pressure_GPa=reading.pressure_GPa,
             pressure_std_GPa=reading.pressure_std_GPa,
-            breached=verdict.breached,
+            breached=decision.breached,
         )
 
     def _temperature_K(self) -> float:  # the unit keeps its capital
@@ -368,6 +373,6 @@ class UncertaintyMonitor:
         return bool(dynamics.optimizable.converged(dynamics.optimizable.get_gradient(), dynamics.fmax))
 
 
-def _is_onset(before: Verdict | None, now: Verdict) -> bool:
+def _is_onset(before: Decision | None, now: Decision) -> bool:
     """Whether a run of breaches begins here, or turns from a warning into a halt."""
     return before is None or not before.breached or (now.halts and not before.halts)

@@ -10,11 +10,11 @@
 
 | channel | rule | says |
 |---|---|---|
-| :class:`Trip` | R_t ≤ limit | halt, at once |
-| :class:`Smoothed` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
-| :class:`Outside` | latent distance ≤ limit; does not look at σ | halt, at once |
-| :class:`Patient` | another rule, at so many checks in a row | a warning before |
-| :class:`Evidence` | e-detector on p-values of thinned checks | halt; time between false alarms long on average |
+| :class:`InstantThreshold` | R_t ≤ limit | halt, at once |
+| :class:`SmoothedThreshold` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
+| :class:`LatentDistanceThreshold` | latent distance ≤ limit; does not look at σ | halt, at once |
+| :class:`ConsecutiveBreaches` | another rule, at so many checks in a row | a warning before |
+| :class:`EDetector` | e-detector on p-values of thinned checks | halt; time between false alarms long on average |
 
 A channel with memory takes every reading once, in order, and gives its memory as plain values for a checkpoint.
 """
@@ -30,7 +30,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.monitor.decisions import Reading, Trigger, Verdict, worst_first
+from blipcalc.monitor.decisions import CriterionFunction, Decision, Reading, worst_first
 from blipcalc.settings import number, whole
 from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
 
@@ -39,11 +39,11 @@ SMALLEST = 1e-12
 
 
 @runtime_checkable
-class Channel(Protocol):
+class SequentialCriterion(Protocol):
     """A rule with a memory."""
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict on a reading, which becomes part of the memory."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision on a reading, which becomes part of the memory."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class HaltRatio:
 
 
 @dataclass(frozen=True)
-class Trip:
+class InstantThreshold:
     """R_t ≤ limit at every check.
 
     limit : of R
@@ -90,17 +90,17 @@ class Trip:
     ratio: HaltRatio
     limit: float
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision."""
         values = self.ratio(reading.symbols, reading.atom_std)
         beyond = reading.mask & ~(values <= self.limit)
         atoms, value = worst_first(values, beyond), self.ratio.largest(reading)
         reason = _reason(reading, self.ratio, f"bound on the force error is {value:.3g} of the tolerance", self.limit)
-        return Verdict(bool(atoms), atoms, value, self.limit, "of the tolerance", reason, reading.step)
+        return Decision(bool(atoms), atoms, value, self.limit, "of the tolerance", reason, reading.step)
 
 
 @dataclass(frozen=True)
-class Outside:
+class LatentDistanceThreshold:
     """Latent distance of every atom from the data ≤ limit at every check, whatever σ says.
 
     limit : see :class:`~blipcalc.core.domain.Domain`
@@ -108,21 +108,21 @@ class Outside:
 
     limit: float
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict; a model that does not say where its data were breaches."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision; a model that does not say where its data were breaches."""
         values, value = reading.latent_distance, reading.max_latent_distance
         if values is None:
             reason = "the model does not say where its data were"
-            return Verdict(True, (), math.nan, self.limit, "", reason, reading.step)
+            return Decision(True, (), math.nan, self.limit, "", reason, reading.step)
         atoms = worst_first(values, reading.mask & ~(values <= self.limit))
         worst = worst_first(values, reading.mask)[:1]
         whose = f" (atom {worst[0]}, {reading.symbols[worst[0]]})" if worst else ""
         reason = f"latent distance from the data is {value:.3g}{whose}, limit {self.limit:.3g}"
-        return Verdict(not (value <= self.limit), atoms, value, self.limit, "", reason, reading.step)
+        return Decision(not (value <= self.limit), atoms, value, self.limit, "", reason, reading.step)
 
 
 @dataclass
-class Smoothed:
+class SmoothedThreshold:
     """Mean of ln R over the last window ≤ ln limit, once a whole window is there.
 
     window : checks
@@ -135,8 +135,8 @@ class Smoothed:
     warning: float = math.inf
     _logs: deque[float] = field(default_factory=deque, init=False, repr=False)
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict: a warning beyond the lower level, a halt beyond the limit."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision: a warning beyond the lower level, a halt beyond the limit."""
         self._logs.append(math.log(max(self.ratio.largest(reading), SMALLEST)))
         while len(self._logs) > self.window:
             self._logs.popleft()
@@ -148,7 +148,7 @@ class Smoothed:
         reason = f"bound on the force error is {value:.3g} of the tolerance, on average over {self.window} checks"
         threshold = self.limit if halts else level
         reason = _reason(reading, self.ratio, reason, threshold)
-        return Verdict(breached, atoms, value, threshold, "of the tolerance", reason, reading.step, halts=halts)
+        return Decision(breached, atoms, value, threshold, "of the tolerance", reason, reading.step, halts=halts)
 
     def state(self) -> dict[str, Any]:
         """The memory."""
@@ -160,7 +160,7 @@ class Smoothed:
 
 
 @dataclass
-class Evidence:
+class EDetector:
     """The e-detector: p-values of every so many checks against those of the reference run, bet against.
 
     reference : R of independent checks of the reference run
@@ -182,8 +182,8 @@ class Evidence:
         self.reference = np.sort(np.asarray(self.reference, dtype=np.float64))
         self._detector, self._rng = ShiryaevRoberts(self.run_length), np.random.default_rng(self.seed)
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict; after an alarm it begins anew."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision; after an alarm it begins anew."""
         self._count += 1
         alarm = False
         if self._count % self.every == 0:
@@ -195,7 +195,7 @@ class Evidence:
             self._detector = ShiryaevRoberts(self.run_length)
         atoms = self.ratio.worst(reading) if alarm else ()
         reason = f"evidence that the uncertainty is not that of the reference run: {evidence:.3g}, alarm at {self.run_length:.3g}"
-        return Verdict(alarm, atoms, evidence, self.run_length, "", reason, reading.step)
+        return Decision(alarm, atoms, evidence, self.run_length, "", reason, reading.step)
 
     def state(self) -> dict[str, Any]:
         """The memory."""
@@ -211,15 +211,15 @@ class Evidence:
 
 
 @dataclass
-class Patient:
+class ConsecutiveBreaches:
     """Another rule that halts only where it is breached at so many checks in a row; before, it warns.
 
     A breach beyond ``ceiling`` times the limit, or one that is not finite, has no time to wait.
 
-    rule : any trigger; checks : of patience, the breach that halts among them
+    rule : any criterion; checks : of patience, the breach that halts among them
     """
 
-    rule: Trigger
+    rule: CriterionFunction
     checks: int
     ceiling: float = math.inf
     _count: int = field(default=0, init=False, repr=False)
@@ -229,24 +229,24 @@ class Patient:
         if self.checks < 1 or not number("ceiling", self.ceiling, infinite=True) >= 1:
             raise ConfigurationError(f"checks={self.checks}, ceiling={self.ceiling}; expected both to be 1 or more")
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict."""
-        verdict = self.rule(reading)
-        self._count = self._count + 1 if verdict.breached else 0
-        waits = verdict.value <= self.ceiling * verdict.threshold and self._count < self.checks
-        if not (verdict.breached and verdict.halts and waits):
-            return verdict
-        reason = f"{verdict.reason}; {self._count} of {self.checks} checks in a row"
-        return replace(verdict, halts=False, reason=reason)
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision."""
+        decision = self.rule(reading)
+        self._count = self._count + 1 if decision.breached else 0
+        waits = decision.value <= self.ceiling * decision.threshold and self._count < self.checks
+        if not (decision.breached and decision.halts and waits):
+            return decision
+        reason = f"{decision.reason}; {self._count} of {self.checks} checks in a row"
+        return replace(decision, halts=False, reason=reason)
 
     def state(self) -> dict[str, Any]:
         """The memory, that of the rule among it."""
-        return {"count": self._count, "rule": self.rule.state() if isinstance(self.rule, Channel) else None}
+        return {"count": self._count, "rule": self.rule.state() if isinstance(self.rule, SequentialCriterion) else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from it."""
         self._count = state["count"]
-        if isinstance(self.rule, Channel):
+        if isinstance(self.rule, SequentialCriterion):
             self.rule.restore(state["rule"])
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.monitor.decisions import Reading, Verdict
+from blipcalc.monitor.decisions import Decision, Reading
 from blipcalc.settings import whole
 from blipcalc.stats.spread import CANCELLED
 
@@ -33,7 +33,7 @@ MOVED: dict[str, float] = {"distance": 1e-3, "forces": 1e-3, "positions": 1e-6}
 
 
 @dataclass
-class StandsStill:
+class StuckUncertainty:
     """σ of the atoms that count changes while they move.
 
     checks : in a row that repeat the one before, until it is a breach
@@ -50,8 +50,8 @@ class StandsStill:
         if self.by is not None and self.by not in get_args(Witness):
             raise ConfigurationError(f"by={self.by!r}; expected one of {', '.join(get_args(Witness))}")
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict; a reading without a witness, or in which no atom counts, says nothing."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision; a reading without a witness, or in which no atom counts, says nothing."""
         counted, by = reading.atom_std[reading.mask], self._by(reading)
         witness = _witness(reading, by) if counted.size and np.isfinite(counted).all() else math.nan
         if not math.isfinite(witness):
@@ -65,11 +65,11 @@ class StandsStill:
             self._count, self._last = self._count + 1, now
         return self._verdict(reading)
 
-    def _verdict(self, reading: Reading) -> Verdict:
+    def _verdict(self, reading: Reading) -> Decision:
         stuck = self._count >= self.checks
         reason = f"the uncertainty stands still: all {int(reading.mask.sum())} atoms moved at {self._count} checks in a row, and "
         reason = f"{reason}no atom_std changed" if stuck else "the uncertainty moves with the atoms"
-        return Verdict(stuck, (), float(self._count), self.checks - 1.0, "checks", reason, reading.step)
+        return Decision(stuck, (), float(self._count), self.checks - 1.0, "checks", reason, reading.step)
 
     def _by(self, reading: Reading) -> Witness:
         """What is asked of this reading."""

@@ -19,9 +19,9 @@ from blipcalc.core.validate import check_structure
 from blipcalc.errors import ConfigurationError
 from blipcalc.files.locks import held
 from blipcalc.monitor.actions import Action
-from blipcalc.monitor.decisions import Trigger
+from blipcalc.monitor.decisions import CriterionFunction
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.run_criteria import Outside
+from blipcalc.monitor.run_criteria import LatentDistanceThreshold
 from blipcalc.relaxation.cell import Cell, cell_filter, response_of, rounding_is_no_news
 from blipcalc.relaxation.coordinates import free_motion
 from blipcalc.relaxation.error_bars import How, Minimum, find_bars
@@ -59,7 +59,7 @@ def relax(
     tolerance: float | None = None,
     threshold: float | Mapping[str, float] | None = None,
     outside: float | None = None,
-    triggers: Sequence[Trigger] = (),
+    criteria: Sequence[CriterionFunction] = (),
     on_breach: Sequence[str | Action] | str | Action = "flag",
     trajectory: str | Path | None = None,
     logfile: str | Path | None = None,
@@ -82,7 +82,7 @@ def relax(
     cell : False; True; ``"isotropic"``; ``"shape"`` at fixed volume; a mask of six; or one of ASE's filters around ``atoms``
     pressure_GPa : that a cell which moves is under
     error_bars : ``"auto"``; ``"response"`` or ``"relax"`` whatever the checks say; None for none
-    tolerance, threshold, triggers, on_breach : rules of an :class:`~blipcalc.monitor.observer.UncertaintyMonitor` that watches
+    tolerance, threshold, criteria, on_breach : rules of an :class:`~blipcalc.monitor.observer.UncertaintyMonitor` that watches
         every step; a breach is flagged unless told otherwise, for many a structure begins far from its minimum
     outside : largest latent distance that is no breach, watched at every step; None looks at the end alone
     trajectory, logfile : of the optimiser; the Newton step is the last frame
@@ -113,12 +113,15 @@ def relax(
     log = {"logfile": None if logfile is None else str(logfile)}
     log["trajectory"] = None if trajectory is None else str(trajectory)
     dynamics = optimizer_of(optimizer, atoms if around is None else around, log, options)
-    rules = [*several("triggers", triggers, "a list of triggers"), *([] if outside is None else [Outside(outside)])]
+    rules = [
+        *several("criteria", criteria, "a list of criteria"),
+        *([] if outside is None else [LatentDistanceThreshold(outside)]),
+    ]
     with contextlib.closing(dynamics), contextlib.nullcontext() if response is None else rounding_is_no_news():
         monitor = None
         if rules or tolerance is not None or threshold is not None:
             monitor = UncertaintyMonitor(
-                dynamics, tolerance=tolerance, threshold=threshold, triggers=rules, on_breach=on_breach
+                dynamics, tolerance=tolerance, threshold=threshold, criteria=rules, on_breach=on_breach
             )
         descent = descend(dynamics, atoms, response, fmax=fmax, z=z, steps=steps)
     if surfaces is None or error_bars is None or not descent.done:

@@ -71,12 +71,12 @@ def rule_text(record: RunRecord, limits: Limits | None) -> str:
         )
     if limits is not None:
         said.append(
-            f"The run goes on within limits for at most {limits.rate_per_ns:g} false halts per ns (expected "
+            f"The run goes on within limits for at most {limits.rate_per_ns:g} false alarms per ns (expected "
             f"{limits.expected_rate:.2g}), from {limits.reference_ns:.3g} ns of reference."
         )
     elif monitor.get("limits") is not None:
         said.append(
-            "The run goes on within limits with a stated rate of false halts; give their file for what they say "
+            "The run goes on within limits with a stated rate of false alarms; give their file for what they say "
             f"(SHA-256 {monitor['limits'][:12]}…)."
         )
     if any(value is not None for value in monitor.get("threshold", {}).values()):

@@ -28,13 +28,13 @@ from tqdm import tqdm
 
 from blipcalc.core.contracts import Network, place_draws
 from blipcalc.core.graph import Graph
-from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning
+from blipcalc.errors import ConfigurationError, NonFiniteError, TrainingWarning, warn_user
 from blipcalc.nn.scatter import gather_rows
 from blipcalc.posteriors.blip import BlipModel
 from blipcalc.posteriors.ensemble import stack_members
 from blipcalc.posteriors.method import with_noise
 from blipcalc.posteriors.stored import HasNoise, StoredPosterior, n_networks
-from blipcalc.process import plain_state, warn_user
+from blipcalc.process import plain_state
 from blipcalc.training.batches import Labelled, collate, shuffled_batches
 from blipcalc.training.config import NoiseConfig
 from blipcalc.training.descent import INFERENCE_PREFIX

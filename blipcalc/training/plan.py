@@ -11,13 +11,12 @@ from ase import Atoms
 
 from blipcalc.data.labels import frame_hash
 from blipcalc.data.silent_forces import informing_frames
-from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedError, TrainingWarning
+from blipcalc.errors import ConfigurationError, DataError, TrainingDataReusedError, TrainingWarning, warn_user
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load
 from blipcalc.models.build import model_name
 from blipcalc.posteriors.method import with_noise
 from blipcalc.posteriors.stored import HasNoise, n_networks
-from blipcalc.process import warn_user
 from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, TrainConfig
 from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared

@@ -1,4 +1,4 @@
-"""Predicted against observed false halts, where hundreds of nanoseconds can be afforded: clusters of argon and a committee.
+"""Predicted against observed false alarms, where hundreds of nanoseconds can be afforded: clusters of argon and a committee.
 
     python examples/reproduce/false_halts.py                       # 2 × 160 ns, some minutes of one core
     python examples/reproduce/false_halts.py --replicas 32         # a look
@@ -21,7 +21,7 @@ from blipcalc.errors import LimitsError
 from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.limits import Limits, fit_limits
-from blipcalc.monitor.run_criteria import Evidence
+from blipcalc.monitor.run_criteria import EDetector
 from blipcalc.stats.rates import Level, events_at_risk, poisson_interval, same_rate
 from blipcalc.stats.series import moving_average
 
@@ -88,9 +88,9 @@ def halts(beyond: np.ndarray, check_fs: float) -> tuple[int, float]:
     return sum(events for events, _ in counts), sum(at_risk for _, at_risk in counts) * check_fs / 1e6
 
 
-def evidence(detector: Evidence, values: np.ndarray, seed: int) -> np.ndarray:
+def evidence(detector: EDetector, values: np.ndarray, seed: int) -> np.ndarray:
     """Alarms of the e-detector on a replica, which it is shown at independent checks alone."""
-    rule = Evidence(detector.ratio, detector.reference, 1, detector.run_length, seed)
+    rule = EDetector(detector.ratio, detector.reference, 1, detector.run_length, seed)
     found = np.zeros(len(values), dtype=bool)
     for k in range(detector.every - 1, len(values), detector.every):
         found[k] = rule(Reading(k, (STAND_IN,), values[k : k + 1], 0.0, np.ones(1, dtype=bool))).breached
@@ -103,7 +103,7 @@ def alarms(
     """{channel: (breaches (replicas, checks), its level)}."""
     window = round(1e3 / check_fs)
     means = np.array([moving_average(np.log(row), window) for row in fresh])
-    (detector,) = (channel for channel in limits.rules() if isinstance(channel, Evidence))
+    (detector,) = (channel for channel in limits.rules() if isinstance(channel, EDetector))
     found = {
         "trip": (fresh > limits["trip"].limit.value, limits["trip"].limit),
         "smoothed": (
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", type=int, default=400)
     parser.add_argument("--ns", type=float, default=0.4, help="of each replica, in each half")
-    parser.add_argument("--rates", type=float, nargs="*", default=[0.1, 0.3, 1.0, 3.0], help="false halts per ns")
+    parser.add_argument("--rates", type=float, nargs="*", default=[0.1, 0.3, 1.0, 3.0], help="false alarms per ns")
     arguments = parser.parse_args()
     path = Path("runs") / f"false-halts-{arguments.replicas}-{arguments.ns:g}.npy"
     if not path.exists():

@@ -47,7 +47,7 @@ def dynamics(name: str, temperature, time_ps: float, every: int, path: Path) -> 
     atoms = starting_structure(name)
     atoms.calc = BayesianCalculator("rmd17", surface="centre", n_draws=8, strategy="traced")
     run_md(
-        atoms, time_ps=time_ps, temperature_K=temperature, timestep_fs=0.5, threshold=1e6, faults=(), every=every,
+        atoms, time_ps=time_ps, temperature_K=temperature, timestep_fs=0.5, threshold=1e6, fault_checks=(), every=every,
         write_every=every, trajectory=path, friction_per_fs=0.02, on_breach="flag",
     )  # fmt: skip
     return read_kept(path)

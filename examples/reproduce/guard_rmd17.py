@@ -1,4 +1,4 @@
-"""Predicted against observed false halts of the guard on the bundled model: nanoseconds of ethanol at 300 K.
+"""Predicted against observed false alarms of the guard on the bundled model: nanoseconds of ethanol at 300 K.
 
     python examples/reproduce/guard_rmd17.py run        # 32 molecules side by side for 70 ps: an hour and more of one core
     python examples/reproduce/guard_rmd17.py account    # limits from the first half of the time, held against the second
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--molecule", default="ethanol")
     parser.add_argument("--copies", type=int, default=32)
     parser.add_argument("--time-ps", type=float, default=70.0)
-    parser.add_argument("--rates", type=float, nargs="*", default=[10.0, 15.0, 20.0, 40.0], help="false halts per ns")
+    parser.add_argument("--rates", type=float, nargs="*", default=[10.0, 15.0, 20.0, 40.0], help="false alarms per ns")
     options = parser.parse_args()
     folder = Path("runs") / f"guard-{options.molecule}-{options.copies}"
     if options.part == "run":

@@ -184,7 +184,7 @@ def test_a_step_of_md_costs_one_evaluation_of_each_part(wrapper, kind):
     atoms = hydroxyl()
     atoms.calc, parts, _ = WRAPPERS[wrapper](kind)
     dynamics = VelocityVerlet(atoms, 0.2 * units.fs)
-    monitor = UncertaintyMonitor(dynamics, threshold=100.0, faults=(), annotate=True)
+    monitor = UncertaintyMonitor(dynamics, threshold=100.0, fault_checks=(), annotate=True)
 
     def note():
         atoms.info.update(step=dynamics.nsteps, time_fs=0.2 * dynamics.nsteps)

@@ -107,7 +107,9 @@ def test_free_particles_in_runs_of_their_own(tmp_path, chance):
         "every": 100,
     }
     tmp_path, most = tmp_path / str(chance.stage), chance.sigmas * scatter
-    runs = independent_runs(atoms, tmp_path, seed=chance.seed(), threshold=1.0, faults=(), progress=False, **settings)
+    runs = independent_runs(
+        atoms, tmp_path, seed=chance.seed(), threshold=1.0, fault_checks=(), progress=False, **settings
+    )
     assert {run.status for run in runs.values()} == {"finished"}
     found = average(tmp_path, "diffusion:H:0.4")
     einstein = 1000.0 * units.fs**2 * units.kB * 300.0 / atoms.get_masses()[0] / friction * (1 - 1 / n)  # Å²/ps

@@ -4,7 +4,7 @@
     python tests/benchmarks/fault_delays.py --replicas 50    # a look
 
 Clusters of 13 argon atoms under a committee of four, see :mod:`scripted_faults`.  Limits come first, from a reference run without
-faults, for a wanted rate of false halts; then 200 replicas with a history of 10 ps are changed at one step.  Delays are from
+faults, for a wanted rate of false alarms; then 200 replicas with a history of 10 ps are changed at one step.  Delays are from
 the first step of the change to the first check (of faults: step) that halts; replicas that were halted in the last ps before it
 are left out.  Medians and 95th percentiles have 95 % limits from order statistics (exact binomial), misses are halts that never
 came while it was watched (Clopper-Pearson).  Rules of other codes see the same signals, with limits for the same rate.
@@ -34,8 +34,8 @@ from scripted_faults import CHECK, PER, PS, STEP, Change, Cluster, Known, Signal
 
 from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.monitor.limits import Limits, fit_limits
-from blipcalc.monitor.run_criteria import Evidence
-from blipcalc.monitor.stuck import StandsStill
+from blipcalc.monitor.run_criteria import EDetector
+from blipcalc.monitor.stuck import StuckUncertainty
 from blipcalc.stats.rates import level_for_rate, poisson_interval
 from blipcalc.stats.series import block_maxima, moving_average
 
@@ -92,18 +92,18 @@ def guard(limits: Limits, signals: Signals) -> Alarms:
     The checks that evidence is shown, one in so many, fall anywhere: each replica begins with one of its own.
     """
     found = {name: beyond for name, (beyond, _) in alarms(limits, signals.ratio, CHECK, signals.distance).items()}
-    (detector,) = (channel for channel in limits.rules() if isinstance(channel, Evidence))
+    (detector,) = (channel for channel in limits.rules() if isinstance(channel, EDetector))
     found["evidence"] = np.zeros_like(signals.still)
     for k, values in enumerate(signals.ratio):
         begin = k // PER % detector.every
         found["evidence"][k, begin:] = evidence(detector, values[begin:], k)
-    count, repeated = StandsStill().checks, np.cumsum(signals.still, axis=1)
+    count, repeated = StuckUncertainty().checks, np.cumsum(signals.still, axis=1)
     before = np.pad(repeated, ((0, 0), (count, 0)))[:, :-count]
     return found | {"stands still": repeated - before == count}
 
 
 def other_rules(reference: Signals, rate: float) -> Callable[[Signals], Alarms]:
-    """Rules of other codes, with limits for a rate of false halts from the same reference.
+    """Rules of other codes, with limits for a rate of false alarms from the same reference.
 
     The last is one that the guard does not have: the mean of ln R over 1 ps below what it was in the reference.
     """
@@ -228,11 +228,11 @@ def warm(replicas: int, seed: int) -> Cluster:
 
 
 def control(limits: Limits, others: Callable[[Signals], Alarms], fresh: Signals) -> list[str]:
-    """False halts of everything, on signals that limits were not made of."""
+    """False alarms of everything, on signals that limits were not made of."""
     total = fresh.ratio.size * CHECK / 1e6
     channels = guard(limits, fresh)
     rows = channels | {"guard together": np.any(list(channels.values()), axis=0)} | others(fresh)
-    lines = [f"| {total:.3g} ns without a fault | false halts per ns (95 %) | expected |", "|---|---|---|"]
+    lines = [f"| {total:.3g} ns without a fault | false alarms per ns (95 %) | expected |", "|---|---|---|"]
     of_limits = {name: getattr(limits, name).rate for name in ("trip", "smoothed", "distance")}
     expected = of_limits | {
         "evidence": limits.rate_per_ns / len(limits.criteria),
@@ -267,7 +267,7 @@ def report(replicas: int, reference_ps: int, rate: float) -> str:
     names = "| fault | size | " + " | ".join([*CHANNELS, *OTHERS]) + " |"
     trip, smoothed, far = (limits[name].limit.value for name in ("trip", "smoothed", "distance"))
     parts = [
-        f"{made.ratio.size * CHECK / 1e6:g} ns of reference for at most {rate:g} false halts per ns, {limits.expected_rate:.2g} "
+        f"{made.ratio.size * CHECK / 1e6:g} ns of reference for at most {rate:g} false alarms per ns, {limits.expected_rate:.2g} "
         f"expected; R and distance remember {limits.inefficiency_ps:.2g} ps; limits: trip {trip:.3g}, smoothed "
         f"{np.exp(smoothed):.3g}, distance {far:.3g}; {replicas} replicas of each fault",
         "\n".join(control(limits, others, fresh)),
@@ -286,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", type=int, default=200)
     parser.add_argument("--reference-ps", type=int, default=200, help="of each replica")
-    parser.add_argument("--rate", type=float, default=1.0, help="false halts per ns, at most")
+    parser.add_argument("--rate", type=float, default=1.0, help="false alarms per ns, at most")
     arguments = parser.parse_args()
     found = report(arguments.replicas, arguments.reference_ps, arguments.rate)
     Path("runs").mkdir(exist_ok=True)

@@ -91,7 +91,7 @@ def measure(molecule: str, options: argparse.Namespace, folder: Path) -> str:
         began = time.process_time()
         dynamics.run(BLOCK)
         rows.append(((time.process_time() - began) / BLOCK, sum(inside) / BLOCK))
-    assert monitor.status != "halted", monitor.verdict
+    assert monitor.status != "halted", monitor.decision
     step, own = (1e3 * statistics.median(values) for values in zip(*rows, strict=True))
     return (
         f"| {molecule}, {options.strategy} | {len(atoms)} | {step:.2f} | {own:.3f} | {100 * own / (step - own):.1f} % |"

@@ -1,4 +1,4 @@
-"""Rules that stop a run, on one synthetic signal: false halts per ns, and the delay after which a change is seen.
+"""Rules that stop a run, on one synthetic signal: false alarms per ns, and the delay after which a change is seen.
 
     python tests/benchmarks/monitor_rules.py                 # 200 ns, some minutes
     python tests/benchmarks/monitor_rules.py --curves        # our guard against the rules of other codes, each at several rates
@@ -244,7 +244,7 @@ def main() -> None:
     }
     changing = signal((BEFORE + 150) * PS, arguments.changes, rng)
     quiet = [signal(NS, 20, rng) for _ in range(arguments.runs // 20)]
-    print("| rule | false halts per ns, 95 % limits | delay, " + " | ".join(f"{name}, ps" for name in shifts) + " |")
+    print("| rule | false alarms per ns, 95 % limits | delay, " + " | ".join(f"{name}, ps" for name in shifts) + " |")
     print("|---" * (2 + len(shifts)) + "|")
     for name, rule in (curves if arguments.curves else rules)(reference, rng):
         n, total = sum(halts(rule(x)) for x in quiet), 20 * len(quiet)

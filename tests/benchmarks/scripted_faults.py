@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "reproduce"))
 
 from false_halts import CHECK, EPSILON, KELVIN, MASS, MEMBERS, SIGMA, STEP, TOLERANCE, icosahedron
 
-from blipcalc.monitor.faults import HALF, KineticJump, Leap
+from blipcalc.monitor.fault_checks import HALF, KineticJump, Leap
 from blipcalc.stats.ellipsoid import Ellipsoid, fit_ellipsoid
 
 #: steps between two checks of a replica; checks of a ps

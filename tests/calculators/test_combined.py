@@ -301,7 +301,7 @@ def check_plumed(tmp_path, restraint):
     dynamics.run(100)
     assert monitor.halted
     (frame,) = io.read(tmp_path / "breach.traj")
-    assert frame.calc.get_property("atom_std", frame).max() == pytest.approx(monitor.verdict.value / 2.0)
+    assert frame.calc.get_property("atom_std", frame).max() == pytest.approx(monitor.decision.value / 2.0)
     frozen = snapshot(atoms, inner)
     assert np.array_equal(frozen.get_forces(), atoms.get_forces())
     assert np.abs(frozen.get_forces() - inner.get_property("forces", atoms)).max() > 1e-2  # the bias is in them

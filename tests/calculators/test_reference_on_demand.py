@@ -21,7 +21,7 @@ from blipcalc.md.restart import identity
 from blipcalc.md.run_md import EVENTS, HISTORY, TRAJECTORY, run_md
 from blipcalc.monitor.actions import AskReference
 from blipcalc.monitor.audit import LabelAudit
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 from blipcalc.monitor.events import read_events
 from blipcalc.monitor.observer import UncertaintyMonitor
 
@@ -190,26 +190,26 @@ def test_what_is_not_finite_and_faults_halt_all_the_same(watched):
     for nan_at in (4, 6):
         atoms = argon(Counted(nan_at=nan_at))
         with pytest.raises(NonFiniteError, match=r"the reference that drives.*NaN or infinity for forces"):
-            run(atoms, faults=())
+            run(atoms, fault_checks=())
         assert np.isfinite(atoms.get_momenta()).all()
         summary, monitor = run_md(
             argon(Counted(nan_at=nan_at)), time_ps=1.2, timestep_fs=4.0, temperature_K=150.0, ensemble="nve", every=5,
             threshold=THRESHOLD, on_breach="reference", progress=False,
         )  # fmt: skip
         assert (summary.status, summary.is_finite) == ("halted", False)
-        assert "the reference that drives" in monitor.verdict.reason
+        assert "the reference that drives" in monitor.decision.reason
         assert summary.steps < 300
     at = next(s for s, (active, *_) in enumerate(watched[2]) if active == "reference") + 2
 
     def fault(structure, step):
-        return Verdict(step == at, (), 1.0, 0.5, "", "a fault", step)
+        return Decision(step == at, (), 1.0, 0.5, "", "a fault", step)
 
-    dynamics, monitor, trace = run(argon(), faults=[fault])
-    assert (monitor.status, dynamics.nsteps, monitor.verdict.reason) == ("halted", at, "a fault")
+    dynamics, monitor, trace = run(argon(), fault_checks=[fault])
+    assert (monitor.status, dynamics.nsteps, monitor.decision.reason) == ("halted", at, "a fault")
     assert trace[-1][0] == "reference"
     # beside a breach, at one check: the fault counts
-    dynamics, monitor, trace = run(argon(), faults=[lambda a, s: fault(a, s + 2)])
-    assert (monitor.status, dynamics.nsteps, monitor.verdict.reason) == ("halted", at - 2, "a fault")
+    dynamics, monitor, trace = run(argon(), fault_checks=[lambda a, s: fault(a, s + 2)])
+    assert (monitor.status, dynamics.nsteps, monitor.decision.reason) == ("halted", at - 2, "a fault")
     assert trace[-1][0] == "model"
 
 

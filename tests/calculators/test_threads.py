@@ -21,7 +21,7 @@ from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator
 from blipcalc.calculators.reference_on_demand import ReferenceOnDemand
 from blipcalc.calculators.single_draw import SingleDraw
-from blipcalc.calculators.snapshot import FrozenCalculator, snapshot
+from blipcalc.calculators.snapshot import SnapshotCalculator, snapshot
 from blipcalc.calculators.weighted_baseline import BaselineFallback
 from blipcalc.core.predictor_contract import Need
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
@@ -140,7 +140,7 @@ def test_a_snapshot_holds_results_of_its_structure(is_locked):
 
 def test_frozen_results_are_those_of_their_structure_in_any_thread():
     structures = waters()
-    frozen = FrozenCalculator(structures[0], {"energy": 1.0, "forces": np.ones((3, 3))})
+    frozen = SnapshotCalculator(structures[0], {"energy": 1.0, "forces": np.ones((3, 3))})
 
     def is_right(k):
         if k == 0:

@@ -143,8 +143,8 @@ def test_a_dynamics_of_equal_members_halts_at_once():
     dynamics = VelocityVerlet(atoms, 0.5 * units.fs)
     monitor = UncertaintyMonitor(dynamics, threshold=0.1)
     dynamics.run(3)
-    assert (monitor.status, dynamics.nsteps, monitor.verdict.is_hard) == ("halted", 0, True)
-    assert "all 3 draws are the same" in monitor.verdict.reason
+    assert (monitor.status, dynamics.nsteps, monitor.decision.is_hard) == ("halted", 0, True)
+    assert "all 3 draws are the same" in monitor.decision.reason
     with pytest.raises(ZeroVarianceError):
         UncertaintyMonitor(VelocityVerlet(atoms, 0.5 * units.fs), threshold=0.1, self_test=True)
 
@@ -209,8 +209,8 @@ def test_a_sensor_that_is_zero_for_all_atoms_that_can_move_halts():
     for dynamics in (VelocityVerlet(atoms, 0.5 * units.fs), BFGS(atoms, logfile=None)):
         monitor = UncertaintyMonitor(dynamics, threshold=0.3)
         dynamics.run(steps=5) if isinstance(dynamics, VelocityVerlet) else dynamics.run(fmax=1e-3, steps=5)
-        assert (monitor.status, dynamics.nsteps, monitor.verdict.is_hard) == ("halted", 0, True)
-        assert "all 2 atoms that can move is exactly zero" in monitor.verdict.reason
+        assert (monitor.status, dynamics.nsteps, monitor.decision.is_hard) == ("halted", 0, True)
+        assert "all 2 atoms that can move is exactly zero" in monitor.decision.reason
     with pytest.raises(MonitorError, match="does not answer"):
         check_sensor(atoms.calc, atoms)
     atoms.set_constraint(FixAtoms([0, 1, 2]))
@@ -224,7 +224,7 @@ def test_a_run_does_not_begin_with_a_sensor_that_does_not_answer():
     settings = {"time_ps": 0.002, "threshold": 0.3, "progress": False}
     with pytest.raises(MonitorError, match="does not answer"):
         blipcalc.run_md(atoms, **settings)
-    assert blipcalc.run_md(atoms, self_test=False, faults=(), **settings)[0].steps == 4
+    assert blipcalc.run_md(atoms, self_test=False, fault_checks=(), **settings)[0].steps == 4
 
 
 class Exact(Springs):

@@ -99,7 +99,7 @@ def test_a_run_is_guarded_by_them(made):
 
 def test_what_cannot_be_is_refused(replicas, tmp_path):
     common = ("--tolerance", 0.5, "--interval-fs", INTERVAL, "--n-draws", 8, "-o", tmp_path / "l.json")
-    with pytest.raises(LimitsError, match=r"cannot carry 0\.1 false halts per ns"):
+    with pytest.raises(LimitsError, match=r"cannot carry 0\.1 false alarms per ns"):
         call("rmd17", *replicas, *common)
     with pytest.raises(DataError, match="cannot be read"):
         call("rmd17", tmp_path / "none.traj", *common)

@@ -22,7 +22,7 @@ from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.build import build_model
 from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.run_criteria import Outside
+from blipcalc.monitor.run_criteria import LatentDistanceThreshold
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.stats.ellipsoid import fit_ellipsoid
@@ -199,11 +199,11 @@ def reading(distance, mask=None):
 
 class TestOutside:
     def test_it_halts_beyond_its_limit_and_where_nothing_is_known(self):
-        rule = Outside(3.0)
+        rule = LatentDistanceThreshold(3.0)
         assert not rule(reading([1.0, 3.0])).breached
-        verdict = rule(reading([4.0, 5.0, 1.0]))
-        assert verdict.breached
-        assert verdict.atoms == (1, 0)
+        decision = rule(reading([4.0, 5.0, 1.0]))
+        assert decision.breached
+        assert decision.atoms == (1, 0)
         assert rule(reading([1.0, np.nan])).breached
         assert rule(reading(None)).breached
         assert not rule(reading([1.0, 9.0], [True, False])).breached
@@ -222,14 +222,14 @@ class TestOutside:
 
         atoms.calc.predictor.__class__ = Dead
         halted = {}
-        for name, triggers in (("blind", ()), ("distance", (Outside(3.0),))):
+        for name, criteria in (("blind", ()), ("distance", (LatentDistanceThreshold(3.0),))):
             moving = atoms.copy()
             moving.calc = atoms.calc
             momenta = np.zeros((9, 3))
             momenta[8, 2] = 4.0  # a hydrogen leaves
             moving.set_momenta(momenta)
             dynamics = VelocityVerlet(moving, 0.2 * units.fs)
-            monitor = UncertaintyMonitor(dynamics, threshold=1.0, triggers=triggers, every=5, faults=())
+            monitor = UncertaintyMonitor(dynamics, threshold=1.0, criteria=criteria, every=5, fault_checks=())
             dynamics.run(300)
             halted[name] = monitor.status
         assert halted == {"blind": "finished", "distance": "halted"}

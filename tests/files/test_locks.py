@@ -25,7 +25,7 @@ from blipcalc.errors import FileBusyError, NoLockWarning, RunFolderBusyError
 from blipcalc.files import locks
 from blipcalc.files.checksums import inspect
 from blipcalc.files.locks import adding, held
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 from blipcalc.monitor.events import EventLog, read_events
 
 FORK = multiprocessing.get_context("fork")
@@ -174,13 +174,13 @@ def test_two_processes_that_append_to_one_file_lose_nothing(tmp_path, suffix):
 
 
 def telling(path, first, n):
-    verdict = Verdict(True, (0,), 1.0, 0.5, "eV/Å", "as a test", 0, True)
+    decision = Decision(True, (0,), 1.0, 0.5, "eV/Å", "as a test", 0, True)
 
     class Dynamics:
         dt, nsteps = 1.0, 0
 
     for k in range(first, first + n):
-        EventLog(path).write("warning", verdict, frame(0), Dynamics(), k=k)
+        EventLog(path).write("warning", decision, frame(0), Dynamics(), k=k)
 
 
 def test_events_of_two_processes_are_all_there(tmp_path):

@@ -76,7 +76,7 @@ def relaxations(source: Source, tools: Any, folder: Path) -> Any:
     """relax: structures, constraints, cells, settings; networks and committees."""
     sound = {
         "optimizer": one(source, ("BFGS", "FIRE", "LBFGS", "MDMin")), "fmax": 0.01, "z": 0.3, "steps": 30, "error_bars": "auto",
-        "cell": False, "pressure_GPa": 0.0, "tolerance": None, "threshold": None, "outside": None, "triggers": (),
+        "cell": False, "pressure_GPa": 0.0, "tolerance": None, "threshold": None, "outside": None, "criteria": (),
         "on_breach": "flag", "options": None,
     }  # fmt: skip
     networks = often(source, 40)

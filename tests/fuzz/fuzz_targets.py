@@ -32,14 +32,14 @@ from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import save_model
 from blipcalc.models.build import build_model
 from blipcalc.monitor.criteria import AtomFraction, EnergyStdPerAtom
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 from blipcalc.monitor.events import EventLog, read_events
-from blipcalc.monitor.faults import TooClose
+from blipcalc.monitor.fault_checks import TooClose
 from blipcalc.monitor.fit_limits import check_reference
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import LIMITS, Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.run_criteria import HaltRatio, Patient, Smoothed, Trip
+from blipcalc.monitor.run_criteria import ConsecutiveBreaches, HaltRatio, InstantThreshold, SmoothedThreshold
 from blipcalc.posteriors.blip import BlipPosterior, bayesianize
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.training.config import ModelConfig, NoiseConfig, TrainConfig
@@ -113,7 +113,7 @@ class Tools:
         for step in range(5):
             row = {name: 0.1 * step for name, kind in History.columns.items() if kind is float}
             history.append(step=step, worst_atom=0, breached=False, **row)
-            log.write("halt", Verdict(True, (0,), 1.0, 0.5, "eV/Å", "why", step), frames[0], dynamics)
+            log.write("halt", Decision(True, (0,), 1.0, 0.5, "eV/Å", "why", step), frames[0], dynamics)
         history.save_csv(at / "history.csv")
         forget_sums(log.path)  # a damaged file is to be read, not refused by its checksums
         return {path.name: path.read_bytes() for path in sorted(at.iterdir()) if path.is_file()}
@@ -177,11 +177,12 @@ def settings_of_calculator(source: Source, tools: Tools, folder: Path) -> Any:
     }
 
 
-def _triggers(source: Source) -> Any:
+def _criteria(source: Source) -> Any:
     ratio = HaltRatio({"H": 2.0, "C": 2.0, "O": 2.0}, 0.5)
     odd = one(source, ODD)
     return one(source, (
-        lambda: [Trip(ratio, 1.0)], lambda: [Smoothed(ratio, 3, 1.0)], lambda: [Patient(Trip(ratio, 1.0), odd)],
+        lambda: [InstantThreshold(ratio, 1.0)], lambda: [SmoothedThreshold(ratio, 3, 1.0)],
+        lambda: [ConsecutiveBreaches(InstantThreshold(ratio, 1.0), odd)],
         lambda: [AtomFraction(0.1, odd)], lambda: [EnergyStdPerAtom(odd)], lambda: odd,
     ))()  # fmt: skip
 
@@ -191,12 +192,12 @@ def settings_of_monitor(source: Source, tools: Tools, folder: Path) -> Any:
     atoms = tools.frames[0].copy()
     predictor = tools.calibrated if often(source, 70) else one(source, tools.calculators).predictor
     atoms.calc = BayesianCalculator(predictor, raw=predictor.calibration is None)
-    rule = one(source, ("tolerance", "threshold", "limits", "triggers"))
-    given = {"tolerance": 0.5, "threshold": 0.3, "limits": tools.limits, "triggers": None}[rule]
-    sound = {rule: _triggers(source) if rule == "triggers" else given, "every": None, "level": 0.95, "on_breach": None,
+    rule = one(source, ("tolerance", "threshold", "limits", "criteria"))
+    given = {"tolerance": 0.5, "threshold": 0.3, "limits": tools.limits, "criteria": None}[rule]
+    sound = {rule: _criteria(source) if rule == "criteria" else given, "every": None, "level": 0.95, "on_breach": None,
              "record_to": None, "self_test": False, "annotate": False}  # fmt: skip
     if often(source, 20):
-        sound["faults"] = [TooClose({"C-H": 0.5})] if often(source, 70) else one(source, ODD)
+        sound["fault_checks"] = [TooClose({"C-H": 0.5})] if often(source, 70) else one(source, ODD)
     chosen = settings(source, sound)
     for name in ("record_to", "events"):
         if isinstance(chosen.get(name), str):

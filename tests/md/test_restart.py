@@ -40,7 +40,7 @@ from blipcalc.md.summary import RUN_SUMMARY
 from blipcalc.model_file.model import Model
 from blipcalc.monitor.actions import RollBack
 from blipcalc.monitor.events import read_events
-from blipcalc.monitor.run_criteria import Evidence, HaltRatio, Smoothed
+from blipcalc.monitor.run_criteria import EDetector, HaltRatio, SmoothedThreshold
 from blipcalc.posteriors.blip import BlipPosterior
 
 ENSEMBLES = IntegratorConfig.model_fields["ensemble"].annotation.__args__
@@ -305,9 +305,9 @@ def test_memories_of_the_rules_go_along(tmp_path):
     def rules():
         return {
             "threshold": None,
-            "triggers": [
-                Smoothed(ratio, 4, 0.065),
-                Evidence(ratio, np.random.default_rng(0).uniform(0, 0.07, 400), 2, 500.0),
+            "criteria": [
+                SmoothedThreshold(ratio, 4, 0.065),
+                EDetector(ratio, np.random.default_rng(0).uniform(0, 0.07, 400), 2, 500.0),
             ],
             "on_breach": ["flag", RollBack(times=50)],
             "temperature_K": 400.0,
@@ -451,9 +451,9 @@ def test_forces_that_are_not_finite_end_the_run_by_name(tmp_path):
 
 def test_memories_and_thresholds_that_are_not_finite_are_kept(tmp_path):
     ratio = HaltRatio({"H": 1.0}, 1.0)  # nitrogen was never calibrated
-    _, summary, _ = finished(tmp_path / "a", threshold=None, triggers=[Smoothed(ratio, 2, 1.0)])
+    _, summary, _ = finished(tmp_path / "a", threshold=None, criteria=[SmoothedThreshold(ratio, 2, 1.0)])
     assert (summary.status, summary.is_finite) == ("halted", False)
-    again = finished(tmp_path / "a", threshold=None, triggers=[Smoothed(ratio, 2, 1.0)])[1]
+    again = finished(tmp_path / "a", threshold=None, criteria=[SmoothedThreshold(ratio, 2, 1.0)])[1]
     assert (again.status, again.steps) == (summary.status, summary.steps)
     assert finished(tmp_path / "b", threshold={"N": np.inf})[1].status == "finished"
 
@@ -715,7 +715,7 @@ def test_a_structure_that_cannot_be_evaluated_halts_the_run_by_name(tmp_path):
     atoms = Atoms("Ar3", positions=[[0, 0, 0], [3.8, 0, 0], [0, 3.8, 0]])
     members = [LennardJones(sigma=3.4, epsilon=e, rc=8.0) for e in (0.010, 0.011)]
     atoms.calc = BayesianCalculator(committee(members), raw=True)
-    summary = finished(tmp_path, atoms, observers=[meet], faults=())[1]
+    summary = finished(tmp_path, atoms, observers=[meet], fault_checks=())[1]
     assert summary.status == "halted"
     assert not summary.is_finite
     assert json.loads((tmp_path / SUMMARY).read_text())["reason"]

@@ -59,8 +59,8 @@ def test_a_heated_run_halts_and_the_last_frame_is_the_one_that_did(atoms, tmp_pa
     assert summary.status == "halted"
     assert 0.5 < summary.time_ps < 4.0
     last = read(tmp_path / "x.traj")[-1]
-    assert last.calc.get_property("atom_std", last).max() == pytest.approx(monitor.verdict.value)
-    assert summary.max_atom_std == pytest.approx(monitor.verdict.value)
+    assert last.calc.get_property("atom_std", last).max() == pytest.approx(monitor.decision.value)
+    assert summary.max_atom_std == pytest.approx(monitor.decision.value)
     assert summary.max_atom_std > 0.2
 
 

@@ -68,12 +68,12 @@ def test_error_bars_that_are_too_small_end_the_run(scripted, calibration):
     dynamics, audit, _ = audited(scripted, calibration, 0.2, halts=True)
     dynamics.run(800)
     assert dynamics.nsteps < 300
-    assert audit.verdict.breached
+    assert audit.decision.breached
     assert audit.coverage[2] < 0.95
     # without leave to halt it says so and lets the run go on
     dynamics, audit, _ = audited(scripted, calibration, 0.2)
     dynamics.run(400)
-    assert (dynamics.nsteps, audit.verdict.breached) == (400, True)
+    assert (dynamics.nsteps, audit.decision.breached) == (400, True)
 
 
 def test_it_is_asked_at_the_same_steps_in_every_run_and_goes_on(scripted, calibration):

@@ -29,17 +29,17 @@ def reading(std, *, symbols=None, mask=None, energy_std=0.1, failure=""):
 
 
 def test_the_largest_counts_and_the_worst_come_first():
-    verdict = MaxAtomStd(0.3)(reading([0.1, 0.5, 0.3, 0.9], symbols="CHON"))
-    assert verdict.breached
-    assert verdict.atoms == (3, 1)
-    assert (verdict.value, verdict.threshold, verdict.unit, verdict.step) == (0.9, 0.3, "eV/Å", 7)
-    assert "atom 3 (N)" in verdict.reason
+    decision = MaxAtomStd(0.3)(reading([0.1, 0.5, 0.3, 0.9], symbols="CHON"))
+    assert decision.breached
+    assert decision.atoms == (3, 1)
+    assert (decision.value, decision.threshold, decision.unit, decision.step) == (0.9, 0.3, "eV/Å", 7)
+    assert "atom 3 (N)" in decision.reason
 
 
 def test_equal_to_the_threshold_passes():
-    verdict = MaxAtomStd(0.3)(reading([0.1, 0.3]))
-    assert not verdict.breached
-    assert (verdict.value, verdict.atoms) == (0.3, ())
+    decision = MaxAtomStd(0.3)(reading([0.1, 0.3]))
+    assert not decision.breached
+    assert (decision.value, decision.atoms) == (0.3, ())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -56,15 +56,15 @@ def test_equal_to_the_threshold_passes():
 def test_what_is_not_finite_fails_closed(rule, bad):
     if bad == math.inf and isinstance(rule, ElementThresholds) and rule.thresholds["C"] == math.inf:
         return  # as uncertain as it likes
-    verdict = rule(reading([0.1, bad, 0.2]))
-    assert verdict.breached
-    assert verdict.atoms == (1,)
+    decision = rule(reading([0.1, bad, 0.2]))
+    assert decision.breached
+    assert decision.atoms == (1,)
 
 
 def test_nan_comes_before_every_number():
-    verdict = MaxAtomStd(0.1)(reading([5.0, math.nan, math.inf, 0.2, math.nan]))
-    assert verdict.atoms == (1, 4, 2, 0, 3)
-    assert math.isnan(verdict.value)
+    decision = MaxAtomStd(0.1)(reading([5.0, math.nan, math.inf, 0.2, math.nan]))
+    assert decision.atoms == (1, 4, 2, 0, 3)
+    assert math.isnan(decision.value)
 
 
 def test_positive_control_the_usual_comparison_runs_on():
@@ -82,17 +82,17 @@ def test_atoms_that_do_not_count():
 
 @pytest.mark.parametrize("rule", [MaxAtomStd(0.3), ElementThresholds({"C": 0.3}), AtomFraction(0.3, 0.0)])
 def test_nothing_to_watch_passes(rule):
-    verdict = rule(reading([9.0, math.nan], mask=[False, False]))
-    assert not verdict.breached
-    assert verdict.value == 0.0
+    decision = rule(reading([9.0, math.nan], mask=[False, False]))
+    assert not decision.breached
+    assert decision.value == 0.0
 
 
 def test_elements_have_their_own_thresholds():
     rule = ElementThresholds({"H": 0.1, "C": 0.5})
     assert not rule(reading([0.1, 0.5], symbols=("H", "C"))).breached
-    verdict = rule(reading([0.3, 0.6], symbols=("H", "C")))
-    assert verdict.atoms == (0, 1)  # by excess over the threshold, 3 and 1.2
-    assert (verdict.value, verdict.threshold) == (0.3, 0.1)
+    decision = rule(reading([0.3, 0.6], symbols=("H", "C")))
+    assert decision.atoms == (0, 1)  # by excess over the threshold, 3 and 1.2
+    assert (decision.value, decision.threshold) == (0.3, 0.1)
 
 
 def test_an_element_without_a_threshold_is_refused():
@@ -105,9 +105,9 @@ def test_an_element_without_a_threshold_is_refused():
 def test_fraction_of_atoms():
     rule = AtomFraction(0.3, 0.25)
     assert not rule(reading([0.4, 0.1, 0.1, 0.1])).breached
-    verdict = rule(reading([0.4, 0.6, 0.1, 0.1]))
-    assert verdict.breached
-    assert (verdict.atoms, verdict.value) == ((1, 0), 0.5)
+    decision = rule(reading([0.4, 0.6, 0.1, 0.1]))
+    assert decision.breached
+    assert (decision.atoms, decision.value) == ((1, 0), 0.5)
     assert rule(reading([0.4, 0.1, 0.1, 0.1], mask=[True, True, False, False])).breached
 
 
@@ -122,9 +122,9 @@ def test_the_calibrated_rule(calibration):
     rule = CalibratedTolerance.from_calibration(calibration(q=2.0), 0.5)
     assert rule.largest_atom_std() == 0.25
     assert not rule(reading([0.25, 0.1])).breached
-    verdict = rule(reading([0.26, 0.1]))
-    assert verdict.breached
-    assert (verdict.value, verdict.threshold) == (pytest.approx(0.52), 0.5)
+    decision = rule(reading([0.26, 0.1]))
+    assert decision.breached
+    assert (decision.value, decision.threshold) == (pytest.approx(0.52), 0.5)
     assert CalibratedTolerance.from_calibration(calibration(q=2.0), 0.5, level=0.9).largest_atom_std() == pytest.approx(
         0.3125
     )
@@ -132,9 +132,9 @@ def test_the_calibrated_rule(calibration):
 
 def test_an_element_never_calibrated_is_named(calibration):
     rule = CalibratedTolerance.from_calibration(calibration(elements=(1, 6)), 0.5)
-    verdict = rule(reading([0.1, math.nan], symbols=("C", "O")))
-    assert verdict.breached
-    assert "O was never calibrated" in verdict.reason
+    decision = rule(reading([0.1, math.nan], symbols=("C", "O")))
+    assert decision.breached
+    assert "O was never calibrated" in decision.reason
 
 
 def test_the_calibrated_rule_needs_a_calibration(calibration):
@@ -154,9 +154,9 @@ def test_limits_are_positive_numbers(bad):
 
 
 def test_failures_are_breaches_with_their_reason():
-    verdict = NonFinite()(reading([0.1], failure="forces not finite"))
-    assert verdict.breached
-    assert verdict.reason == "forces not finite"
+    decision = NonFinite()(reading([0.1], failure="forces not finite"))
+    assert decision.breached
+    assert decision.reason == "forces not finite"
     assert not NonFinite()(reading([0.1])).breached
 
 
@@ -171,6 +171,6 @@ values = st.lists(st.one_of(st.floats(0, 2), st.just(math.nan), st.just(math.inf
 
 @given(values, st.floats(0.01, 1.5))
 def test_a_pass_means_that_every_atom_is_within(std, threshold):
-    verdict = MaxAtomStd(threshold)(reading(std))
-    assert verdict.breached != all(s <= threshold for s in std)
-    assert set(verdict.atoms) == {i for i, s in enumerate(std) if not s <= threshold}
+    decision = MaxAtomStd(threshold)(reading(std))
+    assert decision.breached != all(s <= threshold for s in std)
+    assert set(decision.atoms) == {i for i, s in enumerate(std) if not s <= threshold}

@@ -12,8 +12,8 @@ import pytest
 from ase import Atoms
 
 from blipcalc.monitor.decisions import Reading
-from blipcalc.monitor.faults import KineticJump, Leap, TooClose
-from blipcalc.monitor.stuck import StandsStill
+from blipcalc.monitor.fault_checks import KineticJump, Leap, TooClose
+from blipcalc.monitor.stuck import StuckUncertainty
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 REPLICAS, RATE = 60, 20.0
@@ -107,7 +107,7 @@ def test_a_sensor_that_is_broken_blinds_its_channels_and_no_others(faulty, chang
     assert seen(healthy, SIGMA_CHANNELS) >= many
     for kind in ("tenth", "frozen"):
         broken, _ = changed(faulty.report(kind, faulty.kick()), 4)
-        assert seen(broken, SIGMA_CHANNELS) <= few  # false halts, and evidence of an R that was high when it froze
+        assert seen(broken, SIGMA_CHANNELS) <= few  # false alarms, and evidence of an R that was high when it froze
         assert seen(broken, ["distance"]) >= many
         assert seen(broken, ["stands still"], within=0.2) == (kind == "frozen")
     assert seen(healthy, ["stands still"]) == 0
@@ -143,15 +143,15 @@ def test_many_at_once_are_halted_when_one_by_one_they_are(bench, faulty, quiet, 
             delays, signals = changed(change)
         for replica in range(0, REPLICAS, 20):
             rules = dict(zip(("trip", "smoothed", "evidence", "distance"), limits.rules(), strict=True))
-            rules["stands still"] = StandsStill()
+            rules["stands still"] = StuckUncertainty()
             found = dict.fromkeys(channels, np.inf)
             for k, (ratio, far) in enumerate(zip(signals.ratio[replica], signals.distance[replica], strict=True)):
                 said = Reading(
                     k, symbol, np.array([ratio]), 0.0, np.ones(1, dtype=bool), latent_distance=np.array([far])
                 )
                 for name in channels:
-                    verdict = rules[name](said)
-                    if verdict.breached and verdict.halts and k >= begin:
+                    decision = rules[name](said)
+                    if decision.breached and decision.halts and k >= begin:
                         step = (k - begin) * faulty.PER + replica % faulty.PER + 1
                         found[name] = min(found[name], step * faulty.STEP / 1e3)
             for name in channels:
@@ -179,7 +179,7 @@ def test_forces_and_faults_are_those_of_the_guard(script, faulty, known):
         atoms.positions = cluster.x[0]
         atoms.set_momenta(faulty.MASS * cluster.v[0])
         expected = any(copy.deepcopy(rule)(atoms, step + 1).breached for rule in rules)
-        assert faulty.faults(cluster, known, before, energy)[0] == expected
+        assert faulty.fault_checks(cluster, known, before, energy)[0] == expected
         seen.append(expected)
     assert 0 < sum(seen) < 60
 

@@ -18,7 +18,7 @@ from blipcalc.errors import ConfigurationError, DamagedFileError, LimitsError
 from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.limits import Limits, fit_limits
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.run_criteria import Evidence, Smoothed, Trip
+from blipcalc.monitor.run_criteria import EDetector, InstantThreshold, SmoothedThreshold
 from blipcalc.stats.rates import events_at_risk, same_rate
 from blipcalc.stats.series import block_maxima, moving_average
 
@@ -104,7 +104,7 @@ def test_many_halts_per_ns_are_as_many_as_was_said(calibration, wanted, chance):
 def test_channels_are_those_of_the_series(limits):
     """The rules, fed reading by reading, say what the arrays that they were calibrated on say."""
     trip, smoothed, evidence = limits.rules()
-    assert (type(trip), type(smoothed), type(evidence)) == (Trip, Smoothed, Evidence)
+    assert (type(trip), type(smoothed), type(evidence)) == (InstantThreshold, SmoothedThreshold, EDetector)
     (values,) = series(4000, 1, seed=3, shift=-0.2)
     std = values * limits.tolerance / 2.0
     readings = [Reading(i, ("H",), np.array([s]), 0.0, np.ones(1, dtype=bool)) for i, s in enumerate(std)]
@@ -131,7 +131,7 @@ def test_blocks_are_longer_than_the_memory(calibration, chance):
 
 def test_a_claim_that_the_data_cannot_carry_is_refused(calibration, reference):
     with pytest.raises(
-        LimitsError, match=r"20 ns of reference cannot carry 0\.1 false halts per ns: 1\d\d ns are needed"
+        LimitsError, match=r"20 ns of reference cannot carry 0\.1 false alarms per ns: 1\d\d ns are needed"
     ):
         fitted(calibration, reference, rate_per_ns=0.1)
     # one channel alone needs 3.0 / rate
@@ -211,7 +211,7 @@ def test_a_monitor_with_limits(scripted, calibration, limits, tmp_path):
     assert monitor.every == 50
     dynamics.run(400)
     assert (monitor.status, dynamics.nsteps) == ("halted", 150)
-    assert monitor.verdict.unit == "of the tolerance"
+    assert monitor.decision.unit == "of the tolerance"
 
 
 def test_a_warning_does_not_halt(scripted, calibration, limits, caplog):
@@ -222,9 +222,9 @@ def test_a_warning_does_not_halt(scripted, calibration, limits, caplog):
     )
     atoms = scripted(lambda step: between if step <= 100 else 2 * between, calibration=calibration())
     dynamics = verlet(atoms, 25.0)
-    monitor = UncertaintyMonitor(dynamics, limits=only, faults=())
+    monitor = UncertaintyMonitor(dynamics, limits=only, fault_checks=())
     dynamics.run(2 * 50)
-    assert (monitor.status, monitor.verdict.breached, monitor.verdict.halts) == ("finished", True, False)
+    assert (monitor.status, monitor.decision.breached, monitor.decision.halts) == ("finished", True, False)
     assert len(caplog.records) == 1
     dynamics.run(2 * 20)
     assert monitor.status == "halted"

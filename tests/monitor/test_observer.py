@@ -59,7 +59,7 @@ def test_runs_through_when_certain(scripted):
     assert monitor.status == "finished"
     assert not monitor.halted
     assert monitor.history["step"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert not monitor.verdict.breached
+    assert not monitor.decision.breached
 
 
 def test_halts_in_the_step_that_breaches(scripted):
@@ -69,8 +69,8 @@ def test_halts_in_the_step_that_breaches(scripted):
     dynamics.run(50)
     assert dynamics.nsteps == 4
     assert (monitor.status, monitor.halted, monitor.halts) == ("halted", True, [4])
-    assert monitor.verdict.step == 4
-    assert monitor.verdict.value == pytest.approx(0.9)
+    assert monitor.decision.step == 4
+    assert monitor.decision.value == pytest.approx(0.9)
     assert atoms.calc.predictor.step == 4
 
 
@@ -115,7 +115,7 @@ def test_forces_that_are_not_finite_stop_the_run(scripted):
     monitor = UncertaintyMonitor(dynamics, threshold=0.3)
     dynamics.run(50)
     assert dynamics.nsteps == 3
-    assert "forces not finite" in monitor.verdict.reason
+    assert "forces not finite" in monitor.decision.reason
     monitor.resume()
     dynamics.run(10)  # what is not finite halts even when the user goes on knowingly
     assert dynamics.nsteps == 4
@@ -133,7 +133,7 @@ def test_draws_that_break_at_a_check_stop_the_run(scripted):
     monitor = UncertaintyMonitor(dynamics, threshold=0.3)
     dynamics.run(50)
     assert dynamics.nsteps == 4
-    assert "atoms [2]" in monitor.verdict.reason
+    assert "atoms [2]" in monitor.decision.reason
     assert np.isfinite(atoms.get_forces()).all()
 
 
@@ -154,7 +154,7 @@ def test_the_frame_that_tripped_is_the_last_frame_written(scripted, tmp_path, ma
     assert np.array_equal(recorded.calc.get_property("atom_std", recorded), atoms.calc.get_property("atom_std", atoms))
     assert np.array_equal(recorded.get_momenta(), atoms.get_momenta())
     assert (recorded.info["breach_step"], recorded.info["breach_atom"]) == (4, 0)
-    assert recorded.info["breach_reason"] == monitor.verdict.reason
+    assert recorded.info["breach_reason"] == monitor.decision.reason
     assert len((tmp_path / "md.log").read_text().splitlines()) == 6
 
 
@@ -252,7 +252,7 @@ def test_atoms_that_can_move_in_one_direction_are_watched(scripted, constraint):
     monitor = UncertaintyMonitor(dynamics, threshold=0.3)
     dynamics.run(3)
     assert monitor.halted
-    assert monitor.verdict.atoms == (2,)
+    assert monitor.decision.atoms == (2,)
 
 
 def test_everything_fixed(scripted):
@@ -292,7 +292,7 @@ def test_calibrated_tolerance(scripted, calibration):
     assert monitor.limit == 0.25
     dynamics.run(100)
     assert dynamics.nsteps == 16  # 2 · 0.26 > 0.5, 2 · 0.25 is not
-    assert monitor.verdict.value == pytest.approx(0.52)
+    assert monitor.decision.value == pytest.approx(0.52)
 
 
 def test_an_element_never_calibrated_halts_by_name(scripted, calibration):
@@ -300,7 +300,7 @@ def test_an_element_never_calibrated_halts_by_name(scripted, calibration):
     monitor = UncertaintyMonitor(dynamics, tolerance=0.5)
     dynamics.run(10)
     assert dynamics.nsteps == 0
-    assert "O was never calibrated" in monitor.verdict.reason
+    assert "O was never calibrated" in monitor.decision.reason
 
 
 def test_the_rule_follows_a_new_calculator(scripted, calibration):
@@ -315,19 +315,19 @@ def test_the_rule_follows_a_new_calculator(scripted, calibration):
 
 
 def test_rules_together(scripted):
-    for trigger, unit in ((EnergyStdPerAtom(0.001), "eV/atom"), (AtomFraction(0.05, 0.5), "of the atoms")):
+    for criterion, unit in ((EnergyStdPerAtom(0.001), "eV/atom"), (AtomFraction(0.05, 0.5), "of the atoms")):
         dynamics = verlet(scripted([0.1]))
-        monitor = UncertaintyMonitor(dynamics, threshold=0.3, triggers=[trigger])
+        monitor = UncertaintyMonitor(dynamics, threshold=0.3, criteria=[criterion])
         dynamics.run(3)
         assert monitor.halted
-        assert monitor.verdict.unit == unit
+        assert monitor.decision.unit == unit
 
 
 def test_thresholds_of_elements(scripted):
     dynamics = verlet(scripted(lambda step: np.where(np.arange(9) == 2, 0.2, 0.1)))
     monitor = UncertaintyMonitor(dynamics, threshold={"H": 0.5, "C": 0.5, "O": 0.15})
     dynamics.run(3)
-    assert monitor.verdict.atoms == (2,)
+    assert monitor.decision.atoms == (2,)
     assert monitor.limit is None
 
 
@@ -337,7 +337,7 @@ def test_actions(scripted, tmp_path, caplog):
     monitor = UncertaintyMonitor(
         dynamics,
         threshold=0.3,
-        on_breach=["flag", "record", lambda verdict, atoms, dyn: seen.append((verdict.step, len(atoms), dyn))],
+        on_breach=["flag", "record", lambda decision, atoms, dyn: seen.append((decision.step, len(atoms), dyn))],
         record_to=tmp_path / "breaches.extxyz",
     )
     with caplog.at_level(logging.WARNING):
@@ -347,11 +347,11 @@ def test_actions(scripted, tmp_path, caplog):
     assert caplog.records[0].getMessage().startswith("step 1: atom_std of atom")
     assert [f.info["breach_step"] for f in io.read(tmp_path / "breaches.extxyz")] == [1, 2, 4]
     assert monitor.status == "finished"
-    assert monitor.verdict.breached is False
+    assert monitor.decision.breached is False
 
 
 def test_an_error_of_the_users_function_is_the_users(scripted):
-    def fail(verdict, atoms, dynamics):
+    def fail(decision, atoms, dynamics):
         raise ZeroDivisionError
 
     dynamics = verlet(scripted(spike(2)))
@@ -397,7 +397,7 @@ def test_somebody_else_who_ends_a_run(scripted):
     atoms = scripted([0.1])
     dynamics = verlet(atoms)
     first = UncertaintyMonitor(dynamics, threshold=0.3, every=5)
-    second = UncertaintyMonitor(dynamics, triggers=[AtomFraction(0.3, 0.5)])
+    second = UncertaintyMonitor(dynamics, criteria=[AtomFraction(0.3, 0.5)])
     atoms.calc.predictor.script = lambda step: 0.1 if step < 7 else 0.9
     dynamics.run(20)
     assert (dynamics.nsteps, first.status, second.status) == (7, "stopped", "halted")
@@ -563,13 +563,13 @@ def test_going_on_excuses_only_the_rule_that_halted(scripted):
     """A second rule, a fault, and a warning that lasts: none of them is excused with the first."""
     atoms = scripted([0.1, 0.6, 0.6, 0.6, 0.6, 2.0, 2.0])
     dynamics = verlet(atoms)
-    monitor = UncertaintyMonitor(dynamics, threshold=0.5, triggers=[AtomFraction(1.0, 0.5)])
+    monitor = UncertaintyMonitor(dynamics, threshold=0.5, criteria=[AtomFraction(1.0, 0.5)])
     dynamics.run(10)
     assert dynamics.nsteps == 1
     monitor.resume()
     dynamics.run(10)
     assert (dynamics.nsteps, monitor.status) == (5, "halted")
-    assert "of the atoms" in monitor.verdict.unit
+    assert "of the atoms" in monitor.decision.unit
 
     kicked = scripted([0.1] + [0.6] * 50, forces=lambda step, forces: forces + 5000.0 * (step == 7))
     dynamics = verlet(kicked)
@@ -587,6 +587,6 @@ def test_a_halt_that_follows_a_warning_is_flagged(scripted, caplog):
         return replace(found, halts=reading.max_atom_std > 0.5)
 
     dynamics = verlet(scripted([0.1, 0.3, 0.3, 0.6]))
-    UncertaintyMonitor(dynamics, triggers=[rule])
+    UncertaintyMonitor(dynamics, criteria=[rule])
     dynamics.run(10)
     assert [record.message.partition(":")[0] for record in caplog.records] == ["step 1", "step 3"]

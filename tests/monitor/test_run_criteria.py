@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.monitor.decisions import Reading, Verdict, first_breach
-from blipcalc.monitor.run_criteria import Evidence, HaltRatio, Patient, Smoothed, Trip
+from blipcalc.monitor.decisions import Decision, Reading, first_breach
+from blipcalc.monitor.run_criteria import ConsecutiveBreaches, EDetector, HaltRatio, InstantThreshold, SmoothedThreshold
 from blipcalc.stats.series import moving_average
 
 RATIO = HaltRatio({"H": 2.0, "O": 4.0}, tolerance=0.5)
@@ -36,11 +36,11 @@ def test_the_ratio_is_that_of_each_element():
 
 
 def test_trip_halts_at_once_and_names_the_atom():
-    rule = Trip(RATIO, 1.0)
+    rule = InstantThreshold(RATIO, 1.0)
     assert not rule(reading(0.1)).breached
-    verdict = rule(reading([0.1, 0.2, 0.3], step=7))
-    assert (verdict.breached, verdict.atoms, verdict.step, verdict.halts) == (True, (2,), 7, True)
-    assert "atom 2, H" in verdict.reason
+    decision = rule(reading([0.1, 0.2, 0.3], step=7))
+    assert (decision.breached, decision.atoms, decision.step, decision.halts) == (True, (2,), 7, True)
+    assert "atom 2, H" in decision.reason
     assert rule(reading([0.1, math.nan, 0.1])).breached
     assert rule(reading(0.0, symbols=("N",))).breached  # never calibrated
     assert not rule(reading(9.0, mask=[False] * 3)).breached
@@ -49,25 +49,25 @@ def test_trip_halts_at_once_and_names_the_atom():
 def test_the_mean_is_that_of_the_series():
     rng = np.random.default_rng(0)
     values = np.exp(rng.normal(size=50))
-    rule = Smoothed(RATIO, 8, 1.0)
-    verdicts = [rule(ratio_of(v)) for v in values]
-    assert [v.value for v in verdicts[:7]] == [0.0] * 7  # no whole window yet
-    np.testing.assert_allclose([v.value for v in verdicts[7:]], np.exp(moving_average(np.log(values), 8)), rtol=1e-12)
+    rule = SmoothedThreshold(RATIO, 8, 1.0)
+    decisions = [rule(ratio_of(v)) for v in values]
+    assert [v.value for v in decisions[:7]] == [0.0] * 7  # no whole window yet
+    np.testing.assert_allclose([v.value for v in decisions[7:]], np.exp(moving_average(np.log(values), 8)), rtol=1e-12)
 
 
 def test_a_mean_warns_at_a_lower_level_than_it_halts_at():
-    rule = Smoothed(RATIO, 5, 1.0, warning=0.5)
-    verdicts = [rule(ratio_of(0.7)) for _ in range(5)] + [rule(ratio_of(2.0)) for _ in range(5)]
-    assert [v.breached for v in verdicts] == [False] * 4 + [True] * 6
-    assert [v.halts for v in verdicts[4:]] == [False] * 2 + [True] * 4  # 0.7³ 2² is 1.37
-    assert [v.threshold for v in verdicts[5:7]] == [0.5, 1.0]
+    rule = SmoothedThreshold(RATIO, 5, 1.0, warning=0.5)
+    decisions = [rule(ratio_of(0.7)) for _ in range(5)] + [rule(ratio_of(2.0)) for _ in range(5)]
+    assert [v.breached for v in decisions] == [False] * 4 + [True] * 6
+    assert [v.halts for v in decisions[4:]] == [False] * 2 + [True] * 4  # 0.7³ 2² is 1.37
+    assert [v.threshold for v in decisions[5:7]] == [0.5, 1.0]
     for _ in range(10):
         rule(ratio_of(0.1))
     assert not rule(ratio_of(0.1)).breached
 
 
 def test_a_mean_with_not_a_number_breaches():
-    rule = Smoothed(RATIO, 3, 1.0)
+    rule = SmoothedThreshold(RATIO, 3, 1.0)
     for _ in range(3):
         rule(ratio_of(0.5))
     assert rule(ratio_of(math.nan)).breached
@@ -75,7 +75,7 @@ def test_a_mean_with_not_a_number_breaches():
 
 def test_evidence_takes_independent_checks_only_and_grows():
     rng = np.random.default_rng(1)
-    rule = Evidence(RATIO, np.exp(rng.normal(size=500)), 10, 1000.0)
+    rule = EDetector(RATIO, np.exp(rng.normal(size=500)), 10, 1000.0)
     quiet = [rule(ratio_of(v)) for v in np.exp(rng.normal(size=2000))]
     assert not any(v.breached for v in quiet)
     alarms = [rule(ratio_of(v)).breached for v in np.exp(3.0 + rng.normal(size=300))]
@@ -92,7 +92,7 @@ def test_a_memory_goes_through_a_checkpoint(kind):
     reference, values = np.exp(rng.normal(size=400)), np.exp(0.5 + rng.normal(size=200))
 
     def made():
-        return Smoothed(RATIO, 7, 1.2) if kind == "smoothed" else Evidence(RATIO, reference, 3, 50.0)
+        return SmoothedThreshold(RATIO, 7, 1.2) if kind == "smoothed" else EDetector(RATIO, reference, 3, 50.0)
 
     whole, broken, again = made(), made(), made()
     expected = [whole(ratio_of(v)) for v in values]
@@ -109,7 +109,7 @@ def test_a_halt_goes_before_a_warning_and_everybody_is_asked():
     def rule(name, breached, halts):
         def answer(r):
             asked.append(name)
-            return Verdict(breached, (), 1.0, 0.0, "", name, halts=halts)
+            return Decision(breached, (), 1.0, 0.0, "", name, halts=halts)
 
         return answer
 
@@ -120,25 +120,25 @@ def test_a_halt_goes_before_a_warning_and_everybody_is_asked():
 
 
 def test_patience_halts_at_the_last_of_so_many_checks_in_a_row():
-    rule = Patient(Trip(RATIO, 1.0), 3, ceiling=2.0)
+    rule = ConsecutiveBreaches(InstantThreshold(RATIO, 1.0), 3, ceiling=2.0)
     values = [0.5, 1.5, 1.5, 0.5, 1.5, 1.5, 1.5, 1.5]
-    verdicts = [rule(ratio_of(v)) for v in values]
-    assert [v.breached for v in verdicts] == [v > 1 for v in values]
-    assert [v.breached and v.halts for v in verdicts] == [False] * 6 + [True] * 2
-    assert "2 of 3 checks" in verdicts[5].reason
+    decisions = [rule(ratio_of(v)) for v in values]
+    assert [v.breached for v in decisions] == [v > 1 for v in values]
+    assert [v.breached and v.halts for v in decisions] == [False] * 6 + [True] * 2
+    assert "2 of 3 checks" in decisions[5].reason
     for at_once in (2.5, math.nan):  # no time to wait
-        assert Patient(Trip(RATIO, 1.0), 3, ceiling=2.0)(ratio_of(at_once)).halts
-    assert Patient(Trip(RATIO, 1.0), 3)(ratio_of(2.5)).halts is False
+        assert ConsecutiveBreaches(InstantThreshold(RATIO, 1.0), 3, ceiling=2.0)(ratio_of(at_once)).halts
+    assert ConsecutiveBreaches(InstantThreshold(RATIO, 1.0), 3)(ratio_of(2.5)).halts is False
     for wrong in ({"checks": 0}, {"checks": 2, "ceiling": 0.5}):
         with pytest.raises(ConfigurationError):
-            Patient(Trip(RATIO, 1.0), **wrong)
+            ConsecutiveBreaches(InstantThreshold(RATIO, 1.0), **wrong)
 
 
 def test_patience_goes_through_a_checkpoint_with_its_rule():
     values = [1.5] * 6
 
     def made():
-        return Patient(Smoothed(RATIO, 2, 1.0), 3)
+        return ConsecutiveBreaches(SmoothedThreshold(RATIO, 2, 1.0), 3)
 
     whole, broken, again = made(), made(), made()
     expected = [whole(ratio_of(v)) for v in values]

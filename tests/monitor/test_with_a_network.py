@@ -68,7 +68,7 @@ def test_halted_recorded_and_resumed(model, molecule, surface, tmp_path):
     )
     assert monitor.halts == [int(seen.argmax())]
     assert monitor.limit == pytest.approx(tolerance / 3.0)
-    assert monitor.verdict.value == pytest.approx(3.0 * seen.max())
+    assert monitor.decision.value == pytest.approx(3.0 * seen.max())
     (frame,) = io.read(tmp_path / "breach.traj")
     for key in ("atom_std", "forces_var", "energy_std", "forces"):
         assert np.array_equal(frame.calc.get_property(key, frame), atoms.calc.get_property(key, atoms))

@@ -74,10 +74,10 @@ MUTANTS = (
     Mutant(
         "wrong-pair",
         "Of several pairs that are too close the shortest is judged, not the one furthest below its limit, so no halt follows.",
-        "monitor/faults.py",
+        "monitor/fault_checks.py",
         "np.argmin(distances[below] / limits[below])",
         "np.argmin(distances[below])",
-        ("monitor/test_faults.py",),
+        ("monitor/test_fault_checks.py",),
     ),
     # -- draws and their spread
     Mutant(
@@ -348,8 +348,8 @@ MUTANTS = (
         "memory-not-applied",
         "Limits hand the e-detector every check, whatever the memory of the reference run.",
         "monitor/fitted_criteria.py",
-        "Evidence(watch.ratio, np.array(self.references), every, length)",
-        "Evidence(watch.ratio, np.array(self.references), 1, length)",
+        "EDetector(watch.ratio, np.array(self.references), every, length)",
+        "EDetector(watch.ratio, np.array(self.references), 1, length)",
         ("monitor/test_limits.py",),
     ),
     Mutant(
@@ -366,7 +366,7 @@ MUTANTS = (
         "monitor/actions.py",
         "(step, atoms.positions.copy(), atoms.get_momenta(), atoms.cell.array.copy())",
         "(step, atoms.positions, atoms.get_momenta(), atoms.cell.array.copy())",
-        ("monitor/test_faults.py",),
+        ("monitor/test_fault_checks.py",),
     ),
     Mutant(
         "nan-in-events",
@@ -374,7 +374,7 @@ MUTANTS = (
         "monitor/events.py",
         "return float(value) if math.isfinite(value) else None",
         "return float(value)",
-        ("monitor/test_faults.py",),
+        ("monitor/test_fault_checks.py",),
     ),
     # -- integrators, checkpoints, files
     Mutant(

@@ -107,7 +107,7 @@ def tried(mutant: Mutant) -> Outcome:
         return tested(root, mutant.tests)
 
 
-def verdict(outcome: Outcome) -> str:
+def decision(outcome: Outcome) -> str:
     """In a word."""
     if outcome.passed:
         return "SURVIVED"
@@ -117,7 +117,7 @@ def verdict(outcome: Outcome) -> str:
 def row(mutant: Mutant, outcome: Outcome) -> str:
     """A line of the table."""
     by = outcome.said.partition(" - ")[0].removeprefix("tests/") if outcome.caught else outcome.said
-    return f"| {mutant.name} | {mutant.wrong} | {verdict(outcome)} | {by} | {outcome.seconds:.0f} |"
+    return f"| {mutant.name} | {mutant.wrong} | {decision(outcome)} | {by} | {outcome.seconds:.0f} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -56,7 +56,7 @@ def test_a_copy_that_is_no_program_is_not_caught(runner, new):
     """Control: tests that cannot run have not seen the bug."""
     mutant = runner.Mutant("control", "", "stats/spread.py", "import numpy as np", new, ("stats/test_spread.py",))
     outcome = runner.tried(mutant)
-    assert (outcome.passed, outcome.caught, runner.verdict(outcome)) == (False, False, "BROKEN")
+    assert (outcome.passed, outcome.caught, runner.decision(outcome)) == (False, False, "BROKEN")
 
 
 @pytest.mark.slow

@@ -426,7 +426,7 @@ def wrapped_emt(atoms):
 def test_a_single_atom_keeps_finite_momenta(ensemble):
     atoms = wrapped_emt(Atoms("H"))
     summary, _ = run_md(
-        atoms, time_ps=0.01, ensemble=ensemble, threshold=1.0, faults=(), self_test=False, progress=False
+        atoms, time_ps=0.01, ensemble=ensemble, threshold=1.0, fault_checks=(), self_test=False, progress=False
     )
     assert summary.status == "finished"
     assert np.isfinite(atoms.get_momenta()).all()

@@ -78,7 +78,7 @@ for name, factor in (("sound", 1.0), ("tight", 1e-6)):  # the control: a limit t
     atoms.calc = blipcalc.BayesianCalculator(calibrated, n_draws=8)
     run = {"temperature_K": 20.0, "limits": own, "folder": FOLDER / name, "write_every": 20}
     summary, monitor = blipcalc.run_md(atoms, time_ps=0.1, **run)
-    found[name] = [summary.status, monitor.verdict.unit, monitor.verdict.reason]
+    found[name] = [summary.status, monitor.decision.unit, monitor.decision.reason]
 blipcalc.write(FOLDER / "walk.traj", [atoms for replica in replicas[:4] for atoms in replica])
 how = {"temperature_K": 300.0, "calculator": atoms.calc, "discard": 0.0, "method": "cea"}
 gyration = average(FOLDER / "walk.traj", "gyration", **how)

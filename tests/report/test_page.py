@@ -271,7 +271,7 @@ def test_limits_must_be_those_of_the_run(tmp_path):
     assert isinstance(limits, Limits)
     of_n = limits["trip"].limit.value * 40.0 / 2.5
     assert f"N {of_n:.4g}, O {of_n / 2:.4g} eV/Å" in page.text
-    assert "at most 20 false halts per ns" in page.text
+    assert "at most 20 false alarms per ns" in page.text
 
 
 def test_an_evaluation_must_be_one(tmp_path):

@@ -32,7 +32,7 @@ from blipcalc.md.summary import StoredCheckpoint, read_summary
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load, save_model
 from blipcalc.models.build import build_model
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 from blipcalc.monitor.events import EventLog, events_of
 from blipcalc.monitor.history import History
 from blipcalc.monitor.limits import Limits, fit_limits
@@ -250,8 +250,8 @@ def written(tmp_path_factory, limits) -> dict[str, Kind]:
     io.write(folder / "frames.xyz", frames, checksums=True)
     dynamics, events = VelocityVerlet(cube(calibration), units.fs), EventLog(folder / EVENTS)
     for step in range(4):
-        verdict = Verdict(True, (step, 0), 0.1 + step, 0.05, "eV/Å", "force error bound is too large", step)
-        events.write("warning", verdict, dynamics.atoms, dynamics)
+        decision = Decision(True, (step, 0), 0.1 + step, 0.05, "eV/Å", "force error bound is too large", step)
+        events.write("warning", decision, dynamics.atoms, dynamics)
     log = RunLog(folder)
     for epoch in range(1, 6):
         log.write({"epoch": epoch, "loss": 1.0 / epoch, "score": 0.1 * epoch})

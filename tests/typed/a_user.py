@@ -34,7 +34,7 @@ from blipcalc.core.prediction import SampleArrays
 from blipcalc.core.predictor_contract import Predictor
 from blipcalc.md.summary import MDSummary
 from blipcalc.model_file.model import Model
-from blipcalc.monitor.decisions import Reading, Verdict
+from blipcalc.monitor.decisions import Decision, Reading
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.properties import (
     barrier,
@@ -109,9 +109,9 @@ def models(path: Path, frames: list[Atoms]) -> None:
 class Cautious:
     """A rule of one's own."""
 
-    def __call__(self, reading: Reading) -> Verdict:
+    def __call__(self, reading: Reading) -> Decision:
         """Whether the largest error bar passes."""
-        return Verdict(
+        return Decision(
             reading.max_atom_std > 0.1, (reading.worst_atom,), reading.max_atom_std, 0.1, "eV/Å", "", reading.step
         )
 
@@ -124,8 +124,8 @@ def dynamics(atoms: Atoms) -> None:
     assert_type(summary, MDSummary)
     assert_type(monitor, UncertaintyMonitor)
     assert_type(independent_runs(atoms, "runs", draws=range(3), time_ps=1.0), dict[str, MDSummary])
-    watch = UncertaintyMonitor(Langevin(atoms, 1.0, temperature_K=300, friction=0.01), triggers=[Cautious()])
-    assert_type(watch.verdict, Verdict | None)
+    watch = UncertaintyMonitor(Langevin(atoms, 1.0, temperature_K=300, friction=0.01), criteria=[Cautious()])
+    assert_type(watch.decision, Decision | None)
     density = average("run", lambda frame: frame.get_volume(), temperature_K=300.0)
     assert_type(density, ThermalAverage)
     assert_type(density.estimate, Estimate)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 from blipcalc.monitor.block_maxima import ReferenceBlocks
-from blipcalc.monitor.decisions import Reading, Verdict
+from blipcalc.monitor.decisions import Decision, Reading
 from blipcalc.monitor.fitted_criterion import Budget, FittedCriterion, Passed, Signal, Watch, rate_text
 from blipcalc.stats.rates import level_for_rate
 
@@ -23,11 +23,11 @@ class EnergyLimit:
 
     limit: float
 
-    def __call__(self, reading: Reading) -> Verdict:
-        """The verdict; NaN breaches."""
+    def __call__(self, reading: Reading) -> Decision:
+        """The decision; NaN breaches."""
         value = reading.energy_std / reading.n_atoms
         reason = f"the error bar of the energy is {value:.3g} eV per atom, limit {self.limit:.3g}"
-        return Verdict(not (value <= self.limit), (), value, self.limit, "eV/atom", reason, reading.step)
+        return Decision(not (value <= self.limit), (), value, self.limit, "eV/atom", reason, reading.step)
 
 
 class FittedEnergy(FittedCriterion):

@@ -26,7 +26,7 @@ from blipcalc.core.domain import pair_name
 from blipcalc.core.neighbors import NeighborList
 from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, StructureError
-from blipcalc.monitor.decisions import Verdict
+from blipcalc.monitor.decisions import Decision
 
 #: of the limit on a distance: below it a run is halted
 HALF = 0.5
@@ -34,10 +34,10 @@ HALF = 0.5
 SKIN = 0.5
 
 #: what every fault is: a rule on a structure and the number of the step
-Fault = Callable[[Atoms, int], Verdict]
+FaultCheck = Callable[[Atoms, int], Decision]
 
 
-def default_faults(calc: Calculator, degrees: DegreesOfFreedom | None = None) -> tuple[Fault, ...]:
+def default_fault_checks(calc: Calculator, degrees: DegreesOfFreedom | None = None) -> tuple[FaultCheck, ...]:
     """What is asked of MD where nobody says otherwise; optimisers may leap."""
     model = bayesian_of(calc)
     domain = None if model is None else model.domain
@@ -72,19 +72,19 @@ class TooClose:
         object.__setattr__(self, "_limits", limits)
         object.__setattr__(self, "_list", NeighborList(max(float(limits.max()), SKIN), SKIN))
 
-    def __call__(self, atoms: Atoms, step: int) -> Verdict:
-        """The verdict on the pair that is furthest below its limit."""
+    def __call__(self, atoms: Atoms, step: int) -> Decision:
+        """The decision on the pair that is furthest below its limit."""
         if not np.isfinite(atoms.positions).all():
-            return Verdict(True, (), math.nan, 0.0, "Å", "positions are not finite", step)
+            return Decision(True, (), math.nan, 0.0, "Å", "positions are not finite", step)
         try:
             (i, j), shifts = self._list.update(atoms.positions, atoms.cell.array, atoms.pbc)
         except StructureError as error:
-            return Verdict(True, (), math.nan, 0.0, "Å", str(error), step)
+            return Decision(True, (), math.nan, 0.0, "Å", str(error), step)
         distances = np.linalg.norm(atoms.positions[i] - atoms.positions[j] + shifts @ atoms.cell.array, axis=1)
         limits = self._limits[atoms.numbers[i], atoms.numbers[j]]
         below = np.flatnonzero((distances < limits) & (i <= j))
         if not below.size:
-            return Verdict(False, (), 0.0, 0.0, "Å", "no pair is closer than in the data", step)
+            return Decision(False, (), 0.0, 0.0, "Å", "no pair is closer than in the data", step)
         k = below[np.argmin(distances[below] / limits[below])]
         first, second, distance = int(i[k]), int(j[k]), float(distances[k])
         pair = pair_name(atoms.numbers[first], atoms.numbers[second])
@@ -92,7 +92,7 @@ class TooClose:
         reason = (
             f"atoms {first} and {second} ({pair}) are {distance:.3f} Å apart, in the data never less than {limit:.3f}"
         )
-        return Verdict(True, (first, second), distance, limit, "Å", reason, step, halts=distance < HALF * limit)
+        return Decision(True, (first, second), distance, limit, "Å", reason, step, halts=distance < HALF * limit)
 
 
 @dataclass
@@ -102,11 +102,11 @@ class Leap:
     largest: float = 0.5
     _last: tuple[int, np.ndarray] | None = field(default=None, init=False, repr=False)
 
-    def __call__(self, atoms: Atoms, step: int) -> Verdict:
-        """The verdict; positions of another step than the one before say nothing."""
+    def __call__(self, atoms: Atoms, step: int) -> Decision:
+        """The decision; positions of another step than the one before say nothing."""
         last, self._last = self._last, (step, atoms.positions.copy())
         if last is None or last[0] != step - 1 or last[1].shape != atoms.positions.shape:
-            return Verdict(False, (), 0.0, self.largest, "Å", "no step to compare", step)
+            return Decision(False, (), 0.0, self.largest, "Å", "no step to compare", step)
         shift = atoms.positions - last[1]
         moved = np.linalg.norm(shift, axis=1)
         if atoms.pbc.any() and np.isfinite(shift).all() and moved.max() > self.largest:
@@ -116,7 +116,7 @@ class Leap:
         value = float(moved[atom])
         reason = f"atom {atom} ({atoms.symbols[atom]}) moved by {value:.3g} Å in one step, limit {self.largest:g}"
         breached = not (value <= self.largest)
-        return Verdict(breached, (atom,) if breached else (), value, self.largest, "Å", reason, step)
+        return Decision(breached, (atom,) if breached else (), value, self.largest, "Å", reason, step)
 
 
 @dataclass
@@ -133,16 +133,16 @@ class KineticJump:
     degrees: DegreesOfFreedom | None = field(default=None, repr=False)
     _last: tuple[int, float] | None = field(default=None, init=False, repr=False)
 
-    def __call__(self, atoms: Atoms, step: int) -> Verdict:
-        """The verdict; momenta of another step than the one before say nothing."""
+    def __call__(self, atoms: Atoms, step: int) -> Decision:
+        """The decision; momenta of another step than the one before say nothing."""
         if self.degrees is None:
             self.degrees = degrees_of_freedom(atoms, random_momenta=True)
         last, energy = self._last, self.degrees.kinetic_energy(atoms)
         self._last = (step, energy)
         freedom = self.degrees.number
         if last is None or last[0] != step - 1 or freedom < 1:
-            return Verdict(False, (), 0.0, self.deviations, "σ", "no step to compare", step)
+            return Decision(False, (), 0.0, self.deviations, "σ", "no step to compare", step)
         kt = max(2.0 * last[1] / freedom, units.kB * self.temperature_K)
         value = abs(energy - last[1]) / (kt * math.sqrt(freedom / 2.0))
         reason = f"the kinetic energy changed by {energy - last[1]:.3g} eV in one step, {value:.3g} of its deviations"
-        return Verdict(not (value <= self.deviations), (), value, self.deviations, "σ", reason, step)
+        return Decision(not (value <= self.deviations), (), value, self.deviations, "σ", reason, step)

@@ -25,9 +25,9 @@ from blipcalc.core.domain import closest_distances
 from blipcalc.errors import ConfigurationError, DataError, MonitorError
 from blipcalc.monitor.actions import Record, RollBack
 from blipcalc.monitor.events import read_events
-from blipcalc.monitor.faults import KineticJump, Leap, TooClose
+from blipcalc.monitor.fault_checks import KineticJump, Leap, TooClose
 from blipcalc.monitor.observer import UncertaintyMonitor
-from blipcalc.monitor.run_criteria import HaltRatio, Smoothed
+from blipcalc.monitor.run_criteria import HaltRatio, SmoothedThreshold
 
 
 def verlet(atoms, timestep_fs=0.5):
@@ -55,9 +55,9 @@ def test_atoms_that_are_too_close_warn_and_halt():
     for factor, halts in ((0.8, False), (0.4, True)):
         near = water.copy()
         near.set_distance(0, 1, 0.9 * factor, fix=0)
-        verdict = rule(near, 3)
-        assert (verdict.breached, verdict.halts, set(verdict.atoms), verdict.step) == (True, halts, {0, 1}, 3)
-        assert verdict.value == pytest.approx(0.9 * factor)
+        decision = rule(near, 3)
+        assert (decision.breached, decision.halts, set(decision.atoms), decision.step) == (True, halts, {0, 1}, 3)
+        assert decision.value == pytest.approx(0.9 * factor)
     water.positions[0] = np.nan
     assert rule(water, 0).breached
     assert not rule(Atoms("N2", [[0, 0, 0], [0, 0, 0.1]]), 0).breached  # never seen: not watched
@@ -66,9 +66,9 @@ def test_atoms_that_are_too_close_warn_and_halt():
 def test_of_several_pairs_the_one_furthest_below_its_limit_is_judged():
     """The shortest distance is no worse than a warning here; another one, longer but far below its own limit, is to halt."""
     rule = TooClose({"Ar-Ar": 3.0, "H-H": 1.2})
-    verdict = rule(Atoms("H2Ar2", [[0, 0, 0], [0, 0, 0.7], [9, 0, 0], [9, 0, 1.0]]), 0)
-    assert (verdict.breached, verdict.halts, verdict.atoms) == (True, True, (2, 3))
-    assert (verdict.value, verdict.threshold) == (pytest.approx(1.0), 3.0)
+    decision = rule(Atoms("H2Ar2", [[0, 0, 0], [0, 0, 0.7], [9, 0, 0], [9, 0, 1.0]]), 0)
+    assert (decision.breached, decision.halts, decision.atoms) == (True, True, (2, 3))
+    assert (decision.value, decision.threshold) == (pytest.approx(1.0), 3.0)
 
 
 def test_the_image_of_an_atom_counts():
@@ -88,8 +88,8 @@ def test_a_leap_is_one_between_successive_steps():
     atoms, rule = molecule("H2O"), Leap(0.5)
     assert not rule(atoms, 0).breached
     atoms.positions[2, 1] += 0.6
-    verdict = rule(atoms, 1)
-    assert (verdict.breached, verdict.atoms) == (True, (2,))
+    decision = rule(atoms, 1)
+    assert (decision.breached, decision.atoms) == (True, (2,))
     atoms.positions[2, 1] += 0.6
     assert not rule(atoms, 7).breached  # another run
     atoms.positions[1, 0] = np.nan
@@ -117,8 +117,8 @@ def test_a_jump_of_the_kinetic_energy_in_units_of_its_deviation():
         made(other, 0)
         wanted = atoms.get_kinetic_energy() + deviations * sigma
         other.set_momenta(atoms.get_momenta() * math.sqrt(wanted / atoms.get_kinetic_energy()))
-        verdict = made(other, 1)
-        assert (verdict.breached, verdict.value) == (breached, pytest.approx(deviations, rel=1e-6))
+        decision = made(other, 1)
+        assert (decision.breached, decision.value) == (breached, pytest.approx(deviations, rel=1e-6))
 
 
 def test_faults_halt_between_checks_and_the_control_runs_on(scripted):
@@ -128,10 +128,10 @@ def test_faults_halt_between_checks_and_the_control_runs_on(scripted):
         return forces + 5000.0 * (step == 7)
 
     steps = []
-    for faults in (None, ()):
+    for fault_checks in (None, ()):
         atoms = scripted([0.1], forces=kicked)
         dynamics = verlet(atoms)
-        monitor = UncertaintyMonitor(dynamics, threshold=0.5, every=100, faults=faults)
+        monitor = UncertaintyMonitor(dynamics, threshold=0.5, every=100, fault_checks=fault_checks)
         dynamics.run(50)
         steps.append((monitor.status, dynamics.nsteps))
     assert steps[0][0] == "halted"
@@ -303,6 +303,6 @@ def test_rolling_back_takes_the_memory_of_the_rules_along(scripted):
     ratio = HaltRatio({"C": 1.0, "H": 1.0, "O": 1.0}, 1.0)
     atoms = scripted([0.1] * 8 + [50.0] + [0.1] * 50)
     dynamics = verlet(atoms)
-    monitor = UncertaintyMonitor(dynamics, triggers=[Smoothed(ratio, 4, 0.3)], on_breach=RollBack(times=1))
+    monitor = UncertaintyMonitor(dynamics, criteria=[SmoothedThreshold(ratio, 4, 0.3)], on_breach=RollBack(times=1))
     dynamics.run(30)
     assert monitor.status == "finished"
