@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
 from ase.outputs import Properties, all_outputs
 
 from blipcalc.adapters.ase_results import Vouching, changes
@@ -172,6 +173,13 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         if self.domain is None:
             left_out.add(DISTANCE)
         self.implemented_properties = [key for key in type(self).implemented_properties if key not in left_out]
+
+    def __repr__(self) -> str:
+        p, species = self.parameters, self.predictor.species
+        elements = "any element" if species is None else ", ".join(chemical_symbols[z] for z in species)
+        kind = "raw" if self.predictor.calibration is None else "calibrated"
+        drawn = f"surface {p['surface']}, K = {p['n_draws']}, seed {p['seed']}"
+        return f"BayesianCalculator({p['source']}; {elements}; {drawn}; {p['dtype']}; {kind})"
 
     @property
     def bayesian(self) -> BayesianCalculator:

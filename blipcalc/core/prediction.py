@@ -12,6 +12,7 @@ environments add coherently.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -89,6 +90,16 @@ class Prediction:
     raw: Prediction | None = None
     samples: SampleArrays | None = None
     draw_deviations: Array | None = None
+
+    def __repr__(self) -> str:
+        kind = "calibrated" if self.calibration is not None else "raw"
+        parts = [f"{len(self.species)} atoms", f"energy {self.energy:.4f}"]
+        if self.energy_var is not None:
+            parts[-1] += f" ± {math.sqrt(self.energy_var):.2g}"
+        parts[-1] += " eV"
+        if self.atom_std is not None and len(self.species):
+            parts.append(f"largest atom_std {np.max(self.atom_std):.3g} eV/Å")
+        return f"Prediction({', '.join(parts)}; surface {self.surface}, K = {self.n_draws}, {kind})"
 
     @property
     def energy_var_epistemic(self) -> float | None:
@@ -276,6 +287,13 @@ class Calibration:
     n_atoms: Mapping[int, int]
     frames_hash: str
     n_element_frames: Mapping[int, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        elements = ", ".join(chemical_symbols[z] for z in sorted(self.scale))
+        return (
+            f"Calibration(surface {self.surface}, K = {self.n_draws}, seed {self.seed}; {elements}; {self.n_frames} frames; "
+            f"model {self.model_hash[:12]})"
+        )
 
     def apply(self, prediction: Prediction) -> Prediction:
         """The prediction with its variances scaled; atoms of an element that was never calibrated get NaN."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from blipcalc.core.contracts import HasSlots, Network, Surface
@@ -53,6 +54,14 @@ class Model:
     frames: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     domain: Domain | None = None
     loaded: Loaded | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        elements = ", ".join(chemical_symbols[z] for z in self.network.species)
+        known = ", ".join(f"({c.surface}, K = {c.n_draws}, seed {c.seed})" for c in self.calibrations) or "none"
+        return (
+            f"Model({type(backbone_of(self.network)).__name__}, posterior {self.posterior.name}; {elements}; surface "
+            f"{self.surface}; calibrations: {known})"
+        )
 
     def __post_init__(self) -> None:
         if self.calibrations:

@@ -17,6 +17,8 @@ from blipcalc.files.safetensors_file import write_atomically
 
 #: rows of a block: what grows by copying itself would leave holes of half its size in the memory of a long run
 BLOCK = 1024
+#: checks at the beginning and at the end that a notebook shows
+SHOWN = 5
 #: columns that hold nothing below zero
 NOT_NEGATIVE = (
     "step",
@@ -49,6 +51,24 @@ class History:
     | ``pressure_std_GPa`` | GPa | of the model's part of it; NaN likewise |
     | ``breached`` | | whether a rule was |
     """
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return "History(no check yet)"
+        largest, breached = self["max_atom_std"], int(self["breached"].sum())
+        return (
+            f"History({len(self)} checks, steps {self['step'][0]} to {self['step'][-1]}, largest atom_std "
+            f"{np.nanmax(largest) if np.isfinite(largest).any() else np.nan:.3g} eV/Å, {breached} breached)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The first and the last checks, for notebooks."""
+        n = len(self)
+        shown = list(range(n)) if n <= 2 * SHOWN else [*range(SHOWN), *range(n - SHOWN, n)]
+        rows = ["".join(f"<td>{self[name][k]:.4g}</td>" for name in self.columns) for k in shown]
+        head = "".join(f"<th>{name}</th>" for name in self.columns)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<table><caption>{n} checks</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     columns: ClassVar[dict[str, type]] = {
         "step": int,

@@ -124,6 +124,10 @@ class UncertaintyMonitor:
         if dynamics is not None:
             self.attach(dynamics)
 
+    def __repr__(self) -> str:
+        limit = "" if self.limit is None else f", limit on atom_std {self.limit:.3g} eV/Å"
+        return f"UncertaintyMonitor({self.status}, every {self.every} steps{limit}; {self.history!r})"
+
     def attach(self, dynamics: BaseDynamics, degrees: DegreesOfFreedom | None = None) -> UncertaintyMonitor:
         """Watch a dynamics, before all of its observers; gives the monitor back.
 

@@ -62,6 +62,10 @@ class Relaxed:
     bars: ErrorBars | None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        found = "no error bars" if self.bars is None else f"energy {self.energy}"
+        return f"Relaxed({self.atoms.get_chemical_formula()}, {self.status} after {self.descent.steps} steps; {found})"
+
     @property
     def status(self) -> str:
         """``converged``, ``noise floor``, ``steps`` or ``halted``; see :class:`~blipcalc.relaxation.stopping.Descent`."""

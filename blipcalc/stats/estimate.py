@@ -192,6 +192,11 @@ class Estimate:
             else self.note,
         )
 
+    def __repr__(self) -> str:
+        kind = "calibrated" if self.calibrated else "raw"
+        what = f"{self.value.shape} values, {self.unit}" if self.value.ndim else str(self)
+        return f"Estimate({what}; K = {self.n_draws}, {kind}{f'; {self.note}' if self.note else ''})"
+
     def __str__(self) -> str:
         if self.value.ndim:
             return f"Estimate of {self.value.size} values, {self.unit}, K = {self.n_draws}"
