@@ -75,7 +75,7 @@ class ThermalAverage:
     @property
     def noise(self) -> Array:
         """What the model error would be if all draws were alike: one that is not much larger needs a longer run."""
-        return self.estimate.widening * self.sampling.noise
+        return self.estimate.calibration_factor * self.sampling.noise
 
     @property
     def n_eff(self) -> float:
@@ -173,8 +173,8 @@ def average(
     series, axis, frame = collect(stored, chosen, discard=discard, calculator=calculator, batch=batch)
     thermal = thermal_average(series, stored.temperature_K, method)
     note = f"{thermal.method}; {INITIAL_ONLY}" if isinstance(chosen, Displacement) else thermal.method
-    widening = _widening(stored, calculator, frame, chosen.name)
-    return _result(chosen.name, chosen.unit, thermal, widening, note, stored.temperature_K, axis)
+    calibration_factor = _calibration_factor(stored, calculator, frame, chosen.name)
+    return _result(chosen.name, chosen.unit, thermal, calibration_factor, note, stored.temperature_K, axis)
 
 
 def _of_runs(runs: Sequence[Path], chosen: Any, temperature_K: float | None, discard: float) -> ThermalAverage:
@@ -198,28 +198,33 @@ def _of_runs(runs: Sequence[Path], chosen: Any, temperature_K: float | None, dis
     temperatures = {other.temperature_K for other, _, _ in found}
     if len(temperatures) > 1:
         raise ConfigurationError(f"{runs[0].parent}: expected runs at one temperature, got {sorted(temperatures)} K")
-    widening = _widening(stored, None, frame, chosen.name)
-    return _result(chosen.name, chosen.unit, thermal, widening, thermal.method, stored.temperature_K, axis)
+    calibration_factor = _calibration_factor(stored, None, frame, chosen.name)
+    return _result(chosen.name, chosen.unit, thermal, calibration_factor, thermal.method, stored.temperature_K, axis)
 
 
 def _result(
     name: str,
     unit: str,
     thermal: Thermal,
-    widening: float | None,
+    calibration_factor: float | None,
     note: str,
     temperature_K: float,
     axis: Axis | None,
 ) -> ThermalAverage:
     estimate = Estimate(
-        thermal.value, thermal.draws, unit, 1.0 if widening is None else widening, widening is not None, note
+        thermal.value,
+        thermal.draws,
+        unit,
+        1.0 if calibration_factor is None else calibration_factor,
+        calibration_factor is not None,
+        note,
     )
     return ThermalAverage(name, estimate, thermal, temperature_K, axis)
 
 
-def _widening(stored: Stored, calculator: Calculator | None, frame: Atoms, name: str) -> float | None:
+def _calibration_factor(stored: Stored, calculator: Calculator | None, frame: Atoms, name: str) -> float | None:
     """Factor of the calibration on the spread; None without one.  Weights come of differences of energies, as forces do."""
     calibration = stored.calibration if calculator is None else Surfaces(calculator).bayesian.calibration
     if calibration is None:
         return None
-    return calibration.widening(frame.numbers, "energy" if name in TOTALS else "forces")
+    return calibration.calibration_factor(frame.numbers, "energy" if name in TOTALS else "forces")

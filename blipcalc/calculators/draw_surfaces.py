@@ -4,8 +4,9 @@ A barrier on draw k is a difference of two energies of draw k; a relaxed bond of
 parts of a :class:`~blipcalc.calculators.combined.CombinedCalculator` are added to all surfaces alike.
 
 Draws stay as the posterior gives them.  What a calibration has to say is a factor on the spread of what comes out:
-:meth:`Surfaces.widening`, the root of the force scale, atom by atom on average, for what forces make (structures, curvatures,
-differences of energies), and of the energy scale for total energies.  Draws of a total energy share an offset that all structures
+:meth:`Surfaces.calibration_factor`, the root of the force scale, atom by atom on average, for what forces make (structures,
+curvatures, differences of energies), and of the energy scale for total energies.
+Draws of a total energy share an offset that all structures
 of one composition have alike, and that differences do not: what calibrates totals says nothing of those
 (examples/reproduce/energy_differences.py).
 """
@@ -207,20 +208,20 @@ class Surfaces:
             np.asarray(value, dtype=np.float64),
             np.asarray(draws, dtype=np.float64),
             unit,
-            self.widening(atoms, of),
+            self.calibration_factor(atoms, of),
             self.bayesian.calibration is not None,
             note,
             self.bayesian.source(atoms),
-            self.widening(atoms, "forces") if of == "energy" else None,
+            self.calibration_factor(atoms, "forces") if of == "energy" else None,
         )
         if not (found.std > ROUNDING * np.abs(found.value)).any():
             predictions(self.predictor, [atoms], Need(forces=False))
         return found
 
-    def widening(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
+    def calibration_factor(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
         """c, the factor on a spread; 1 without a calibration, NaN with an element that was never calibrated."""
         calibration = self.bayesian.calibration
-        return 1.0 if calibration is None else calibration.widening(atoms.numbers, of)
+        return 1.0 if calibration is None else calibration.calibration_factor(atoms.numbers, of)
 
     def hessian(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
         """Of the surface that drives: by automatic differentiation, or central differences of forces where a predictor, or a

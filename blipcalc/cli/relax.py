@@ -90,8 +90,8 @@ def relax(
         atoms.calc.get_property("atom_std", atoms)  # for the file, of the structure as it ended
     write(folder / "relaxed.extxyz", atoms, checksums=True)
     write_json(folder / "relaxation.json", RELAXATION, relaxed.to_dict())
-    if relaxed.bars is not None:
-        write(folder / "draws.traj", relaxed.bars.structures, checksums=True)
+    if relaxed.error_bars is not None:
+        write(folder / "draws.traj", relaxed.error_bars.structures, checksums=True)
         plot_relaxed(relaxed, folder / "picture.png", f"{atoms.get_chemical_formula()}, {model}")
     say(relaxed.table())
     codes = {"halted": HALTED, "steps": NOT_THERE}

@@ -274,7 +274,7 @@ def averages_text(found: Sequence[ThermalAverage]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     first = found[0]
-    factors = ", ".join(dict.fromkeys(f"{one.estimate.widening:.2f}" for one in found))
+    factors = ", ".join(dict.fromkeys(f"{one.estimate.calibration_factor:.2f}" for one in found))
     kind = f"posterior spread × {factors} of the calibration" if first.estimate.calibrated else "posterior values"
     lines.append(f"{first.temperature_K:g} K, K = {first.estimate.n_draws} draws; model errors are one sd ({kind})")
     lines += [f"{one.name}: {one.estimate.note.partition('; ')[2]}" for one in found if "; " in one.estimate.note]

@@ -326,7 +326,7 @@ class Calibration:
         self._check_level(level, self.q_frame, "frame")
         return tolerance / self.q_frame[level]
 
-    def widening(self, numbers: Iterable[int], of: Literal["energy", "forces"]) -> float:
+    def calibration_factor(self, numbers: Iterable[int], of: Literal["energy", "forces"]) -> float:
         """c, the factor on the spread of what follows from draws; NaN with an element that was never calibrated.
 
         of : total ``energy``, or what ``forces`` make, atom by atom on average: structures, curvatures, differences of energies

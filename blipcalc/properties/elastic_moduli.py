@@ -97,10 +97,10 @@ class ElasticConstants:
         NaN with an element that was never calibrated.
         """
         lowest = self.lowest
-        if np.isnan(lowest.widening):
+        if np.isnan(lowest.calibration_factor):
             return float("nan")
         mean = lowest.draws.mean()
-        return float(np.mean(mean + lowest.widening * (lowest.draws - mean) > 0))
+        return float(np.mean(mean + lowest.calibration_factor * (lowest.draws - mean) > 0))
 
     def quantities(self) -> dict[str, Estimate]:
         """{name: estimate} of single numbers: elements that are not zero, and moduli."""

@@ -103,7 +103,7 @@ class Barrier:
         value = spline(self.lengths, self.energies.value, self.slopes.value)(s)
         pairs = zip(self.energies.draws, self.slopes.draws, strict=True)
         draws = np.stack([spline(self.lengths, e, g)(s) for e, g in pairs])
-        return s, Estimate(value, draws, "eV", self.energies.widening, self.energies.calibrated)
+        return s, Estimate(value, draws, "eV", self.energies.calibration_factor, self.energies.calibrated)
 
     def table(self) -> str:
         """A line for each image, and the barriers."""

@@ -84,7 +84,7 @@ class Phonons:
     atoms : one cell, on the driving surface
     supercell : numbers of cells
     constants : (N, 3n, 3n) eV/Å², rows the atoms of the first cell, cells in ASE's order; draws : (K, N, 3n, 3n)
-    widening, calibrated : of the spread, see :class:`~blipcalc.stats.estimate.Estimate`
+    calibration_factor, calibrated : of the spread, see :class:`~blipcalc.stats.estimate.Estimate`
     degenerate_cm : frequencies that are closer belong together
     """
 
@@ -92,7 +92,7 @@ class Phonons:
     supercell: tuple[int, int, int]
     constants: np.ndarray = field(repr=False)
     draws: np.ndarray = field(repr=False)
-    widening: float
+    calibration_factor: float
     calibrated: bool
     degenerate_cm: float = 2.0
 
@@ -175,12 +175,12 @@ class Phonons:
             "supercell": list(self.supercell),
             "constants": self.constants.tolist(),
             "draws": self.draws.tolist(),
-            "widening": self.widening,
+            "widening": self.calibration_factor,
             "calibrated": self.calibrated,
         }
 
     def _estimate(self, value: np.ndarray, draws: object, unit: str = "cm^-1") -> Estimate:
-        return Estimate(value, np.asarray(draws), unit, self.widening, self.calibrated, "harmonic")
+        return Estimate(value, np.asarray(draws), unit, self.calibration_factor, self.calibrated, "harmonic")
 
 
 def phonons(
@@ -226,7 +226,7 @@ def phonons(
     driving = surfaces.hessian(start * size).product(moved)
     draws = surfaces.hessians([one * size for one in own], moved)
     return Phonons(
-        start, size, _constants(driving, size), _constants(draws, size), surfaces.widening(start, "forces"),
+        start, size, _constants(driving, size), _constants(draws, size), surfaces.calibration_factor(start, "forces"),
         surfaces.bayesian.calibration is not None, degenerate_cm,
     )  # fmt: skip
 

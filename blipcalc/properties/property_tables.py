@@ -19,6 +19,6 @@ def table_of(title: str, quantities: Mapping[str, Estimate]) -> str:
     widths = [max(len(row[c]) for row in rows) for c in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     one = next(iter(quantities.values()))
-    factors = ", ".join(dict.fromkeys(f"{other.widening:.2f}" for other in quantities.values()))
+    factors = ", ".join(dict.fromkeys(f"{other.calibration_factor:.2f}" for other in quantities.values()))
     kind = f"posterior spread × {factors} of the calibration" if one.calibrated else "posterior spread, uncalibrated"
     return "\n".join([title, *lines, f"K = {one.n_draws} draws; error bars: {kind}"])

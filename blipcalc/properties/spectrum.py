@@ -111,7 +111,7 @@ class Vibrations:
             np.array(gibbs(energies.value, self.atoms.positions)),
             np.array(draws),
             "eV",
-            energies.widening,
+            energies.calibration_factor,
             energies.calibrated,
         )
 

@@ -148,9 +148,9 @@ def fault_of(minimum: Minimum, gradients: np.ndarray, found: Response, inverse: 
         return "constraints that are curved, or pull"
     if found.softest < SOFT:
         return f"a soft or negative coordinate, {found.softest:.2g} eV/Å²"
-    widening = minimum.surfaces.widening(atoms, "forces")
+    calibration_factor = minimum.surfaces.calibration_factor(atoms, "forces")
     moved = found.shifts[:, : 3 * len(atoms)].reshape(len(found.shifts), -1, 3)
-    spread = np.nan_to_num(widening, nan=1.0) * np.sqrt(moved.var(axis=0, ddof=1).mean(axis=1).max())
+    spread = np.nan_to_num(calibration_factor, nan=1.0) * np.sqrt(moved.var(axis=0, ddof=1).mean(axis=1).max())
     if spread > SPREAD:
         return f"a spread of {spread:.2g} Å"
     widest = np.argsort(-np.linalg.norm(found.shifts, axis=1))[:ASKED]

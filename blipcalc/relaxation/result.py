@@ -53,17 +53,17 @@ class Relaxed:
 
     atoms : a frozen copy of the relaxed structure
     descent : how it was come to
-    bars : of what the draws say; None where nobody asked, or where it never came to a minimum
+    error_bars : of what the draws say; None where nobody asked, or where it never came to a minimum
     notes : what a user should know
     """
 
     atoms: Atoms
     descent: Descent
-    bars: ErrorBars | None
+    error_bars: ErrorBars | None
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        found = "no error bars" if self.bars is None else f"energy {self.energy}"
+        found = "no error bars" if self.error_bars is None else f"energy {self.energy}"
         return f"Relaxed({self.atoms.get_chemical_formula()}, {self.status} after {self.descent.steps} steps; {found})"
 
     @property
@@ -89,7 +89,7 @@ class Relaxed:
     @cached_property
     def position_cov(self) -> np.ndarray:
         """(n, 3, 3) Å², widened: the ellipsoid of each atom."""
-        return self.positions.widening**2 * covariance(self.positions.draws)
+        return self.positions.calibration_factor**2 * covariance(self.positions.draws)
 
     def distance(self, i: int, j: int) -> Estimate:
         """Å between two atoms, the nearest image."""
@@ -127,7 +127,7 @@ class Relaxed:
             np.asarray(function(self.atoms), dtype=float),
             np.array([function(atoms) for atoms in bars.structures], dtype=float),
             unit,
-            bars.positions.widening,
+            bars.positions.calibration_factor,
             bars.positions.calibrated,
             note,
             bars.positions.source,
@@ -161,8 +161,8 @@ class Relaxed:
     def table(self, extra: Sequence[Estimate] = ()) -> str:
         """Lines of text: how it ended, energy, cell where it moved, bonds (of many the means), and what else is given."""
         lines = [f"{self.descent.status} after {self.descent.steps} steps: {self.descent.reason}"]
-        if self.bars is not None:
-            bars = self.bars
+        if self.error_bars is not None:
+            bars = self.error_bars
             calibrated = "calibrated on forces and energies" if self.positions.calibrated else "posterior values"
             lines += [
                 f"error bars: {bars.method} of {self.positions.n_draws} draws, {bars.why}; {calibrated}",
@@ -196,12 +196,12 @@ class Relaxed:
             "fmax_eV_per_Angstrom": self.descent.fmax,
             "notes": list(self.notes),
         }
-        if self.bars is not None:
+        if self.error_bars is not None:
             found |= {
-                "method": self.bars.method,
-                "why": self.bars.why,
-                "softest_eV_per_Angstrom2": self.bars.softest,
-                "converged": self.bars.converged.tolist(),
+                "method": self.error_bars.method,
+                "why": self.error_bars.why,
+                "softest_eV_per_Angstrom2": self.error_bars.softest,
+                "converged": self.error_bars.converged.tolist(),
                 self.energy.note: self.energy.to_dict(),
                 "positions": self.positions.to_dict(),
                 "bonds": {bond.note: bond.to_dict() for bond in self.bonds()},
@@ -212,11 +212,11 @@ class Relaxed:
 
     @property
     def _bars(self) -> ErrorBars:
-        if self.bars is None:
+        if self.error_bars is None:
             raise ConfigurationError(
                 f"this relaxation has no error bars: {self.descent.reason}; error bars take a minimum, and error_bars= not None"
             )
-        return self.bars
+        return self.error_bars
 
     def _index(self, i: int) -> int:
         index = whole("index of an atom", i)

@@ -9,7 +9,7 @@ quantities are formed draw by draw: errors that both share cancel, which adding 
 |---|---|---|
 | f | ``value`` | on the surface that drives |
 | f_k | ``draws`` | on draw k |
-| c | ``widening`` | what a calibration makes of a spread, wider or narrower; 1: posterior values |
+| c | ``calibration_factor`` | what a calibration makes of a spread, wider or narrower; 1: posterior values |
 | t | | Student's quantile: of K draws the spread itself is uncertain |
 
 The interval is that of one more draw, for the truth is held to be one (Geisser 1993, chapter 2).
@@ -49,22 +49,22 @@ class Estimate:
     value : of any shape, in ``unit``, on the surface that drives
     draws : (K, *shape) on each draw, K ≥ 2
     unit : such as ``"eV"``
-    widening : c ≥ 0, the factor of a calibration on the spread; 1 for posterior values; NaN, and error bars with it, where an
-        element was never calibrated
+    calibration_factor : c ≥ 0, on the spread; 1 for posterior values; NaN, and error bars with it, where an element was never
+        calibrated
     calibrated : whether c comes from a calibration, of forces or energies: none of them is one of this very quantity
     of_differences : c of differences of such quantities, where that is another; None: it is the same.  Draws of a total energy
         share an offset that a difference does not have
     note : how it was come by, where that is not clear from its name
     source : which draws these are; those of other sources are not combined with them
 
-    raises : DrawsError for fewer than two draws, or draws of another shape than the value; ConfigurationError for a widening
-        that is none
+    raises : DrawsError for fewer than two draws, or draws of another shape than the value; ConfigurationError for a
+        calibration factor that is none
     """
 
     value: Array
     draws: Array
     unit: str = ""
-    widening: float = 1.0
+    calibration_factor: float = 1.0
     calibrated: bool = False
     note: str = ""
     source: str = ""
@@ -76,8 +76,8 @@ class Estimate:
             raise DrawsError(
                 f"expected two draws or more of the shape {value.shape} of the value, got an array {draws.shape}"
             )
-        if not (isinstance(self.widening, float) and np.isnan(self.widening)):
-            number("widening", self.widening, above=-1e-300)
+        if not (isinstance(self.calibration_factor, float) and np.isnan(self.calibration_factor)):
+            number("calibration_factor", self.calibration_factor, above=-1e-300)
         object.__setattr__(self, "value", value)
         object.__setattr__(self, "draws", draws)
 
@@ -93,7 +93,7 @@ class Estimate:
     @property
     def std(self) -> Array:
         """Error bar, of the shape of the value."""
-        return self.widening * np.sqrt(self._moments[1])
+        return self.calibration_factor * np.sqrt(self._moments[1])
 
     @property
     def bias(self) -> Array:
@@ -139,12 +139,12 @@ class Estimate:
         """The same as a quantity that is a difference of such."""
         if self.of_differences is None:
             return self
-        return replace(self, widening=self.of_differences, of_differences=None)
+        return replace(self, calibration_factor=self.of_differences, of_differences=None)
 
     def widened(self) -> Estimate:
-        """The same with its widening put into the draws: deviations from their mean times c."""
+        """The same with its calibration_factor put into the draws: deviations from their mean times c."""
         mean = self._moments[0]
-        return replace(self, draws=mean + self.widening * (self.draws - mean), widening=1.0)
+        return replace(self, draws=mean + self.calibration_factor * (self.draws - mean), calibration_factor=1.0)
 
     def __sub__(self, other: Estimate | float) -> Estimate:
         return self._with(other, np.subtract, "-")
@@ -180,7 +180,7 @@ class Estimate:
             )
         one, two = (self.relative(), other.relative()) if operation is np.subtract else (self, other)
         # of two molecules, or of energies and forces: widened by factors of their own
-        if one.widening != two.widening:
+        if one.calibration_factor != two.calibration_factor:
             one, two = one.widened(), two.widened()
         return replace(
             one,
@@ -210,7 +210,7 @@ class Estimate:
             "bias": self.bias.tolist(),
             "draws": self.draws.tolist(),
             "unit": self.unit,
-            "widening": self.widening,
+            "widening": self.calibration_factor,
             "calibrated": self.calibrated,
             "note": self.note,
             "source": self.source,
@@ -231,7 +231,7 @@ class Estimate:
             _array("value", said.value),
             _array("draws", said.draws),
             unit=said.unit,
-            widening=math.nan if said.widening is None else said.widening,
+            calibration_factor=math.nan if said.widening is None else said.widening,
             calibrated=said.calibrated,
             note=said.note,
             source=said.source,

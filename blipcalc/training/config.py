@@ -47,7 +47,7 @@ class ModelConfig(Settings):
     members: int | None = Field(
         default=None, ge=2, description="networks of an ensemble or a mixture; None: 2, or those of ``start``"
     )
-    together: bool = Field(
+    vectorised: bool = Field(
         default=False,
         description="train the networks of an ensemble or a mixture side by side, in one vmapped step on the same batches, as "
         "long as there is no noise in them; faster where one network does not keep the machine busy",

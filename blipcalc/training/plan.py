@@ -87,9 +87,9 @@ class Plan:
         method.check(self.training.epochs, self.training.patience)
         without_noise = (self.warm, None if method.has_noise else self.training)
         plain = [stage for stage in without_noise if stage is not None and stage.epochs]
-        if self.model.together and (self.model.n_members == 1 or not plain):
+        if self.model.vectorised and (self.model.n_members == 1 or not plain):
             raise ConfigurationError(
-                f"model.together: posterior={self.model.posterior!r} has no networks to train without noise, side by side"
+                f"model.vectorised: posterior={self.model.posterior!r} has no networks to train without noise, side by side"
             )
         if any(stage.train_draws > 1 for stage in plain):
             raise ConfigurationError("train_draws > 1 in a stage without noise, where one draw is like another")

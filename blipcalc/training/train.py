@@ -78,9 +78,9 @@ def train(
     plan = Plan.of(data, model, training, warm, noise, start)
     if only_member is not None and not 0 <= only_member < plan.model.n_members:
         raise ConfigurationError(f"only_member={only_member}, but there are {plan.model.n_members} networks, from 0 on")
-    if only_member is not None and plan.model.together:
+    if only_member is not None and plan.model.vectorised:
         raise ConfigurationError(
-            "only_member trains one network by itself, model.together all side by side; choose one"
+            "only_member trains one network by itself, model.vectorised all side by side; choose one"
         )
     prepared = prepare([paths] if isinstance(paths, (str, Path)) else list(paths), plan.data)
     plan.refuse_seen(prepared)
@@ -88,7 +88,7 @@ def train(
     folder = Path(folder) if folder is not None else Path("runs") / Path(output).stem
     wanted = [k for k in range(plan.model.n_members) if only_member in (None, k)]
     members: list[Member] = []
-    for group in [wanted] if plan.model.together else [[k] for k in wanted]:
+    for group in [wanted] if plan.model.vectorised else [[k] for k in wanted]:
         members += train_members(group, plan, prepared, folder)
     trained, processes = None, Processes.join(plan.training.device)
     if only_member is None and processes.is_main:

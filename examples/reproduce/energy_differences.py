@@ -46,7 +46,7 @@ def main() -> None:
         print(f"| {path.stem} | {len(frames)} | {found[-1][0]:.2f} | {found[-1][1]:.2f} |", flush=True)
     totals, differences = np.sqrt(np.mean(np.square(found), axis=0))
     calibration = predictor.calibration
-    of = {name: calibration.widening(predictor.species, name) for name in ("energy", "forces")}
+    of = {name: calibration.calibration_factor(predictor.species, name) for name in ("energy", "forces")}
     print(f"| all, root mean square | | {totals:.2f} | {differences:.2f} |")
     print(f"| the calibration has | | {of['energy']:.2f} (energies) | {of['forces']:.2f} (forces) |")
 

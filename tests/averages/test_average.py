@@ -263,7 +263,7 @@ def test_the_calibration_widens_the_spread(frames_of, run, tmp_path, well):
     assert np.array_equal(wide.estimate.draws, plain.estimate.draws)  # the weights are those of the posterior
     summary = read_json(run / "summary.json", RUN_SUMMARY)
     whole = average(run, "energy", calculator=atoms.calc)  # an offset that all frames share is in it
-    assert whole.estimate.widening == 5.0
+    assert whole.estimate.calibration_factor == 5.0
     stored = {
         "surface": "mean",
         "n_draws": 5,
@@ -283,8 +283,8 @@ def test_the_calibration_widens_the_spread(frames_of, run, tmp_path, well):
     summary["run"]["provenance"]["calibration"] = stored
     (tmp_path / "trajectory.traj").write_bytes((run / "trajectory.traj").read_bytes())
     write_json(tmp_path / "summary.json", RUN_SUMMARY, summary)
-    assert average(tmp_path, "distance:0,1").estimate.widening == 3.0
-    assert average(tmp_path, "energy").estimate.widening == 4.0
+    assert average(tmp_path, "distance:0,1").estimate.calibration_factor == 3.0
+    assert average(tmp_path, "energy").estimate.calibration_factor == 4.0
     summary["run"]["provenance"]["calibration"] = {"scale": 1.0}
     write_json(tmp_path / "summary.json", RUN_SUMMARY, summary)
     with pytest.raises(DataError, match=r"provenance\.calibration\.surface: Field required"):

@@ -1,4 +1,4 @@
-"""The surfaces behind a calculator: sums with exact parts, committees, widening, refusals."""
+"""The surfaces behind a calculator: sums with exact parts, committees, calibration_factor, refusals."""
 
 from functools import partial
 
@@ -84,15 +84,15 @@ def test_the_calibration_widens():
     )  # fmt: skip
     surfaces = Surfaces(scaled_emt(calibration))
     copper = bulk("Cu")
-    assert surfaces.widening(copper, "forces") == 2.0
-    assert surfaces.widening(copper, "energy") == 3.0
-    assert np.isnan(surfaces.widening(bulk("Al"), "forces"))
+    assert surfaces.calibration_factor(copper, "forces") == 2.0
+    assert surfaces.calibration_factor(copper, "energy") == 3.0
+    assert np.isnan(surfaces.calibration_factor(bulk("Al"), "forces"))
     energies = surfaces.energies([copper])
     assert energies.calibrated
-    assert energies.widening == 3.0
+    assert energies.calibration_factor == 3.0
     # what draws have alike for all structures is no part of a difference
-    assert (energies - energies).widening == energies.relative().widening == 2.0
-    assert (energies + energies).widening == 3.0
+    assert (energies - energies).calibration_factor == energies.relative().calibration_factor == 2.0
+    assert (energies + energies).calibration_factor == 3.0
     unknown = surfaces.estimate(1.0, [1.0, 1.1], "Å", bulk("Al"), of="forces")
     assert np.isnan(unknown.std)
     assert unknown.value == 1.0

@@ -171,9 +171,9 @@ def test_the_probability_of_stability_counts_draws():
     cell = Estimate(np.eye(3), np.stack([np.eye(3)] * 4))
     found = ElasticConstants(Estimate(draws[0], draws, "GPa"), cell, False, False)
     assert found.stable == 0.75
-    wide = ElasticConstants(Estimate(draws[0], draws, "GPa", widening=3.0), cell, False, False)
+    wide = ElasticConstants(Estimate(draws[0], draws, "GPa", calibration_factor=3.0), cell, False, False)
     assert wide.stable == 0.5
-    unknown = ElasticConstants(Estimate(draws[0], draws, "GPa", widening=np.nan), cell, False, False)
+    unknown = ElasticConstants(Estimate(draws[0], draws, "GPa", calibration_factor=np.nan), cell, False, False)
     assert np.isnan(unknown.stable)
 
 

@@ -116,9 +116,9 @@ def test_harmonic_wells_are_exact(wells, how):
     relaxed = relax(atoms, fmax=1e-10, z=0.0, error_bars=how)
     accuracy = 1e-3 if how == "relax" else 1e-8  # a step below 1e-4 Å ends the relaxation of a draw
     assert np.allclose(relaxed.positions.value, homes.mean(axis=0), atol=1e-8)
-    assert np.allclose([s.positions for s in relaxed.bars.structures], homes, atol=accuracy)
+    assert np.allclose([s.positions for s in relaxed.error_bars.structures], homes, atol=accuracy)
     assert np.allclose(relaxed.energy.draws, 0.0, atol=1e-6 if how == "relax" else 1e-12)
-    assert relaxed.bars.method == ("re-relaxed" if how == "relax" else "linear response")
+    assert relaxed.error_bars.method == ("re-relaxed" if how == "relax" else "linear response")
 
 
 def test_a_residual_force_does_not_matter_to_the_draws(wells):
@@ -130,7 +130,7 @@ def test_a_residual_force_does_not_matter_to_the_draws(wells):
     # the Hessian that error bars take has taken it away
     assert np.linalg.norm(atoms.get_forces(), axis=1).max() < 1e-9
     assert np.abs(relaxed.distance(0, 1).bias) < 1e-4
-    assert np.allclose([s.positions for s in relaxed.bars.structures], homes, atol=1e-9)
+    assert np.allclose([s.positions for s in relaxed.error_bars.structures], homes, atol=1e-9)
 
 
 def test_held_atoms_stay_and_the_others_answer_to_them(wells):
@@ -141,7 +141,7 @@ def test_held_atoms_stay_and_the_others_answer_to_them(wells):
     relaxed = relax(atoms, fmax=1e-10, z=0.0)
     hessian = members[0].hessian
     free = [3, 4, 6, 7, 8]
-    for home, structure in zip(homes, relaxed.bars.structures, strict=True):
+    for home, structure in zip(homes, relaxed.error_bars.structures, strict=True):
         shift = (home - relaxed.atoms.positions).ravel()
         expected = np.linalg.solve(hessian[np.ix_(free, free)], (hessian @ shift)[free])
         found = (structure.positions - relaxed.atoms.positions).ravel()
@@ -186,7 +186,7 @@ def test_a_narrow_ensemble_of_dimers_by_linear_response():
     atoms, epsilons, sigmas = dimer(0.02, 0.005)
     relaxed = relax(atoms, fmax=1e-6, z=0.0)
     bond, exact = relaxed.distance(0, 1), 2 ** (1 / 6) * sigmas
-    assert relaxed.bars.method == "linear response"
+    assert relaxed.error_bars.method == "linear response"
     # by Monte Carlo in the literature of the method: 0.01912 Å exact, 0.01913 by linear response, its bias 0.0008 Å
     assert exact.std(ddof=1) == pytest.approx(0.0191, rel=0.1)
     assert bond.std == pytest.approx(exact.std(ddof=1), rel=0.01)
@@ -199,11 +199,11 @@ def test_a_narrow_ensemble_of_dimers_by_linear_response():
 def test_a_wide_ensemble_of_dimers_is_told_from_it_and_relaxed_draw_by_draw():
     atoms, epsilons, sigmas = dimer(0.10, 0.03, n=40)
     relaxed = relax(atoms, fmax=1e-6, z=0.0)
-    assert relaxed.bars.method == "re-relaxed"
-    assert "spread" in relaxed.bars.why or "move them on" in relaxed.bars.why
+    assert relaxed.error_bars.method == "re-relaxed"
+    assert "spread" in relaxed.error_bars.why or "move them on" in relaxed.error_bars.why
     assert np.allclose(relaxed.distance(0, 1).draws, 2 ** (1 / 6) * sigmas, atol=2e-4)
     assert np.allclose(relaxed.energy.draws, -epsilons, atol=1e-7)
-    assert relaxed.bars.converged.all()
+    assert relaxed.error_bars.converged.all()
 
 
 def test_control_linear_response_is_wrong_there_and_says_so():
@@ -379,7 +379,7 @@ def test_running_out_of_steps_is_no_minimum(wells):
     atoms = Atoms("H3", 2.0 * np.eye(3) + 0.3)
     atoms.calc = bayesian(wells[0])
     relaxed = relax(atoms, fmax=1e-6, z=0.0, steps=2)
-    assert (relaxed.status, relaxed.bars) == ("steps", None)
+    assert (relaxed.status, relaxed.error_bars) == ("steps", None)
     with pytest.raises(ConfigurationError, match="no error bars"):
         relaxed.distance(0, 1)
 
@@ -394,7 +394,7 @@ def test_a_monitor_halts_a_relaxation_that_wanders(wells):
     flagged = relax(atoms, threshold=1e-6, fmax=1e-8, z=0.0)
     assert flagged.status == "converged"
     assert any("breached" in note for note in flagged.notes)
-    assert flagged.bars is not None
+    assert flagged.error_bars is not None
     blind = relax(atoms, outside=3.0, on_breach="halt")
     assert blind.status == "halted"  # a committee cannot say where its data were
 
@@ -409,9 +409,9 @@ def test_curved_constraints_are_relaxed_draw_by_draw(wells):
     atoms.set_constraint(FixBondLengths([[0, 1]]))
     length = atoms.get_distance(0, 1)
     relaxed = relax(atoms, fmax=1e-6, z=0.0)
-    assert relaxed.bars.method == "re-relaxed"
+    assert relaxed.error_bars.method == "re-relaxed"
     assert np.abs(relaxed.distance(0, 1).draws - length).max() < 1e-6
-    for member, structure in zip(members, relaxed.bars.structures, strict=True):
+    for member, structure in zip(members, relaxed.error_bars.structures, strict=True):
         one = structure.copy()
         one.calc, one.constraints = member, atoms.constraints
         assert np.abs(one.get_forces()).max() < 0.01
@@ -475,8 +475,8 @@ def test_constraints_that_pull_are_part_of_every_surface(constraint):
         BFGS(one, logfile=None).run(fmax=1e-5)
         exact.append((one.get_distance(0, 1), one.get_potential_energy()))
     lengths, energies = np.array(exact).T
-    assert relaxed.bars.method == "re-relaxed"
-    assert relaxed.bars.converged.all()
+    assert relaxed.error_bars.method == "re-relaxed"
+    assert relaxed.error_bars.converged.all()
     assert np.allclose(relaxed.distance(0, 1).draws, lengths, atol=2e-4)
     assert np.allclose(relaxed.energy.draws, energies, atol=1e-5)
 

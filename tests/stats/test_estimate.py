@@ -28,7 +28,7 @@ def test_a_shared_error_cancels_in_a_difference_and_would_not_in_quadrature(rng)
 
 def test_a_linear_function_has_the_exact_spread_and_no_bias(rng):
     draws = rng.normal(size=(12, 3))
-    estimate = Estimate(draws.mean(axis=0), draws, "Å", widening=1.5)
+    estimate = Estimate(draws.mean(axis=0), draws, "Å", calibration_factor=1.5)
     total = estimate.map(lambda x: x.sum())
     assert total.std == pytest.approx(1.5 * draws.sum(axis=1).std(ddof=1))
     assert abs(total.bias) < 1e-12
@@ -82,7 +82,10 @@ def test_an_interval_of_the_quantity_itself_takes_twenty_labels(chance):
 
 def test_quantities_with_widenings_of_their_own_combine_widened(rng):
     draws = rng.normal(size=(16, 2))
-    a, b = Estimate(1.0, 1 + draws[:, 0], "eV", widening=2.0), Estimate(4.0, 4 + draws[:, 1], "eV", widening=0.5)
+    a, b = (
+        Estimate(1.0, 1 + draws[:, 0], "eV", calibration_factor=2.0),
+        Estimate(4.0, 4 + draws[:, 1], "eV", calibration_factor=0.5),
+    )
     assert (a - b).std == pytest.approx((2 * draws[:, 0] - 0.5 * draws[:, 1]).std(ddof=1))
     assert (a - b).value == pytest.approx(-3.0)
     assert (5.0 - a).value == pytest.approx(4.0)
@@ -91,7 +94,7 @@ def test_quantities_with_widenings_of_their_own_combine_widened(rng):
     assert (float(ratio.value), ratio.unit, float(ratio.std)) == (1.0, "", pytest.approx(0.0, abs=1e-12))
     named = Estimate(1.0, draws[:, 0], note="O-H") - Estimate(2.0, draws[:, 1], note="C-H")
     assert named.note == "O-H - C-H"
-    unknown = Estimate(1.0, draws[:, 0], "eV", widening=float("nan"))
+    unknown = Estimate(1.0, draws[:, 0], "eV", calibration_factor=float("nan"))
     assert np.isnan((unknown - b).std)
 
 
@@ -111,10 +114,10 @@ def test_what_cannot_be_combined_is_refused():
 
 def test_what_a_file_leaves_out_or_has_no_number_for():
     stored = {"value": 1.0, "draws": [1.0, 2.0], "unit": "eV"}
-    assert Estimate.from_dict(stored).widening == 1.0
+    assert Estimate.from_dict(stored).calibration_factor == 1.0
     assert np.isnan(Estimate.from_dict(stored | {"widening": None}).std)
     total = Estimate(
-        1.0, [1.0, 2.0], "eV", widening=0.5, of_differences=float("nan")
+        1.0, [1.0, 2.0], "eV", calibration_factor=0.5, of_differences=float("nan")
     )  # an element that was never calibrated
     again = Estimate.from_dict(json.loads(json_text(total.to_dict())))
     assert again.std == total.std
@@ -122,7 +125,7 @@ def test_what_a_file_leaves_out_or_has_no_number_for():
 
 
 def test_it_goes_through_json_and_prints_two_digits_of_the_error():
-    estimate = Estimate(1.09544, [1.0951, 1.0957, 1.0955], "Å", widening=1.2, calibrated=True, note="O-H")
+    estimate = Estimate(1.09544, [1.0951, 1.0957, 1.0955], "Å", calibration_factor=1.2, calibrated=True, note="O-H")
     again = Estimate.from_dict(estimate.to_dict())
     assert (str(again), again.note, again.calibrated) == (str(estimate), "O-H", True)
     assert str(estimate) == "1.09544 ± 0.00037 Å"

@@ -99,7 +99,7 @@ def test_from_files_to_a_model(small, no_events, tmp_path, posterior):
     data = {"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0}
     sizes = {"posterior": posterior, "members": 2, "sizes": small.SIZES}
     for name, together in (("a", False), ("b", True)):
-        model = sizes | {"together": together}
+        model = sizes | {"vectorised": together}
         train(small.ETHANOL, tmp_path / f"{name}.blip", data=data, model=model, folder=tmp_path / name, **stages)
     one, other = (load(tmp_path / f"{name}.blip") for name in ("a", "b"))
     assert n_networks(one.posterior) == n_networks(other.posterior) == 2
@@ -107,7 +107,7 @@ def test_from_files_to_a_model(small, no_events, tmp_path, posterior):
     for name, value in one.posterior.members.items():
         if "inference" not in name:
             torch.testing.assert_close(value[0], other.posterior.members[name][0], rtol=1e-3, atol=1e-5, msg=name)
-    assert other.training["model"]["together"]
+    assert other.training["model"]["vectorised"]
 
 
 def test_a_run_side_by_side_does_not_go_on_alone(small, no_events, tmp_path):
@@ -115,17 +115,17 @@ def test_a_run_side_by_side_does_not_go_on_alone(small, no_events, tmp_path):
     data = {"energy_unit": "kcal/mol", "validation": 0.2, "calibration": 0.0}
     settings = {"data": data, "training": {"epochs": 1, "batch_size": 4}, "folder": tmp_path / "run"}
     model = {"posterior": "ensemble", "members": 2, "sizes": small.SIZES}
-    train(small.ETHANOL, tmp_path / "a.blip", model=model | {"together": True}, **settings)
+    train(small.ETHANOL, tmp_path / "a.blip", model=model | {"vectorised": True}, **settings)
     settings["training"] = {"epochs": 2, "batch_size": 4}
     with pytest.raises(ConfigurationError, match="order"):
         train(small.ETHANOL, tmp_path / "a.blip", model=model, **settings)
-    train(small.ETHANOL, tmp_path / "a.blip", model=model | {"together": True}, **settings)
+    train(small.ETHANOL, tmp_path / "a.blip", model=model | {"vectorised": True}, **settings)
 
 
 def test_settings_that_could_not_act_are_refused(small, tmp_path):
     with pytest.raises(ConfigurationError, match="no networks to train"):
-        train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "point", "together": True})
-    noisy = {"posterior": "mixture", "together": True}
+        train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "point", "vectorised": True})
+    noisy = {"posterior": "mixture", "vectorised": True}
     with pytest.raises(ConfigurationError, match="no networks to train without noise"):
         train(small.ETHANOL, tmp_path / "a.blip", model=noisy, training={"epochs": 2})
     with pytest.raises(ConfigurationError, match="train_draws"):
@@ -136,4 +136,4 @@ def test_settings_that_could_not_act_are_refused(small, tmp_path):
             training={"epochs": 2, "train_draws": 2},
         )
     with pytest.raises(ConfigurationError, match="choose one"):
-        train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "ensemble", "together": True}, only_member=0)
+        train(small.ETHANOL, tmp_path / "a.blip", model={"posterior": "ensemble", "vectorised": True}, only_member=0)
