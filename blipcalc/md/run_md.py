@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blipcalc.calculators.bayesian import DEVIATIONS
 from blipcalc.calculators.snapshot import snapshot
