@@ -58,7 +58,8 @@ class CommitteePredictor(WithLock, Predictor):
     @property
     def identity(self) -> Identity:
         """Its members and its calibration."""
-        return Identity(f"{type(self).__name__} {self.calibration!r}", self.calculators)
+        constants = None if self.calibration is None else self.calibration.constants
+        return Identity(f"{type(self).__name__} {constants}", self.calculators)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
         """Whether results for ``info`` of one structure do not hold for that of another: as soon as one member says so."""
