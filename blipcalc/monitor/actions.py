@@ -97,7 +97,7 @@ def halt(decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
 
 @dataclass(frozen=True)
 class _Stop:
-    """Observer that ends SciPy's minimisers, which ignore ``max_steps``, by the exception that ASE's ``run`` takes for the end."""
+    """Observer that ends SciPy's minimisers, which ignore ``max_steps``, by the exception that ends ASE's ``run``."""
 
     dynamics: SciPyOptimizer
 
@@ -154,7 +154,7 @@ class RollBack:
     _count: int = field(default=0, init=False, repr=False)
 
     def prepare(self, dynamics: BaseDynamics) -> None:
-        """Raise :class:`ConfigurationError` for optimisers and for integrators with a second copy of positions or accelerations."""
+        """Raise :class:`ConfigurationError` for optimisers and for integrators that store positions or accelerations."""
         if not isinstance(dynamics, MolecularDynamics):
             raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
         if {OWN_POSITIONS, OWN_FORCES} & vars(dynamics).keys():

@@ -131,7 +131,7 @@ class Limits(Settings):
 
     @property
     def expected_rate(self) -> float:
-        """Return the largest expected rate of false alarms of all criteria together, per ns."""
+        """Return the expected rate of false alarms per ns: the sum over the criteria, an upper bound."""
         return sum(criterion.expected_rate for criterion in self.criteria)
 
     @property
@@ -148,7 +148,7 @@ class Limits(Settings):
         return min((x for c in self.criteria if (x := c.ratio_limit()) is not None), default=None)
 
     def every(self, timestep_fs: float, asked: int | None = None) -> int:
-        """Return the steps between checks; raises :class:`LimitsError` if no whole number, or not ``asked``, gives the interval."""
+        """Return the steps between checks; raises :class:`LimitsError` if no whole number of steps, or not ``asked``, fits."""
         steps = self.interval_fs / timestep_fs
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6 * steps:
             raise LimitsError(
