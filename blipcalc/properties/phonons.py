@@ -1,13 +1,12 @@
-"""Phonons with error bars: force constants of the surface that drives and of every draw, bands, densities, free energies.
+"""Compute phonons with error bars: force constants of the driving potential and of every draw, bands, free energies.
 
-The atoms of one cell of a supercell are moved, all draws at once; translations give the rest.  Where a predictor can be
-differentiated the force constants are exact, elsewhere central differences of forces.  The cell is the one given: internal
-coordinates of each draw are where it rests in that cell.  The own cell of each draw, where frequencies at zero pressure are
-meant, comes with ``structures``: a shared cell strains all draws but one.
+The atoms of one cell of a supercell are displaced, for all draws in one batch; the rest follows by translation.  Force constants
+are exact if the predictor is differentiable, else central differences of forces.  The cell is the given one, and internal
+coordinates of each draw are relaxed in it.  For frequencies at zero pressure, give each draw its own cell by ``structures``: a
+shared cell strains the draws.
 
-Frequencies of draws are matched to those of the driving surface point by point, by the overlap of their vectors
-(:mod:`blipcalc.properties.normal_modes`).  Long-range electrostatics, and with it the splitting of longitudinal and transverse
-modes, is no part of this.
+Frequencies of draws are matched to those of the driving potential point by point, by the overlap of their vectors
+(:mod:`blipcalc.properties.normal_modes`).  Long-range electrostatics, and so the LO-TO splitting, is not included.
 """
 
 from __future__ import annotations
