@@ -91,6 +91,6 @@ def _of_draw(surfaces: Surfaces, k: int, found: Barrier, band: Band, relax_ends:
 
 
 def _barriers(found: Barrier, values: np.ndarray, draws: np.ndarray, status: Sequence[str], how: str) -> OwnBarriers:
-    """From forward barriers and reaction energies of the driving surface, (2,), and of the draws, (K, 2)."""
+    """Return the barriers from forward barriers and reaction energies of the driving potential (2,) and of the draws (K, 2)."""
     both = replace(found.forward, value=values, draws=draws, note="each draw on its own")
     return OwnBarriers(both[0], both[0] - both[1], both[1], tuple(status), how)

@@ -1,4 +1,4 @@
-"""Elastic constants with error bars, with ions relaxed or clamped, at the lattice of every draw or at a shared one.
+"""Compute elastic constants with error bars, with ions relaxed or clamped, at the lattice of every draw or a shared one.
 
     C = (1/V) [H_εε - H_εu H_uu⁺ H_uε] + stress terms,   derived moduli draw by draw
 
@@ -6,18 +6,18 @@
 |---|---|---|
 | H | ``matrix``, ``second`` | second derivatives in q = (u, e) of :mod:`blipcalc.core.curvature` |
 | V | | volume |
-| C | ``tensor`` | what a strain makes of the stress, ∂σ_i/∂e_j, Voigt order, engineering shears |
+| C | ``tensor`` | stress–strain coefficients ∂σ_i/∂e_j, Voigt order, engineering shears |
 
-**Derivatives** are those of automatic differentiation for the surface that drives, where it has them, and central differences of
-forces and stresses for the draws.
+**Derivatives** of the driving potential are by automatic differentiation if available; those of the draws are central differences
+of forces and stresses.
 
-**Lattices.**  At a shared lattice draws are under pressure, and a pressure changes C by C′ δp, as much at first order as the draw
-itself.  So every draw is taken to its own minimum (:mod:`blipcalc.relaxation.start_of_draws`), where its stress is zero and C is
-unique; what is neglected there is the step of the differences alone.  At a shared lattice C is the stress–strain coefficient
-(Wallace 1967), symmetric under hydrostatic stress; half the sum with its transpose is given.
+**Lattices.**  At a shared lattice draws are under pressure, and a pressure changes C by C′ δp, which is of the same order as the
+difference between draws.  So every draw is relaxed to its own minimum (:mod:`blipcalc.relaxation.start_of_draws`), where its
+stress is zero and C is unique; the only error there is that of finite differences.  At a shared lattice C is the stress–strain
+coefficient (Wallace 1967), symmetric under hydrostatic stress; its symmetric part is returned.
 
-**Ions.**  For draws X = -H_uu⁺ L, L = H_uε, is found by conjugate gradients that know the Hessian of the surface that drives, and
-enters in the stationary form H_εε + Xᵀ L + Lᵀ X + Xᵀ H_uu X, whose error is the square of that of X.
+**Ions.**  For draws X = -H_uu⁺ L, L = H_uε, is found by conjugate gradients preconditioned with the driving potential's Hessian,
+and enters in the stationary form H_εε + Xᵀ L + Lᵀ X + Xᵀ H_uu X, whose error is the square of that of X.
 
 Source: Wu, Vanderbilt, Hamann, Phys. Rev. B 72, 035105 (2005), eq. 21; Wallace, Phys. Rev. 162, 776 (1967).
 """

@@ -30,7 +30,7 @@ from blipcalc.stats.estimate import Estimate, with_error
 
 @dataclass(frozen=True)
 class OwnBarriers:
-    """Barriers with every draw on its own path, or at its own stationary points; NaN for a draw without one.
+    """Barriers with every draw on its own path, or at its own stationary points; NaN without a barrier, see ``status``.
 
     forward, backward, reaction : () eV
     status : of each draw, ``converged``, ``not converged`` or ``no barrier``
