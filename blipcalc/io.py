@@ -1,12 +1,12 @@
 """Read and write structures with uncertainties, which ASE's writers drop, without loss.
 
-ASE's writers silently drop every result that is not in its list.  Here these are stored under names with the prefix ``blip_``,
-in places that ASE keeps, so that ASE reads the same files; :func:`read` makes them available by ``get_property`` again.
+ASE's writers silently drop every result that is not in its list.  Here these are stored under names with the prefix
+``blip_``, in places that ASE keeps, so that ASE reads the same files; :func:`read` makes them available by ``get_property``.
 
 | format | stored | how |
 |---|---|---|
 | ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (ASE drops ``arrays``) |
-| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is recomputed as its square | columns of 8 decimals; all others: all digits |
+| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` recomputed as its square | columns of 8 decimals; all others: all digits |
 | ``.db`` | every key, bit for bit | ``data`` of the row, which has a seal (:mod:`blipcalc.files.row_seals`) |
 
 Also stored are: calibrated or not, surface, K and seed, and properties of the structure that formats drop
