@@ -58,7 +58,7 @@ class NonFinite(Criterion):
 
 @dataclass(frozen=True)
 class MaxAtomStd(Criterion):
-    """Criterion largest ``atom_std`` ≤ an uncalibrated threshold.
+    """Criterion: largest ``atom_std`` ≤ an uncalibrated threshold.
 
     threshold : eV/Å, > 0
     """
@@ -79,7 +79,7 @@ class MaxAtomStd(Criterion):
 
 @dataclass(frozen=True)
 class CalibratedTolerance(Criterion):
-    """Calibrated criterion q_frame · max ``atom_std`` ≤ tolerance.
+    """Calibrated criterion: q_frame · max ``atom_std`` ≤ tolerance.
 
     tolerance : ε_tol, eV/Å, on the norm of the force error of the worst atom
     q_frame : conformal quantile of the frame's maximum of ‖force error‖ / ``atom_std``
@@ -131,7 +131,7 @@ class CalibratedTolerance(Criterion):
 
 @dataclass(frozen=True)
 class ElementThresholds(Criterion):
-    """Criterion largest ``atom_std`` of each element ≤ the threshold of that element.
+    """Criterion: largest ``atom_std`` of each element ≤ the threshold of that element.
 
     thresholds : {symbol: eV/Å}; every element of the structure must be named, with ``math.inf`` for one without a limit (NaN
         breaches even then)
@@ -164,7 +164,7 @@ class ElementThresholds(Criterion):
 
 @dataclass(frozen=True)
 class AtomFraction(Criterion):
-    """Criterion share of atoms with ``atom_std`` beyond a threshold ≤ a fraction.
+    """Criterion: share of atoms with ``atom_std`` beyond a threshold ≤ a fraction.
 
     threshold : eV/Å, > 0
     fraction : 0 ≤ fraction < 1
@@ -190,7 +190,7 @@ class AtomFraction(Criterion):
 
 @dataclass(frozen=True)
 class PressureTolerance(Criterion):
-    """Criterion error bar of the pressure ≤ a tolerance for the barostat; a breach is a warning, never a halt.
+    """Criterion: error bar of the pressure ≤ a tolerance for the barostat; a breach is a warning, never a halt.
 
     tolerance_GPa : > 0
     """
@@ -213,7 +213,7 @@ class PressureTolerance(Criterion):
 
 @dataclass(frozen=True)
 class EnergyStdPerAtom(Criterion):
-    """Criterion ``energy_std`` / n ≤ a threshold; all atoms count, fixed or not.
+    """Criterion: ``energy_std`` / n ≤ a threshold; all atoms count, fixed or not.
 
     threshold : eV/atom, > 0
     """

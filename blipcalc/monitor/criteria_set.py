@@ -122,7 +122,7 @@ class CriteriaSet:
         return [replace(fault(atoms, step), is_hard=True) for fault in self.fault_checks]
 
     def judge(self, reading: Reading, found: Sequence[Decision]) -> tuple[Decision, bool]:
-        """Return the decision to act on, and whether its criterion is excused; fault checks and NonFinite are never excused.
+        """Return the decision to act on, and whether its criterion is excused; faults and non-finite values never are.
 
         found : decisions of the fault checks
         """

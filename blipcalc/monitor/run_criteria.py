@@ -82,7 +82,7 @@ class HaltRatio:
 
 @dataclass(frozen=True)
 class InstantThreshold:
-    """Criterion R_t ≤ limit at every check.
+    """Instant criterion: R_t ≤ limit at every check.
 
     limit : on R
     """
@@ -101,7 +101,7 @@ class InstantThreshold:
 
 @dataclass(frozen=True)
 class LatentDistanceThreshold:
-    """Criterion latent distance of every atom from the data ≤ limit at every check, independent of σ.
+    """Instant criterion: latent distance of every atom from the data ≤ limit at every check, independent of σ.
 
     limit : see :class:`~blipcalc.core.domain.Domain`
     """
@@ -123,7 +123,7 @@ class LatentDistanceThreshold:
 
 @dataclass
 class SmoothedThreshold:
-    """Criterion mean of ln R over the last window ≤ ln limit, once a whole window has been read.
+    """Sequential criterion: mean of ln R over the last window ≤ ln limit, once a whole window has been read.
 
     window : checks
     limit, warning : on the geometric mean of R
@@ -161,7 +161,7 @@ class SmoothedThreshold:
 
 @dataclass
 class EDetector:
-    """Shiryaev-Roberts e-detector on conformal p-values of R against the reference run, at every k-th check.
+    """Sequential criterion: e-detector (Shiryaev-Roberts) on conformal p-values of R against the reference run, at every k-th check.
 
     reference : R of independent checks of the reference run
     every : k, checks between two independent ones
@@ -212,7 +212,7 @@ class EDetector:
 
 @dataclass
 class ConsecutiveBreaches:
-    """Criterion that halts only after another one was breached at ``checks`` checks in a row; before, it warns.
+    """Sequential criterion that halts only after another one was breached at ``checks`` checks in a row; before, it warns.
 
     A breach beyond ``ceiling`` times the limit, or with a value that is not finite, halts at once.
 

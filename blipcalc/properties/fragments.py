@@ -15,7 +15,7 @@ from blipcalc.settings import several, whole
 def side_of(atoms: Atoms, near: int, far: int) -> list[int]:
     """Return the atoms bonded to ``far``, directly or through others, when the bond between ``near`` and ``far`` is cut.
 
-    raises : StructureError if they include ``near``, because the two atoms are connected through a ring
+    raises : StructureError if they include ``near``: the bond is in a ring, or the two atoms are not bonded directly
     """
     first, second, *_ = bonded_pairs(atoms)
     bonded: dict[int, list[int]] = {}

@@ -82,7 +82,7 @@ class Minimum:
 
 
 def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
-    """Return error bars from the minima of the draws, by the requested or else by a reliable method, and notes.
+    """Return error bars from the per-draw minima, by the requested or else by a reliable method, and notes.
 
     The structure is moved by a Newton step if that lowers its forces; the draws start from the structure before that step.
     """

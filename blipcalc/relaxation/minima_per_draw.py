@@ -1,4 +1,4 @@
-"""Relax every draw to its own minimum, all draws in one batch.
+"""Compute per-draw minima: every draw is relaxed from the driving potential's minimum, all in one batch.
 
 All draws start in the minimum of the driving potential, with its Hessian: limited-memory quasi-Newton steps (Liu and Nocedal
 1989, doi:10.1007/BF01589116) from H₀ = |H̄|, so that few steps are needed.  A step that raises the energy is undone and the next

@@ -1,4 +1,4 @@
-"""Relax a structure to a minimum, with error bars from the minima of the draws."""
+"""Relax a structure to a minimum, with error bars from the per-draw minima."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def relax(
     logfile: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Relaxed:
-    """Relax a structure on the driving potential, with error bars from the minima of the draws.
+    """Relax a structure on the driving potential, with error bars from the per-draw minima.
 
     The relaxation stops at max(fmax, z σ_F), and reports which of them (:mod:`blipcalc.relaxation.stopping`).  For error bars
     (:mod:`blipcalc.relaxation.error_bars`) a Newton step removes the remaining forces.  Error bars follow from the implicit

@@ -28,7 +28,7 @@ Method = Literal["linear response", "re-relaxed"]
 
 @dataclass(frozen=True)
 class ErrorBars:
-    """Minima of the draws, near that of the driving potential.
+    """Per-draw minima near the minimum of the driving potential.
 
     structures : K minima, each with its own cell
     energy : eV, of the minima; the enthalpy under a pressure

@@ -1,4 +1,4 @@
-"""Find the minima of a crystal: that of the driving potential to high precision, and that of every draw near it.
+"""Compute the minima of a crystal: that of the driving potential to high precision, and the per-draw minima near it.
 
 Draws start in the minimum of the driving potential, with its Hessian (:mod:`blipcalc.relaxation.minima_per_draw`); if every draw
 has its own lattice, strains are among the coordinates.
@@ -52,7 +52,7 @@ def settled(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None) -> Atoms:
 
 
 def own_minima(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None, matrix: np.ndarray) -> list[Atoms]:
-    """Return the minimum of each of the K draws.
+    """Return the K per-draw minima.
 
     atoms : the minimum of the driving potential; matrix : its Hessian, including strains
 
