@@ -217,7 +217,8 @@ def set_temperature(dynamics: MolecularDynamics, temperature_K: float) -> None:
 def variables(dynamics: MolecularDynamics) -> dict[str, np.ndarray]:
     """Return {name: value} of all numbers and arrays that an integrator and its thermostats hold, float64.
 
-    ASE keeps the variables of chains and barostats in private attributes, so all attributes are taken, including any of later ASE versions.
+    ASE keeps the variables of chains and barostats in private attributes, so all attributes are taken, including those of later
+    ASE versions.
     """
     return {name: np.asarray(holder[key], dtype=np.float64) for name, holder, key in _numbers(dynamics, "")}
 

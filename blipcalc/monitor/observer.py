@@ -32,7 +32,7 @@ Status = Literal["ready", "running", "halted", "stopped", "finished"]
 
 
 class UncertaintyMonitor:
-    """Checks the uncertainty of a run every k steps, from step 0 on, and flags, records or halts.
+    """Check the uncertainty of a run every k steps, from step 0 on, and flag, record or halt.
 
     Under the calibrated criterion the run continues while q_frame · max_i σ_i ≤ ε_tol; NaN is a breach, and so are positions,
     energies and forces that are not finite.  Atoms that cannot move are not watched.  Where the network at the mean weights is

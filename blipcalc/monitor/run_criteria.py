@@ -57,7 +57,7 @@ class SequentialCriterion(Protocol):
 
 @dataclass(frozen=True)
 class HaltRatio:
-    """The ratio q σ / ε_tol of every atom.
+    """Ratio q σ / ε_tol of every atom.
 
     quantiles : {symbol: q}; any other element has NaN
     tolerance : ε_tol, eV/Å
@@ -161,7 +161,7 @@ class SmoothedThreshold:
 
 @dataclass
 class EDetector:
-    """Sequential criterion: e-detector (Shiryaev-Roberts) on conformal p-values of R against the reference run, at every k-th check.
+    """Sequential criterion: e-detector (Shiryaev-Roberts) on conformal p-values of R at every k-th check.
 
     reference : R of independent checks of the reference run
     every : k, checks between two independent ones

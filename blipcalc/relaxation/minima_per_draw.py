@@ -40,7 +40,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Members:
-    """Minima of K draws.
+    """Per-draw minima of K draws.
 
     structures : K minima
     energy : (K,) eV, with p V under a pressure

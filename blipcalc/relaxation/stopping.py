@@ -1,4 +1,4 @@
-"""Relax on the driving potential until forces are below fmax or within their own uncertainty.
+"""Relax on the driving potential with a stopping rule: forces below fmax, or within their own uncertainty.
 
     |F_i| ≤ max(fmax, z σ_i) for every atom i, and likewise for the rows of a cell
 
