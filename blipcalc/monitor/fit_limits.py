@@ -19,9 +19,10 @@ from blipcalc.core.predictor_contract import Need, predictions
 from blipcalc.data.xyz import check_counts
 from blipcalc.errors import ConfigurationError, DataError, LimitsError
 from blipcalc.files.checksums import verify
+from blipcalc.monitor.block_maxima import NS
 from blipcalc.monitor.decisions import Reading
 from blipcalc.monitor.fitted_criterion import DISTANCE, RATIO, Signal
-from blipcalc.monitor.limits import Limits, check_settings, chosen_criteria, fit_limits
+from blipcalc.monitor.limits import Limits, check_length, check_settings, chosen_criteria, fit_limits
 from blipcalc.monitor.readings import movable
 from blipcalc.monitor.run_criteria import SMALLEST, HaltRatio
 from blipcalc.predictor import BayesianPredictor
@@ -74,15 +75,19 @@ def check_reference(
     trajectories = several(
         "trajectories", trajectories, "a list of replicas, each the path of a file or a list of frames"
     )
+    n_frames = 0
+    for trajectory in trajectories:  # read twice, so that one replica at a time is in memory
+        frames = _frames(trajectory, index)
+        _check_interval(frames, interval_fs)
+        n_frames += len(frames)
+    check_length(n_frames * interval_fs / NS, rate_per_ns, confidence, list(chosen))
     quantiles = element_quantiles(predictor.calibration, level)
     ratio, done = HaltRatio(quantiles, tolerance), 0
     signals = {signal.name: signal for signal in (RATIO, *(criterion.signal for criterion in chosen.values()))}
     series: dict[str, list[np.ndarray]] = {name: [] for name in signals}
     for trajectory in trajectories:
         readings: list[Reading] = []
-        frames = _frames(trajectory, index)
-        _check_interval(frames, interval_fs)
-        for batch in batches(frames, BATCH_ATOMS):
+        for batch in batches(_frames(trajectory, index), BATCH_ATOMS):
             batch = list(batch)
             readings += _readings(predictor, ratio, batch, signals.values())
             done += len(batch)

@@ -280,6 +280,13 @@ def _too_short(reference_ns: float, rate: float, budget: Budget, criteria: Seque
     )
 
 
+def check_length(reference_ns: float, rate: float, confidence: float, criteria: Sequence[str]) -> None:
+    """Raise :class:`LimitsError` for a reference run that is too short for one criterion alone, before it is evaluated."""
+    if reference_ns < exposure_needed(rate, confidence):
+        n = len(criteria)
+        raise LimitsError(_too_short(reference_ns, rate, Budget(rate / n, 1 - (1 - confidence) / n), criteria))
+
+
 def check_settings(interval_fs: float, rate: float, confidence: float, tolerance: float, level: float) -> None:
     """Raise :class:`ConfigurationError` for impossible settings."""
     for name, value in (
