@@ -189,8 +189,9 @@ class BayesianPredictor(WithLock, Predictor):
 
     @plain_state()
     def latent_distances(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
-        """Return (n,) of each structure: distance of every atom from the training data, about 1 within the data, in features of
-        the network without weight noise; no variance enters.
+        """Return (n,) distances from the training data of the atoms of each structure, about 1 within the data.
+
+        They use features of the network without weight noise; no variance enters.
 
         raises : ConfigurationError for a predictor without a domain; StructureError as for a call
         """
@@ -265,8 +266,9 @@ class BayesianPredictor(WithLock, Predictor):
     def _centre_samples(
         self, centre: Draws, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]
     ) -> list[SampleArrays]:
-        """Evaluate the network at the mean weights; kept for a single structure, since MD requests forces first and a variance
-        later.
+        """Evaluate the network at the mean weights.
+
+        The result is kept for a single structure, since MD requests forces first and a variance later.
         """
         if len(structures) > 1:
             return sample_arrays(self._evaluator(centre, graph, **wanted), graph)

@@ -1,5 +1,4 @@
-"""Registries of models, posterior methods and other kinds by name: our own, and those that installed packages add by an entry
-point.
+"""Registries of models, posterior methods and other kinds by name: our own, and those of installed packages.
 
 [project.entry-points."blipcalc.posteriors"]
 mine = "my_package.posterior:MyPosterior"

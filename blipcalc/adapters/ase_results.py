@@ -1,7 +1,7 @@
 """Access to the results of other calculators: the structure they are shown, checks of their answers, and outdated results.
 
 **Results.**  All numbers of other calculators enter the package through :func:`ask`: energies as floats,
-forces (n, 3), stresses in Voigt order, in float64 and as copies, or an error that names the calculator and what it gave.
+forces (n, 3), stresses in Voigt order, in float64 and as copies, or an error that names the calculator and the value.
 
 **Outdated results.**  ASE compares elements, positions, cell, periodicity, initial charges and magnetic
 moments; many calculators take total charge and spin, and more, from ``atoms.info``.  So results are outdated
@@ -140,7 +140,7 @@ def ask(part: Answering, key: str, atoms: Atoms, compute: bool = True, *, name: 
     Parameters
     ----------
     key : energy, free_energy, energies, forces or stress
-    atoms : shown to it as :func:`shown` says
+    atoms : passed on by :func:`shown`
     compute : False gives None for a property that is not known yet
     name : of the calculator, for messages
 

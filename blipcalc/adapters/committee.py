@@ -61,7 +61,7 @@ class CommitteePredictor(WithLock, Predictor):
         return Identity(f"{type(self).__name__} {self.calibration!r}", self.calculators)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Return ``["info"]`` where a member says that results for ``info`` of ``seen`` do not hold for ``atoms``."""
+        """Return ``["info"]`` where results of a member for ``info`` of ``seen`` do not hold for ``atoms``."""
         return changes(seen, atoms, self.calculators)
 
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:

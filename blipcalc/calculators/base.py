@@ -25,7 +25,7 @@ class Around(AnswersOneAtATime, Calculator):
     parts: tuple[Calculator, ...]
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Return ``["info"]`` where a part says that results for ``info`` of ``seen`` do not hold for ``atoms``, else nothing."""
+        """Return ``["info"]`` where results of a part for ``info`` of ``seen`` do not hold for ``atoms``, else nothing."""
         return changes(seen, atoms, self.parts)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

@@ -265,7 +265,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         return super().check_state(atoms, tol) or self.changes(self.atoms, atoms)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Return ``["info"]`` where the predictor says that results for ``info`` of ``seen`` do not hold for ``atoms``."""
+        """Return ``["info"]`` where results for ``info`` of ``seen`` do not hold for ``atoms``, as the predictor decides."""
         return changes(seen, atoms, [self.predictor] if isinstance(self.predictor, Vouching) else [])
 
     def _check_arrays(self, atoms: Atoms) -> None:

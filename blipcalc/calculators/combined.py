@@ -97,8 +97,9 @@ class CombinedCalculator(Around):
         return self._bayesian
 
     def share(self, key: str, compute: bool) -> Any:
-        """Return a variance of the Bayesian part, or a sum over the parts; with ``compute=False`` None where a part does not know
-        its term.
+        """Return a variance of the Bayesian part, or a sum over all parts.
+
+        With ``compute=False`` it is None where a part does not know its term.
         """
         if key in self._own:
             return self.model.get_property(key, self.atoms, allow_calculation=compute)

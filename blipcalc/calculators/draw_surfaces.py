@@ -224,8 +224,10 @@ class Surfaces:
         return 1.0 if calibration is None else calibration.calibration_factor(atoms.numbers, of)
 
     def hessian(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
-        """Return the Hessian of the driving potential, by automatic differentiation, or by central differences of forces where
-        the predictor or an exact part cannot be differentiated.
+        """Return the Hessian of the driving potential.
+
+        It comes from automatic differentiation, or from central differences of forces where the predictor or an exact part cannot
+        be differentiated.
         """
         if isinstance(self.predictor, Differentiable) and not self.exact:
             return self.predictor.curvature(atoms, strain=strain)
@@ -303,8 +305,9 @@ def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
 
 
 def constraint_energy(atoms: Atoms) -> float:
-    """Return the energy that constraints such as ``Hookean`` add to every surface, eV; forces get theirs where constraints adjust
-    them.
+    """Return the energy that constraints such as ``Hookean`` add to every surface, eV.
+
+    Constraints add their forces where ASE adjusts forces.
     """
     return float(sum(c.adjust_potential_energy(atoms) for c in atoms.constraints if isinstance(c, Pulling)))
 

@@ -89,7 +89,7 @@ class ReferenceOnDemand(Around):
             self._active, self.results = active, {}
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Return ``["info"]`` where the model or the driving calculator says that results do not hold for ``atoms``."""
+        """Return ``["info"]`` where results of the model or the driving calculator do not hold for ``atoms``."""
         return changes(seen, atoms, (self.model, self._drives))
 
     @property

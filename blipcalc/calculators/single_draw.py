@@ -93,7 +93,7 @@ class OneOfAll(Predictor):
         return Identity(f"{type(self).__name__} {self._k}", (self._predictor,))
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Return ``["info"]`` where the predictor says that results do not hold for ``atoms``."""
+        """Return ``["info"]`` where results for ``info`` of ``seen`` do not hold for ``atoms``, as the predictor decides."""
         return changes(seen, atoms, [self._predictor] if isinstance(self._predictor, Vouching) else [])
 
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:

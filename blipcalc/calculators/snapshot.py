@@ -152,8 +152,9 @@ def clear_stale_annotations(atoms: Atoms) -> None:
 
 
 def fingerprint(atoms: Atoms) -> float:
-    """Return one number for elements, positions, cell, periodicity, charges and spins: a sum with fixed random weights, of unit
-    mean square.
+    """Return one number for elements, positions, cell, periodicity, charges and spins.
+
+    It is a sum with fixed random weights, of unit mean square.
 
     It changes smoothly, so that a structure rounded by a file is still recognised.
     """

@@ -18,8 +18,9 @@ MINIMUM_FRAMES = 10
 
 
 def check_enough(frames: Sequence[Atoms]) -> None:
-    """Raise :class:`CalibrationError` for frames that calibrate no element with any model: too few, or too few with forces that
-    do not all vanish.
+    """Raise :class:`CalibrationError` for labelled frames on which no element can be calibrated with any model.
+
+    Either there are too few, or too few with forces that do not all vanish.
     """
     if len(frames) < MINIMUM_FRAMES:
         raise CalibrationError(

@@ -78,8 +78,9 @@ class EnergyModel(Protocol):
         ...
 
     def last_layers(self) -> tuple[str, ...]:
-        """Return dotted names of the linear layers in whose weights, taken together, the energy is linear: it is the sum of their
-        first outputs.  Empty where there are none.
+        """Return dotted names of the last linear layers, in whose weights, taken jointly, the energy is linear.
+
+        The energy is the sum of their first outputs.  Empty where there are none.
         """
         ...
 
@@ -163,8 +164,9 @@ class Posterior(Protocol):
         ...
 
     def centre(self) -> Draws:
-        """Return the network at the mean weights, or for a mixture its few networks, whose mean output is used; raises
-        :class:`DrawsError` where there is none.
+        """Return the network at the mean weights; raises :class:`DrawsError` where there is none.
+
+        A mixture returns its few networks, whose mean output is used.
         """
         ...
 

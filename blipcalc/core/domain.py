@@ -53,8 +53,9 @@ class Domain:
         return digest.hexdigest()
 
     def distance(self, species: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """Return (N,) distances from the data of atoms of elements (N,) with features (N, F): about 1 within it; NaN for other
-        elements.
+        """Return (N,) distances from the training data of atoms of elements (N,) with features (N, F).
+
+        They are about 1 within the data, and NaN for other elements.
         """
         found = np.full(len(species), np.nan)
         for z, ellipsoid in self.ellipsoids.items():

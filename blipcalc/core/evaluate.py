@@ -105,8 +105,9 @@ class Evaluator:
 
     @plain_state()
     def curvature(self, draw: Draws, graph: GraphTensors) -> Callable[[Tensor], Tensor]:
-        """Return a function from directions (B, E, 3) to ∂²E/∂d² times each, (B, E, 3) eV/Å², of a single draw; shared work is
-        done once, here.
+        """Return a function from directions (B, E, 3) to ∂²E/∂d² times each, (B, E, 3) eV/Å², of a single draw.
+
+        Work that all directions share is done once, here.
 
         With ``compiled`` (tracing alone gains nothing) there is one kernel for each B and :func:`padded_number` of pairs.
         """
@@ -220,8 +221,9 @@ def _products(
     overrides: Mapping[str, Tensor],
     graph: GraphTensors,
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function from directions to their products with the second derivatives; the gradient is built once, and
-    differentiated again for each.
+    """Return a function from directions to their products with the second derivatives.
+
+    The gradient is built once, and differentiated again for each direction.
     """
 
     def slope(vectors: Tensor) -> Tensor:

@@ -107,9 +107,7 @@ class Graph(Data):
         return self.positions[source] - self.positions[target] + offsets
 
     def tensors(self, dtype: torch.dtype, vectors: Tensor | None = None) -> GraphTensors:
-        """Return the tensors that a model reads, with vectors in ``dtype``, or the given ``vectors`` (such as a differentiation
-        leaf).
-        """
+        """Return the tensors that a model reads, with vectors in ``dtype``; ``vectors`` replaces them, as by a leaf."""
         if vectors is None:
             vectors = self.edge_vectors().to(dtype)
         return GraphTensors(vectors, self.edge_index, self.species, self.batch, self.n_structures)

@@ -33,9 +33,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SampleArrays:
-    """Samples of one structure of n atoms as float64 arrays: energy (K,) eV · forces (K, n, 3) eV/Å · stress (K, 6) eV/Å³,
-    ASE's Voigt order · energies (K, n) eV · energy_var (K,) eV² and forces_cov (K, n, 3, 3) (eV/Å)² of mean-variance heads; None
-    where absent.
+    """Samples of the draws for one structure of n atoms, as float64 arrays; None where absent.
+
+    energy (K,) eV · forces (K, n, 3) eV/Å · stress (K, 6) eV/Å³, ASE's Voigt order · energies (K, n) eV · energy_var (K,) eV² and
+    forces_cov (K, n, 3, 3) (eV/Å)² of mean-variance heads
     """
 
     energy: Array
@@ -342,9 +343,7 @@ class Calibration:
         return np.array([self.scale.get(int(z), np.nan) for z in numbers])
 
     def atom_quantile(self, species: Array, level: float = 0.95) -> Array:
-        """Return (n,) q_atom of each atom, NaN for an element without one; raises CalibrationError for a level that no element
-        has.
-        """
+        """Return (n,) q_atom of each atom, NaN for an element without one; raises CalibrationError for an unknown level."""
         self._check_level(level, {known for q in self.q_atom.values() for known in q}, "atom")
         of = {z: q.get(level, np.nan) for z, q in self.q_atom.items()}
         return np.array([of.get(int(z), np.nan) for z in species])

@@ -177,8 +177,9 @@ def _summed(values: np.ndarray) -> list[float | None]:
 
 
 def _deviation(then: Mapping[str, list[float | None]], now: Mapping[str, list[float | None]]) -> float:
-    """Return the largest relative deviation between numbers of one part: infinity where quantities or finiteness differ, zero
-    where the part refused the probe.
+    """Return the largest relative deviation between numbers of one part.
+
+    It is infinite where quantities or finiteness differ, and zero where the part refused the probe.
     """
     if not then or not now:
         return 0.0

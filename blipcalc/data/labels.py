@@ -112,8 +112,7 @@ def labels(atoms: Atoms) -> tuple[float, np.ndarray]:
 
 
 def check_labels(frames: Sequence[Atoms], where: str) -> None:
-    """Raise an error for missing or non-finite labels and impossible structures; warn where forces are not gradients of the
-    energies.
+    """Raise an error for missing or non-finite labels and impossible structures; warn of forces that are no gradients.
 
     Messages begin with ``where`` and the number of the frame.
 

@@ -14,9 +14,7 @@ ROUNDING = 1e-5
 
 
 def informing_frames(frames: Sequence[Atoms]) -> dict[int, int]:
-    """Return {atomic number: number of frames with a force on that element above :data:`ROUNDING`}, for all elements of the
-    frames.
-    """
+    """Return {atomic number: number of frames with a force on that element above :data:`ROUNDING`}, for every element."""
     counts = {int(z): 0 for atoms in frames for z in np.unique(atoms.numbers)}
     for atoms in frames:
         felt = (np.abs(labels(atoms)[1]) > ROUNDING).any(axis=1)

@@ -58,9 +58,7 @@ class BlipModel(Network):
 
     @property
     def supports_vmap(self) -> bool:
-        """Whether ``vmap`` works: for frozen noise, which is part of the state; not for local noise, drawn from a seed inside the
-        call.
-        """
+        """Whether ``vmap`` works: yes for frozen noise, part of the state; no for local noise, drawn inside the call."""
         return self.backbone.supports_vmap and self.config.mode == "frozen"
 
     @property
@@ -110,9 +108,7 @@ class BlipModel(Network):
         return output._replace(penalty=self._kl(alphas))
 
     def _kl(self, alphas: Alphas) -> Tensor:
-        """Return sum and count of the KL, (terms, 2), over atoms and node layers, and over all pairs and edge layers (BLIP,
-        §3.4).
-        """
+        """Return sum and count of the KL, (terms, 2), over atoms and node layers, and over pairs and edge layers (BLIP, §3.4)."""
         terms = [kl_divergence(a, self.config.alpha_prior) for a in alphas if a.numel()]
         return torch.stack([torch.stack([kl.sum(), kl.new_tensor(float(kl.numel()))]) for kl in terms])
 

@@ -81,8 +81,9 @@ class IvonOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def sample(self, named: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Sample the weights at which the gradient is taken, as new leaves, on the CPU, whose random stream does not depend on
-        the device.
+        """Return sampled weights at which to take the gradient, as new leaves.
+
+        They are drawn on the CPU, whose random stream does not depend on the device.
         """
         samples = {}
         for name, p in named.items():

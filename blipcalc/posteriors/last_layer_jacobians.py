@@ -39,8 +39,9 @@ def accumulate(outputs: Iterable[Outputs]) -> Gram:
 
 
 def jacobians(network: Network, graphs: Sequence[Graph], device: str = "cpu") -> Iterator[Outputs]:
-    """Yield for each structure the errors of the energy (1,) eV and forces (n, 3) eV/Å, and their derivatives φ (P, 1) and J (P,
-    n, 3) by w.
+    """Yield the errors of energies and forces of each structure, and their derivatives by w.
+
+    errors (1,) eV and (n, 3) eV/Å; derivatives φ (P, 1) and J (P, n, 3)
     """
     network = copy.deepcopy(network).to(device, torch.float64).eval().requires_grad_(False)
     evaluator, one = Evaluator(network), Draws(1)

@@ -1,5 +1,6 @@
-"""POPS: a uniform posterior over a box of last-layer weights, which contains for every label the nearest weights that fit it
-exactly.
+"""POPS: a uniform posterior over a box of last-layer weights.
+
+For every label the box contains the nearest weights that fit it exactly:
 
     δ_n = Σ_w x_n r_n / (x_nᵀ Σ_w x_n),     w = ŵ + V c,     c_i ~ U(min_n v_iᵀ δ_n, max_n v_iᵀ δ_n)
 

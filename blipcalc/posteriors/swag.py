@@ -85,8 +85,9 @@ class SwagMoments(OnlineFit):
             self.add(parameters)
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> tuple[GaussianPosterior, Mapping[str, Tensor]]:
-        """Return the Gaussian around the mean of the snapshots, and that mean, in the order of the parameters, which a checkpoint
-        does not keep.
+        """Return the Gaussian around the mean of the snapshots, and that mean.
+
+        Tensors are in the order of the parameters, which a checkpoint does not keep.
         """
         found = self.gaussian(next(iter(parameters.values())).dtype, parameters)
         return found, found.mean

@@ -29,8 +29,9 @@ LARGEST_LOG = 700.0
 
 
 def conformal_p(values: ArrayLike, reference: ArrayLike, rng: np.random.Generator) -> Array:
-    """Return p-values (#{reference > x} + U (#{reference = x} + 1)) / (m + 1), U uniform, small where x exceeds most of m
-    references.  A value ranks uniformly among its equals, itself included.
+    """Return p-values (#{reference > x} + U (#{reference = x} + 1)) / (m + 1), with U uniform.
+
+    They are small where x exceeds most of m references.  A value ranks uniformly among its equals, itself included.
 
     values : (n,); reference : (m,), sorted or not
     returns : (n,) in (0, 1], uniform where a value is exchangeable with the references, ties or not

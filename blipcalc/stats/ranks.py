@@ -73,8 +73,9 @@ def spearman_within(sigma: ArrayLike, error: ArrayLike, groups: ArrayLike) -> fl
 
 
 def auroc(score_in: ArrayLike, score_out: ArrayLike) -> float:
-    """Return the area under the ROC curve: the probability that an out-of-distribution score exceeds an in-distribution one, ties
-    counting half.
+    """Return the area under the ROC curve.
+
+    It is the probability that an out-of-distribution score exceeds an in-distribution one, ties counting half.
 
         AUC = [R_out - m (m + 1) / 2] / (n m)
 

@@ -52,8 +52,9 @@ def effective_size(weights: np.ndarray) -> float:
 
 
 def weighted_quantile(scores: np.ndarray, weights: np.ndarray, level: float, new: float) -> float:
-    """Return the weighted conformal quantile of scores (n,) with weights (n,), for a new point of weight ``new``; infinite where
-    the points do not reach the level.
+    """Return the weighted conformal quantile of scores (n,) with weights (n,), for a new point of weight ``new``.
+
+    It is infinite where the points do not reach the level.
     """
     order = np.argsort(scores)
     mass = np.cumsum(weights[order])
@@ -62,8 +63,9 @@ def weighted_quantile(scores: np.ndarray, weights: np.ndarray, level: float, new
 
 
 def density_ratio(here: np.ndarray, there: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return p_there / p_here (m,) at points (m, p), from samples (n, p) and (k, p), by linear logistic regression, which is
-    exact for Gaussians of one covariance.
+    """Return p_there / p_here (m,) at points (m, p), from samples (n, p) and (k, p).
+
+    Logistic regression, linear in the coordinates, is exact for Gaussians of one covariance.
     """
     both = np.concatenate([here, there])
     centre, scale = both.mean(axis=0), both.std(axis=0)

@@ -1,5 +1,4 @@
-"""Optimisation of the weights of one network: the optimiser, the average of the weights, the best average, and an online
-posterior.
+"""Optimisation of the weights of one network, with an average of the weights and an online posterior.
 
     θ ← θ - step(∇),    θ̄ ← θ̄ + (1 - d)(θ - θ̄),    d = min(decay, (1 + t) / (10 + t))
 

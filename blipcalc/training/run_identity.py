@@ -26,9 +26,7 @@ class StoredTraining(Settings):
 
 
 def run_identity(model: Network, method: object, *graphs: Sequence[Graph]) -> str:
-    """Return SHA-256 over the initial network, all settings of it and of the method, and the labelled graphs, to recognise
-    checkpoints.
-    """
+    """Return SHA-256 over the initial network, the settings of it and of the method, and the labelled graphs."""
     digest = hashlib.sha256(f"{network_identity(model)} {method!r}".encode())
     for part in graphs:
         digest.update(f"{len(part)} graphs\0".encode())

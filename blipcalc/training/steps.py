@@ -19,8 +19,10 @@ from blipcalc.core.graph import GraphTensors
 
 
 class StepOutput(NamedTuple):
-    """Output of R draws for a batch: energy (R, S) eV, forces (R, N, 3) eV/Å, penalty (terms, 2) as sums and counts, and, with
-    mean-variance heads, energy_var (R, S) eV² and forces_cov (R, N, 3, 3) (eV/Å)².
+    """Energies, forces, penalty and variances of R draws for a batch.
+
+    energy (R, S) eV, forces (R, N, 3) eV/Å, penalty (terms, 2) as sums and counts; with mean-variance heads energy_var (R, S) eV²
+    and forces_cov (R, N, 3, 3) (eV/Å)², else None
     """
 
     energy: Tensor
