@@ -1,7 +1,7 @@
 """Computation independent of the state of the process, which belongs to the user.
 
 Other packages of this field set torch's default dtype to float64 for the whole process, a user may call from within
-``torch.autocast`` or ``torch.inference_mode``, and numpy may be told to raise on underflow.  :func:`plain_state` sets
+``torch.autocast`` or ``torch.inference_mode``, and numpy may be set to raise on underflow.  :func:`plain_state` sets
 torch and numpy to the state of a new process, for one call and one thread.  It is used wherever networks and tensors are made,
 evaluated, trained and fitted.
 """

@@ -74,7 +74,7 @@ class EnergyModel(Protocol):
         ...
 
     def layer_roles(self) -> dict[str, Role]:
-        """Return {dotted name of a linear layer: what its rows are}: atoms, directed pairs, or vector components of atoms."""
+        """Return {dotted name of a linear layer: role of its rows}: atoms, directed pairs, or vector components of atoms."""
         ...
 
     def last_layers(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class Identified(Protocol):
 
 @runtime_checkable
 class Configured(Protocol):
-    """A module with settings."""
+    """A module that has settings."""
 
     config: object
 

@@ -323,7 +323,7 @@ class Calibration:
         )
 
     def halt_limit(self, tolerance: float, level: float = 0.95) -> float:
-        """Return the largest ``atom_std`` (eV/Å) at which a run goes on: q_frame · max atom_std ≤ tolerance (eV/Å, a norm)."""
+        """Return the largest ``atom_std`` (eV/Å) without a halt: q_frame · max atom_std ≤ tolerance (eV/Å, a norm)."""
         self._check_level(level, self.q_frame, "frame")
         return tolerance / self.q_frame[level]
 

@@ -58,7 +58,7 @@ def held(path: str | Path, *, patience: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def adding(path: str | Path) -> Iterator[None]:
-    """Lock a file during an addition or a replacement; a thread that already holds the lock goes on.
+    """Lock a file during an addition or a replacement; a thread that already holds the lock continues.
 
     raises : FileBusyError where another owner holds it for longer, such as a run that writes to it
     """

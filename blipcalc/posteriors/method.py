@@ -102,7 +102,7 @@ class PosteriorMethod(Protocol):
         return f"{self.name}({self.settings!r})"
 
     def check(self, epochs: int, patience: int) -> None:
-        """Raise :class:`ConfigurationError` for a training, of so many epochs, that cannot make the posterior."""
+        """Raise :class:`ConfigurationError` for a number of epochs or a patience that cannot make the posterior."""
         return
 
     def network(self, trained: Network) -> Network:
