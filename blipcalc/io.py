@@ -1,17 +1,17 @@
-"""What ASE drops, kept: uncertainties of structures, written and read without loss.
+"""Read and write structures with uncertainties, which ASE's writers drop, without loss.
 
-ASE's own writers drop every result that is not in its list, in silence.  Here they travel under names with the prefix
-``blip_``, in places that survive, so that ASE reads the same files; :func:`read` puts them back behind ``get_property``.
+ASE's writers silently drop every result that is not in its list.  Here these are stored under names with the prefix
+``blip_``, in places that ASE keeps, so that ASE reads the same files; :func:`read` makes them available by ``get_property``.
 
-| format | kept | how |
+| format | stored | how |
 |---|---|---|
-| ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (its own ``arrays`` are dropped) |
-| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` is its square again | columns of 8 decimals; all others: all digits |
+| ``.traj`` | every key of the calculator's contract, bit for bit | arrays in ``info`` (ASE drops ``arrays``) |
+| ``.xyz``, ``.extxyz`` | ``*_std`` as text; ``*_var`` recomputed as its square | columns of 8 decimals; all others: all digits |
 | ``.db`` | every key, bit for bit | ``data`` of the row, which has a seal (:mod:`blipcalc.files.row_seals`) |
 
-With them go: calibrated or not, surface, K and seed, and what formats drop of the structure itself
-(:mod:`blipcalc.core.dropped_by_ase`).  Covariances and uncalibrated values stay behind.  Files that grow frame by frame can have
-checksums beside them (:mod:`blipcalc.files.checksums`), which :func:`read` holds them against.
+Also stored are: calibrated or not, surface, K and seed, and properties of the structure that formats drop
+(:mod:`blipcalc.core.dropped_by_ase`).  Covariances and uncalibrated values are not stored.  Files that grow frame by frame can
+have checksums beside them (:mod:`blipcalc.files.checksums`), which :func:`read` verifies.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from blipcalc.files.safetensors_file import write_atomically
 
 #: (n,) and (n, 3): columns in text files
 PER_ATOM = ("atom_std", "forces_std", "latent_distance")
-#: entry of a frame in the file of samples
+#: key in ``info`` of a frame's index in the file of samples
 SAMPLES = f"{PREFIX}samples"
 
 
@@ -61,26 +61,25 @@ def write(
     samples: bool = False,
     checksums: bool = False,
 ) -> None:
-    """Write structures with all that their calculators hold for them; nothing is computed, but samples where asked for.
+    """Write structures with all results that their calculators hold; only requested samples are computed.
 
-    All frames are made ready before the file is touched: where one fails, an older file stays as it was and a new one does
-    not come to be.
+    All frames are prepared before the file is touched: if one fails, an existing file is unchanged and no new one is created.
 
     Parameters
     ----------
     path : ``.traj``, ``.xyz``, ``.extxyz`` or ``.db``
     frames : one structure or many
     append : add to an existing file
-    samples : keep the K draws too, beside the file in ``<path>.samples.npz``
-    checksums : keep a sum of every frame beside the file in ``<path>.sums``, as run folders do; a file that has them keeps them
-        when it is added to.  Not for ``.db``, whose rows are sealed in any case, nor for text that was begun without them
+    samples : also store the K draws, beside the file in ``<path>.samples.npz``
+    checksums : store a checksum of every frame beside the file in ``<path>.sums``, as run folders do; appending to a file with
+        checksums adds more.  Not for ``.db``, whose rows are always sealed, nor for text files started without them
 
     Raises
     ------
-    StructureError : an array that is not one of values for each atom
-    FileBusyError : somebody else writes to it, such as a run
-    DataError : unknown suffix, no frames, no samples to be had, checksums of a database, and what no file gives back: constraints
-        that are not ASE's own, objects in ``info``
+    StructureError : an array that does not have one value per atom
+    FileBusyError : another process writes to the file, such as a run
+    DataError : unknown suffix, no frames, no samples available, checksums of a database, and content that no file can restore:
+        constraints from outside of ASE, objects in ``info``
     """
     path, frames = Path(path), [frames] if isinstance(frames, Atoms) else list(frames)
     _check_suffix(path)
@@ -103,7 +102,7 @@ def _write(path: Path, frames: Sequence[Atoms], *, append: bool, samples: bool, 
         for i, atoms in enumerate(frames):
             check_all_arrays(atoms, for_files=True)
             frame = snapshot(atoms)
-            put_back(frame)  # of a file that ASE's own reader has read
+            put_back(frame)  # for a file that was read by ASE's reader
             annotate(frame)
             try:
                 set_aside(frame, path.suffix)
@@ -131,17 +130,17 @@ def read(path: str | Path, index: int) -> Atoms: ...
 @overload
 def read(path: str | Path, index: str) -> Atoms | list[Atoms]: ...
 def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
-    """Read structures, their uncertainties behind ``atoms.calc.get_property`` again.
+    """Return the structures of a file, with their uncertainties in ``atoms.calc.get_property``.
 
     Parameters
     ----------
-    path : as for :func:`write`; files of other programs are read as ASE reads them
-    index : as in ASE: an int gives one structure, a slice in text a list
+    path : as for :func:`write`; files of other programs are read by ASE
+    index : as in ASE: an int returns one structure, a slice as text a list
 
     Raises
     ------
     DataError : no such file, or an unknown suffix
-    DamagedFileError : a file that is not as its checksums or seals say, where it has any
+    DamagedFileError : a file that contradicts its checksums or seals
     """
     path = Path(path)
     _check_suffix(path)
@@ -161,7 +160,7 @@ def read(path: str | Path, index: int | str = ":") -> Atoms | list[Atoms]:
 
 @contextlib.contextmanager
 def _named(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Give the errors of other people's readers and writers a name, but those that may pass."""
+    """Convert errors of other packages' readers and writers to DataError, except the types in ``passing``."""
     known: tuple[type[Exception], ...] = (BlipcalcError, *passing)
     try:
         yield
@@ -172,7 +171,7 @@ def _named(what: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[Non
 
 
 def iterate(path: str | Path) -> Iterator[Atoms]:
-    """The structures of a file one after the other, as :func:`read` gives them; of a ``.traj`` one is in memory at a time."""
+    """Yield the structures of a file as :func:`read` returns them; of a ``.traj`` only one is in memory at a time."""
     path = Path(path)
     if path.suffix != ".traj":
         yield from read(path)
@@ -185,12 +184,12 @@ def iterate(path: str | Path) -> Iterator[Atoms]:
 
 
 def keeps_sums(path: Path) -> bool:
-    """Whether frames of such a file can have checksums."""
+    """Return whether a file of this format can have checksums."""
     return path.suffix != ".db"
 
 
 def _samples_of(atoms: Atoms) -> SampleArrays:
-    """The draws of a structure, evaluated where the calculator has not kept them."""
+    """Return the draws of a structure, evaluated if the calculator does not hold them."""
     calc, samples = atoms.calc, None
     if isinstance(calc, SnapshotCalculator):
         samples = calc.samples
@@ -206,7 +205,7 @@ def _samples_path(path: Path) -> Path:
 
 
 def _stored_samples(path: Path) -> dict[str, np.ndarray]:
-    """{frame/quantity: samples}."""
+    """Return {frame/quantity: samples}."""
     if not _samples_path(path).is_file():
         return {}
     arrays = read_arrays(_samples_path(path))
@@ -222,7 +221,7 @@ def _stored_samples(path: Path) -> dict[str, np.ndarray]:
 
 
 def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
-    """Move what carries the prefix from ``info`` and ``arrays`` into a frozen calculator."""
+    """Move entries with the prefix from ``info`` and ``arrays`` into a snapshot calculator."""
     words_again(atoms)
     put_back(atoms)
     clear_stale_annotations(atoms)
@@ -239,7 +238,7 @@ def _restore(atoms: Atoms, samples: Mapping[str, np.ndarray]) -> Atoms:
         if kind == "var" and key not in found and f"{quantity}_std" in found:
             found[key] = np.square(found[f"{quantity}_std"])
         if key in found:
-            # text of nine numbers comes back as a matrix, column by column
+            # ASE reads text of nine numbers as a matrix, column by column
             value = np.asarray(found[key], dtype=np.float64)
             value = np.ravel(value, order="F") if key == DEVIATIONS else value
             results[key] = value.reshape(shapes[quantity]) if quantity in shapes else float(value)
@@ -263,7 +262,7 @@ def _traj(path: Path, frames: Sequence[Atoms], append: bool) -> Callable[[], Non
         writer.write(atoms)
 
     def add() -> None:
-        # frames before it stay readable while ASE adds: its index is written last
+        # earlier frames stay readable while ASE appends, since it writes the index last
         with TrajectoryWriter(path, mode="a") as existing:
             for atoms in frames:
                 existing.write(atoms)

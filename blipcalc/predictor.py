@@ -125,7 +125,8 @@ class BayesianPredictor(WithLock, Predictor):
             for one in (self.draws, self.centre)
         ]
         domain = None if self.domain is None else self.domain.hash
-        settings = (type(self).__name__, self.surface, draws, self.calibration, domain)
+        constants = None if self.calibration is None else self.calibration.constants
+        settings = (type(self).__name__, self.surface, draws, constants, domain)
         return Identity(f"{settings!r} {network_identity(self.model)}")
 
     @classmethod

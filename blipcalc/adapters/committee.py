@@ -58,7 +58,8 @@ class CommitteePredictor(WithLock, Predictor):
     @property
     def identity(self) -> Identity:
         """The identities of the members and the calibration."""
-        return Identity(f"{type(self).__name__} {self.calibration!r}", self.calculators)
+        constants = None if self.calibration is None else self.calibration.constants
+        return Identity(f"{type(self).__name__} {constants}", self.calculators)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
         """Return ``["info"]`` where results of a member for ``info`` of ``seen`` do not hold for ``atoms``."""

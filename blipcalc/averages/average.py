@@ -1,11 +1,11 @@
-"""``average``: a thermal average of a stored run, its model error and its sampling error apart.
+"""Compute thermal averages of a stored run, with separate model error and sampling error.
 
-From one run on the surface that drives, averages on each of K draws follow by weights on its frames
-(:mod:`blipcalc.stats.reweighting`); where the draws are too far apart for that, from a run on each of them
+Averages on each of K draws are obtained from one run on the driving potential by reweighting its frames
+(:mod:`blipcalc.stats.reweighting`), or, if the draws differ too much for that, from a run on each draw
 (:mod:`blipcalc.averages.independent_runs`).
 
-Weights take the draws as the posterior gives them.  What a calibration says of energies is a factor on the spread of the result,
-as for every :class:`~blipcalc.stats.estimate.Estimate`; to first order the two are the same.
+Weights use the draws of the posterior without calibration.  The calibration factor is applied to the spread of the result, as
+for every :class:`~blipcalc.stats.estimate.Estimate`; to first order this equals calibrated draws.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate
 
-#: as a file
+#: kind of file that holds averages
 AVERAGES = Kind("thermal averages", "run 'blipcalc average --json' again")
-#: observables that hold the offset which draws of a total energy have
+#: observables that include the offset of each draw's total energy
 TOTALS = ("energy", "energy_per_atom")
 
 
 @dataclass(frozen=True)
 class ThermalAverage:
-    """A thermal average with its errors.
+    """Thermal average with its errors.
 
     name : of the observable
-    estimate : on the surface that drove, and on each draw: its ``std`` is the model error
-    sampling : what the run can carry: sampling error, noise of the model error, N_eff, …
+    estimate : on the driving potential and on each draw; its ``std`` is the model error
+    sampling : sampling error, noise of the model error, N_eff, …
     temperature_K : of the run
     axis : of an array; None for a number
     """
@@ -59,31 +59,31 @@ class ThermalAverage:
 
     @property
     def value(self) -> Array:
-        """On the surface that drove."""
+        """Return the average on the driving potential."""
         return self.estimate.value
 
     @property
     def model_error(self) -> Array:
-        """Spread of the averages of the draws, widened as the calibration says."""
+        """Return the spread of the averages of the draws, times the calibration factor."""
         return self.estimate.std
 
     @property
     def sampling_error(self) -> Array:
-        """Standard error of the value."""
+        """Return the standard error of the value."""
         return self.sampling.sampling_error
 
     @property
     def noise(self) -> Array:
-        """What the model error would be if all draws were alike: one that is not much larger needs a longer run."""
+        """Return the model error expected from sampling alone; a model error that is not much larger needs a longer run."""
         return self.estimate.calibration_factor * self.sampling.noise
 
     @property
     def n_eff(self) -> float:
-        """Effective independent frames of the draw that has fewest."""
+        """Return the smallest number of effective independent frames of all draws."""
         return float(self.sampling.n_eff.min())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         s = self.sampling
         plain = {name: None if value is None else np.asarray(value).tolist() for name, value in vars(s).items()}
         axis = None if self.axis is None else {**vars(self.axis), "values": self.axis.values.tolist()}
@@ -98,11 +98,11 @@ class ThermalAverage:
         }
 
     def plot(self, path: str | Path, *, level: float = 0.95) -> None:
-        """Draw the value, a band for the model error and one for the sampling error, and the draws, as a PNG.
+        """Write a PNG of the value, a band each for model error and sampling error, and the draws.
 
-        level : of the band of the model error; that of the sampling error is two standard errors wide on either side
+        level : of the band of the model error; that of the sampling error is ± two standard errors
 
-        raises : ConfigurationError for an average of a number
+        raises : ConfigurationError for an average that is not a curve
         """
         from matplotlib.figure import Figure  # heavy, and not needed to average
 
@@ -139,25 +139,25 @@ def average(
     discard: float = 0.1,
     batch: int = 16,
 ) -> ThermalAverage:
-    """Average an observable over a stored run, with its model error and its sampling error.
+    """Return the average of an observable over a stored run, with its model error and its sampling error.
 
     Parameters
     ----------
     run : folder of ``run_md`` or of :func:`~blipcalc.averages.independent_runs.independent_runs`, trajectory with uncertainties,
-        frames from :func:`blipcalc.read`, or several folders or trajectories: replicas of one run
-    observable : a name of :mod:`blipcalc.averages.observables`, such as ``"rdf:O-O"``, or a function of a structure that gives a
-        number or an array
-    method : ``reweight``: direct weights; ``cea``: cumulant expansion of first order; ``auto``: direct weights where every
-        draw has N_eff ≥ 100, else the expansion.  Folders of independent runs take neither
-    temperature_K : of runs that do not say so themselves
-    calculator : the one that drove the run: evaluates frames that hold no energies of the draws
-    discard : part of the run, from its beginning, that is taken as equilibration
-    batch : structures that the calculator evaluates at a time
+        frames from :func:`blipcalc.read`, or several folders or trajectories as replicas of one run
+    observable : a name of :mod:`blipcalc.averages.observables`, such as ``"rdf:O-O"``, or a function of a structure that returns
+        a number or an array
+    method : ``reweight``: direct weights; ``cea``: cumulant expansion of first order; ``auto``: direct weights if every
+        draw has N_eff ≥ 100, else the expansion.  Not used for independent runs
+    temperature_K : of runs without a stored temperature
+    calculator : that of the run, to evaluate frames without energies of the draws
+    discard : initial fraction of the run that is left out as equilibration
+    batch : structures per evaluation of the calculator
 
     Raises
     ------
-    SamplingError : too few independent frames, too few effective ones, or an expansion that does not settle
-    ConfigurationError : no temperature, or one that does not fit; a run at constant energy
+    SamplingError : too few independent frames, too few effective ones, or an expansion that does not converge
+    ConfigurationError : no temperature, or a different one; a run at constant energy
     DataError : frames without energies of the draws, and no calculator
 
     Examples
@@ -178,7 +178,7 @@ def average(
 
 
 def _of_runs(runs: Sequence[Path], chosen: Any, temperature_K: float | None, discard: float) -> ThermalAverage:
-    """Over runs on the surface that drives and on each draw."""
+    """Return the average over runs on the driving potential and on each draw."""
     found: list[tuple[Stored, Axis | None, Atoms]] = []
 
     def values_of(run: Path) -> tuple[Array, ...]:
@@ -223,7 +223,10 @@ def _result(
 
 
 def _calibration_factor(stored: Stored, calculator: Calculator | None, frame: Atoms, name: str) -> float | None:
-    """Factor of the calibration on the spread; None without one.  Weights come of differences of energies, as forces do."""
+    """Return the calibration factor; None without a calibration.
+
+    It is that of forces except for total energies, since weights depend on differences of energies.
+    """
     calibration = stored.calibration if calculator is None else Surfaces(calculator).bayesian.calibration
     if calibration is None:
         return None

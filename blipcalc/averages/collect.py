@@ -1,4 +1,4 @@
-"""An observable along a stored run, with the energies of the draws beside it."""
+"""Collect an observable along a stored run, with the energies of the draws."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def collect(
     calculator: Calculator | None = None,
     batch: int = 16,
 ) -> tuple[Series, Axis | None, Atoms]:
-    """Go once through all frames.
+    """Return the series of an observable over all frames, reading them once.
 
     Parameters
     ----------
-    discard : part of each replica, from its beginning, that is taken as equilibration
-    with_draws : energies of the draws too; without them the series holds none
+    discard : initial fraction of each replica that is left out as equilibration
+    with_draws : also collect energies of the draws
     calculator, batch : see :class:`~blipcalc.averages.stored_run.DrawEnergies`
 
     Returns
     -------
-    the series, the axis of an array, and a frame
+    the series, the axis of an array, and the first frame
 
     Raises
     ------
-    DataError : no frames, shapes that differ, frames without energies of the draws; NonFiniteError : a value that is none
+    DataError : no frames, shapes that differ, frames without energies of the draws; NonFiniteError : a value that is not finite
     """
     if not 0 <= number("discard", discard) < 1:
         raise ConfigurationError(f"discard={discard}; expected a part of the run, at least 0 and below 1")
@@ -68,7 +68,7 @@ def collect(
 
 
 class _Replica:
-    """What frames gave so far."""
+    """Values, times and energies of the draws of one replica, collected frame by frame."""
 
     def __init__(self, observable: Observable | Displacement, draws: DrawEnergies | None) -> None:
         self.observable, self.draws = observable, draws
@@ -81,7 +81,7 @@ class _Replica:
         return len(self.values)
 
     def add(self, atoms: Atoms) -> None:
-        """The next frame."""
+        """Add the next frame."""
         self.frame = atoms if self.frame is None else self.frame
         if isinstance(self.observable, Displacement):
             value = atoms.positions
@@ -108,7 +108,7 @@ class _Replica:
         self.values.append(value)
 
     def done(self, discard: float, lags: np.ndarray | None) -> tuple[Array, Array, Array | None]:
-        """Values (T, …), energies of the draws (T, K) and values on each draw (T, K, …), where they are others."""
+        """Return values (T, …), energies of the draws (T, K) and, if they differ, values on each draw (T, K, …)."""
         skip = int(len(self) * discard)
         deviations = np.empty((len(self), 0)) if self.draws is None else self.draws.done()
         values, deviations, own = np.array(self.values[skip:]), deviations[skip:], None

@@ -1,18 +1,18 @@
-"""Mean square displacement and diffusion along a trajectory.
+"""Compute mean square displacement and diffusion along a trajectory.
 
     M(τ) = mean_i |u_i(t + τ) - u_i(t)|²,   D = ½ Σ_τ (τ - τ̄)(M - M̄) / [3 Σ_τ (τ - τ̄)²],   τ from a fifth of the longest lag on
 
 | symbol | meaning |
 |---|---|
-| u_i | place of atom i, unwrapped, less that of the centre of mass of all atoms |
+| u_i | unwrapped position of atom i relative to the centre of mass of all atoms |
 
-Every frame t that is followed by the longest lag is a starting frame, and gives one M and one D, which is linear in M.  Weights
-on starting frames lead to averages over initial states of draw k that then move on the surface that drove: **the error of
-the initial distribution only**.  The whole model error of a rate of motion takes a run on each draw's own surface
+Every frame t with a full longest lag after it is a starting frame, and gives one M and one D, which is linear in M.  Weights on
+starting frames give averages over initial states of draw k that then move on the driving potential: **the error of the initial
+distribution only**.  The full model error of a dynamical quantity needs a run on each draw
 (:mod:`blipcalc.averages.independent_runs`).
 
-Unwrapping adds up the nearest-image steps from one frame to the next, which holds in cells that change too (Bullerjahn et al.
-2023, doi:10.1021/acs.jctc.3c00308); frames must be so close that no atom moves by half a cell between them.
+Unwrapping sums the nearest-image steps between frames, which is also correct for variable cells (Bullerjahn et al. 2023,
+doi:10.1021/acs.jctc.3c00308); no atom may move by half a cell or more between frames.
 
 Source: Einstein 1905; Allen and Tildesley 2017, section 2.7.
 """
@@ -30,7 +30,7 @@ from blipcalc.averages.observables import Array, Axis
 from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, DataError
 
-#: lags at most; part of the longest lag at which the fit of D begins; part of the trajectory that the longest lag is
+#: most lags; start of the fit of D as a fraction of the longest lag; longest lag as a fraction of the trajectory
 LAGS, FIT_FROM, LONGEST = 50, 0.2, 0.25
 INITIAL_ONLY = (
     "model error of the initial distribution only: all move on the surface that drove; for all of it, independent runs"
@@ -56,16 +56,16 @@ class Displacement:
 
     @property
     def name(self) -> str:
-        """As in :mod:`blipcalc.averages.observables`."""
+        """Return the name used in :mod:`blipcalc.averages.observables`."""
         return f"{'diffusion' if self.is_diffusion else 'msd'}:{self.symbol}"
 
     @property
     def unit(self) -> str:
-        """Of the values."""
+        """Return the unit of the values."""
         return "Å²/ps" if self.is_diffusion else "Å²"
 
     def chosen(self, atoms: Atoms) -> np.ndarray:
-        """(n,) which atoms count."""
+        """Return (n,) True for atoms that count."""
         found = np.ones(len(atoms), bool)
         if self.symbol != "all":
             found = np.array(atoms.symbols == self.symbol, dtype=bool)
@@ -74,9 +74,9 @@ class Displacement:
         return found
 
     def lags(self, n_frames: int, interval_ps: float) -> np.ndarray:
-        """Lags in frames, the same distance apart.
+        """Return evenly spaced lags, in frames.
 
-        raises : ConfigurationError for a longest lag that leaves nothing
+        raises : ConfigurationError for a longest lag below four frames, or not shorter than the trajectory
         """
         most = int(n_frames * LONGEST) if self.longest_ps is None else round(self.longest_ps / interval_ps)
         if not 4 <= most < n_frames:
@@ -88,11 +88,11 @@ class Displacement:
         return np.arange(stride, most + 1, stride)
 
     def axis(self, lags: np.ndarray, interval_ps: float) -> Axis | None:
-        """Of M."""
+        """Return the axis of lags of M; None for D."""
         return None if self.is_diffusion else Axis(lags * interval_ps, "lag", "ps")
 
     def along(self, places: Array, lags: np.ndarray, interval_ps: float) -> Array:
-        """Of every starting frame; places (T, m, 3) Å, unwrapped -> (T - longest, lags) Å², or (T - longest,) Å²/ps."""
+        """Return M (T - longest, lags) Å² or D (T - longest,) Å²/ps of starting frames; ``places`` (T, m, 3) Å are unwrapped."""
         starts = len(places) - int(lags[-1])
         squares = [np.square(places[lag : lag + starts] - places[:starts]).sum(axis=-1).mean(axis=-1) for lag in lags]
         found = np.stack(squares, axis=1)
@@ -104,7 +104,7 @@ class Displacement:
 
 
 def unwrapped(positions: Array, cells: Array, pbc: np.ndarray) -> Array:
-    """(T, n, 3) Å, (T, 3, 3) Å -> places that never jump by a cell, the first as they are."""
+    """Return positions (T, n, 3) Å without jumps by a cell vector, from positions and cells (T, 3, 3) Å; the first unchanged."""
     if not np.any(pbc):
         return np.asarray(positions, dtype=np.float64)
     steps = [
@@ -115,12 +115,12 @@ def unwrapped(positions: Array, cells: Array, pbc: np.ndarray) -> Array:
 
 
 def relative(places: Array, masses: Array) -> Array:
-    """(T, n, 3) less the centre of mass of all n atoms."""
+    """Return positions (T, n, 3) relative to the centre of mass of all n atoms."""
     return places - np.einsum("tni,n->ti", places, masses / masses.sum())[:, None]
 
 
 def interval_ps(times_fs: ArrayLike) -> float:
-    """Between frames; raises :class:`DataError` where it is not the same everywhere, or not known."""
+    """Return the time between frames, ps; raises :class:`DataError` if it varies or is not known."""
     steps = np.diff(np.asarray(times_fs, dtype=np.float64))
     if not len(steps) or not np.isfinite(steps).all() or np.ptp(steps) > 1e-6 * steps.mean() or steps.mean() <= 0:
         raise DataError(

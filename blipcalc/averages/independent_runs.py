@@ -1,10 +1,10 @@
-"""A run on each draw's own surface: what a model error is where weights fail, and for all of a rate of motion.
+"""Run MD on every draw, for model errors if reweighting fails, and for the full model error of dynamical quantities.
 
-    ⟨A⟩_k from a run of its own for every k,   noise² = mean_k s_k²
+    ⟨A⟩_k from a separate run for every k,   noise² = mean_k s_k²
 
 | symbol | meaning |
 |---|---|
-| s_k | sampling error of ⟨A⟩_k: the runs share nothing, so that all of it is in the spread |
+| s_k | sampling error of ⟨A⟩_k: the runs are independent, so that it fully adds to the spread |
 
 A folder holds ``driving`` and ``draw-000``, ``draw-001``, …, each a run folder of :func:`~blipcalc.md.run_md.run_md`.
 """
@@ -33,25 +33,25 @@ DRIVING, DRAW = "driving", "draw-"
 def independent_runs(
     atoms: Atoms, folder: str | Path, *, draws: Iterable[int] | None = None, seed: int = 0, **settings: Any
 ) -> dict[str, MDSummary]:
-    """The same MD on the surface that drives and on the surface of every draw, each guarded, each in a folder of its own.
+    """Run the same monitored MD on the driving potential and on every draw, each in its own folder; return the summaries.
 
-    The same call again goes on with what has not come to its end, as :func:`~blipcalc.md.run_md.run_md` does.
+    The same call again continues unfinished runs, as :func:`~blipcalc.md.run_md.run_md` does.
 
     Parameters
     ----------
-    atoms : with a BayesianCalculator, or a CombinedCalculator around one; stays where it is
+    atoms : with a BayesianCalculator, or a CombinedCalculator around one; not modified
     folder : of all runs
-    draws : which of them; None: all K
+    draws : indices of draws; None: all K
     seed : of momenta and thermostat; the run of draw k has seed + 1 + k
     settings : of :func:`~blipcalc.md.run_md.run_md`
 
     Returns
     -------
-    {name of the folder: what became of the run}
+    {name of the folder: summary of the run}
 
     Raises
     ------
-    ConfigurationError, DrawsError : a calculator that does not give its draws one by one; no such draw
+    ConfigurationError, DrawsError : a calculator that cannot evaluate single draws; no such draw
     """
     folder, surfaces, found = path_of("folder", folder), Surfaces(atoms.calc), {}
     for k in (-1, *(range(surfaces.n_draws) if draws is None else draws)):
@@ -62,7 +62,7 @@ def independent_runs(
 
 
 def drawn_runs(folder: Path) -> list[Path]:
-    """Folders of :func:`independent_runs`, the one that drives first; empty where it is none of them.
+    """Return the folders of :func:`independent_runs`, that of the driving potential first; empty for any other folder.
 
     raises : DataError for fewer than two draws
     """
@@ -79,10 +79,10 @@ def _mean_of(values: Array, rows: Array) -> Array:
 
 
 def over_runs(runs: Iterable[Path], values_of: Callable[[Path], tuple[Array, ...]]) -> Thermal:
-    """Averages over runs, the first on the surface that drives.
+    """Return averages over runs, the first on the driving potential.
 
     values_of : a run folder -> (T, …) of each replica
-    raises : SamplingError where one of them has fewer than 20 independent frames
+    raises : SamplingError if one of them has fewer than 20 independent frames
     """
     means, errors, sizes, memories, frames = [], [], [], [], 0
     for run in runs:

@@ -1,7 +1,7 @@
-"""Observables by the names that a user types, ``name:of what:numbers``.
+"""Make observables from the names that a user types, ``name:atoms or elements:numbers``.
 
 A named observable is a function of its :class:`Arguments`, registered in :data:`~blipcalc.registries.OBSERVABLES`; the first line
-of its docstring is what ``blipcalc average --help`` says of it.  For what each gives see :mod:`blipcalc.averages.observables`.
+of its docstring is its help in ``blipcalc average --help``.  For their values see :mod:`blipcalc.averages.observables`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Given = str | Observable | Displacement | Callable[[Atoms], ArrayLike]
 
 @dataclass(frozen=True)
 class Arguments:
-    """What stands behind the name of an observable.
+    """Text after the name of an observable, split at colons.
 
-    text : all of it, for messages; usage : as it is expected
-    what : between the first and the second colon; settings : behind that
+    text : the whole text with the name, for messages; usage : expected form
+    what : between the first and the second colon; settings : after the second colon
     """
 
     text: str
@@ -47,16 +47,16 @@ class Arguments:
     settings: str = ""
 
     def refused(self, why: str) -> ConfigurationError:
-        """The error of arguments that are none."""
+        """Return the error of unusable arguments."""
         return ConfigurationError(f"observable {self.text!r}: {why}; expected {self.usage}")
 
     def none(self) -> None:
-        """Refuse anything behind the name."""
+        """Raise ConfigurationError for any text after the name."""
         if self.what or self.settings:
             raise self.refused("nothing is expected behind its name")
 
     def atoms(self, n: int) -> tuple[int, ...]:
-        """``"0,1"`` -> (0, 1)."""
+        """Return n indices of atoms: ``"0,1"`` -> (0, 1)."""
         try:
             found = tuple(int(part) for part in self.what.split(","))
         except ValueError:
@@ -66,14 +66,14 @@ class Arguments:
         return found
 
     def elements(self) -> tuple[str, str]:
-        """``"O-H"`` -> ("O", "H")."""
+        """Return two elements: ``"O-H"`` -> ("O", "H")."""
         a, dash, b = self.what.partition("-")
         if not dash or "-" in b:
             raise self.refused(f"expected two elements with a dash in between, got {self.what!r}")
         return a, b
 
     def numbers(self, *how_many: int) -> list[float]:
-        """``"6.0,120"`` -> [6.0, 120.0]; nothing for no text; as many as are allowed."""
+        """Return numbers, as many as are allowed: ``"6.0,120"`` -> [6.0, 120.0]; an empty list for no text."""
         try:
             found = [float(part) for part in self.settings.split(",")] if self.settings else []
         except ValueError:
@@ -90,15 +90,15 @@ class Arguments:
         return found
 
     def number_or_none(self) -> float | None:
-        """``"2.0"`` -> 2.0; None for no text."""
+        """Return a number: ``"2.0"`` -> 2.0; None for no text."""
         found = self.numbers(0, 1)
         return found[0] if found else None
 
 
 def named(observable: Given) -> Observable | Displacement:
-    """An observable from its name, from itself, or from a function of a structure.
+    """Return an observable from its name, an observable unchanged, or one from a function of a structure.
 
-    raises : ConfigurationError for a name that is none, or what stands behind its colons
+    raises : ConfigurationError for an unknown name, or for unusable text after its colons
     """
     if isinstance(observable, (Observable, Displacement)):
         return observable

@@ -1,4 +1,4 @@
-"""What can be averaged over frames: energies, lengths, angles, distributions, densities; by name, or any function of a structure.
+"""Define observables of frames: energies, lengths, angles, distributions, densities, or any function of a structure.
 
 | name | unit | |
 |---|---|---|
@@ -28,7 +28,7 @@ from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.settings import number, whole
 
 Array = np.ndarray
-#: Å and bins of a radial distribution function
+#: default range in Å and number of bins of a radial distribution function
 R_MAX, BINS = 6.0, 120
 #: g/cm³ of one amu/Å³
 GRAMS_PER_CM3 = units._amu * 1e27
@@ -36,7 +36,7 @@ GRAMS_PER_CM3 = units._amu * 1e27
 
 @dataclass(frozen=True)
 class Axis:
-    """What the components of an array are at: values (bins,), their name and unit."""
+    """Axis of an array: values (bins,), their name and unit."""
 
     values: Array
     name: str
@@ -45,11 +45,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Observable:
-    """A function of one frame.
+    """Function of one frame, with name and unit.
 
-    name, unit : of what it gives
+    name, unit : of the value
     function : a structure -> number or array, of the same shape for every frame
-    on_draws : (value, (K,) eV E_k - E, number of atoms) -> (K, …), where it is another one on each surface
+    on_draws : (value, (K,) eV E_k - E, number of atoms) -> (K, …), for an observable that differs between draws
     axis : of an array
     """
 
@@ -61,7 +61,7 @@ class Observable:
 
 
 def energy(*, per_atom: bool = False) -> Observable:
-    """Potential energy of a frame, as its calculator gave it."""
+    """Return the observable potential energy, as stored in a frame's calculator."""
 
     def of(atoms: Atoms) -> float:
         if atoms.calc is None:
@@ -77,22 +77,22 @@ def energy(*, per_atom: bool = False) -> Observable:
 
 
 def volume() -> Observable:
-    """Of the cell."""
+    """Return the observable volume of the cell."""
     return Observable("volume", "Å³", _volume)
 
 
 def density() -> Observable:
-    """Mass of all atoms over the volume of the cell."""
+    """Return the observable mass density: mass of all atoms over the volume of the cell."""
     return Observable("density", "g/cm³", lambda atoms: atoms.get_masses().sum() / _volume(atoms) * GRAMS_PER_CM3)
 
 
 def distance(i: int, j: int) -> Observable:
-    """Between two atoms, to the nearest image."""
+    """Return the observable distance of two atoms, to the nearest image."""
     return Observable(f"distance:{i},{j}", "Å", lambda atoms: np.linalg.norm(_between(atoms, i, j)))
 
 
 def angle(i: int, j: int, k: int) -> Observable:
-    """At atom j, between nearest images."""
+    """Return the observable angle at atom j, between nearest images."""
 
     def of(atoms: Atoms) -> float:
         return float(get_angles(_between(atoms, j, i)[None], _between(atoms, j, k)[None])[0])
@@ -101,7 +101,7 @@ def angle(i: int, j: int, k: int) -> Observable:
 
 
 def distribution(i: int, j: int, low: float = 0.5, high: float = 4.0, bins: int = 140) -> Observable:
-    """Probability density of the distance of two atoms; its integral is below 1 by what lies outside."""
+    """Return the observable probability density of a distance; its integral is the probability of the range."""
     edges = _edges(low, high, bins)
 
     def of(atoms: Atoms) -> Array:
@@ -112,7 +112,7 @@ def distribution(i: int, j: int, low: float = 0.5, high: float = 4.0, bins: int 
 
 
 def rdf(a: str, b: str, r_max: float = R_MAX, bins: int = BINS) -> Observable:
-    """Radial distribution function of two elements in a cell that is periodic in three directions.
+    """Return the observable radial distribution function of two elements in a cell periodic in three directions.
 
         g(r) = V n(r) / [N_a (N_b - δ_ab) v(r)]
 
@@ -124,7 +124,7 @@ def rdf(a: str, b: str, r_max: float = R_MAX, bins: int = BINS) -> Observable:
 
     An ideal gas of any N has g = 1; coordination numbers are (N_b - δ_ab) / V ∫ g 4πr² dr.
 
-    a, b : symbols; r_max : Å, beyond half of a cell too, where images are correlated
+    a, b : symbols; r_max : Å, may exceed half of the cell, where images are correlated
     raises : ConfigurationError for an unknown element; DataError for frames without cell or without such atoms
     source : Allen and Tildesley 2017, section 8.2
     """
@@ -159,7 +159,7 @@ def _volume(atoms: Atoms) -> float:
 
 
 def _between(atoms: Atoms, i: int, j: int) -> Array:
-    """(3,) Å from atom i to the nearest image of j."""
+    """Return the vector (3,) Å from atom i to the nearest image of j."""
     if max(i, j) >= len(atoms) or min(i, j) < 0 or i == j:
         raise DataError(f"atoms {i} and {j} of a frame of {len(atoms)}; expected two of them, counted from 0")
     vectors, _ = get_distances(atoms.positions[[i]], atoms.positions[[j]], cell=atoms.cell, pbc=atoms.pbc)

@@ -1,8 +1,8 @@
-"""An average over frames on the surface that drove a run and on each of K draws; its model error apart from its sampling error.
+"""Average over the frames of a run, for the driving potential and each of K draws, with model and sampling errors.
 
-The model error is the spread of the K averages; the sampling error is that of the run, which is finite, and comes from blocks.
-The K averages share the frames, so that their differences are known far better than each of them; what sampling error is left in
-the differences makes the model error too large, and is given as its ``noise``.
+The model error is the spread of the K averages; the sampling error is due to the finite run, and estimated from blocks.  The K
+averages share the frames, so that their differences are known far better than each of them; the sampling error of the differences
+increases the model error, and is returned as its ``noise``.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from blipcalc.stats.reweighting import Array, averages, effective_fraction, next
 from blipcalc.stats.series import blocks, jackknife, statistical_inefficiency
 
 Choice = Literal["auto", "reweight", "cea"]
-#: N_eff, in independent frames, below which direct weights are refused
+#: least N_eff, in independent frames, for direct weights
 LEAST_EFFECTIVE = 100
-#: independent frames below which every average is refused: five blocks
+#: least independent frames for any average: five blocks
 LEAST_INDEPENDENT = 20
-#: memories in a block: an error that is too small by a sixteenth
+#: statistical inefficiencies per block, which make the error too small by a sixteenth
 MEMORIES = 4
-#: components of an array whose memory is looked at
+#: most components of an array used to estimate the statistical inefficiency
 MOST_COMPONENTS = 32
-#: blocks at most
+#: most blocks
 MOST_BLOCKS = 50
 REMEDY = "run longer, or run each draw on its own surface (blipcalc.averages.independent_runs, 'blipcalc md --independent-runs')"
 
 
 @dataclass(frozen=True)
 class Series:
-    """An observable along replicas of one run, T_r frames each.
+    """Series of an observable along replicas of one run, T_r frames each.
 
-    values : (T_r, …) of each replica, on the surface that drove
+    values : (T_r, …) of each replica, on the driving potential
     deviations : (T_r, K) eV, E_k - E
-    own : (T_r, K, …) where the observable is another one on each surface, such as its energy; else None
+    own : (T_r, K, …) for an observable that differs between draws, such as the energy; else None
     """
 
     values: tuple[Array, ...]
@@ -53,16 +53,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Thermal:
-    """An average and its errors.
+    """Average with its errors.
 
-    value : (…) on the surface that drove; draws : (K, …)
+    value : (…) on the driving potential; draws : (K, …)
     sampling_error : (…) standard error of the value
-    noise : (…) what sampling makes of the spread of the draws where they are all alike
-    method : which weights
-    n_frames, inefficiency, n_independent : T, frames that weigh as much as one independent frame, and how many those are
+    noise : (…) spread of the draws due to sampling alone
+    method : of the weights
+    n_frames, inefficiency, n_independent : T, frames per independent frame g, and T / g
     n_eff : (K,) effective independent frames of direct weights, or independent frames of the run of each draw
-    spread_h : (K,) standard deviation of h; None where no weights were taken
-    next_term : (K, …) second order of the cumulant expansion, which the first leaves out; None for direct weights
+    spread_h : (K,) standard deviation of h; None without weights
+    next_term : (K, …) second-order term of the cumulant expansion, not included in ``draws``; None for direct weights
     """
 
     value: Array
@@ -79,19 +79,19 @@ class Thermal:
 
 
 def thermal_average(series: Series, temperature_K: float, method: Choice = "auto") -> Thermal:
-    """Average over the frames of a run in equilibrium.
+    """Return the average over the frames of a run in equilibrium.
 
     Parameters
     ----------
     series : observable and energies of the draws
     temperature_K : of the run
-    method : ``reweight``, ``cea``, or ``auto``: direct weights where every draw has N_eff ≥ 100, else the cumulant expansion
+    method : ``reweight``, ``cea``, or ``auto``: direct weights if every draw has N_eff ≥ 100, else the cumulant expansion
 
     Raises
     ------
-    ConfigurationError : another method
-    SamplingError : fewer than 20 independent frames; direct weights of fewer than 100; an expansion whose second order is larger
-        than its first
+    ConfigurationError : unknown method
+    SamplingError : fewer than 20 independent frames; direct weights with N_eff below 100; an expansion whose second order is
+        larger than its first, beyond the sampling error
     """
     choice("method", method, get_args(Choice))
     h = np.concatenate(series.deviations) / (units.kB * temperature_K)
@@ -134,9 +134,10 @@ def thermal_average(series: Series, temperature_K: float, method: Choice = "auto
 
 
 def _shifts(series: Series, h: Array) -> list[Array]:
-    """(T_r, K, …) what each frame adds to ⟨A⟩_k - ⟨A⟩, to first order: (A_tk - ⟨A_k⟩)(1 - δh_tk) - (A_t - ⟨A⟩).
+    """Return first-order contributions (T_r, K, …) of frames to ⟨A⟩_k - ⟨A⟩: (A_tk - ⟨A_k⟩)(1 - δh_tk) - (A_t - ⟨A⟩).
 
-    Energies alone may remember for long what the observable does not care about.  Of an array, the components that vary most.
+    The correlation time of energies alone may be longer than that of the observable.  For an array, only the components with the
+    largest variance are returned.
     """
     values = np.concatenate(series.values)
     own = values[:, None] if series.own is None else np.concatenate(series.own)
@@ -149,10 +150,10 @@ def _shifts(series: Series, h: Array) -> list[Array]:
 
 
 def independent_frames(*series: Sequence[Array]) -> tuple[float, float]:
-    """Statistical inefficiency g of the slowest of several series of one run, and T / g.
+    """Return the statistical inefficiency g of the slowest of several series of one run, and T / g.
 
-    series : each as (T_r, …) of every replica; those that do not change are left out
-    raises : SamplingError where T / g is below 20, or the memory outlasts the run
+    series : each as (T_r, …) of every replica; constant ones are left out
+    raises : SamplingError if T / g is below 20, or the correlation time exceeds the run
     """
     n, g = sum(map(len, series[0])), 1.0
     for replicas in series:
@@ -166,13 +167,13 @@ def independent_frames(*series: Sequence[Array]) -> tuple[float, float]:
 
 
 def cut(values: Sequence[Array], g: float) -> list[np.ndarray]:
-    """Blocks of frames, long enough to forget."""
+    """Return independent blocks of frames."""
     lengths = [len(v) for v in values]
     return blocks(lengths, max(math.ceil(MEMORIES * g), sum(lengths) / MOST_BLOCKS))
 
 
 def _check_order(first: Array, following: Array, error: Array, h: Array) -> None:
-    """Refuse an expansion that does not settle: beyond noise, its second order is the larger one."""
+    """Raise SamplingError for an expansion whose second order is larger than its first, beyond the sampling error."""
     sizes = [float(np.sqrt(np.mean(np.square(term)))) for term in (first, following, error)]
     if sizes[1] > max(sizes[0], 2.0 * sizes[2]):
         raise SamplingError(

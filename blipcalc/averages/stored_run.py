@@ -1,7 +1,7 @@
-"""A stored run, read for averages: its frames, its temperature, what its calibration says, and the energies of its draws.
+"""Read a stored run for averages: frames, temperature, calibration, and energies of the draws.
 
-Frames of checks hold the energies of the draws, and so do all frames of ``run_md(keep_draws=True)``; others are evaluated
-here, in batches, by a calculator that is given.
+Frames of checks, and all frames of ``run_md(keep_draws=True)``, hold the energies of the draws; others are evaluated in batches
+by a given calculator.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from blipcalc.monitor.events import events_of
 from blipcalc.settings import number, several
 
 Source = Path | Sequence[Atoms]
-#: eV per atom by which a frame's energy may differ from that of a calculator for it to be the same model
+#: eV per atom, tolerance between the energies of a frame and of a calculator of the same model
 SAME_MODEL = 1e-3
-#: eV, spread of draws below which rounding is as large
+#: eV, least scale for comparing draws: smaller spreads are comparable to rounding
 SAME_DRAWS = 1e-3
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Replicas of one run.
+    """Replicas of one stored run.
 
     replicas : files, or lists of frames
     temperature_K : of its ensemble
-    calibration : of the calculator that drove it; None without one, or where nobody says
-    write_every : steps between regular frames, of run folders: the one that halted a run is none of them
+    calibration : of its calculator; None if there is none or it is not stored
+    write_every : steps between regular frames of run folders, to leave out the frame that halted a run; None for others
     """
 
     replicas: tuple[Source, ...]
@@ -51,21 +51,21 @@ class Stored:
     write_every: int | None
 
     def frames(self, replica: Source) -> Iterator[Atoms]:
-        """Of one replica, in turn."""
+        """Yield the regular frames of one replica."""
         for atoms in iterate(replica) if isinstance(replica, Path) else replica:
             if self.write_every is None or atoms.info.get(STEP, 0) % self.write_every == 0:
                 yield atoms
 
 
 def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
-    """A run folder, a trajectory, frames, or several of the first two: replicas of one run.
+    """Return a run from a folder, a trajectory, frames, or several of the first two as replicas.
 
-    temperature_K : of a run that does not say so itself; one that does must agree
+    temperature_K : of a run without a stored temperature; a stored one must agree
 
     Raises
     ------
-    ConfigurationError : no temperature, another one, one that changes, or a run at constant energy
-    DataError : nothing that could be read
+    ConfigurationError : no temperature, different or changing temperatures, a run at constant energy, or one that was rolled back
+    DataError : nothing that can be read
     """
     what = "a run folder, a trajectory, frames, or a list of the first two"
     parts = [run] if isinstance(run, (str, Path)) else several("run", run, what)
@@ -102,7 +102,7 @@ def stored_run(run: Any, temperature_K: float | None = None) -> Stored:
 
 
 def _record(folder: Path) -> StoredRun:
-    """What a folder says of its run: settings, calibration."""
+    """Return the settings and calibration of the run in a folder."""
     summary = read_summary(folder / SUMMARY)
     said = read_checkpoint(folder) if summary is None else summary[1]
     if said is None:
@@ -113,7 +113,7 @@ def _record(folder: Path) -> StoredRun:
 
 
 def _check_events(folder: Path) -> None:
-    """Refuse a run that was rolled back: positions jump, momenta are drawn again where σ was large, and no ensemble is left."""
+    """Raise ConfigurationError for a run with roll-backs: their jumps and new momenta do not sample an ensemble."""
     events = folder / EVENTS
     rolled = [event.step for event in events_of(events) if event.event == "rollback"] if events.exists() else []
     if rolled:
@@ -147,10 +147,10 @@ def _agreed(known: set[float | None], what: str) -> float:
 
 
 class DrawEnergies:
-    """(K,) eV E_k - E of frames that come one after the other: as they are stored, or evaluated in batches.
+    """Energies E_k - E (K,) eV of successive frames, as stored or evaluated in batches.
 
-    calculator : for frames that hold none; None refuses those
-    batch : structures at a time
+    calculator : for frames without stored energies; None raises an error for these
+    batch : structures per evaluation
     """
 
     def __init__(self, calculator: Calculator | None, batch: int) -> None:
@@ -161,7 +161,7 @@ class DrawEnergies:
         self._of_run: np.ndarray | None = None
 
     def add(self, atoms: Atoms) -> None:
-        """The next frame."""
+        """Add the next frame."""
         held = atoms.calc.results if isinstance(atoms.calc, SnapshotCalculator) else {}
         if held.get("from_reference", 0.0):
             raise DataError(
@@ -169,7 +169,7 @@ class DrawEnergies:
             )
         self.found.append(held.get(DEVIATIONS))
         if self.found[-1] is not None and self.surfaces is not None and self._of_run is None:
-            # one frame is held against the calculator, which must be that of the run
+            # one frame suffices to check that the calculator is that of the run
             self._of_run = np.array(self.found[-1])
             self._check(self.surfaces, self._of_run, atoms)
         if self.found[-1] is None:
@@ -183,7 +183,7 @@ class DrawEnergies:
                 self._evaluate()
 
     def done(self) -> np.ndarray:
-        """(T, K); raises :class:`DataError` for frames of different draws."""
+        """Return the energies (T, K); raises :class:`DataError` for frames with different numbers of draws."""
         self._evaluate()
         if len({len(row) for row in self.found}) != 1:
             raise DataError(
@@ -192,7 +192,7 @@ class DrawEnergies:
         return np.array(self.found)
 
     def _check(self, surfaces: Surfaces, of_run: np.ndarray, atoms: Atoms) -> None:
-        """Refuse a calculator of other draws than those that the run was checked with."""
+        """Raise ConfigurationError for a calculator with draws other than those of the run."""
         (both,) = surfaces([atoms], forces=False)
         here = np.asarray(both.draws.energy - both.driving.energy)
         if len(here) == len(of_run):

@@ -94,7 +94,7 @@ class Bar:
     """A progress bar as a function of (done, all)."""
 
     def __init__(self, total: int, what: str) -> None:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         self.bar = tqdm(total=total, desc=what, unit="frame")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -295,6 +295,11 @@ class Calibration:
             f"Calibration(surface {self.surface}, K = {self.n_draws}, seed {self.seed}; {elements}; {self.n_frames} frames; "
             f"model {self.model_hash[:12]})"
         )
+
+    @property
+    def constants(self) -> str:
+        """All constants as text, equal for equal calibrations."""
+        return repr(asdict(self))
 
     def apply(self, prediction: Prediction) -> Prediction:
         """Return the prediction with scaled variances; atoms of an element that was never calibrated get NaN."""

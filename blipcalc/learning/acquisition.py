@@ -1,4 +1,4 @@
-"""Which structures to label next: pure functions from samples of K draws to indices.
+"""Choose structures to label next, by pure functions from samples of K draws to indices.
 
 | name | score of a structure |
 |---|---|
@@ -6,11 +6,11 @@
 | ``bald_forces`` | mean over atoms of BALD of their forces |
 | ``bald_both`` | half of the budget by each |
 | ``max_variance`` | mean over atoms of the total force variance |
-| ``farthest_point`` | distance from what is known and chosen already, of sorted pair distances |
+| ``farthest_point`` | distance to labelled and chosen structures, between sorted pair distances |
 | ``random`` | |
 
-BALD takes networks with mean-variance heads.  Protocol and comparators are those of Willow, …, Myung, arXiv 2510.03046, section
-2.4; how forces of atoms become one number is not given there.
+BALD needs networks with mean-variance heads.  Protocol and comparators are those of Willow, …, Myung, arXiv 2510.03046, section
+2.4; the reduction of atomic forces to one number is not given there.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def choose(
     samples: Sequence[SampleArrays] | None = None,
     rng: np.random.Generator | None = None,
 ) -> Array:
-    """Indices of n structures of the pool by one of :data:`CRITERIA`, the most wanted first.
+    """Return the indices of n structures of the pool by one of :data:`CRITERIA`, the highest score first.
 
-    known : structures that are labelled already, for ``farthest_point``; samples : of the pool, in its order, for all that ask
-    the model; rng : for ``random``
+    known : labelled structures, for ``farthest_point``; samples : of the pool, in its order, for all criteria that use the model;
+    rng : for ``random``
     raises : ConfigurationError for an unknown name, a missing argument, or more structures than there are
     """
     if criterion == "farthest_point":
@@ -68,13 +68,13 @@ def choose(
 
 
 def bald_energy(samples: Sequence[SampleArrays]) -> Array:
-    """(S,) nats."""
+    """Return the BALD scores (S,) of energies, nats."""
     _check_heads(samples)
     return np.array([bald(s.energy, demanded(s.energy_var, "variances of the energy")) for s in samples])
 
 
 def bald_forces(samples: Sequence[SampleArrays], *, pool: str = "mean") -> Array:
-    """(S,) nats; ``pool`` over atoms: ``mean``, or ``max``."""
+    """Return the BALD scores (S,) of forces, nats; ``pool`` over atoms: ``mean``, or ``max``."""
     if pool not in ("mean", "max"):
         raise ConfigurationError(f"pool={pool!r}; expected 'mean' or 'max'")
     _check_heads(samples)
@@ -85,19 +85,19 @@ def bald_forces(samples: Sequence[SampleArrays], *, pool: str = "mean") -> Array
 
 
 def max_variance(samples: Sequence[SampleArrays]) -> Array:
-    """(S,) (eV/Å)²: mean over atoms of the total variance of a force component."""
+    """Return the mean over atoms of the total variance of a force component (S,), (eV/Å)²."""
     found = [summarize(np.zeros(demanded(s.forces, "forces").shape[1], int), s).atom_var for s in samples]
     return np.array([demanded(variance, "variances of the forces").mean() for variance in found])
 
 
 def highest(scores: Array, n: int) -> Array:
-    """Indices of the n highest scores, highest first; ties in the order of the structures."""
+    """Return the indices of the n highest scores, highest first; ties in the order of the structures."""
     _check_budget(n, len(scores))
     return np.argsort(-np.asarray(scores), kind="stable")[:n]
 
 
 def bald_both(samples: Sequence[SampleArrays], n: int) -> Array:
-    """Half of the budget by the energy, half by the forces; what both would take is taken once, and the next ones follow."""
+    """Return n indices, half by BALD of the energy, half by that of the forces, without duplicates."""
     _check_budget(n, len(samples))
     orders = [np.argsort(-scores, kind="stable") for scores in (bald_energy(samples), bald_forces(samples))]
     chosen: list[int] = []
@@ -107,9 +107,9 @@ def bald_both(samples: Sequence[SampleArrays], n: int) -> Array:
 
 
 def farthest_point(pool: Sequence[Atoms], known: Sequence[Atoms], n: int) -> Array:
-    """Indices of n structures of the pool, each the farthest from all that are known or chosen before it.
+    """Return the indices of n structures of the pool, each the farthest from all known and previously chosen ones.
 
-    Descriptor: all pair distances, sorted, Å; so pool and known must be of one composition and without a cell.
+    Descriptor: all pair distances, sorted, Å; so pool and known must have one composition and no periodic cell.
     """
     _check_budget(n, len(pool))
     formulas = {atoms.get_chemical_formula() for atoms in (*pool, *known)}
@@ -123,7 +123,7 @@ def farthest_point(pool: Sequence[Atoms], known: Sequence[Atoms], n: int) -> Arr
         nearest = np.minimum(nearest, np.linalg.norm(points - _sorted_distances(atoms), axis=1))
     chosen: list[int] = []
     for _ in range(n):
-        # without anything known, the first is the one farthest from the mean
+        # without known structures, the first is the one farthest from the mean
         distance = np.linalg.norm(points - points.mean(axis=0), axis=1) if np.isinf(nearest).all() else nearest
         chosen.append(int(np.argmax(distance)))
         nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
@@ -132,7 +132,7 @@ def farthest_point(pool: Sequence[Atoms], known: Sequence[Atoms], n: int) -> Arr
 
 
 def random(n_pool: int, n: int, rng: np.random.Generator) -> Array:
-    """Indices of n structures."""
+    """Return n random indices."""
     _check_budget(n, n_pool)
     return rng.permutation(n_pool)[:n]
 

@@ -1,6 +1,6 @@
-"""ASE's integrators by name, with everything that a restart must know of them.
+"""Make ASE's integrators by name, and read and restore their state for a restart.
 
-| name | ensemble | integrator | couples by |
+| name | ensemble | integrator | coupling |
 |---|---|---|---|
 | ``nve`` | NVE | VelocityVerlet | |
 | ``langevin`` | NVT | Langevin, ``fixcm=False`` | ``friction_per_fs`` |
@@ -13,17 +13,17 @@
 
 ``fixcm=True``, ASE's default for Langevin, samples a temperature that is too high by N/(N - 1).
 
-Thermostats count the degrees of freedom that move (:mod:`blipcalc.core.degrees_of_freedom`): ASE's Bussi leaves out constraints
-but not conserved momenta, its chains count 3N.  MTKNPT counts 9 momenta of the cell; a symmetric stress moves 6 of them.
+Here thermostats count the moving degrees of freedom (:mod:`blipcalc.core.degrees_of_freedom`); in ASE, Bussi subtracts
+constraints but not conserved momenta, and chains count 3N.  MTKNPT counts 9 momenta of the cell; a symmetric stress moves 6.
 
-Chains of thermostats reach equilibrium slowly where few atoms are bound stiffly: with four atoms the variance of the kinetic
-energy is still 1.1 times its value after 40 ps, with a barostat or without.  Take ``langevin``, ``bussi`` or ``npt-baoab`` there.
+Chains of thermostats equilibrate slowly for few, stiffly bound atoms: with four atoms the variance of the kinetic energy is
+still 1.1 times its value after 40 ps, with or without a barostat.  Use ``langevin``, ``bussi`` or ``npt-baoab`` there.
 
 | constraints | nve, langevin, bussi | baoab | nose-hoover, NPT |
 |---|---|---|---|
-| none, or such as hold no momenta (``Hookean``) | right | right | right; NPT: none at all |
-| atoms, planes, lines, centre of mass, symmetry | right | right | refused |
-| bond lengths, angles | right | refused: it moves atoms without them | refused |
+| none, or without fixed momenta (``Hookean``) | correct | correct | correct; NPT: only without constraints |
+| atoms, planes, lines, centre of mass, symmetry | correct | correct | refused |
+| bond lengths, angles | correct | refused: moves atoms without the constraints | refused |
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ from blipcalc.settings import Settings
 
 Ensemble = Literal["nve", "langevin", "baoab", "bussi", "nose-hoover", "npt", "npt-cell", "npt-baoab"]
 NPT = ("npt", "npt-cell", "npt-baoab")
-#: those that add random momenta, so that the run conserves none
+#: ensembles with random momenta, so that the run conserves none
 RANDOM = ("langevin", "baoab", "npt-baoab")
-#: thermostats of all atoms together, which keep what the run conserves
+#: thermostats that scale all momenta, so that conserved momenta stay conserved
 GLOBAL = ("bussi", "nose-hoover", "npt", "npt-cell")
 #: thermostats whose temperature may follow a course
 WITH_COURSE = ("langevin", "bussi")
@@ -73,7 +73,7 @@ NOT_STATE = {"atoms", "optimizable", "observers", "max_steps", "nsteps", "masses
 
 
 class IntegratorConfig(Settings):
-    """Which integrator, and its constants."""
+    """Name of an integrator, and its constants."""
 
     ensemble: Ensemble = "langevin"
     timestep_fs: float = Field(default=0.5, gt=0)
@@ -92,12 +92,12 @@ def integrator(
     rng: np.random.Generator,
     degrees: DegreesOfFreedom | None = None,
 ) -> MolecularDynamics:
-    """Make the integrator of a structure.
+    """Return the integrator of a structure.
 
-    degrees : of freedom, from :func:`counted`; None counts them.  Global thermostats take momenta without those that the run
-        conserves
+    degrees : of freedom, from :func:`counted`; None counts them.  Global thermostats expect momenta without conserved total and
+        angular momentum
 
-    raises : ConfigurationError as :func:`counted`, and for what else ASE's integrator cannot do
+    raises : ConfigurationError as :func:`counted`, and for whatever else ASE's integrator refuses
     """
     try:
         return _integrator(atoms, config, temperature_K, rng, degrees or counted(atoms, config.ensemble))
@@ -108,9 +108,9 @@ def integrator(
 
 
 def counted(atoms: Atoms, ensemble: Ensemble) -> DegreesOfFreedom:
-    """Count the degrees of freedom that move in an ensemble.
+    """Return the moving degrees of freedom of a structure in an ensemble.
 
-    raises : ConfigurationError for NPT without a periodic cell, where nothing moves, and for constraints that ASE's integrator
+    raises : ConfigurationError for NPT without a periodic cell, if nothing moves, and for constraints that ASE's integrator
         cannot keep at the right temperature
     """
     if ensemble in NPT and not atoms.pbc.all():
@@ -160,7 +160,7 @@ def _integrator(
             return bussi
         case "npt-baoab":
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Using heuristic P_mass", UserWarning)  # which is what is wanted
+                warnings.filterwarnings("ignore", "Using heuristic P_mass", UserWarning)  # the heuristic is intended
                 return LangevinBAOAB(
                     atoms,
                     dt,
@@ -181,7 +181,7 @@ def _integrator(
 def _count(
     chain: NoseHooverChainNVT | IsotropicMTKNPT | MTKNPT, number: int, temperature_K: float, tdamp: float, pdamp: float
 ) -> None:
-    """Have a chain count f degrees of freedom where ASE counts three for each atom: its equations hold for N = f / 3."""
+    """Make a chain count f degrees of freedom instead of three per atom: its equations hold for N = f / 3."""
     # ASE's types say int; it computes with any number
     n = number / 3
     chain._thermostat = NoseHooverChainThermostat(n, chain.masses, temperature_K, tdamp)  # type: ignore[arg-type]
@@ -196,15 +196,15 @@ def _count(
 
 @runtime_checkable
 class Thermostatted(Protocol):
-    """An integrator of ASE whose thermostat can be told another temperature."""
+    """ASE integrator whose thermostat temperature can be changed."""
 
     def set_temperature(self, temperature: float | None = None, temperature_K: float | None = None) -> None:
-        """K."""
+        """Set the temperature of the thermostat, K."""
         ...
 
 
 def set_temperature(dynamics: MolecularDynamics, temperature_K: float) -> None:
-    """Give a thermostat of :data:`WITH_COURSE` another temperature."""
+    """Set the temperature of a thermostat of :data:`WITH_COURSE`; raises :class:`ConfigurationError` for others."""
     if isinstance(dynamics, Bussi):
         dynamics.temp = temperature_K * units.kB
         dynamics.target_kinetic_energy = 0.5 * dynamics.temp * dynamics.ndof
@@ -215,15 +215,16 @@ def set_temperature(dynamics: MolecularDynamics, temperature_K: float) -> None:
 
 
 def variables(dynamics: MolecularDynamics) -> dict[str, np.ndarray]:
-    """{name: value} of all numbers that an integrator and its thermostats hold, those of the future among them, float64.
+    """Return {name: value} of all numbers and arrays that an integrator and its thermostats hold, float64.
 
-    ASE keeps the variables of its chains and barostats in private attributes, so all of them are taken, whatever their names.
+    ASE keeps the variables of chains and barostats in private attributes, so all attributes are taken, including those of later
+    ASE versions.
     """
     return {name: np.asarray(holder[key], dtype=np.float64) for name, holder, key in _numbers(dynamics, "")}
 
 
 def restore_variables(dynamics: MolecularDynamics, values: dict[str, np.ndarray]) -> None:
-    """Put :func:`variables` back; raises :class:`ConfigurationError` where the integrator holds others."""
+    """Restore :func:`variables`; raises :class:`ConfigurationError` for an integrator with others."""
     missing = sorted({name for name, _, _ in _numbers(dynamics, "")} - values.keys())
     if missing:
         raise ConfigurationError(f"the checkpoint is of another integrator: it lacks {', '.join(missing)}")
@@ -232,13 +233,13 @@ def restore_variables(dynamics: MolecularDynamics, values: dict[str, np.ndarray]
         holder = vars(dynamics)
         for parent in parents:
             holder = vars(holder[parent])
-        # what an integrator makes only while it runs is not there yet
+        # attributes that an integrator creates during a run do not exist yet
         number = not np.ndim(value) and not isinstance(holder.get(key), np.ndarray)
         holder[key] = type(holder.get(key, 0.0))(value) if number else np.array(value)
 
 
 def _numbers(thing: object, prefix: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """(dotted name, dictionary, key) of every number and array of an object and of the objects inside it."""
+    """Yield (dotted name, dictionary, key) of every number and array of an object and of the objects inside it."""
     holder = vars(thing)
     for key in sorted(holder):
         value = holder[key]

@@ -1,4 +1,4 @@
-"""What is damaged in a run folder, or in one file that has checksums, and what of it can be kept."""
+"""Find damage in a run folder, or in one file with checksums, and keep the undamaged part."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from blipcalc.files.safetensors_file import read_sealed
 
 
 def repair_run(path: str | Path, *, dry_run: bool = False) -> dict[Path, tuple[bool, str]]:
-    """Keep of every damaged file what comes before the damage; the damaged one stays beside it as ``….damaged``.
+    """Keep the part of every damaged file before the damage; the damaged file stays beside it as ``….damaged``.
 
-    A damaged checkpoint is set aside, so that the run goes on from the one before it.
+    A damaged checkpoint is set aside, so that the run continues from the one before it.
 
     Parameters
     ----------
     path : a run folder, or one file with checksums
-    dry_run : look, and leave everything as it is
+    dry_run : report only, without changes
 
     Returns
     -------
-    {file: (whether it was whole, what was found)}
+    {file: (whether it was whole, findings in words)}
 
     Raises
     ------
     RunFolderBusyError : another process runs in the folder, or writes to a file of it
-    DataError : nothing there that could be looked at; DamagedFileError : a single file without checksums
+    DataError : no such path, or nothing in it to check; DamagedFileError : a single file without checksums
     """
     path = Path(path)
     if not path.exists():
@@ -52,7 +52,7 @@ def _findings(path: Path, look: Callable[[Path], Findings]) -> dict[Path, tuple[
     findings = {}
     for sums in sorted(path.glob(f"*{SUFFIX}")):
         file = Path(str(sums).removesuffix(SUFFIX))
-        if file.name.startswith("."):  # of a repair that was killed, which the next one makes again
+        if file.name.startswith("."):  # left by a killed repair, and written again by the next one
             continue
         if not file.exists():
             findings[file] = (False, "it is not there, its checksums are")

@@ -1,7 +1,7 @@
-"""What a run needs to go on bit for bit: structure, integrator, random numbers, monitor, and files cut to the same step.
+"""Save and restore the state that continues a run bit for bit: structure, integrator, random numbers, monitor.
 
-Order of a checkpoint: trajectory and history reach the disk, then the state does.  After a kill the files may hold more than the
-state, never less; what is more is cut off, since the run makes it again.
+A checkpoint first writes trajectory and history to disk, then the state.  After a kill the files may hold more than the state,
+never less; the excess is cut off, since the run writes it again.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from blipcalc.monitor.observer import UncertaintyMonitor
 
 @runtime_checkable
 class Stateful(Protocol):
-    """An observer that remembers."""
+    """Observer with a memory."""
 
     def state(self) -> dict[str, Any]:
-        """Its memory, as plain values."""
+        """Return the memory as plain values."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Restore the memory from :meth:`state`."""
         ...
 
 
 def identity(atoms: Atoms) -> Signature:
-    """Which run it is: the structure as it starts, with the momenta that it was given, and the calculator that drives it.
+    """Return the identity of a run: its initial structure, with momenta if given, and its calculator.
 
-    Momenta that a run draws itself follow from its seed and its temperature.
+    Momenta drawn by the run follow from its seed and its temperature.
     """
     digest = hashlib.sha256(repr([content_of(constraint) for constraint in atoms.constraints]).encode())
     electronic = (atoms.get_initial_charges(), atoms.get_initial_magnetic_moments())
@@ -62,10 +62,10 @@ def identity(atoms: Atoms) -> Signature:
 
 
 def check_calculator(then: Signature, now: Signature, atoms: Atoms, folder: Path) -> None:
-    """Refuse a calculator that gives other numbers than that of the run in a folder.
+    """Raise :class:`ConfigurationError` for a calculator with other numbers than that of the run in a folder.
 
-    atoms : as the run starts, with the calculator
-    raises : ConfigurationError; a calculator whose numbers scatter by themselves is a CheckpointWarning
+    atoms : initial structure of the run, with the calculator
+    warns : CheckpointWarning for a calculator that is not deterministic
     """
     found = difference(then, now, lambda: identity(atoms))
     if found.other:
@@ -80,7 +80,7 @@ def check_calculator(then: Signature, now: Signature, atoms: Atoms, folder: Path
 
 
 def versions() -> dict[str, str]:
-    """Of what numbers depend on, {package: version}."""
+    """Return {package: version} of the packages on which numbers depend."""
     try:
         own = importlib.metadata.version("blipcalc")
     except importlib.metadata.PackageNotFoundError:
@@ -95,7 +95,7 @@ def versions() -> dict[str, str]:
 
 
 def provenance(calc: Calculator | None) -> dict[str, Any]:
-    """What made the numbers, for a reader: settings of the calculator, constants of its calibration, versions; plain values."""
+    """Return settings of the calculator, constants of its calibration, and versions, as plain values for a reader."""
     settings: dict[str, Any] = {"calculator": type(calc).__name__}
     calibration, model = None, bayesian_of(calc)
     stored: dict[str, Any] | None = None
@@ -109,7 +109,7 @@ def provenance(calc: Calculator | None) -> dict[str, Any]:
 
 
 def environment(calc: Calculator | None) -> dict[str, Any]:
-    """What decides whether the same run gives the same bits."""
+    """Return versions, machine, threads and device, on which bitwise reproducibility depends."""
     model = bayesian_of(calc)
     return {
         **{name: version for name, version in versions().items() if name != "blipcalc"},
@@ -126,7 +126,7 @@ def state_of(
     observers: Sequence[object],
     seconds: float,
 ) -> State:
-    """The state after a whole step."""
+    """Return the state of a run after a whole step."""
     atoms = dynamics.atoms
     structure = {"positions": atoms.positions, "momenta": atoms.get_momenta(), "cell": atoms.cell.array}
     watching, arrays = monitor.state()
@@ -154,7 +154,7 @@ def restore(
     monitor: UncertaintyMonitor,
     observers: Sequence[object],
 ) -> None:
-    """Put everything back; warns where the run does not go on bit for bit."""
+    """Restore the state of a run; warns if the run will not continue bit for bit."""
     atoms = dynamics.atoms
     structure = {name: value.numpy() for name, value in state.of("atoms").items()}
     shapes, expected = {name: value.shape for name, value in structure.items()}, atoms.positions.shape
@@ -162,7 +162,7 @@ def restore(
         raise ConfigurationError(f"the checkpoint holds arrays {shapes}, the structure has {len(atoms)} atoms")
     atoms.set_cell(structure["cell"])
     atoms.positions[:] = structure["positions"]
-    # as they were: constraints were applied to them when they were made
+    # unchanged: constraints were applied to them before
     atoms.set_momenta(structure["momenta"], apply_constraint=False)
     restore_variables(dynamics, {name: value.numpy() for name, value in state.of("integrator").items()})
     rng.bit_generator.state = state.figures["rng"]

@@ -1,4 +1,4 @@
-"""The files of a run in its folder: trajectory, breached frames, history, events; at a checkpoint, and cut back to one."""
+"""Keep the files of a run in step with its checkpoints: trajectory, breached frames, history, events."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from blipcalc.monitor.observer import UncertaintyMonitor
 
 #: names in a run folder
 TRAJECTORY, HISTORY, EVENTS, SUMMARY = "trajectory.traj", "history.csv", "events.jsonl", "summary.json"
-#: of the entry in ``info`` that says which step a frame is of, in a trajectory and in a file of breached frames
+#: key in ``info`` of a frame's step, in a trajectory and in a file of breached frames
 STEP, BREACH_STEP = "step", "breach_step"
 
 
 class RunFiles:
-    """All but checkpoints and summary.
+    """Files of a run, except checkpoints and summary.
 
-    folder : of the run; trajectory : its file, which may lie elsewhere; monitor : names the others
+    folder : of the run; trajectory : its file, possibly outside the folder; monitor : holds the paths of the others
     """
 
     def __init__(self, folder: Path, trajectory: Path | None, monitor: UncertaintyMonitor) -> None:
         self.folder, self.trajectory, self.monitor = folder, trajectory, monitor
 
     def save(self) -> dict[str, int]:
-        """Bring all of them to the disk; gives {file: frames, rows or events that it holds}, for the checkpoint."""
+        """Write all files to disk; return {file: number of frames, rows or events}, for the checkpoint."""
         self.monitor.history.keep_csv(self.folder / HISTORY)
         sync(*(path for path, _ in self._of_frames()))
         return self._counts()
 
     def begin(self) -> None:
-        """Begin anew; refuses files of another run with :class:`ConfigurationError`."""
+        """Start with empty files; raises :class:`ConfigurationError` for existing files outside the folder."""
         events = self.monitor.events
         paths = [path for path, _ in self._of_frames()]
         for path in paths if events is None else [*paths, events.path]:
@@ -51,16 +51,16 @@ class RunFiles:
         (self.folder / HISTORY).unlink(missing_ok=True)
 
     def go_back(self, step: int, then: Mapping[str, int] | None, *, accept_gaps: bool) -> None:
-        """Leave what was there at a checkpoint.
+        """Cut the files back to a checkpoint.
 
         Parameters
         ----------
-        step, then : of the checkpoint, and what :meth:`save` gave; None to leave nothing
-        accept_gaps : go on where something of it is gone
+        step, then : step of the checkpoint, and the result of :meth:`save` there; None to empty the files
+        accept_gaps : continue if part of their content is missing
 
         Raises
         ------
-        DamagedFileError : it is, or is not as it was written
+        DamagedFileError : content is missing, or was changed after it was written
         """
         self._cut(step, then)
         self.monitor.history.load_csv(self.folder / HISTORY, last_step=step)
@@ -90,12 +90,12 @@ class RunFiles:
         return self.folder.resolve() in path.resolve().parents
 
     def _name(self, path: Path) -> str:
-        """Of a file in a checkpoint: those in the folder move with it."""
+        """Return the name of a file in a checkpoint: relative for files in the folder, so that the folder can be moved."""
         return str(path.resolve().relative_to(self.folder.resolve())) if self._is_inside(path) else str(path)
 
 
 def files_of_frames(trajectory: Path | None, monitor: UncertaintyMonitor) -> Iterator[tuple[Path, str]]:
-    """(file of frames that a run writes, entry that says the step of each)."""
+    """Yield (file of frames that a run writes, key of a frame's step)."""
     if trajectory is not None:
         yield trajectory, STEP
     for action in monitor.actions:
@@ -105,9 +105,9 @@ def files_of_frames(trajectory: Path | None, monitor: UncertaintyMonitor) -> Ite
 
 @contextlib.contextmanager
 def files_held(folder: Path | None, trajectory: Path | None, monitor: UncertaintyMonitor) -> Iterator[None]:
-    """Let nobody else write to the files of a run, which may lie outside its folder.
+    """Lock the files of a run, also those outside its folder, against other writers.
 
-    raises : FileBusyError where somebody does
+    raises : FileBusyError for a file locked by another process
     """
     paths = [path for path, _ in files_of_frames(trajectory, monitor)]
     paths += [] if monitor.events is None else [monitor.events.path]
@@ -119,13 +119,13 @@ def files_held(folder: Path | None, trajectory: Path | None, monitor: Uncertaint
 
 
 def cut_frames(path: Path, step: int, n_frames: int | None, key: str) -> None:
-    """Leave the frames of a file that were there at a checkpoint, and make sure that they are as they were written.
+    """Cut a file of frames back to a checkpoint, and check that the rest is as it was written.
 
-    What comes behind them may be torn, or lack its checksums: the run makes it again.
+    Later frames may be incomplete, or lack checksums: the run writes them again.
 
-    step, n_frames : of the checkpoint; -1 and 0 without one, None for a file that it does not know
+    step, n_frames : of the checkpoint; -1 and 0 without one, ``n_frames`` None for a file that the checkpoint does not list
     key : of the step in ``info``, by which files without checksums are cut
-    raises : ConfigurationError where the file is none of such a run, DamagedFileError where it is not as it was written
+    raises : ConfigurationError for frames without a step, DamagedFileError for a file changed after it was written
     """
     if not path.exists():
         return
@@ -143,7 +143,7 @@ def cut_frames(path: Path, step: int, n_frames: int | None, key: str) -> None:
 
 
 def _kept(frames: Sequence[Atoms], path: Path, step: int, key: str) -> int:
-    """How many of the first frames are not behind a step."""
+    """Return the number of leading frames up to and including a step."""
     kept = len(frames)
     while kept:
         last = frames[kept - 1].info.get(key)
@@ -156,7 +156,7 @@ def _kept(frames: Sequence[Atoms], path: Path, step: int, key: str) -> int:
 
 
 def sync(*paths: Path) -> None:
-    """Wait until files, and their sums, are on the disk."""
+    """Wait until files and their checksums are on disk."""
     for file in (*paths, *map(sums_of, paths)):
         if file.exists():
             descriptor = os.open(file, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""MD under an uncertainty monitor: any of ASE's integrators, a progress bar, and a folder in which a killed run goes on."""
+"""Run MD under an uncertainty monitor, with any of ASE's integrators and a folder from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blipcalc.calculators.bayesian import DEVIATIONS
 from blipcalc.calculators.snapshot import snapshot
@@ -41,9 +41,9 @@ from blipcalc.monitor.monitor_settings import MonitorSettings
 from blipcalc.monitor.observer import UncertaintyMonitor
 from blipcalc.settings import number, path_of, switch, whole
 
-#: settings that a run which goes on may have changed
+#: settings that may change when a run is continued
 MAY_CHANGE = {"time_ps", "checkpoint_every", "keep_draws"}
-#: beyond it no run comes to its end
+#: upper bound on the steps of a run
 MOST_STEPS = 1e12
 
 
@@ -70,39 +70,38 @@ def run_md(
     keep_draws: bool = False,
     **monitor: Unpack[MonitorSettings],
 ) -> tuple[MDSummary, UncertaintyMonitor]:
-    """Run MD of a structure that carries a calculator, watched by a monitor.
+    """Run MD of a structure with a calculator, watched by a monitor; return the summary and the monitor.
 
-    Momenta are drawn at the (first) temperature where the structure has none.  Global thermostats (``bussi``, ``nose-hoover``,
-    ``npt``, ``npt-cell``) begin without the total momentum, and angular momentum, that the run conserves: these would count as
-    heat.  Temperatures are those of the degrees of freedom that move (:mod:`blipcalc.core.degrees_of_freedom`).  SIGTERM and
-    Ctrl-C end the run after a whole step.
+    Momenta are drawn at the (first) temperature if the structure has none.  For global thermostats (``bussi``, ``nose-hoover``,
+    ``npt``, ``npt-cell``) conserved total and angular momenta are removed, since they would count as heat.  Temperatures are
+    those of the moving degrees of freedom (:mod:`blipcalc.core.degrees_of_freedom`).  SIGTERM and Ctrl-C end the run after a
+    whole step.
 
     Parameters
     ----------
     atoms : moved in place
     time_ps : length of the run
-    temperature_K : of the thermostat, or its course as points (time in ps, K), linear in between (langevin and bussi)
+    temperature_K : of the thermostat, or a course of points (time in ps, K), linear in between (langevin and bussi)
     seed : of momenta and thermostat
-    folder : run folder with trajectory, history, events, summary and checkpoints.  The same call again goes on from the last
-        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` where that was changed; without it nothing is kept.  A
-        run is known by the structure that it starts from, with momenta where it has any, and by its calculator
-        (:mod:`blipcalc.core.signature`), which is asked once for energy and forces near the start where it does not say who it is
-    checkpoint_every : steps between checkpoints; there is one at the end of the run in any case
-    go_on : past the halt that the run in this folder ended with, under other limits too; without it such a run stays halted,
-        however often it is called
-    trajectory : file that every ``write_every``-th frame goes to, see :func:`blipcalc.io.write`, with the uncertainties that
-        the calculator holds for it: on the centre surface at checks only, so let it be a multiple of ``every``.  The frame
-        that halted the run is its last one.  ``info`` holds ``step`` and ``time_fs``
+    folder : run folder with trajectory, history, events, summary and checkpoints.  The same call again continues from the last
+        checkpoint, bit for bit on a CPU, and to a longer ``time_ps`` if that was changed; without a folder nothing is stored.  A
+        run is identified by its initial structure, with momenta if given, and by its calculator (:mod:`blipcalc.core.signature`);
+        a calculator without an identity is evaluated once near the start
+    checkpoint_every : steps between checkpoints; one more is written at the end of the run
+    go_on : continue past the halt of the run in this folder, also under other limits; otherwise such a run stays halted
+    trajectory : file for every ``write_every``-th frame, see :func:`blipcalc.io.write`, with the uncertainties that the
+        calculator holds for it: with the network at the mean weights at checks only, so make it a multiple of ``every``.  The
+        frame that halted the run is the last one.  ``info`` holds ``step`` and ``time_fs``
     observers : functions of the dynamics that make further observers, such as
-        ``lambda dynamics: LabelAudit(dynamics, reference)``; called at every check, after the monitor.  Those with ``state`` and
-        ``restore`` go on with the run
+        ``lambda dynamics: LabelAudit(dynamics, reference)``; called at every check, after the monitor.  Checkpoints hold the
+        memory of observers with ``state`` and ``restore``
     progress : show a bar
     ensemble, timestep_fs, friction_per_fs, damping_fs, pressure_GPa, pressure_damping_fs : see :mod:`blipcalc.md.integrators`
-    pressure_tolerance_GPa : warn in NPT where the error bar of the pressure is larger; None: do not evaluate it
-    keep_draws : evaluate the draws at every frame that is written, where no check did it: variances, and the energies of the
-        draws that thermal averages take (:func:`blipcalc.average`).  The run itself stays the same, bit for bit
+    pressure_tolerance_GPa : warn in NPT if the error bar of the pressure is larger; None: do not evaluate it
+    keep_draws : evaluate the draws at every written frame, also without a check: variances, and the energies of the draws for
+        thermal averages (:func:`blipcalc.average`).  The run itself stays the same, bit for bit
     monitor : settings of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`: ``tolerance=…``, ``limits=…``, ``every=…``, …;
-        ``self_test`` is on unless told otherwise
+        ``self_test`` is on by default
 
     Returns
     -------
@@ -110,9 +109,9 @@ def run_md(
 
     Raises
     ------
-    ConfigurationError : settings that cannot be, or a folder of another run
-    MonitorError : an uncertainty that does not answer to a motion of the atoms
-    RunFolderBusyError : a folder in which another process runs; FileBusyError : a file that somebody else writes to
+    ConfigurationError : impossible settings, or a folder of another run
+    MonitorError : an uncertainty that does not change when atoms move
+    RunFolderBusyError : a folder in use by another process; FileBusyError : a file to which another process writes
     """
     config = IntegratorConfig.of(
         {
@@ -157,7 +156,7 @@ def run_md(
 
 
 def _course(temperature_K: float | Sequence[tuple[float, float]], ensemble: str) -> np.ndarray:
-    """(points, 2) time in ps, and K."""
+    """Return the course of temperatures as (points, 2), time in ps and K."""
     try:
         course = np.array([(0.0, temperature_K)] if np.isscalar(temperature_K) else temperature_K, dtype=float)
     except (TypeError, ValueError):
@@ -172,7 +171,7 @@ def _course(temperature_K: float | Sequence[tuple[float, float]], ensemble: str)
 
 
 class _Run:
-    """A run from its beginning, or from its last checkpoint, to its end."""
+    """MD run from its start, or from its last checkpoint, to its end."""
 
     def __init__(
         self,
@@ -207,7 +206,7 @@ class _Run:
         self.files = None if folder is None else RunFiles(folder, self.trajectory, self.monitor)
 
     def keep_draws(self) -> None:
-        """Have the energies of the draws in every frame; raises :class:`ConfigurationError` where there are none."""
+        """Store the energies of the draws in every frame; raises :class:`ConfigurationError` for a calculator without them."""
         calculator = self.monitor.calculator
         if DEVIATIONS not in calculator.implemented_properties:
             raise ConfigurationError(
@@ -217,7 +216,7 @@ class _Run:
         self._compute = (DEVIATIONS,)
 
     def go(self, steps: int, checkpoint_every: int, go_on: bool, progress: bool) -> None:
-        """Run to a number of steps in all, unless something ends it before."""
+        """Run to a total number of steps, unless the run ends earlier."""
         dynamics = self.dynamics
         checkpoints, files = None, self.files
         if files is not None:
@@ -263,12 +262,12 @@ class _Run:
         if checkpoints is not None and files is not None:
             if is_whole:
                 self._save(checkpoints, files)
-            # whole even where the last checkpoint is of an earlier step: what led to something not finite is worth reading
+            # in full even if the last checkpoint is earlier: the checks before a value that is not finite help to explain it
             self.monitor.history.keep_csv(files.folder / HISTORY)
             write_summary(files.folder / SUMMARY, self.summary(), self._record())
 
     def _run(self, steps: int) -> bool:
-        """Run; whether it ended after a whole step, and not by something that is not finite within one."""
+        """Run to a number of steps; return whether the run ended after a whole step, not by a value that is not finite."""
         while self.dynamics.nsteps < steps:
             try:
                 self.dynamics.run(steps - self.dynamics.nsteps)
@@ -277,12 +276,12 @@ class _Run:
                 is_back = self.monitor.abort(str(error))
                 if self.monitor.halted:
                     return False
-                if not is_back:  # nobody was asked to halt for it
+                if not is_back:  # no action is a halt
                     raise
         return True
 
     def summary(self) -> MDSummary:
-        """What became of it."""
+        """Return the summary of the run."""
         watch, history = self.monitor, self.monitor.history
         decision = watch.decision if watch.halted else None
         return MDSummary(
@@ -300,7 +299,7 @@ class _Run:
         )
 
     def _record(self) -> dict[str, Any]:
-        """Which run this was, under the names that its checkpoints have for it; nothing that leaves the run as it is."""
+        """Return the identity and settings of the run for its summary, under the names used in its checkpoints."""
         return {
             "identity": self.identity.name,
             "probe": self.identity.numbers,
@@ -310,7 +309,7 @@ class _Run:
         }
 
     def _resume(self, checkpoints: Checkpoints, files: RunFiles, go_on: bool) -> None:
-        """Go to the last checkpoint; files are cut to it, or begun anew where there is none."""
+        """Restore the last checkpoint and cut the files back to it; without a checkpoint, start new files."""
         state = checkpoints.load()
         if state is None:
             files.begin()
@@ -319,7 +318,7 @@ class _Run:
         check_calculator(before, self.identity, self._start, files.folder)
         step, then = state.figures["step"], state.figures.get("frames", {})
         if step == 0 and (go_on or not state.figures["monitor"]["halted"]):
-            step, then = -1, None  # step 0 is checked and written anew
+            step, then = -1, None  # step 0 is checked and written again
         files.go_back(step, then, accept_gaps=go_on)
         restore(state, self.dynamics, self.rng, self.monitor, self.observers)
         self.seconds = state.figures["seconds"]
@@ -329,7 +328,7 @@ class _Run:
             self._save(checkpoints, files)
 
     def _save(self, checkpoints: Checkpoints, files: RunFiles) -> None:
-        """A checkpoint, unless the structure is not finite: then the last good one stays."""
+        """Write a checkpoint, unless the structure is not finite: then the last good one is kept."""
         if not np.isfinite(self.atoms.positions).all() or not np.isfinite(self.atoms.get_momenta()).all():
             return
         frames = files.save()
@@ -338,7 +337,7 @@ class _Run:
         checkpoints.save(replace(state, figures=figures))
 
     def _follow(self) -> None:
-        """Give the thermostat the temperature of now."""
+        """Set the thermostat to the temperature at the current time."""
         now = self.dynamics.nsteps * self.config.timestep_fs / 1000.0
         set_temperature(self.dynamics, float(np.interp(now, self.course[:, 0], self.course[:, 1])))
 
@@ -346,7 +345,7 @@ class _Run:
         """Write every k-th frame, and the one that halted the run."""
         step = self.dynamics.nsteps
         if self.monitor.halted or step % self.write_every == 0:
-            # a check has evaluated the draws where it halted, perhaps of what is not finite
+            # the check that halted has evaluated the draws, possibly at a structure that is not finite
             compute = () if self.monitor.halted else self._compute
             frame = snapshot(self.atoms, self.monitor.calculator, compute=compute)
             frame.info |= {STEP: step, "time_fs": step * self.config.timestep_fs}

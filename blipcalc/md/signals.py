@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish to end, which a run grants after a whole step."""
+"""Turn SIGTERM and Ctrl-C into a request to end, which a run grants after a whole step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def told_of_signals(received: Callable[[int], None]) -> Iterator[None]:
-    """Tell of SIGTERM and of the first Ctrl-C instead of dying by them; the second Ctrl-C interrupts at once."""
+    """Call a function on SIGTERM and on the first Ctrl-C instead of ending; the second Ctrl-C interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a run folder says of its run, in the summary and in checkpoints: schemas, and how they are read."""
+"""Define and read the schemas of a run's summary and checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blipcalc.model_file.manifest import StoredCalibration
 from blipcalc.monitor.observer import Status
 from blipcalc.settings import OR_NAN, AtLeastOne, Count, Fraction, NotNegative, Positive, Settings, checked, number
 
-#: as a file
+#: kind of file that holds a summary
 RUN_SUMMARY = Kind(
     "summary of a run",
     "remove it, and the folder is that of a run which has not ended: its checkpoints hold the rest, and the same call goes on",
@@ -25,16 +25,15 @@ RUN_SUMMARY = Kind(
 
 @dataclass(frozen=True)
 class MDSummary:
-    """What became of a run.
+    """Result of an MD run.
 
-    status : ``finished``, ``halted`` by the monitor, or ``stopped`` by a signal or somebody else
-    time_ps : how far it came; wall_seconds : how long that took, over all resumptions
+    status : ``finished``, ``halted`` by the monitor, or ``stopped`` by a signal or other code
+    time_ps : simulated time; wall_seconds : wall time, over all resumptions
     temperature_K : mean over the checked steps
     max_atom_std : largest per-atom force uncertainty of all checks, eV/Å
-    limit : the largest that passes, where one number says it
-    reason : of the halt
-    is_finite : whether what halted it, if anything did, is a number: else something is not finite, has no variance, or was never
-        calibrated
+    limit : on ``atom_std``, eV/Å; None without a single limit
+    reason : of the halt; None without one
+    is_finite : False if the run was halted by a value that is not finite, has no variance, or was not calibrated
     """
 
     status: Status
@@ -48,7 +47,7 @@ class MDSummary:
     is_finite: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
+        """Return the summary as plain values for JSON."""
         return finite(asdict(self))
 
 
@@ -58,7 +57,7 @@ def _of_a_number(text: str) -> str:
 
 
 class StoredMonitor(Settings):
-    """What the guard went by, see :meth:`~blipcalc.monitor.observer.UncertaintyMonitor.settings`."""
+    """Stored settings of the monitor, see :meth:`~blipcalc.monitor.observer.UncertaintyMonitor.settings`."""
 
     tolerance: Positive | None
     level: Fraction
@@ -70,7 +69,7 @@ class StoredMonitor(Settings):
 
 
 class StoredConfig(IntegratorConfig):
-    """The settings of a run."""
+    """Stored settings of a run."""
 
     course: list[tuple[float, Positive]] = Field(min_length=1)
     seed: Count
@@ -83,7 +82,7 @@ class StoredConfig(IntegratorConfig):
 
 
 class StoredProvenance(Settings):
-    """What made the numbers, see :func:`~blipcalc.md.restart.provenance`."""
+    """Stored settings, calibration and versions behind the results, see :func:`~blipcalc.md.restart.provenance`."""
 
     settings: dict[str, Any]
     calibration: StoredCalibration | None
@@ -91,7 +90,7 @@ class StoredProvenance(Settings):
 
 
 class StoredRun(Settings):
-    """Which run it was, as its summary says it.
+    """Identity and settings of a run, as stored in its summary.
 
     probe : {part of the calculator that declares no identity: {quantity: numbers on a probe structure, eV and Å}}
     """
@@ -104,7 +103,7 @@ class StoredRun(Settings):
 
 
 class StoredCheckpoint(StoredRun):
-    """The same as a checkpoint says it, and where the run stood."""
+    """Identity, settings and state of a run, as stored in a checkpoint."""
 
     kind: Literal["MD checkpoint"]
     step: Count
@@ -121,14 +120,14 @@ class _Summary(Settings):
 
 
 def write_summary(path: Path, summary: MDSummary, run: dict[str, Any]) -> None:
-    """Write what became of a run, and which it was."""
+    """Write the summary of a run, with its identity and settings."""
     write_json(path, RUN_SUMMARY, summary.to_dict() | {"run": run})
 
 
 def read_summary(path: Path) -> tuple[MDSummary, StoredRun] | None:
-    """What :func:`write_summary` wrote; None where there is no file.
+    """Return the summary and the run of :func:`write_summary`; None without a file.
 
-    raises : DataError for a file that holds something else, DamagedFileError for one that was changed since
+    raises : DataError for a file without a summary, DamagedFileError for one changed after it was written
     """
     if not path.exists():
         return None
@@ -139,9 +138,9 @@ def read_summary(path: Path) -> tuple[MDSummary, StoredRun] | None:
 
 
 def read_checkpoint(folder: Path) -> StoredCheckpoint | None:
-    """The figures of the newest whole checkpoint of a run folder; None where there is none.
+    """Return the figures of the newest whole checkpoint of a run folder; None without one.
 
-    raises : SchemaError for a checkpoint of something else
+    raises : SchemaError for a checkpoint of anything but MD
     """
     found = last_checkpoint(folder)
     if found is None:

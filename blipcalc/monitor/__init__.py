@@ -1,4 +1,4 @@
-"""Monitors of molecular dynamics: criteria and their limits, faults, and what is done at a breach."""
+"""Monitors of molecular dynamics: criteria and their limits, fault checks, and actions on a breach."""
 
 from blipcalc.monitor.actions import AskReference, Record, RollBack
 from blipcalc.monitor.audit import LabelAudit

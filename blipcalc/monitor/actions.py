@@ -1,6 +1,6 @@
-"""What to do when a rule is breached: flag, record the frame, roll back, ask a reference, halt, or call the user's function.
+"""Actions on a breach: flag, record the frame, roll back, switch to a reference, halt, or call the user's function.
 
-An action is any function of (decision, atoms, dynamics); what it returns counts only where it is :class:`Done`.
+An action is any function of (decision, atoms, dynamics); its return value is used only if it is a :class:`Done`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from blipcalc.settings import choice, path_of
 
 logger = logging.getLogger(__name__)
 
-#: of a frame to go back to
+#: arrays of a frame stored for a roll-back
 SAFE = ("positions", "momenta", "cell")
-#: actions that have a name
+#: names of the actions
 NAMES = ("flag", "record", "rollback", "reference", "halt")
 
-#: attributes of integrators that hold positions, or forces, of their own
+#: attributes of ASE's integrators that hold a second copy of positions, or of accelerations
 OWN_POSITIONS, OWN_FORCES = "_q", "accel"
 
 Action = Callable[[Decision, Atoms, BaseDynamics], Any]
@@ -43,11 +43,11 @@ Action = Callable[[Decision, Atoms, BaseDynamics], Any]
 
 @dataclass(frozen=True)
 class Done:
-    """What an action did to the run.
+    """Effect of an action on the run.
 
-    event : its name in the file of events; empty for none
-    goes_on : the run goes on; actions behind this one, a halt among them, are left out
-    moved : the structure is another one now, that of the last check that passed
+    event : name in the file of events; empty for none
+    goes_on : whether the run continues; later actions, including a halt, are then skipped
+    moved : whether the structure was replaced by that of the last passed check
     """
 
     event: str = ""
@@ -57,22 +57,22 @@ class Done:
 
 @runtime_checkable
 class Remembering(Protocol):
-    """An action that remembers, and is told of checks that pass."""
+    """Action with a memory, which is told of every passed check."""
 
     def prepare(self, dynamics: BaseDynamics) -> None:
-        """Make ready for a dynamics; refuse one that it cannot act on with :class:`ConfigurationError`."""
+        """Prepare for a dynamics; raises :class:`ConfigurationError` for one on which it cannot act."""
         ...
 
     def passed(self, atoms: Atoms, step: int) -> Done | None:
-        """Hear of a check that passed."""
+        """Take note of a passed check."""
         ...
 
     def state(self, atoms: Atoms) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Its memory, as plain values and arrays."""
+        """Return the memory as plain values and arrays."""
         ...
 
     def restore(self, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
-        """Go on from :meth:`state`."""
+        """Restore the memory from :meth:`state`."""
         ...
 
     def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
@@ -81,14 +81,14 @@ class Remembering(Protocol):
 
 
 def flag(decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
-    """Log a warning; where it goes is up to the process."""
+    """Log a warning with step and reason."""
     logger.warning("step %d: %s", decision.step, decision.reason)
 
 
 def halt(decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
-    """End the run after this step, cleanly: a later ``dynamics.run`` goes on from here.
+    """End the run after this step; a later ``dynamics.run`` continues from here.
 
-    The return value of ``run`` says nothing about it (ASE gives True for MD); ask the monitor.
+    The return value of ``run`` does not show it (ASE returns True for MD); see the monitor's ``status``.
     """
     dynamics.max_steps = dynamics.nsteps
     if isinstance(dynamics, SciPyOptimizer):
@@ -97,12 +97,12 @@ def halt(decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
 
 @dataclass(frozen=True)
 class _Stop:
-    """SciPy's minimisers do not look at ``max_steps``; they end at this exception, which ASE's ``run`` takes for the end."""
+    """Observer that ends SciPy's minimisers, which ignore ``max_steps``, by the exception that ends ASE's ``run``."""
 
     dynamics: SciPyOptimizer
 
     def __call__(self) -> None:
-        """Raise, after all other observers of the step, and once."""
+        """Raise ``Converged`` once, after all other observers of the step."""
         observers = self.dynamics.observers
         observers[:] = [entry for entry in observers if entry[0] is not self]
         raise Converged
@@ -113,8 +113,8 @@ class Record:
     """Append the frame to a file, with its uncertainties and, in ``info``, the decision under ``breach_*``.
 
     path : as for :func:`blipcalc.io.write`
-    calculator : where uncertainties come from, if not from ``atoms.calc``
-    ceiling : frames beyond so many times the limit, or not finite, are junk that nobody should label, and are not written
+    calculator : source of the uncertainties, if not ``atoms.calc``
+    ceiling : frames with a value beyond so many times the limit, or not finite, are not worth a label and not written
     """
 
     path: Path
@@ -122,7 +122,7 @@ class Record:
     ceiling: float = math.inf
 
     def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> None:
-        """Write it."""
+        """Write the frame with its decision."""
         if math.isfinite(self.ceiling) and not (decision.value <= self.ceiling * decision.threshold):
             return
         frame = snapshot(atoms, self.calculator)
@@ -139,13 +139,13 @@ class Record:
 
 @dataclass
 class RollBack:
-    """Put the structure back to the last check that passed, with new directions of its momenta, and go on.
+    """Reset the structure to that of the last passed check, with new directions of its momenta, and continue.
 
-    Time and number of steps go on too.  After so many times from one and the same frame, or where no check has passed yet, the
-    run is halted there.
+    Time and number of steps are not reset.  After ``times`` roll-backs to the same frame, or before any check has passed, the
+    run is halted.
 
-    times : from one frame
-    seed : of the directions
+    times : most roll-backs to one frame
+    seed : for the directions
     """
 
     times: int = 3
@@ -154,7 +154,7 @@ class RollBack:
     _count: int = field(default=0, init=False, repr=False)
 
     def prepare(self, dynamics: BaseDynamics) -> None:
-        """Refuse what has no momenta to redraw, and integrators with a structure of their own."""
+        """Raise :class:`ConfigurationError` for optimisers and for integrators that store positions or accelerations."""
         if not isinstance(dynamics, MolecularDynamics):
             raise ConfigurationError("rolling back is for MD; an optimiser has no momenta to redraw")
         if {OWN_POSITIONS, OWN_FORCES} & vars(dynamics).keys():
@@ -164,18 +164,18 @@ class RollBack:
             )
 
     def passed(self, atoms: Atoms, step: int) -> None:
-        """Remember a structure whose check passed."""
+        """Store the structure of a passed check."""
         self._safe, self._count = (step, atoms.positions.copy(), atoms.get_momenta(), atoms.cell.array.copy()), 0
 
     def state(self, atoms: Atoms) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-        """What is remembered, as plain values and arrays."""
+        """Return count and stored structure, as plain values and arrays."""
         if self._safe is None:
             return {"count": self._count}, {}
         step, *arrays = self._safe
         return {"count": self._count, "step": step}, dict(zip(SAFE, arrays, strict=True))
 
     def restore(self, plain: Mapping[str, int], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
-        """Go on from :meth:`state`."""
+        """Restore the memory from :meth:`state`."""
         self._count = plain["count"]
         self._safe = None
         if arrays:
@@ -183,7 +183,7 @@ class RollBack:
             self._safe = plain["step"], positions, momenta, cell
 
     def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
-        """Roll back where a halt is asked for."""
+        """Roll back if the decision halts."""
         if not decision.halts or self._safe is None:
             return None
         step, positions, momenta, cell = self._safe
@@ -199,12 +199,12 @@ class RollBack:
 
 @dataclass(frozen=True)
 class AskReference:
-    """Let the reference method drive from a breach to the next check that passes.
+    """Make the reference method the driving potential from a breach to the next passed check.
 
-    The calculator is a :class:`~blipcalc.calculators.reference_on_demand.ReferenceOnDemand`.  A breach that asks for a halt
-    switches to the reference; the first check without one switches back, whatever it warns of.
-    Each switch is an event, ``reference`` or ``model``.  The frame of a switch is written with results of the one that drives
-    on; forces of the step after it are its own.  Faults, and what is not finite, halt all the same.
+    The calculator is a :class:`~blipcalc.calculators.reference_on_demand.ReferenceOnDemand`.  A breach that halts switches to
+    the reference; the first check without such a breach switches back, even if it warns.
+    Each switch is an event, ``reference`` or ``model``.  The frame of a switch is written with results of the new driving
+    potential, which also gives the forces of the next step.  Fault checks and values that are not finite still halt the run.
 
     record_to : file for the frames of breached checks with energy and forces of the reference, for training; ``info`` as in
         :class:`Record`
@@ -214,11 +214,11 @@ class AskReference:
 
     @property
     def path(self) -> Path | None:
-        """Of the file."""
+        """Return the path of the file of frames; None without one."""
         return None if self.record_to is None else Path(self.record_to)
 
     def prepare(self, dynamics: BaseDynamics) -> None:
-        """Begin with the model; refuse optimisers, which take a jump of the energy amiss, and integrators with old forces."""
+        """Start with the model; raises :class:`ConfigurationError` for optimisers and integrators with stored accelerations."""
         if not isinstance(dynamics, MolecularDynamics):
             raise ConfigurationError(
                 "asking a reference is for MD; an optimiser cannot change its potential on the way"
@@ -231,22 +231,22 @@ class AskReference:
         _switch_of(watched_atoms(dynamics.atoms)).switch("model")
 
     def passed(self, atoms: Atoms, step: int) -> Done | None:
-        """Back to the model."""
+        """Switch back to the model."""
         if _switch_of(atoms).active == "model":
             return None
         atoms.calc.switch("model")
         return Done("model")
 
     def state(self, atoms: Atoms) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-        """Which of the two drives."""
+        """Return which of the two is the driving potential."""
         return {"active": _switch_of(atoms).active}, {}
 
     def restore(self, plain: Mapping[str, str], arrays: Mapping[str, np.ndarray], atoms: Atoms) -> None:
-        """Go on from :meth:`state`."""
+        """Restore the driving potential from :meth:`state`."""
         _switch_of(atoms).switch(choice("active", plain["active"], get_args(Active)))
 
     def __call__(self, decision: Decision, atoms: Atoms, dynamics: BaseDynamics) -> Done | None:
-        """Switch to the reference, and record what it says."""
+        """Switch to the reference, and record its results."""
         calc = _switch_of(atoms)
         was = calc.active
         if decision.is_hard or not math.isfinite(decision.value) or not (decision.halts or was == "reference"):
@@ -271,7 +271,7 @@ def _switch_of(atoms: Atoms) -> ReferenceOnDemand:
 def actions_of(
     on_breach: Sequence[str | Action] | str | Action | None, record_to: str | Path | None, calculator: Calculator | None
 ) -> tuple[Action, ...]:
-    """Names and functions -> functions; None flags and halts, and records where there is a file for it."""
+    """Return the functions of named actions; None: flag and halt, and record if there is a file for it."""
     if on_breach is None:
         on_breach = ("flag", "halt") if record_to is None else ("flag", "record", "halt")
     elif isinstance(on_breach, str) or callable(on_breach):
@@ -290,5 +290,5 @@ def actions_of(
         named["record"] = Record(path_of("record_to", record_to), calculator)
     actions = [named[action] if isinstance(action, str) else action for action in on_breach]
     if any(isinstance(action, Remembering) for action in actions) and halt not in actions:
-        actions.append(halt)  # where the action does not help
+        actions.append(halt)  # for breaches that the action cannot resolve
     return tuple(actions)

@@ -1,10 +1,10 @@
-"""Label audit: at random checks a reference method is asked, and the coverage of the error bars is known with confidence.
+"""Audit error bars with labels: at random checks a reference method gives forces, and the coverage is estimated.
 
     x_t = share of the atoms that move with ‖F_ref - F‖ ≤ q_el σ,      coverage = mean of x over the run
 
-Checks are chosen by a coin that does not look at the structure, so that their mean is that of the run.  The interval is a
-confidence sequence: it may be read at any time, and a run may be stopped by it, as long as audited checks do not remember
-each other: they are ``spacing_ps`` apart or more, which must be longer than the memory that ``blipcalc check`` prints.
+Checks are chosen at random, independent of the structure, so that their mean is an unbiased estimate for the run.  The interval
+is a confidence sequence: it may be read at any time, and a run may be stopped by it, if audited checks are independent.  They
+are ``spacing_ps`` or more apart, which must exceed the memory printed by ``blipcalc check``.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from blipcalc.stats.evidence import BettingSequence
 
 
 class LabelAudit:
-    """Attach it to a dynamics: ``dynamics.attach(audit, interval=100)``.
+    """Observer that estimates the coverage of error bars: ``dynamics.attach(audit, interval=100)``.
 
     Parameters
     ----------
     dynamics : MD of a structure with a calibrated calculator
-    reference : gives the true forces (of a sum: of all of it); called about ``share`` of the checks
+    reference : calculator of the true forces (for a sum: of the whole sum); called at about ``share`` of the checks
     share : probability that a check is audited
     spacing_ps : least simulated time between two audited checks
-    level : of the bounds, and the coverage that they promise
+    level : of the bounds, and their nominal coverage
     confidence : of the interval, at all times at once
-    halts : end the run where the interval lies below the level
-    events : file for what was found, see :class:`~blipcalc.monitor.events.EventLog`
-    seed : of the coin, which at a step falls alike in every run
+    halts : end the run when the interval lies below the level
+    events : file for the results, see :class:`~blipcalc.monitor.events.EventLog`
+    seed : of the random choice, which is the same at a given step of every run
 
     Raises
     ------
-    CalibrationError : no calibration, or a level that it does not hold; ConfigurationError : a share that is none
+    CalibrationError : no calibration, or a level that it does not hold; ConfigurationError : a share outside (0, 1]
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class LabelAudit:
 
     @property
     def coverage(self) -> tuple[float, float, float]:
-        """Mean coverage of the audited checks, NaN without one, and the limits that hold at any time."""
+        """Return the mean coverage of the audited checks, NaN without one, and its limits, valid at all times."""
         mean = float(np.mean(self.values)) if self.values else math.nan
         return (mean, *self._sequence.interval)
 
     def __call__(self) -> None:
-        """Toss the coin; where it falls so, ask the reference."""
+        """Audit the current step if it is chosen at random and far enough from the last audited one."""
         step = self.dynamics.nsteps
         if np.random.default_rng([self.seed, step]).random() >= self.share:
             return
@@ -103,11 +103,11 @@ class LabelAudit:
             halt(self.decision, self.dynamics.atoms, self.dynamics)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the memory, for a checkpoint."""
         return {"steps": list(self.steps), "values": list(self.values)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Restore the memory from :meth:`state`."""
         self.steps, self.values = [], []
         self._sequence = BettingSequence(self._sequence.confidence)
         for step, value in zip(state["steps"], state["values"], strict=True):
@@ -119,7 +119,7 @@ class LabelAudit:
         self.values.append(value)
 
     def _covered(self, atoms: Atoms) -> float:
-        """Share of the atoms that move whose bound holds; a bound that is not known does not."""
+        """Return the share of the atoms that move whose bound holds; an unknown bound counts as one that does not."""
         calc, mask = atoms.calc, movable(atoms)
         if not mask.any():
             raise MonitorError("no atom can move: there is nothing to audit")
@@ -131,5 +131,5 @@ class LabelAudit:
 
 
 def _has_bounds(calc: Calculator | None) -> bool:
-    """Whether its error bars are those of the very forces that it gives."""
+    """Return whether the error bars of a calculator belong to the forces that it gives."""
     return isinstance(calc, BayesianCalculator) or (isinstance(calc, CombinedCalculator) and _has_bounds(calc.model))

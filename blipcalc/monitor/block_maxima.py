@@ -1,8 +1,8 @@
-"""The replicas of a reference run, cut into blocks that do not remember each other.
+"""Cut the replicas of a reference run into independent blocks.
 
     g = 1 + 2 Σ ρ(k) checks, not below 1 ps;      a block is 2 g or more
 
-Maxima over blocks are what limits are made of: single checks of MD are not independent, and quantiles of them mean nothing.
+Limits are fitted to maxima over blocks: single checks of MD are correlated, so that their quantiles give no rate of alarms.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from blipcalc.errors import LimitsError
 from blipcalc.monitor.run_criteria import SMALLEST
 from blipcalc.stats.series import block_maxima, moving_average, statistical_inefficiency
 
-#: ps: window of the smoothed channel, and the least that g is taken for
+#: ps: window of the smoothed criterion, and lower bound on g
 WINDOW_PS = FLOOR_PS = 1.0
 PS, NS = 1e3, 1e6  # fs
 
 
 def checks(duration_fs: float, interval_fs: float) -> int:
-    """Checks that make a duration, at least one."""
+    """Return the number of checks in a duration, at least one."""
     return max(1, round(duration_fs / interval_fs))
 
 
 @dataclass(frozen=True)
 class ReferenceBlocks:
-    """The replicas of a reference run that are long enough, and how long they remember.
+    """Replicas of a reference run that are long enough, with their correlation time.
 
     series : {signal: values (checks,) of each replica}
-    block : checks of an independent block; memory_ps : g, of whatever remembers longest
+    block : checks of an independent block; memory_ps : g, the longest of all signals
     """
 
     series: dict[str, list[np.ndarray]]
@@ -43,7 +43,7 @@ class ReferenceBlocks:
 
     @classmethod
     def of(cls, series: Mapping[str, Sequence[np.ndarray]], interval_fs: float) -> ReferenceBlocks:
-        """Checked, and the memory estimated; replicas are told apart by the first signal."""
+        """Return the blocks of checked series, with g estimated; duplicates are recognised by the first signal."""
         checked = {name: _checked(name, replicas) for name, replicas in series.items()}
         first = next(iter(checked.values()))
         for name, replicas in checked.items():
@@ -72,24 +72,24 @@ class ReferenceBlocks:
 
     @property
     def n_replicas(self) -> int:
-        """How many are long enough."""
+        """Return the number of replicas that are long enough."""
         return len(next(iter(self.series.values())))
 
     @property
     def block_ns(self) -> float:
-        """Length of a block."""
+        """Return the length of a block, ns."""
         return self.block * self.interval_fs / NS
 
     def thinned(self, signal: str) -> np.ndarray:
-        """A signal at checks that do not remember each other."""
+        """Return a signal at independent checks."""
         return np.concatenate([v[:: checks(self.memory_ps * PS, self.interval_fs)] for v in self.series[signal]])
 
     def maxima(self, signal: str) -> tuple[np.ndarray, float]:
-        """Maxima of a signal over blocks, and the length of a block in ns."""
+        """Return the maxima of a signal over blocks, and the length of a block in ns."""
         return block_maxima(self.series[signal], self.block), self.block_ns
 
     def maxima_of_mean(self, signal: str) -> tuple[np.ndarray, float]:
-        """The same of the mean of its logarithm over a window."""
+        """Return the maxima over blocks of ln signal averaged over a window, and the length of a block in ns."""
         window = checks(WINDOW_PS * PS, self.interval_fs)
         means = [moving_average(_log(values), window) for values in self.series[signal]]
         block = min(self.block, min(map(len, means)))  # a replica of one block has no mean for its first window
@@ -97,7 +97,7 @@ class ReferenceBlocks:
 
 
 def _checked(name: str, replicas: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The replicas of one signal; raises :class:`LimitsError` for other than series of finite numbers ≥ 0."""
+    """Return the replicas of one signal; raises :class:`LimitsError` for anything but series of finite numbers ≥ 0."""
     found = [np.asarray(values, dtype=np.float64) for values in replicas]
     if not found or not all(v.ndim == 1 and v.size for v in found):
         raise LimitsError(

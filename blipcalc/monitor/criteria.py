@@ -1,12 +1,12 @@
-"""When is a prediction too uncertain?  Pure rules: a reading of one structure -> a decision.
+"""Criteria on single readings: each compares an uncertainty with a limit and returns a decision.
 
-Every comparison fails closed: a rule asks ``not (x <= limit)``, never ``x > limit``, because each comparison with NaN is
-false.  Atoms that cannot move are left out; where no atom can, the per-atom rules have nothing to watch and pass, since an
-error of a force that moves nothing does no harm.
+Every comparison fails closed: a criterion tests ``not (x <= limit)``, never ``x > limit``, because each comparison with NaN is
+false.  Atoms that cannot move are left out; if no atom can move, the per-atom criteria pass, since force errors on fixed atoms
+do not change the trajectory.
 
-The calibrated halt rule, with σ_i = ``atom_std`` and ε_tol a tolerance on the norm of a force error:
+The calibrated criterion, with σ_i = ``atom_std`` and ε_tol a tolerance on the norm of a force error:
 
-    go on while q_frame · max_i σ_i ≤ ε_tol
+    continue while q_frame · max_i σ_i ≤ ε_tol
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from blipcalc.settings import number
 
 
 class Criterion:
-    """Base of the criteria that a monitor must know more of than their decision; any function of a reading is one too.
+    """Base class of criteria with a check of elements or a limit on ``atom_std``; any function of a reading is a criterion too.
 
-    needs_pressure : readings must hold the pressure and its error bar
+    needs_pressure : whether readings must hold the pressure and its error bar
     """
 
     needs_pressure: ClassVar[bool] = False
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision on a reading."""
+        """Return the decision on a reading."""
         raise NotImplementedError
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
-        """Refuse elements that it cannot judge, with :class:`ConfigurationError`."""
+        """Raise :class:`ConfigurationError` for elements without a threshold."""
 
     def largest_atom_std(self) -> float | None:
-        """The largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
+        """Return the largest ``atom_std`` that passes, eV/Å; None if there is no single limit."""
         return None
 
 
 @dataclass(frozen=True)
 class NonFinite(Criterion):
-    """Breached where positions, energy or forces are not finite, or where there is no prediction or no variance at all."""
+    """Breached if positions, energy or forces are not finite, or if there is no prediction or no variance."""
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision."""
+        """Return the decision on a reading."""
         value = math.nan if reading.failure else 0.0
         reason = reading.failure or "positions, energy and forces are finite"
         return Decision(bool(reading.failure), (), value, 0.0, "", reason, reading.step)
@@ -58,7 +58,7 @@ class NonFinite(Criterion):
 
 @dataclass(frozen=True)
 class MaxAtomStd(Criterion):
-    """Largest ``atom_std`` ≤ a plain threshold.
+    """Criterion: largest ``atom_std`` ≤ an uncalibrated threshold.
 
     threshold : eV/Å, > 0
     """
@@ -69,22 +69,22 @@ class MaxAtomStd(Criterion):
         _check_limit("threshold", self.threshold)
 
     def largest_atom_std(self) -> float:
-        """The threshold."""
+        """Return the threshold, eV/Å."""
         return float(self.threshold)
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision."""
+        """Return the decision on a reading."""
         return _decision_per_atom(reading, reading.atom_std, np.full(reading.n_atoms, self.threshold), "atom_std")
 
 
 @dataclass(frozen=True)
 class CalibratedTolerance(Criterion):
-    """The calibrated halt rule: q_frame · max ``atom_std`` ≤ tolerance.
+    """Calibrated criterion: q_frame · max ``atom_std`` ≤ tolerance.
 
     tolerance : ε_tol, eV/Å, on the norm of the force error of the worst atom
     q_frame : conformal quantile of the frame's maximum of ‖force error‖ / ``atom_std``
     level : of the quantile
-    elements : atomic numbers that were calibrated; any other has NaN for ``atom_std`` and breaches
+    elements : calibrated atomic numbers; any other has NaN for ``atom_std`` and breaches
     """
 
     tolerance: float
@@ -99,8 +99,9 @@ class CalibratedTolerance(Criterion):
     def from_calibration(
         cls, calibration: Calibration | None, tolerance: float, level: float = 0.95
     ) -> CalibratedTolerance:
-        """The rule with the constants of a calibration; raises :class:`CalibrationError` without one, or for a level
-        that it does not hold.
+        """Return the criterion with the constants of a calibration.
+
+        raises : CalibrationError without a calibration, or for a level that it does not hold
         """
         if calibration is None:
             raise CalibrationError(
@@ -111,11 +112,11 @@ class CalibratedTolerance(Criterion):
         return cls(tolerance, calibration.q_frame[level], level, frozenset(calibration.scale))
 
     def largest_atom_std(self) -> float:
-        """ε_tol / q_frame."""
+        """Return ε_tol / q_frame, eV/Å."""
         return self.tolerance / self.q_frame
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision."""
+        """Return the decision on a reading."""
         limits = np.full(reading.n_atoms, self.tolerance)
         decision = _decision_per_atom(
             reading, self.q_frame * reading.atom_std, limits, f"force error bound at {self.level:.0%}"
@@ -130,10 +131,10 @@ class CalibratedTolerance(Criterion):
 
 @dataclass(frozen=True)
 class ElementThresholds(Criterion):
-    """Largest ``atom_std`` of each element ≤ a threshold of its own.
+    """Criterion: largest ``atom_std`` of each element ≤ the threshold of that element.
 
-    thresholds : {symbol: eV/Å}; every element of the structure must be named, with ``math.inf`` for one that may be as
-        uncertain as it likes (NaN breaches even then)
+    thresholds : {symbol: eV/Å}; every element of the structure must be named, with ``math.inf`` for one without a limit (NaN
+        breaches even then)
     """
 
     thresholds: Mapping[str, float]
@@ -147,13 +148,13 @@ class ElementThresholds(Criterion):
             _check_limit(f"threshold[{symbol!r}]", limit, infinite=True)
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision; raises :class:`ConfigurationError` for an element without a threshold."""
+        """Return the decision on a reading; raises :class:`ConfigurationError` for an element without a threshold."""
         self.check_symbols(reading.symbols)
         limits = np.array([self.thresholds[symbol] for symbol in reading.symbols])
         return _decision_per_atom(reading, reading.atom_std, limits, "atom_std")
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
-        """Refuse a structure with an element that has no threshold, with :class:`ConfigurationError`."""
+        """Raise :class:`ConfigurationError` for a structure with an element without a threshold."""
         missing = sorted(set(symbols) - set(self.thresholds))
         if missing:
             raise ConfigurationError(
@@ -163,7 +164,7 @@ class ElementThresholds(Criterion):
 
 @dataclass(frozen=True)
 class AtomFraction(Criterion):
-    """Share of atoms whose ``atom_std`` is beyond a threshold ≤ a fraction.
+    """Criterion: share of atoms with ``atom_std`` beyond a threshold ≤ a fraction.
 
     threshold : eV/Å, > 0
     fraction : 0 ≤ fraction < 1
@@ -178,7 +179,7 @@ class AtomFraction(Criterion):
             raise ConfigurationError(f"fraction={self.fraction}; expected 0 ≤ fraction < 1")
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision."""
+        """Return the decision on a reading."""
         beyond = reading.mask & ~(reading.atom_std <= self.threshold)
         counted = int(reading.mask.sum())
         share = float(beyond.sum() / counted) if counted else 0.0
@@ -189,7 +190,7 @@ class AtomFraction(Criterion):
 
 @dataclass(frozen=True)
 class PressureTolerance(Criterion):
-    """The error bar of the pressure ≤ what the barostat may be off by; a warning, never a halt.
+    """Criterion: error bar of the pressure ≤ a tolerance for the barostat; a breach is a warning, never a halt.
 
     tolerance_GPa : > 0
     """
@@ -201,7 +202,7 @@ class PressureTolerance(Criterion):
         _check_limit("pressure_tolerance_GPa", self.tolerance_GPa)
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision; it is not calibrated where no stresses are labelled."""
+        """Return the decision on a reading; the error bar is not calibrated, since no stresses are labelled."""
         value = reading.pressure_std_GPa
         reason = (
             f"pressure {reading.pressure_GPa:.3g} ± {value:.3g} GPa (not calibrated), tolerance {self.tolerance_GPa:g}"
@@ -212,7 +213,7 @@ class PressureTolerance(Criterion):
 
 @dataclass(frozen=True)
 class EnergyStdPerAtom(Criterion):
-    """``energy_std`` / n ≤ a threshold; all atoms count, fixed or not.
+    """Criterion: ``energy_std`` / n ≤ a threshold; all atoms count, fixed or not.
 
     threshold : eV/atom, > 0
     """
@@ -223,14 +224,14 @@ class EnergyStdPerAtom(Criterion):
         _check_limit("threshold", self.threshold)
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision."""
+        """Return the decision on a reading."""
         value = reading.energy_std / reading.n_atoms
         reason = f"energy_std per atom is {value:.4g} eV/atom, limit {self.threshold:g}"
         return Decision(not (value <= self.threshold), (), value, self.threshold, "eV/atom", reason, reading.step)
 
 
 def _decision_per_atom(reading: Reading, values: np.ndarray, limits: np.ndarray, what: str) -> Decision:
-    """Compare (n,) values with (n,) limits, both eV/Å, over the atoms that count; reported is the worst excess."""
+    """Compare (n,) values with (n,) limits, both eV/Å, over the atoms that count; return the decision on the worst excess."""
     if not reading.mask.any():
         return Decision(False, (), 0.0, float(limits.min()), "eV/Å", "no atom can move: nothing to watch", reading.step)
     limits = np.asarray(limits, dtype=np.float64)

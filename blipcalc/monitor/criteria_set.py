@@ -1,4 +1,4 @@
-"""All rules of one monitor: which they are, what they say together, which of them are excused, and what they remember."""
+"""Hold all criteria and fault checks of one monitor, with their joint decision, their excuses and their memory."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from blipcalc.settings import number
 
 
 class CriteriaSet:
-    """Rules on readings, and faults that are asked at every step.
+    """Criteria on readings, and fault checks made at every step.
 
     Parameters
     ----------
-    tolerance, level : of the calibrated rule
-    threshold : instead of it, on ``atom_std``: a number, or {symbol: number}
+    tolerance, level : of the calibrated criterion
+    threshold : instead of a tolerance, on ``atom_std``: a number, or {symbol: number}
     limits : instead of either, or their file
-    criteria : further rules
-    faults : asked at every step
+    criteria : further criteria
+    fault_checks : made at every step
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class CriteriaSet:
         self.level, self.threshold = number("level", level), threshold
         self.limits = Limits.load(limits) if isinstance(limits, (str, Path)) else limits
         self.fault_checks = tuple(fault_checks)
-        self.still: StuckUncertainty | None = None  # asked beside the faults, of readings
+        self.still: StuckUncertainty | None = None  # a fault check on readings, not on structures
         self._given, self._own = tuple(criteria), self._first()
         self._fits: Calculator | None = None
-        self._halting: set[int] = set()  # those that asked for a halt at the last check
-        self._excused: set[int] = set()  # those of them that were told to let the run go on
+        self._halting: set[int] = set()  # criteria with a breach that halts at the last check
+        self._excused: set[int] = set()  # those of them that may not halt until they have passed
         self._safe: list[dict[str, Any]] = []
 
     def _first(self) -> tuple[CriterionFunction, ...]:
-        """What stands before the criteria that were given; a tolerance waits for its calculator."""
+        """Return the criteria of limits or threshold, before those given; a tolerance waits for its calculator."""
         if self.limits is not None:
             return self.limits.rules()
         if self.tolerance is not None:
@@ -80,32 +80,32 @@ class CriteriaSet:
 
     @property
     def criteria(self) -> tuple[CriterionFunction, ...]:
-        """All rules on readings."""
+        """Return all criteria on readings."""
         return (*self._own, *self._given)
 
     @property
     def _declared(self) -> list[Criterion]:
-        """Those that say more than their decision."""
+        """Return the criteria that derive from :class:`Criterion`."""
         return [rule for rule in self.criteria if isinstance(rule, Criterion)]
 
     @property
     def ask_pressure(self) -> bool:
-        """Whether a rule is on the pressure."""
+        """Return whether a criterion needs the pressure."""
         return any(rule.needs_pressure for rule in self._declared)
 
     @property
     def limit(self) -> float | None:
-        """Largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
+        """Return the largest ``atom_std`` that passes, eV/Å; None if the first criterion has no single limit."""
         first = self.criteria[0] if self.criteria else None
         return first.largest_atom_std() if isinstance(first, Criterion) else None
 
     def check_symbols(self, symbols: Sequence[str]) -> None:
-        """Refuse elements that a rule has no threshold for."""
+        """Raise :class:`ConfigurationError` for elements without a threshold in a criterion."""
         for rule in self._declared:
             rule.check_symbols(symbols)
 
     def fit(self, calc: Calculator | None) -> None:
-        """Make the rules those of a calculator, which may be replaced between runs."""
+        """Take the calibration of a calculator, which may be replaced between runs."""
         if calc is self._fits and calc is not None:
             return
         check_watchable(calc)
@@ -118,13 +118,13 @@ class CriteriaSet:
         self._fits = calc
 
     def ask_faults(self, atoms: Atoms, step: int) -> list[Decision]:
-        """What the faults say of a structure."""
+        """Return the decisions of the fault checks on a structure."""
         return [replace(fault(atoms, step), is_hard=True) for fault in self.fault_checks]
 
     def judge(self, reading: Reading, found: Sequence[Decision]) -> tuple[Decision, bool]:
-        """The decision to act on, and whether its rule is excused; faults, and what is not finite, never are.
+        """Return the decision to act on, and whether its criterion is excused; faults and non-finite values never are.
 
-        found : what the faults say
+        found : decisions of the fault checks
         """
         failed = NonFinite()(reading)
         if failed.breached:
@@ -141,26 +141,26 @@ class CriteriaSet:
         return gravest(others), False
 
     def excuse(self) -> None:
-        """Let the run go on past the rules that halted it, until they have passed."""
+        """Excuse the criteria that halted the run, until they have passed."""
         self._excused = set(self._halting)
 
     @property
     def _channels(self) -> list[SequentialCriterion]:
-        """The rules that remember."""
+        """Return the sequential criteria."""
         return [rule for rule in self.criteria if isinstance(rule, SequentialCriterion)]
 
     def keep(self) -> None:
-        """Remember the memories, as those of a structure that may be rolled back to."""
+        """Store the memory of the sequential criteria, for a roll-back to this structure."""
         self._safe = [channel.state() for channel in self._channels]
 
     def roll_back(self, atoms: Atoms, step: int) -> None:
-        """Give the memories of :meth:`keep` back; the leap to the structure of then is none."""
+        """Restore the memory of :meth:`keep`; the fault checks do not count the move back as a leap."""
         for channel, state in zip(self._channels, self._safe, strict=False):
             channel.restore(state)
         self.ask_faults(atoms, step)
 
     def settings(self) -> dict[str, Any]:
-        """What the rules are, as plain values; functions of the user's by their names."""
+        """Return the settings of the criteria as plain values; the user's functions by their names."""
         thresholds = dict(self.threshold) if isinstance(self.threshold, Mapping) else {"": self.threshold}
         return {
             "tolerance": self.tolerance,
@@ -171,7 +171,7 @@ class CriteriaSet:
         }
 
     def state(self) -> dict[str, Any]:
-        """What they remember, as plain values."""
+        """Return the memory of the criteria as plain values."""
         return {
             "halting": sorted(self._halting),
             "excused": sorted(self._excused),
@@ -181,12 +181,12 @@ class CriteriaSet:
         }
 
     def restore(self, state: Mapping[str, Any], atoms: Atoms, step: int) -> None:
-        """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
+        """Restore :meth:`state`, with the structure at that step; raises :class:`MonitorError` for other sequential criteria."""
         if [name_of(channel) for channel in self._channels] != [kind for kind, _ in state["channels"]]:
             raise MonitorError("the checkpoint is of a monitor with other rules")
         self._halting, self._excused = set(state["halting"]), set(state["excused"])
         self._safe = list(state["safe"])
-        if self.still is not None and state.get("still") is not None:  # older checkpoints know nothing of it
+        if self.still is not None and state.get("still") is not None:  # older checkpoints do not hold it
             self.still.restore(state["still"])
         for channel, (_, memory) in zip(self._channels, state["channels"], strict=True):
             channel.restore(memory)
@@ -194,5 +194,5 @@ class CriteriaSet:
 
 
 def name_of(rule: object) -> str:
-    """Of a function, or of the class of an object."""
+    """Return the name of a function, or of the class of an object."""
     return getattr(rule, "__name__", type(rule).__name__)

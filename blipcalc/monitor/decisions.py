@@ -1,4 +1,4 @@
-"""What a monitor knows of a structure, and what a criterion says of it."""
+"""Define readings of a structure, and decisions of criteria and fault checks on them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reading:
-    """What a monitor knows of one structure of n atoms.
+    """Uncertainties, forces and positions of one structure of n atoms, at one check.
 
     step : of the dynamics
     symbols : (n,) elements
     atom_std : (n,) eV/Å
     energy_std : eV
     mask : (n,) True for atoms that count
-    failure : what is not finite, or why there is no prediction or no variance; empty where all is well
-    latent_distance : (n,) how far each atom is from the data; None where the model does not say
-    pressure_GPa, pressure_std_GPa : NaN where nobody asked for them
-    positions : (n, 3) Å; forces : (n, 3) eV/Å that ``atom_std`` is of; None where nobody gave them
+    failure : what is not finite, or why there is no prediction or no variance; empty without a failure
+    latent_distance : (n,) of each atom from the training data; None for a model without a domain
+    pressure_GPa, pressure_std_GPa : NaN unless requested
+    positions : (n, 3) Å; forces : (n, 3) eV/Å to which ``atom_std`` belongs; None if not given
     """
 
     step: int
@@ -38,18 +38,18 @@ class Reading:
 
     @property
     def n_atoms(self) -> int:
-        """Number of atoms n."""
+        """Return the number of atoms n."""
         return len(self.symbols)
 
     @property
     def max_atom_std(self) -> float:
-        """Largest ``atom_std`` among the atoms that count, eV/Å; NaN where one of them is; 0 where none counts."""
+        """Return the largest ``atom_std`` of the atoms that count, eV/Å; NaN if one of them is NaN; 0 if none counts."""
         counted = self.atom_std[self.mask]
         return float(counted.max()) if counted.size else 0.0
 
     @property
     def max_latent_distance(self) -> float:
-        """Largest latent distance among the atoms that count; NaN where one of them is, or the model does not say."""
+        """Return the largest latent distance of the atoms that count; NaN if one is NaN or none is known."""
         if self.latent_distance is None:
             return math.nan
         counted = self.latent_distance[self.mask]
@@ -57,22 +57,22 @@ class Reading:
 
     @property
     def worst_atom(self) -> int:
-        """Its index, a NaN before any number; -1 where no atom counts."""
+        """Return the index of the counted atom with the largest ``atom_std``, NaN first; -1 if no atom counts."""
         order = worst_first(self.atom_std, self.mask)
         return order[0] if order else -1
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a rule says of a reading.
+    """Decision of a criterion or a fault check.
 
-    breached : True stops, records or flags
+    breached : whether the limit was exceeded, so that the monitor acts
     atoms : indices of the atoms beyond the limit, worst first
-    value, threshold, unit : what was compared; the rule holds while value ≤ threshold
+    value, threshold, unit : of the comparison; passed while value ≤ threshold
     reason : one sentence
     step : of the dynamics
-    halts : whether a breach asks for a halt; else it is a warning
-    is_hard : whether it is of a fault or of what is not finite, which a better force does not mend
+    halts : whether a breach halts the run; else it is a warning
+    is_hard : whether it comes from a fault check or a value that is not finite, for which a reference force is no remedy
     """
 
     breached: bool
@@ -90,7 +90,7 @@ CriterionFunction = Callable[[Reading], Decision]
 
 
 def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
-    """Indices where ``chosen``, by falling value, NaN before all."""
+    """Return the indices where ``chosen`` is True, by falling value, NaN first."""
     indices = np.flatnonzero(chosen)
     keys = np.where(np.isnan(values[indices]), np.inf, values[indices])
     order = np.lexsort((indices, -keys, ~np.isnan(values[indices])))
@@ -98,12 +98,12 @@ def worst_first(values: np.ndarray, chosen: np.ndarray) -> tuple[int, ...]:
 
 
 def gravest(decisions: Sequence[Decision]) -> Decision:
-    """The first that is breached, one that halts before one that warns, a fault before a rule; where none is, the first."""
+    """Return the gravest breach: halts before warnings, fault checks before criteria; without a breach, the first decision."""
     order = sorted(decisions, key=lambda decision: (not decision.halts, not decision.is_hard))
     breached = [decision for decision in order if decision.breached]
     return breached[0] if breached else decisions[0]
 
 
 def first_breach(criteria: Sequence[CriterionFunction], reading: Reading) -> Decision:
-    """The gravest decision.  Every criterion is asked, since some remember what they were asked."""
+    """Return the gravest decision on a reading; all criteria are called, since sequential ones need every reading."""
     return gravest([criterion(reading) for criterion in criteria])

@@ -1,4 +1,4 @@
-"""What happened to a run, one line of JSON for each event; a line is on disk before the run goes on."""
+"""Write and read the events of a run, one line of JSON each; a line is on disk before the run continues."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from blipcalc.settings import Count, NotNegative, Settings, checked
 
 
 class Event(Settings):
-    """One line of the log, see :class:`EventLog`."""
+    """One line of an :class:`EventLog`."""
 
-    model_config = ConfigDict(extra="allow")  # an action of the user's may add figures of its own
+    model_config = ConfigDict(extra="allow")  # a user's action may add further figures
 
     event: str
     step: Count
@@ -46,17 +46,17 @@ class Event(Settings):
 
 
 class EventLog:
-    """Appends events to a file.
+    """Append events to a file.
 
     | key | unit | |
     |---|---|---|
-    | ``event`` | | ``warning``, ``halt``, ``passed`` (after either), or the name of what was done |
+    | ``event`` | | ``warning``, ``halt``, ``passed`` (after either), or the name of an action |
     | ``step``, ``time_fs`` | , fs | time is null for an optimiser |
-    | ``atoms``, ``symbols`` | | those beyond the limit, worst first |
-    | ``value``, ``threshold``, ``unit`` | as said | null where not finite |
+    | ``atoms``, ``symbols`` | | atoms beyond the limit, worst first |
+    | ``value``, ``threshold``, ``unit`` | ``unit`` | null if not finite |
     | ``reason`` | | one sentence |
 
-    path : of the file, made where it is not there
+    path : of the file, created if missing
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -66,13 +66,13 @@ class EventLog:
 
     @property
     def count(self) -> int:
-        """How many events the file holds."""
+        """Return the number of events in the file."""
         if self._count is None:
             self._count = len(read_events(self.path)) if self.path.exists() else 0
         return self._count
 
     def write(self, event: str, decision: Decision, atoms: Atoms, dynamics: BaseDynamics, **more: Any) -> None:
-        """Append one."""
+        """Append an event."""
         said = plain(decision)
         line = {
             "event": event,
@@ -92,7 +92,7 @@ class EventLog:
         self._count = None if self._count is None else self._count + 1
 
     def cut(self, last_step: int) -> None:
-        """Leave out events behind a step, which the run will make again."""
+        """Remove events after a step, since the run will write them again."""
         if self.path.exists():
             with adding(self.path):
                 kept = [json.dumps(event) for event in read_events(self.path) if event["step"] <= last_step]
@@ -103,14 +103,14 @@ class EventLog:
 
 
 def read_events(path: str | Path) -> list[dict[str, Any]]:
-    """The events of a file as plain values, see :func:`events_of`."""
+    """Return the events of a file as plain values, see :func:`events_of`."""
     return [event.model_dump() for event in events_of(path)]
 
 
 def events_of(path: str | Path) -> list[Event]:
-    """The events of a file; a last line that was cut short is left out.
+    """Return the events of a file; an incomplete last line is left out.
 
-    raises : DataError for any other fault, DamagedFileError where checksums tell it
+    raises : DataError for any other fault, DamagedFileError for one detected by checksums
     """
     path = Path(path)
     try:
@@ -135,7 +135,7 @@ def _event(path: Path, number: int, line: str) -> Event:
 
 
 def plain(decision: Decision) -> dict[str, Any]:
-    """A decision as JSON has it, whatever numbers a rule of the user's put into it."""
+    """Return a decision as values for JSON, converting whatever number types a user's criterion has used."""
     return {
         "breached": bool(decision.breached),
         "atoms": [int(i) for i in decision.atoms],
@@ -150,11 +150,11 @@ def plain(decision: Decision) -> dict[str, Any]:
 
 
 def decision_of(said: Mapping[str, Any]) -> Decision:
-    """The decision of :func:`plain`; what was not finite is NaN."""
+    """Return the decision of :func:`plain`; values that were not finite are NaN."""
     numbers = {key: math.nan if said[key] is None else said[key] for key in ("value", "threshold")}
     return Decision(**{**said, **numbers, "atoms": tuple(said["atoms"])})
 
 
 def finite(value: float) -> float | None:
-    """A number as JSON has it: None for what is not finite."""
+    """Return a number for JSON: None if it is not finite."""
     return float(value) if math.isfinite(value) else None

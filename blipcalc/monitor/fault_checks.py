@@ -1,12 +1,12 @@
-"""Faults that no uncertainty is needed to see: atoms too close, a leap, a jump of the kinetic energy.  Asked at every step.
+"""Check faults without using an uncertainty: atoms too close, a leap, a jump of the kinetic energy; at every step.
 
-| fault | rule | default |
+| fault check | condition | default |
 |---|---|---|
-| :class:`TooClose` | distance of each pair of elements ≥ limit, else a warning; ≥ half of it, else a halt | from data |
+| :class:`TooClose` | distance of each pair ≥ limit of its elements, else a warning; ≥ half of it, else a halt | from data |
 | :class:`Leap` | no atom moves further in one step than | 0.5 Å |
-| :class:`KineticJump` | the kinetic energy changes in one step by no more than so many of its canonical deviations | 20 |
+| :class:`KineticJump` | kinetic energy changes in one step by at most so many canonical standard deviations | 20 |
 
-A frame with a leap or a jump is one that an integrator has lost; the potential may say of it what it likes.
+A leap or a jump shows that the integration has failed, whatever the potential predicts for the frame.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from blipcalc.core.periodic import shortest
 from blipcalc.errors import ConfigurationError, StructureError
 from blipcalc.monitor.decisions import Decision
 
-#: of the limit on a distance: below it a run is halted
+#: fraction of the limit on a distance, below which a run is halted
 HALF = 0.5
-#: Å, of the list of pairs: it lasts until an atom has moved by half of it
+#: Å, skin of the list of pairs: the list is valid until an atom has moved by half of it
 SKIN = 0.5
 
-#: what every fault is: a rule on a structure and the number of the step
+#: function of a structure and the number of the step
 FaultCheck = Callable[[Atoms, int], Decision]
 
 
 def default_fault_checks(calc: Calculator, degrees: DegreesOfFreedom | None = None) -> tuple[FaultCheck, ...]:
-    """What is asked of MD where nobody says otherwise; optimisers may leap."""
+    """Return the default fault checks of MD; optimisers have none, since their steps may be long."""
     model = bayesian_of(calc)
     domain = None if model is None else model.domain
     close = () if domain is None else (TooClose(domain.closest, warns=False),)
@@ -47,11 +47,11 @@ def default_fault_checks(calc: Calculator, degrees: DegreesOfFreedom | None = No
 
 @dataclass(frozen=True)
 class TooClose:
-    """No pair of atoms closer than data of its elements ever were.
+    """Fault check that no pair of atoms is closer than the closest pair of its elements in the data.
 
-    closest : {"C-H": Å}, elements in alphabetical order; pairs that are not there are not watched
-    warns : say so of a pair below its limit; else only halt for one below half of it.  In MD of the state that the data are
-        of, one frame in some hundreds is below a limit
+    closest : {"C-H": Å}, elements in alphabetical order; other pairs are not watched
+    warns : warn of a pair below its limit; else only halt for a pair below half of it.  In MD at the state of the data, one
+        frame in some hundreds is below a limit
     """
 
     closest: Mapping[str, float]
@@ -73,7 +73,7 @@ class TooClose:
         object.__setattr__(self, "_list", NeighborList(max(float(limits.max()), SKIN), SKIN))
 
     def __call__(self, atoms: Atoms, step: int) -> Decision:
-        """The decision on the pair that is furthest below its limit."""
+        """Return the decision on the pair furthest below its limit."""
         if not np.isfinite(atoms.positions).all():
             return Decision(True, (), math.nan, 0.0, "Å", "positions are not finite", step)
         try:
@@ -97,20 +97,20 @@ class TooClose:
 
 @dataclass
 class Leap:
-    """No atom moves further in one step than ``largest``, Å."""
+    """Fault check that no atom moves further in one step than ``largest``, Å."""
 
     largest: float = 0.5
     _last: tuple[int, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __call__(self, atoms: Atoms, step: int) -> Decision:
-        """The decision; positions of another step than the one before say nothing."""
+        """Return the decision; without positions of the previous step it is passed."""
         last, self._last = self._last, (step, atoms.positions.copy())
         if last is None or last[0] != step - 1 or last[1].shape != atoms.positions.shape:
             return Decision(False, (), 0.0, self.largest, "Å", "no step to compare", step)
         shift = atoms.positions - last[1]
         moved = np.linalg.norm(shift, axis=1)
         if atoms.pbc.any() and np.isfinite(shift).all() and moved.max() > self.largest:
-            # who wraps atoms into the cell moves none
+            # wrapping an atom into the cell does not move it
             moved = np.linalg.norm(shortest(shift, atoms.cell, atoms.pbc), axis=1)
         atom = int(np.argmax(np.where(np.isnan(moved), np.inf, moved)))
         value = float(moved[atom])
@@ -121,11 +121,11 @@ class Leap:
 
 @dataclass
 class KineticJump:
-    """The kinetic energy K changes in one step by no more than so many of its canonical standard deviations.
+    """Fault check that the kinetic energy K changes in one step by at most ``deviations`` canonical standard deviations.
 
-    σ_K = k T √(f / 2),   T of the step before, or ``temperature_K`` where that is higher, f degrees of freedom
+    σ_K = k T √(f / 2),   T of the step before, or ``temperature_K`` if that is higher, f degrees of freedom
 
-    degrees : of freedom that move; None counts 3N less what constraints hold
+    degrees : of freedom of the motion; None counts 3N minus those removed by constraints
     """
 
     deviations: float = 20.0
@@ -134,7 +134,7 @@ class KineticJump:
     _last: tuple[int, float] | None = field(default=None, init=False, repr=False)
 
     def __call__(self, atoms: Atoms, step: int) -> Decision:
-        """The decision; momenta of another step than the one before say nothing."""
+        """Return the decision; without momenta of the previous step it is passed."""
         if self.degrees is None:
             self.degrees = degrees_of_freedom(atoms, random_momenta=True)
         last, energy = self._last, self.degrees.kinetic_energy(atoms)

@@ -1,4 +1,4 @@
-"""What a reference run says, check by check: R_t of every frame of unlabelled trajectories."""
+"""Fit limits to unlabelled trajectories of a reference run: compute R_t of every frame."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def check_reference(
     labelled: Sequence[Atoms] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Limits:
-    """Limits on the uncertainty of a calibrated predictor, from unlabelled reference MD.
+    """Return limits on the uncertainty of a calibrated predictor, fitted to unlabelled reference MD.
 
     Parameters
     ----------
     predictor : calibrated
     trajectories : one file or one sequence of frames for each replica, frames at equal intervals
-    interval_fs : between the frames that are used, which is that between checks of the runs to be guarded
+    interval_fs : between the frames used; the interval between checks of the guarded runs must be the same
     tolerance : ε_tol, eV/Å, on the norm of a force error
     rate_per_ns, confidence, criteria : see :func:`~blipcalc.monitor.limits.fit_limits`
     level : of the quantiles q_atom
     index : ASE slice of the frames of each file
-    labelled : frames with labels that the model has not seen, hundreds of them: what their conformal quantile of whole frames
-        becomes for frames like those of the reference run, see :mod:`blipcalc.stats.shift`
+    labelled : hundreds of frames with labels outside the training data; their conformal quantile of whole frames is reweighted
+        to the reference run, see :mod:`blipcalc.stats.shift`
     progress : called with the number of frames done
 
     Raises
@@ -66,7 +66,7 @@ def check_reference(
     """
     if predictor.calibration is None:
         raise LimitsError("limits take a calibrated model: run 'blipcalc calibrate' for these draws and this surface")
-    # before the long part
+    # before the predictions, which take long
     check_settings(interval_fs, rate_per_ns, confidence, tolerance, level)
     chosen = chosen_criteria(criteria, has_domain=predictor.domain is not None)
     if isinstance(trajectories, (Path, Atoms)):
@@ -112,9 +112,9 @@ def _frames_there(
     level: float,
     series: Mapping[str, Sequence[np.ndarray]],
 ) -> Shifted:
-    """The quantile of a frame's largest score, weighted from labelled frames to those of the reference run.
+    """Return the conformal quantile of a frame's largest score, reweighted from labelled frames to the reference run.
 
-    Frames are told apart by ln R and, where it is watched, the latent distance.
+    The weights depend on ln R and, if it is watched, on the latent distance.
     """
     signals = [signal for signal in (RATIO, DISTANCE) if signal.name in series]
     residuals, readings = collect(predictor, labelled), []
@@ -125,19 +125,19 @@ def _frames_there(
     for values in (here, there):
         values[:, 0] = np.log(np.maximum(values[:, 0], SMALLEST))
     scores = residuals.frame_ratio
-    speaking = ~np.isnan(scores)  # forces of the others vanish by symmetry
+    speaking = ~np.isnan(scores)  # NaN: all forces of the frame vanish by symmetry
     return shifted_quantile(scores[speaking], here[speaking], there, level)
 
 
 def element_quantiles(calibration: Calibration, level: float) -> dict[str, float]:
-    """{symbol: q_atom} of the elements that have one at a level."""
+    """Return {symbol: q_atom} of the elements with a finite quantile at a level."""
     known = np.array(sorted(calibration.q_atom))
     values = calibration.atom_quantile(known, level)
     return {chemical_symbols[z]: float(q) for z, q in zip(known, values, strict=True) if np.isfinite(q)}
 
 
 def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]:
-    """The frames of a replica."""
+    """Return the frames of a replica."""
     if not isinstance(trajectory, (str, Path)):
         frames = several("replica", trajectory, "a path or a list of Atoms", error=DataError)
         if not all(isinstance(atoms, Atoms) for atoms in frames):
@@ -147,7 +147,7 @@ def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]
     check_counts(trajectory)
     try:
         frames = list(ase.io.iread(trajectory, index))
-    except Exception as error:  # each reader has errors of its own
+    except Exception as error:  # each reader raises errors of other types
         raise DataError(f"{trajectory} cannot be read as a trajectory: {error}") from error
     if not frames:
         raise DataError(f"{trajectory} holds no frames for index {index!r}")
@@ -157,7 +157,7 @@ def _frames(trajectory: str | Path | Sequence[Atoms], index: str) -> list[Atoms]
 
 
 def _check_interval(frames: Sequence[Atoms], interval_fs: float) -> None:
-    """Refuse an interval that is not that of the frames, where they say their time."""
+    """Raise :class:`LimitsError` for an interval that differs from the frames' times, if they hold them."""
     times = [atoms.info["time_fs"] for atoms in frames if "time_fs" in atoms.info]
     steps = np.diff(times) if len(times) == len(frames) else np.empty(0)
     if steps.size and not np.allclose(steps[:-1], interval_fs, rtol=1e-6):
@@ -169,7 +169,7 @@ def _check_interval(frames: Sequence[Atoms], interval_fs: float) -> None:
 def _readings(
     predictor: BayesianPredictor, ratio: HaltRatio, batch: Sequence[Atoms], signals: Iterable[Signal]
 ) -> list[Reading]:
-    """What a monitor would read of each structure of a batch; raises :class:`LimitsError` for an atom without a bound."""
+    """Return the reading of each structure of a batch; raises :class:`LimitsError` for an atom without a bound."""
     watches_distance = any(signal.needs_domain for signal in signals)
     distances = predictor.latent_distances(batch) if watches_distance else [None] * len(batch)
     found = []

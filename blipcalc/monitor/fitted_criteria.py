@@ -1,6 +1,6 @@
-"""The criteria with a limit from a reference run: each says how it is fitted, what it keeps, and what it is in a run.
+"""Define the criteria with a limit from a reference run: how each is fitted, stored, and made for a run.
 
-The rules themselves are in :mod:`blipcalc.monitor.run_criteria`.
+The criteria that run are in :mod:`blipcalc.monitor.run_criteria`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from blipcalc.monitor.run_criteria import EDetector, InstantThreshold, LatentDis
 from blipcalc.settings import Positive
 from blipcalc.stats.rates import Level, level_for_rate
 
-#: warnings for each false alarm that may be
+#: warnings for each allowed false alarm
 WARNINGS = 10
-#: independent checks that p-values take at least, and as many as are kept
+#: independent checks: fewest for p-values, and most that are stored
 LEAST_REFERENCES, MOST_REFERENCES = 300, 3000
 
 
 def _positive(level: Level) -> Level:
-    """Refuse a limit that everything is beyond."""
+    """Return a limit above zero; raises ``ValueError`` for others, which every reading would exceed."""
     if level.value <= 0:
         raise ValueError(f"expected a limit > 0, got {level.value}")
     return level
@@ -50,25 +50,25 @@ class FittedInstantThreshold(FittedCriterion):
 
     @classmethod
     def fit(cls, reference: ReferenceBlocks, budget: Budget, domain_hash: str | None) -> Self | None:
-        """From the maxima of R over blocks."""
+        """Return the criterion fitted to the maxima of R over blocks; None for a run that is too short."""
         found = level_for_rate(*reference.maxima(RATIO.name), budget.rate_per_ns, budget.confidence)
         return None if found is None else cls(limit=found)
 
     @property
     def expected_rate(self) -> float:
-        """That of the limit."""
+        """Return the rate of the limit in the reference run, per ns."""
         return self.limit.rate
 
     def criterion(self, watch: Watch) -> InstantThreshold:
-        """The rule."""
+        """Return the criterion for a run."""
         return InstantThreshold(watch.ratio, self.limit.value)
 
     def ratio_limit(self) -> float:
-        """The limit itself."""
+        """Return the limit on R."""
         return self.limit.value
 
     def text(self, watch: Watch) -> str:
-        """Limit and rate."""
+        """Return the limit and its rate in words."""
         tolerance = self.limit.value * watch.ratio.tolerance
         return f"R ≤ {self.limit.value:.4g}, a tolerance of {tolerance:.4g} eV/Å: {rate_text(self.limit)}"
 
@@ -82,7 +82,7 @@ class FittedSmoothedThreshold(FittedCriterion):
 
     @classmethod
     def fit(cls, reference: ReferenceBlocks, budget: Budget, domain_hash: str | None) -> Self | None:
-        """From the maxima of the mean over blocks."""
+        """Return the criterion fitted to the maxima of the mean over blocks; None for a run that is too short."""
         maxima = reference.maxima_of_mean(RATIO.name)
         limit, warning = (
             level_for_rate(*maxima, factor * budget.rate_per_ns, budget.confidence) for factor in (1, WARNINGS)
@@ -91,16 +91,16 @@ class FittedSmoothedThreshold(FittedCriterion):
 
     @property
     def expected_rate(self) -> float:
-        """That of the limit."""
+        """Return the rate of the limit in the reference run, per ns."""
         return self.limit.rate
 
     def criterion(self, watch: Watch) -> SmoothedThreshold:
-        """The rule."""
+        """Return the criterion for a run."""
         window = checks(WINDOW_PS * PS, watch.interval_fs)
         return SmoothedThreshold(watch.ratio, window, math.exp(self.limit.value), math.exp(self.warning.value))
 
     def text(self, watch: Watch) -> str:
-        """Limit, rate and warning."""
+        """Return the limit, its rate and the limit of warnings in words."""
         limit, warning = math.exp(self.limit.value), math.exp(self.warning.value)
         return f"mean of R over 1 ps ≤ {limit:.4g}: {rate_text(self.limit)}; a warning beyond {warning:.4g}"
 
@@ -114,13 +114,16 @@ class FittedEDetector(FittedCriterion):
 
     @classmethod
     def lacks(cls, reference: ReferenceBlocks) -> str:
-        """Independent checks."""
+        """Return how many independent checks are missing, in words; empty if there are enough."""
         n = len(reference.thinned(RATIO.name))
         return "" if n >= LEAST_REFERENCES else f"{n} independent checks, {LEAST_REFERENCES} are needed"
 
     @classmethod
     def fit(cls, reference: ReferenceBlocks, budget: Budget, domain_hash: str | None) -> Self | None:
-        """Independent checks, spread evenly over the run; a reference without an alarm does not bound the rate either."""
+        """Return the criterion with independent checks spread evenly over the run; None for a run that is too short.
+
+        A run too short for a threshold on R at this rate does not bound the rate of the e-detector either.
+        """
         if level_for_rate(*reference.maxima(RATIO.name), budget.rate_per_ns, budget.confidence) is None:
             return None
         values = reference.thinned(RATIO.name)
@@ -129,17 +132,17 @@ class FittedEDetector(FittedCriterion):
 
     @property
     def expected_rate(self) -> float:
-        """The bound on it."""
+        """Return the upper bound on the rate of false alarms, per ns."""
         return self.rate_per_ns
 
     def criterion(self, watch: Watch) -> EDetector:
-        """The rule."""
+        """Return the criterion for a run."""
         every = checks(watch.memory_ps * PS, watch.interval_fs)
         length = NS / (self.rate_per_ns * every * watch.interval_fs)
         return EDetector(watch.ratio, np.array(self.references), every, length)
 
     def text(self, watch: Watch) -> str:
-        """Number of checks and rate."""
+        """Return the number of checks and the bound on the rate in words."""
         return f"e-detector on {len(self.references)} independent checks: at most {self.rate_per_ns:.3g} per ns"
 
 
@@ -155,7 +158,7 @@ class FittedLatentDistance(FittedCriterion):
 
     @classmethod
     def fit(cls, reference: ReferenceBlocks, budget: Budget, domain_hash: str | None) -> Self | None:
-        """From the maxima of the distance over blocks."""
+        """Return the criterion fitted to the maxima of the distance over blocks; None for a run that is too short."""
         found = level_for_rate(*reference.maxima(DISTANCE.name), budget.rate_per_ns, budget.confidence)
         if domain_hash is None:
             raise LimitsError(
@@ -165,18 +168,18 @@ class FittedLatentDistance(FittedCriterion):
 
     @property
     def expected_rate(self) -> float:
-        """That of the limit."""
+        """Return the rate of the limit in the reference run, per ns."""
         return self.limit.rate
 
     def criterion(self, watch: Watch) -> LatentDistanceThreshold:
-        """The rule."""
+        """Return the criterion for a run."""
         return LatentDistanceThreshold(self.limit.value)
 
     def refusal(self, domain: Domain | None) -> str:
-        """Another domain, or none."""
+        """Return why the limit does not belong to a model with another domain, or none; empty if it does."""
         same = domain is not None and domain.hash == self.domain_hash
         return "" if same else "it says otherwise, or not at all, where its data were"
 
     def text(self, watch: Watch) -> str:
-        """Limit and rate."""
+        """Return the limit and its rate in words."""
         return f"latent distance from the data ≤ {self.limit.value:.4g}: {rate_text(self.limit)}; asks no variance"

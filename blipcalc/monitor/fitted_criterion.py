@@ -1,7 +1,7 @@
-"""What a criterion with a limit from a reference run declares: all that limits, their file and the command line know of it.
+"""Define the interface of criteria with a limit from a reference run, for limits, their file and the command line.
 
 A criterion is a class that derives from :class:`FittedCriterion` and is registered by its name in
-:data:`~blipcalc.registries.CRITERIA`; its fields are what ``limits.json`` keeps of it.
+:data:`~blipcalc.registries.CRITERIA`; its fields are stored in ``limits.json``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blipcalc.stats.rates import Level
 
 
 def _sensible(level: Level) -> Level:
-    """Refuse a level whose figures cannot be."""
+    """Return a level whose figures are possible; raises ``ValueError`` for others."""
     rates = (level.rate, *level.interval, level.bound)
     counts = level.n_blocks >= 1 and 0 <= level.n_beyond <= level.n_blocks
     if not (min(rates) >= 0 and 0 < level.confidence < 1 and counts and level.exposure > 0):
@@ -36,11 +36,11 @@ Passed = Annotated[Level, AfterValidator(_sensible)]
 
 @dataclass(frozen=True)
 class Signal:
-    """A number ≥ 0 that is read at every check.
+    """Number ≥ 0 that is read at every check.
 
     name : of the series
     value : of a reading, given the ratio of error bound to tolerance
-    needs_domain : it takes latent distances, and so a model that says where its data were
+    needs_domain : whether it needs latent distances, and so a model with a domain
     """
 
     name: str
@@ -56,9 +56,9 @@ DISTANCE = Signal("latent_distance", lambda ratio, reading: reading.max_latent_d
 
 @dataclass(frozen=True)
 class Budget:
-    """What a criterion may spend.
+    """Rate of false alarms and confidence allotted to one criterion.
 
-    rate_per_ns : of false alarms; confidence : that its true rate is not higher
+    rate_per_ns : of false alarms; confidence : that the true rate is not higher
     """
 
     rate_per_ns: float
@@ -67,10 +67,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Watch:
-    """How a run is watched.
+    """Ratio, interval between checks and memory with which a run is watched.
 
     ratio : of error bound to tolerance
-    interval_fs : between checks; memory_ps : how long the signals of the reference run remember
+    interval_fs : between checks; memory_ps : correlation time g of the signals of the reference run
     """
 
     ratio: HaltRatio
@@ -79,11 +79,11 @@ class Watch:
 
 
 class FittedCriterion(Settings):
-    """A criterion as a reference run has fitted it.
+    """Criterion as fitted to a reference run.
 
-    name : under which it is registered; every class sets its own default
-    package : distribution that it comes from; empty for our own
-    signal : what it reads of every check
+    name : under which it is registered; every class sets its default
+    package : distribution that provides it; empty for blipcalc
+    signal : read at every check
     """
 
     name: str
@@ -92,40 +92,40 @@ class FittedCriterion(Settings):
 
     @classmethod
     def lacks(cls, reference: ReferenceBlocks) -> str:
-        """Why a reference run is of no use to it, for a note; empty where it is."""
+        """Return why a reference run is insufficient for this criterion, for a note; empty if it is sufficient."""
         return ""
 
     @classmethod
     def fit(cls, reference: ReferenceBlocks, budget: Budget, domain_hash: str | None) -> Self | None:
-        """The criterion with the lowest limit that keeps its budget; None for a run too short to say.
+        """Return the criterion with the lowest limit within its budget; None for a run that is too short.
 
-        domain_hash : of the domain that latent distances are from
+        domain_hash : of the domain from which latent distances are measured
         """
         raise NotImplementedError
 
     @property
     def expected_rate(self) -> float:
-        """False alarms per ns that are to be expected."""
+        """Return the expected rate of false alarms, per ns."""
         raise NotImplementedError
 
     def criterion(self, watch: Watch) -> CriterionFunction:
-        """What decides in a run, its memory empty."""
+        """Return the criterion for a run, without memory of earlier readings."""
         raise NotImplementedError
 
     def refusal(self, domain: Domain | None) -> str:
-        """Why it does not belong to a model of this domain; empty where it does."""
+        """Return why the limit does not belong to a model of this domain; empty if it does."""
         return ""
 
     def ratio_limit(self) -> float | None:
-        """The largest R_t that passes; None where none says it."""
+        """Return the largest R_t that passes; None if the criterion has no limit on R_t."""
         return None
 
     def text(self, watch: Watch) -> str:
-        """One line for people, the limit in its unit."""
+        """Return one line that describes the criterion, with the limit in its unit."""
         return f"{self.expected_rate:.3g} false alarms per ns"
 
 
 def rate_text(level: Level) -> str:
-    """The rate of a level per ns, with its interval and the confidence in that."""
+    """Return the rate of a level per ns in words, with its interval and confidence."""
     low, high = level.interval
     return f"{level.rate:.3g} per ns ({level.confidence:.3g}: {low:.2g} to {high:.2g})"

@@ -1,4 +1,4 @@
-"""What a monitor has seen, as a table."""
+"""Keep the readings of a monitor's checks as a table."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from blipcalc.files.checksums import add_sums, forget_sums, verify
 from blipcalc.files.locks import adding
 from blipcalc.files.safetensors_file import write_atomically
 
-#: rows of a block: what grows by copying itself would leave holes of half its size in the memory of a long run
+#: rows of a block: an array that grows by copying would leave freed holes of half its size in memory
 BLOCK = 1024
 #: checks at the beginning and at the end that a notebook shows
 SHOWN = 5
-#: columns that hold nothing below zero
+#: columns without negative values
 NOT_NEGATIVE = (
     "step",
     "time_fs",
@@ -34,22 +34,22 @@ NOT_NEGATIVE = (
 
 
 class History:
-    """One row per check, columns as arrays.
+    """Table of checks, one row per check, with columns as arrays.
 
     | column | unit | meaning |
     |---|---|---|
     | ``step`` | | of the dynamics |
-    | ``time_fs`` | fs | NaN where the dynamics has no timestep |
+    | ``time_fs`` | fs | NaN for a dynamics without a timestep |
     | ``temperature_K`` | K | NaN without momenta |
     | ``energy`` | eV | |
     | ``max_atom_std`` | eV/Å | over the atoms that count |
     | ``worst_atom`` | | its index |
     | ``mean_atom_std`` | eV/Å | over the atoms that count |
     | ``energy_std`` | eV | |
-    | ``max_latent_distance`` | | over the atoms that count; NaN where the model does not say where its data were |
-    | ``pressure_GPa`` | GPa | with the motion of the atoms; NaN but under a pressure tolerance |
-    | ``pressure_std_GPa`` | GPa | of the model's part of it; NaN likewise |
-    | ``breached`` | | whether a rule was |
+    | ``max_latent_distance`` | | over the atoms that count; NaN for a model without a domain |
+    | ``pressure_GPa`` | GPa | with the kinetic part; NaN without a pressure tolerance |
+    | ``pressure_std_GPa`` | GPa | of the model's part of the pressure; NaN without a pressure tolerance |
+    | ``breached`` | | whether a criterion or a fault check was breached |
     """
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class History:
         )
 
     def _repr_html_(self) -> str:
-        """The first and the last checks, for notebooks."""
+        """Return the first and the last checks as HTML, for notebooks."""
         n = len(self)
         shown = list(range(n)) if n <= 2 * SHOWN else [*range(SHOWN), *range(n - SHOWN, n)]
         rows = ["".join(f"<td>{self[name][k]:.4g}</td>" for name in self.columns) for k in shown]
@@ -89,17 +89,17 @@ class History:
         self._clear()
 
     def _clear(self) -> None:
-        # a row takes 89 bytes: a run of 10⁸ steps checked at every tenth keeps its history in memory
+        # a row takes 89 bytes, so that 10⁷ checks fit into memory
         self._row = np.dtype(list(self.columns.items()))
         self._blocks: list[np.ndarray] = []
         self._length = 0
-        self._kept = 0  # rows that the file of :meth:`keep_csv` holds
+        self._kept = 0  # rows in the file of :meth:`keep_csv`
 
     def append(self, **row: float) -> None:
-        """Add a row; one of the same step as the last replaces it."""
+        """Add a row; it replaces a last row of the same step."""
         if len(self) and self.last("step") == row["step"]:
             self._length -= 1
-            if self._kept > len(self):  # it holds the row that is replaced
+            if self._kept > len(self):  # the file holds the replaced row
                 self._kept = 0
         self._add([row[name] for name in self.columns])
 
@@ -114,11 +114,11 @@ class History:
         return self._length
 
     def __getitem__(self, column: str) -> np.ndarray:
-        """A column; raises :class:`UnknownKeyError` for an unknown one."""
+        """Return a column; raises :class:`UnknownKeyError` for an unknown name."""
         return self._column(column, 0)
 
     def last(self, column: str) -> float:
-        """The newest entry of a column; raises :class:`UnknownKeyError`, or ``IndexError`` before the first check."""
+        """Return the newest entry of a column; raises :class:`UnknownKeyError`, or ``IndexError`` before the first check."""
         self._check(column)
         if not len(self):
             raise IndexError("no check yet")
@@ -126,7 +126,7 @@ class History:
         return self._blocks[block][column][place].item()
 
     def _column(self, name: str, first: int) -> np.ndarray:
-        """A copy of a column from a row on."""
+        """Return a copy of a column from a row on."""
         self._check(name)
         parts = [np.empty(0, dtype=self._row), *self._blocks[first // BLOCK :]]
         begin = first // BLOCK * BLOCK
@@ -137,14 +137,14 @@ class History:
             raise UnknownKeyError(f"no column {name!r}; there is {', '.join(self.columns)}")
 
     def to_dict(self) -> dict[str, np.ndarray]:
-        """{column: values}, as ``pandas.DataFrame`` takes it."""
+        """Return {column: values}, as taken by ``pandas.DataFrame``."""
         return {column: self[column] for column in self.columns}
 
     def load_csv(self, path: str | Path, last_step: int) -> None:
-        """Take the rows of a table, up to a step; none where there is no file.  A last line that was cut short is left out.
+        """Replace the rows by those of a CSV file up to a step; without a file, by none.  An incomplete last line is left out.
 
-        raises : DataError for a file with other columns, or with something that no check could have found; DamagedFileError for
-            one that is not as it was written
+        raises : DataError for a file with other columns or impossible values; DamagedFileError for a file changed after it was
+            written
         """
         path = Path(path)
         self._clear()
@@ -153,7 +153,7 @@ class History:
         verify(path)
         try:
             with path.open(newline="", encoding="utf-8") as stream:
-                # a run of years is read line by line
+                # line by line, since the file may be long
                 reader = csv.reader(line for line in stream if line.endswith("\n"))
                 if next(reader, None) != list(self.columns):
                     raise ValueError(f"expected the columns {', '.join(self.columns)}")
@@ -167,7 +167,7 @@ class History:
             raise DataError(f"{path} is no history of a monitor: {error}") from None
 
     def keep_csv(self, path: str | Path) -> None:
-        """Bring a file of this run up to date, and its sums: whole at the first time, by the rows that are new from then on."""
+        """Update the file of this run and its checksums: written in full the first time, then only new rows appended."""
         with adding(path):
             if not self._kept:
                 forget_sums(path)
@@ -181,11 +181,11 @@ class History:
         self._kept = len(self)
 
     def save_csv(self, path: str | Path) -> None:
-        """Write the table; numbers keep all digits."""
+        """Write the table as CSV; numbers keep all digits."""
         write_atomically(Path(path), (",".join(self.columns) + "\n" + self._text(0)).encode())
 
     def _text(self, first: int) -> str:
-        """Rows from the first on."""
+        """Return the rows from ``first`` on as CSV."""
         columns = (self._column(name, first).tolist() for name in self.columns)
         buffer = io.StringIO()
         csv.writer(buffer, lineterminator="\n").writerows(zip(*columns, strict=True))
@@ -193,7 +193,7 @@ class History:
 
 
 def _check_row(row: list[float]) -> None:
-    """Refuse what no check could have found."""
+    """Raise ``ValueError`` for a row with negative values in :data:`NOT_NEGATIVE` columns."""
     of = dict(zip(History.columns, row, strict=True))
     if bad := [name for name in NOT_NEGATIVE if of[name] < 0]:
         raise ValueError(f"{bad[0]} is {of[bad[0]]:g}, expected a number ≥ 0, or nan")

@@ -1,4 +1,4 @@
-"""Picture of a monitored run: the largest per-atom force uncertainty, and the temperature, against time."""
+"""Draw a monitored run: largest per-atom force uncertainty and temperature against time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def plot_history(
     history: History, threshold: float | None, path: str | Path, *, halts: Sequence[int] = (), title: str = ""
 ) -> None:
-    """Draw ``max_atom_std`` and the temperature against time (or step), with the threshold and the halts, as a PNG.
+    """Write a PNG of ``max_atom_std`` and temperature against time (or step), with the threshold and the halts.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def plot_history(
 
 
 def _draw_uncertainty(axes: Axes, x: np.ndarray, history: History, threshold: float | None) -> None:
-    """The largest ``atom_std`` of each check, on a logarithmic axis where it spans more than a decade."""
+    """Draw the largest ``atom_std`` of each check, on a logarithmic axis if it spans more than a decade."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     value, breached = history["max_atom_std"], history["breached"]

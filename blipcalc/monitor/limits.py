@@ -1,17 +1,17 @@
-"""Limits with a stated rate of false alarms, from a reference run without labels.
+"""Fit limits with a stated rate of false alarms to a reference run without labels.
 
-A reference run is one that is trusted: MD at the state of interest, which nobody would want to be stopped.  Whatever stops it
-is a false alarm.  Many short replicas count as one long run.
+A reference run is trusted MD at the state of interest, so that any halt in it is a false alarm.  Many short replicas count as
+one long run.
 
 | step | how |
 |---|---|
 | R_t of every check | :class:`~blipcalc.monitor.run_criteria.HaltRatio` |
 | memory of ln R | statistical inefficiency g, not below 1 ps |
-| maxima over independent blocks of 2 g or more | limits of the criteria that halt by level; never quantiles of single checks |
-| budget | the wanted rate is shared among criteria, and the confidence too (Bonferroni) |
+| maxima over independent blocks of 2 g or more | limits of the criteria with a threshold; never quantiles of single checks |
+| budget | the requested rate is divided among the criteria, and the error probability too (Bonferroni) |
 
-The limit is the lowest that is passed less often than the budget with the wanted confidence; where the run is too short for
-that, there is no limit but an error that says how long it must be.
+The limit is the lowest one whose rate of exceedances is below the budget at the requested confidence; a run too short for that
+raises an error that states the length needed.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from blipcalc.settings import AtLeastOne, Fraction, Positive, Settings, checked,
 from blipcalc.stats.rates import exposure_needed, rate_of_level
 from blipcalc.stats.shift import Shifted
 
-#: expected halts in a block, beyond which maxima of blocks count none of them
+#: most expected halts in a block: a maximum per block cannot count more than one
 MOST_PER_BLOCK = 0.5
-#: as a file
+#: kind of file that holds limits
 LIMITS = Kind("limits", "make limits anew with 'blipcalc check'", LimitsError)
 
 
 def _symbol(symbol: str) -> str:
-    """Refuse what is no element."""
+    """Return an element's symbol; raises ``ValueError`` for anything else."""
     if atomic_numbers.get(symbol, 0) < 1:
         raise ValueError("expected the symbol of an element")
     return symbol
 
 
 def _fitted(value: Any) -> FittedCriterion:
-    """A criterion from what a file says of it, by its name."""
+    """Return the criterion that a mapping from a file describes, by its name."""
     if isinstance(value, FittedCriterion):
         return value
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
@@ -70,7 +70,7 @@ Symbol = Annotated[str, AfterValidator(_symbol)]
 
 
 class Identity(Settings):
-    """The calibrated predictor that limits belong to."""
+    """Identity of the calibrated predictor for which limits were fitted."""
 
     model_hash: str
     surface: str
@@ -80,7 +80,7 @@ class Identity(Settings):
 
     @classmethod
     def of_calibration(cls, calibration: Calibration) -> Self:
-        """That of a calibration."""
+        """Return the identity of the predictor with this calibration."""
         return cls(**{name: getattr(calibration, name) for name in cls.model_fields})
 
 
@@ -114,11 +114,11 @@ class Limits(Settings):
         return self
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is a criterion of this name."""
+        """Return whether there is a criterion of this name."""
         return any(criterion.name == name for criterion in self.criteria)
 
     def __getitem__(self, name: str) -> FittedCriterion:
-        """The criterion of a name; raises :class:`KeyError` where there is none."""
+        """Return the criterion of a name; raises :class:`KeyError` if there is none."""
         for criterion in self.criteria:
             if criterion.name == name:
                 return criterion
@@ -126,29 +126,29 @@ class Limits(Settings):
 
     @property
     def hash(self) -> str:
-        """SHA-256 by which a run knows its limits."""
+        """Return the SHA-256 hash by which a checkpoint identifies the limits."""
         return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     @property
     def expected_rate(self) -> float:
-        """False alarms per ns that are to be expected of all criteria, at most."""
+        """Return the expected rate of false alarms per ns: the sum over the criteria, an upper bound."""
         return sum(criterion.expected_rate for criterion in self.criteria)
 
     @property
     def watch(self) -> Watch:
-        """How a run is watched."""
+        """Return the ratio, the interval and the memory that the criteria of a run need."""
         return Watch(HaltRatio(self.quantiles, self.tolerance), self.interval_fs, self.inefficiency_ps)
 
     def rules(self) -> tuple[CriterionFunction, ...]:
-        """What decides in a run, the memories empty."""
+        """Return the criteria for a run, without memory of earlier readings."""
         return tuple(criterion.criterion(self.watch) for criterion in self.criteria)
 
     def ratio_limit(self) -> float | None:
-        """The largest R that passes every criterion which says one; None where none does."""
+        """Return the largest R that passes every criterion with a limit on R; None if no criterion has one."""
         return min((x for c in self.criteria if (x := c.ratio_limit()) is not None), default=None)
 
     def every(self, timestep_fs: float, asked: int | None = None) -> int:
-        """Steps between checks; raises :class:`LimitsError` where whole steps, or those asked for, do not make the interval."""
+        """Return the steps between checks; raises :class:`LimitsError` if no whole number of steps, or not ``asked``, fits."""
         steps = self.interval_fs / timestep_fs
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6 * steps:
             raise LimitsError(
@@ -163,7 +163,7 @@ class Limits(Settings):
         return round(steps)
 
     def check_identity(self, calibration: Calibration | None, domain: Domain | None = None) -> None:
-        """Refuse, with :class:`LimitsError`, a predictor that they were not made for."""
+        """Raise :class:`LimitsError` for a predictor other than the one of these limits."""
         if calibration is None:
             raise LimitsError("these limits are for a calibrated calculator, and this one has no calibration")
         now = Identity.of_calibration(calibration)
@@ -177,15 +177,15 @@ class Limits(Settings):
             raise LimitsError(f"these limits belong to another calculator: {'; '.join(other)}; run 'blipcalc check'")
 
     def save(self, path: str | Path) -> None:
-        """Write them as sealed JSON."""
+        """Write the limits as sealed JSON."""
         write_json(path, LIMITS, self.model_dump(mode="json"))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """From :meth:`save`.
+        """Return the limits in a file of :meth:`save`.
 
-        raises : LimitsError for a file that holds something else, or limits that cannot be; DamagedFileError for one that was
-            changed since
+        raises : LimitsError for a file without limits, or with impossible ones; DamagedFileError for a file changed after it was
+            written
         """
         return checked(cls, read_json(path, LIMITS), f"{path} holds no limits", error=LimitsError)
 
@@ -204,24 +204,24 @@ def fit_limits(
     domain_hash: str | None = None,
     frames: Shifted | None = None,
 ) -> Limits:
-    """Limits from signals of a reference run.
+    """Return the limits fitted to the signals of a reference run.
 
     Parameters
     ----------
-    series : {signal: values (checks,) for each replica}: ``ratio``, R_t, and what else the criteria read
+    series : {signal: values (checks,) for each replica}: ``ratio``, R_t, and the other signals of the criteria
     interval_fs : between checks, as in the runs to be guarded
-    calibration, quantiles, tolerance, level : what R was made with
-    rate_per_ns : wanted rate of false alarms, of all criteria together
-    confidence : that the true rate is not higher, as far as the reference run is like the runs to be guarded
-    criteria : names of those to use; None: our own, as far as there are signals; fewer of them need less reference
-    domain_hash : of the domain that latent distances are from
-    frames : what labelled frames say of frames of the reference run, to be kept with the limits
+    calibration, quantiles, tolerance, level : from which R was computed
+    rate_per_ns : requested rate of false alarms, of all criteria together
+    confidence : that the true rate is not higher, if the guarded runs sample the same distribution as the reference run
+    criteria : names; None: those of blipcalc with a signal in ``series``; fewer criteria need a shorter reference run
+    domain_hash : of the domain from which latent distances are measured
+    frames : conformal quantile of labelled frames, reweighted to the reference run, stored with the limits
 
     Raises
     ------
-    ConfigurationError : senseless settings
-    LimitsError : R that is not finite, replicas that are the same or shorter than twice their memory, a run too short for the
-        claim, or a rate so high that it means nothing
+    ConfigurationError : impossible settings
+    LimitsError : R that is not finite, identical replicas, replicas shorter than twice their memory, a run too short for the
+        rate, or a rate too high for independent blocks
     """
     check_settings(interval_fs, rate_per_ns, confidence, tolerance, level)
     chosen = chosen_criteria(criteria, has_domain=DISTANCE.name in series)
@@ -281,7 +281,7 @@ def _too_short(reference_ns: float, rate: float, budget: Budget, criteria: Seque
 
 
 def check_settings(interval_fs: float, rate: float, confidence: float, tolerance: float, level: float) -> None:
-    """Refuse senseless ones with :class:`ConfigurationError`."""
+    """Raise :class:`ConfigurationError` for impossible settings."""
     for name, value in (
         ("interval_fs", interval_fs),
         ("rate_per_ns", rate),
@@ -294,9 +294,9 @@ def check_settings(interval_fs: float, rate: float, confidence: float, tolerance
 
 
 def chosen_criteria(names: Sequence[str] | None, *, has_domain: bool) -> dict[str, type[FittedCriterion]]:
-    """Those of the names; None: our own, those on the latent distance where the model has a domain.
+    """Return {name: class} of the named criteria; None: those of blipcalc, on the latent distance only for a model with a domain.
 
-    raises : ConfigurationError for what is none, or needs a domain where there is none
+    raises : ConfigurationError for an unknown name, or for a criterion that needs a domain if there is none
     """
     if names is None:
         ours = {name: CRITERIA[name] for name in CRITERIA.own}

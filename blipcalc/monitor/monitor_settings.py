@@ -1,4 +1,4 @@
-"""Settings of a monitor as a type, for functions that hand them on."""
+"""Define the type of a monitor's settings, for functions that pass them on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blipcalc.monitor.limits import Limits
 
 
 class MonitorSettings(TypedDict, total=False):
-    """What :class:`~blipcalc.monitor.observer.UncertaintyMonitor` takes by name."""
+    """Keyword arguments of :class:`~blipcalc.monitor.observer.UncertaintyMonitor`."""
 
     tolerance: float | None
     level: float

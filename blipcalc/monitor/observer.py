@@ -1,4 +1,4 @@
-"""``UncertaintyMonitor``: watches a run, and acts when a prediction is too uncertain."""
+"""Define ``UncertaintyMonitor``, which checks the uncertainty during a run and acts when a prediction is too uncertain."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ Status = Literal["ready", "running", "halted", "stopped", "finished"]
 
 
 class UncertaintyMonitor:
-    """Checks the uncertainty of a run every k steps, step 0 among them, and flags, records or halts.
+    """Check the uncertainty of a run every k steps, from step 0 on, and flag, record or halt.
 
-    The calibrated rule goes on while q_frame · max_i σ_i ≤ ε_tol; NaN stops, and so do positions, energies and forces that
-    are not finite.  Atoms that cannot move are not watched.  With the centre surface the draws are evaluated at checks only.
+    Under the calibrated criterion the run continues while q_frame · max_i σ_i ≤ ε_tol; NaN is a breach, and so are positions,
+    energies and forces that are not finite.  Atoms that cannot move are not watched.  Where the network at the mean weights is
+    the driving potential, the draws are evaluated at checks only.
 
-    The monitor runs before every other observer, so that the frame that tripped is the frame that trajectory and log end
-    with, where their own interval has them write at that step; ``record_to`` keeps it in any case.  A halt leaves the
-    dynamics as it is: ``dynamics.run`` goes on from there.  Each check decides for itself, so a run that goes on in a breach
-    halts again at its next check (at step 0: at once); after :meth:`resume` it does not.
+    The monitor runs before every other observer, so that trajectory and log end with the breached frame if their interval has
+    them write at that step; ``record_to`` stores that frame in any case.  A halt does not change the dynamics:
+    ``dynamics.run`` continues from there.  Each check decides independently, so a run continued during a breach halts again at
+    its next check (at step 0: at once), unless :meth:`resume` was called.
 
     | symbol | variable |
     |---|---|
@@ -51,31 +52,31 @@ class UncertaintyMonitor:
     Parameters
     ----------
     dynamics : MD or optimiser, on ``Atoms`` or a filter around them; None to :meth:`attach` later
-    tolerance, level : the calibrated rule
+    tolerance, level : of the calibrated criterion
     threshold : instead of a tolerance, eV/Å on ``atom_std`` itself: a number, or {symbol: number}
     limits : instead of either, limits with a stated rate of false alarms, or their file (``blipcalc check``); MD only
-    criteria : further rules of :mod:`blipcalc.monitor.criteria`; any of them is enough
+    criteria : further criteria, see :mod:`blipcalc.monitor.criteria`; a breach of one is enough
     every : k, steps between checks; None: each step, or what ``limits`` were made for
     on_breach : ``"flag"``, ``"record"``, ``"rollback"``, ``"reference"``, ``"halt"`` or functions of (decision, atoms, dynamics),
         in this order, or ``Record``, ``RollBack`` and ``AskReference`` of :mod:`blipcalc.monitor.actions` with settings; None
-        flags and halts, and records where ``record_to`` is given.  A flag is raised once per run of breaches; a breach that is
-        only a warning does not halt, and is recorded once
-    record_to : file that breached frames are appended to, see :func:`blipcalc.io.write`
-    fault_checks : of :mod:`blipcalc.monitor.fault_checks`, made at every step whatever ``every`` is; None: in MD a leap, a jump
-        of the kinetic energy, and, where the model says where its data were, atoms closer than half of the closest in them, and a
-        σ that does not change while atoms move (:mod:`blipcalc.monitor.stuck`, at checks).  A σ of zero on all atoms that can
-        move, beside forces that are not zero, halts in any case
-    self_test : on attaching, move the atoms of a copy and demand that the uncertainty moves; one evaluation more
-    events : file that warnings, halts and all that was done go to, one line of JSON each
-    annotate : put the uncertainties of checked frames into ``atoms.info``, where ASE's own ``.traj`` writer keeps them
-    calculator : read uncertainties from this one instead of ``atoms.calc``, which may be a sum around it
+        flags and halts, and records if ``record_to`` is given.  A flag is raised once per sequence of breached checks; a breach
+        that is only a warning does not halt, and is recorded once
+    record_to : file to which breached frames are appended, see :func:`blipcalc.io.write`
+    fault_checks : of :mod:`blipcalc.monitor.fault_checks`, made at every step regardless of ``every``; None: in MD, a leap, a
+        jump of the kinetic energy, a σ that does not change while atoms move (:mod:`blipcalc.monitor.stuck`, at checks) and, for
+        a model with a domain, atoms closer than half of the closest in the training data.  A σ of zero on all atoms that can
+        move while their forces are not zero halts in any case
+    self_test : on attaching, displace the atoms of a copy and require that the uncertainty changes; one evaluation more
+    events : file for warnings, halts and actions, one line of JSON each
+    annotate : put the uncertainties of checked frames into ``atoms.info``, from where ASE's ``.traj`` writer stores them
+    calculator : source of the uncertainties instead of ``atoms.calc``, which may be a sum that contains it
 
     Raises
     ------
     ConfigurationError : contradictory or missing settings
-    MonitorError : a calculator without ``atom_std``, a dynamics of something else than atoms
+    MonitorError : a calculator without ``atom_std``, a dynamics of something other than atoms
     CalibrationError : a tolerance for a calculator without calibration
-    LimitsError : limits that belong to another calculator, or to another interval between checks
+    LimitsError : limits for another calculator, or for another interval between checks
 
     Examples
     --------
@@ -119,7 +120,7 @@ class UncertaintyMonitor:
         self._calculator = calculator
         self.self_test = switch("self_test", self_test)
         self.events = None if events is None else EventLog(path_of("events", events))
-        self._planned = 0  # the last step of the run, as long as nobody halts it
+        self._planned = 0  # the last step of the run, unless it is halted
         self._acted_on: tuple[int, np.ndarray] | None = None
         if dynamics is not None:
             self.attach(dynamics)
@@ -129,9 +130,9 @@ class UncertaintyMonitor:
         return f"UncertaintyMonitor({self.status}, every {self.every} steps{limit}; {self.history!r})"
 
     def attach(self, dynamics: BaseDynamics, degrees: DegreesOfFreedom | None = None) -> UncertaintyMonitor:
-        """Watch a dynamics, before all of its observers; gives the monitor back.
+        """Watch a dynamics, before all of its observers, and return the monitor.
 
-        degrees : of freedom that move, where they are counted already
+        degrees : of freedom of the motion, if already counted
         """
         if self.dynamics is not None:
             raise MonitorError("this monitor watches a dynamics already; make another, or detach it")
@@ -161,7 +162,7 @@ class UncertaintyMonitor:
         return self
 
     def detach(self) -> None:
-        """Stop watching; history and decision stay."""
+        """Stop watching the dynamics; history and decision are kept."""
         if self.dynamics is not None:
             self.dynamics.observers[:] = [entry for entry in self.dynamics.observers if entry[0] is not self]
             if self.annotate:
@@ -170,31 +171,32 @@ class UncertaintyMonitor:
 
     @property
     def watched(self) -> BaseDynamics:
-        """The dynamics that is watched; raises :class:`MonitorError` without one."""
+        """Return the watched dynamics; raises :class:`MonitorError` without one."""
         if self.dynamics is None:
             raise MonitorError("the monitor is not attached to a dynamics")
         return self.dynamics
 
     @property
     def atoms(self) -> Atoms:
-        """The structure that is watched."""
+        """Return the watched structure."""
         return watched_atoms(self.watched.atoms)
 
     @property
     def calculator(self) -> Calculator:
-        """The calculator that uncertainties are read from."""
+        """Return the calculator from which uncertainties are read."""
         return self._calculator if self._calculator is not None else self.atoms.calc
 
     @property
     def limit(self) -> float | None:
-        """Largest ``atom_std`` that passes, eV/Å; None where no single number says it."""
+        """Return the largest ``atom_std`` that passes, eV/Å; None if the criteria have no single limit."""
         return self.rules.limit
 
     @property
     def status(self) -> Status:
-        """``ready`` before the first check, ``halted`` by the monitor, ``stopped`` early by somebody else, ``finished`` when
-        the run came to its own end, else ``running`` (also after an exception).  The return value of ``dynamics.run`` cannot
-        tell these apart.
+        """Return the status of the run, which the return value of ``dynamics.run`` does not distinguish.
+
+        ``ready`` before the first check, ``halted`` by the monitor, ``stopped`` early by other code, ``finished`` when the run
+        completed or converged, else ``running`` (also after an exception).
         """
         if self.halted:
             return "halted"
@@ -209,25 +211,25 @@ class UncertaintyMonitor:
         return "finished" if self.dynamics.nsteps >= self._planned else "stopped"
 
     def resume(self) -> None:
-        """Go on knowingly: the rules that halted do not halt again until they have passed in between.
+        """Continue a halted run: the criteria that halted it do not halt again until they have passed once.
 
-        Their breach is still flagged, recorded and kept in the history.  Other rules, faults, and what is not finite halt even
-        so.
+        Their breaches are still flagged, recorded and kept in the history.  Other criteria, fault checks and values that are not
+        finite still halt the run.
         """
         self.halted = False
         self.rules.excuse()
 
     def plot(self, path: str | Path, *, title: str = "") -> None:
-        """Write a PNG: largest ``atom_std`` against time, threshold, halts."""
+        """Write a PNG of the largest ``atom_std`` against time, with threshold and halts."""
         plot_history(self.history, self.limit, path, halts=self.halts, title=title)
 
     def settings(self) -> dict[str, Any]:
-        """What it goes by, as plain values; functions of the user's by their names."""
+        """Return the settings of the monitor as plain values; the user's functions by their names."""
         own = {"every": self.every, "actions": [name_of(action) for action in self.actions]}
         return self.rules.settings() | own
 
     def state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """All that a run which goes on must know but the history, as plain values and arrays."""
+        """Return the state needed to continue a run, without the history, as plain values and arrays."""
         values: dict[str, Any] = {
             "halted": self.halted,
             "halts": list(self.halts),
@@ -243,7 +245,7 @@ class UncertaintyMonitor:
         return values, arrays
 
     def restore(self, values: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Go on from :meth:`state`, the structure being at that step; raises :class:`MonitorError` for other rules."""
+        """Restore :meth:`state`, with the structure at that step; raises :class:`MonitorError` for other criteria or actions."""
         memories = values.get("actions", [])
         if [name_of(action) for action in self._remembering] != [kind for kind, _ in memories]:
             raise MonitorError("the checkpoint is of a monitor with other actions")
@@ -255,7 +257,7 @@ class UncertaintyMonitor:
             action.restore(memory, more, self.atoms)
 
     def __call__(self) -> None:
-        """Check the present step; ASE calls this."""
+        """Check the current step; called by ASE."""
         dynamics = self.watched
         if dynamics.nsteps < dynamics.max_steps:
             self._planned = dynamics.max_steps
@@ -290,12 +292,12 @@ class UncertaintyMonitor:
             self.rules.keep()
 
     def abort(self, reason: str) -> bool:
-        """Act on what is not finite and was met between two checks; whether the structure was rolled back."""
+        """Act on a value that is not finite, found between two checks; return whether an action let the run continue."""
         self.decision = Decision(True, (), math.nan, 0.0, "", reason, self.watched.nsteps, is_hard=True)
         return self._act(self.decision, onset=True)
 
     def _act(self, decision: Decision, onset: bool, excused: bool = False) -> bool:
-        """Do what is to be done; whether an action made the run go on, so that nothing more was."""
+        """Run the actions on a decision; return whether one let the run continue, so that the later ones were skipped."""
         self.halted, seen, dynamics = False, self._seen_before(), self.watched
         if onset and not decision.halts:
             self._log("warning", decision)
@@ -318,12 +320,12 @@ class UncertaintyMonitor:
         return False
 
     def _take(self, done: Any, decision: Decision) -> bool:
-        """Make everything fit what an action did, if it did something to the run; whether that goes on."""
+        """Update monitor and results after an action that changed the run; return whether the run continues."""
         if not isinstance(done, Done):
             return False
         if done.moved:
             self.rules.roll_back(self.atoms, self.watched.nsteps)
-        # writers behind this one shall find results of the structure, and of the potential, that are there now
+        # observers that write later must find results of the current structure and driving potential
         self.calculator.get_property("atom_std", self.atoms)
         self.atoms.get_forces()
         if self.annotate:
@@ -337,7 +339,7 @@ class UncertaintyMonitor:
             self.events.write(event, decision, self.atoms, self.watched)
 
     def _seen_before(self) -> bool:
-        """Whether this very frame was acted on: a run that goes on at step 0 checks it again."""
+        """Return whether this frame was acted on before: a run continued at step 0 checks it again."""
         last, now = self._acted_on, (self.watched.nsteps, self.atoms.positions.copy())
         self._acted_on = now
         return last is not None and last[0] == now[0] and np.array_equal(last[1], now[1], equal_nan=True)
@@ -360,7 +362,7 @@ class UncertaintyMonitor:
         )
 
     def _temperature_K(self) -> float:  # the unit keeps its capital
-        """Of MD of all atoms, not of a filter; the degrees of freedom are counted once atoms move."""
+        """Return the temperature in MD of all atoms, K, else NaN; degrees of freedom are counted once atoms move."""
         dynamics = self.dynamics
         if not (isinstance(dynamics, MolecularDynamics) and dynamics.atoms is self.atoms):
             return math.nan
@@ -378,5 +380,5 @@ class UncertaintyMonitor:
 
 
 def _is_onset(before: Decision | None, now: Decision) -> bool:
-    """Whether a run of breaches begins here, or turns from a warning into a halt."""
+    """Return whether a sequence of breaches begins here, or changes from a warning to a halt."""
     return before is None or not before.breached or (now.halts and not before.halts)

@@ -1,4 +1,4 @@
-"""From ASE objects to a :class:`~blipcalc.monitor.decisions.Reading`: which atoms, which of them move, what they carry."""
+"""Make a :class:`~blipcalc.monitor.decisions.Reading` from ASE objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from blipcalc.stats.spread import CANCELLED, is_blank
 
 
 def watched_atoms(driven: Any) -> Atoms:
-    """The ``Atoms`` that a dynamics drives, found behind cell and other filters; raises :class:`MonitorError`."""
+    """Return the ``Atoms`` of a dynamics, also behind cell and other filters; raises :class:`MonitorError` for other objects."""
     atoms = driven
     while isinstance(atoms, Filter):
         atoms = atoms.atoms
@@ -33,7 +33,7 @@ def watched_atoms(driven: Any) -> Atoms:
 
 
 def check_watchable(calc: Calculator | None) -> None:
-    """Refuse a calculator that gives no ``atom_std``."""
+    """Raise :class:`MonitorError` for a calculator without ``atom_std``."""
     if calc is None:
         raise MonitorError("the structure has no calculator; attach one before the monitor")
     if "atom_std" not in calc.implemented_properties:
@@ -46,8 +46,8 @@ def check_watchable(calc: Calculator | None) -> None:
 def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, seed: int = 0) -> None:
     """Check that ``atom_std`` changes when the movable atoms of a copy are displaced.
 
-    Atoms that feel no force before and after, such as those of a one-atom cell, have nothing that it could answer to.  A
-    prediction that is not finite is left to the first check, which acts on it.
+    Atoms without a force before and after, as in a one-atom cell, are no evidence of a fault.  A prediction that is not finite
+    is left to the first check, which acts on it.
 
     displacement : standard deviation of each coordinate, Å
     raises : MonitorError where ``atom_std`` changes by less than a millionth; ZeroVarianceError
@@ -57,13 +57,13 @@ def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, s
         return
     moved = atoms.copy()
     moved.positions[mask] += np.random.default_rng(seed).normal(0.0, displacement, (np.count_nonzero(mask), 3))
-    # the structure itself last, so that its results are there for the first step
+    # the structure itself last, so that the calculator holds its results for the first step
     try:
         after, before = (np.array(calc.get_property("atom_std", a))[mask] for a in (moved, atoms))
     except NonFiniteError:
         return
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        return  # never calibrated, or not finite: the first check says which
+        return  # not calibrated, or not finite: the first check reports which
     change = np.abs(after - before).max()
     if change > 1e-6 * np.abs(before).max():
         return
@@ -76,15 +76,16 @@ def check_sensor(calc: Calculator, driven: Any, *, displacement: float = 0.02, s
 
 
 def _feel_nothing(calc: Calculator, atoms: Atoms, mask: np.ndarray) -> bool:
-    """Whether the forces that ``atom_std`` is of vanish on all atoms of a mask."""
-    calc.get_property("atom_std", atoms)  # then the part knows the forces of this very structure
+    """Return whether the forces to which ``atom_std`` belongs vanish on all atoms of a mask."""
+    calc.get_property("atom_std", atoms)  # so that the Bayesian calculator holds the forces of this structure
     forces = own_forces(calc, atoms)
     return forces is not None and bool(np.abs(forces[mask]).max() <= CANCELLED)
 
 
 def own_forces(calc: Calculator, atoms: Atoms) -> np.ndarray | None:
-    """(n, 3) eV/Å that ``atom_std`` is of: those of the Bayesian part, without what is added to it or drives in its place; None
-    where the calculator gives none.
+    """Return the forces (n, 3) eV/Å to which ``atom_std`` belongs; None if the calculator gives none.
+
+    They are those of the Bayesian calculator, without terms added to it and also if another driving potential is active.
     """
     part = bayesian_of(calc)
     known = None if part is None else part.get_property("forces", atoms, allow_calculation=False)
@@ -94,7 +95,7 @@ def own_forces(calc: Calculator, atoms: Atoms) -> np.ndarray | None:
 
 
 def movable(driven: Any) -> np.ndarray:
-    """(n,) False for atoms that a constraint fixes wholly, or that a subset filter hides."""
+    """Return (n,) False for atoms that a constraint fixes wholly or a subset filter hides, else True."""
     atoms = watched_atoms(driven)
     mask = np.ones(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
@@ -111,11 +112,11 @@ def movable(driven: Any) -> np.ndarray:
 
 
 def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: bool = False) -> tuple[Reading, float]:
-    """A reading and the energy (eV); variances are computed here where they are not known yet.
+    """Return a reading and the energy (eV); variances are computed if the calculator does not hold them.
 
-    with_pressure : pressure and its error bar too
+    with_pressure : with pressure and its error bar
 
-    A prediction that is not finite, or has no variance, does not raise: it is a reading with the reason.
+    A prediction that is not finite, or has no variance, does not raise: the reading holds the reason as ``failure``.
     """
     atoms, mask = watched_atoms(driven), movable(driven)
     n = len(atoms)
@@ -123,7 +124,7 @@ def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: boo
     forces: np.ndarray | None = None
     pressure = pressure_std = math.nan
     try:
-        if with_pressure:  # first: what is asked after it is known then
+        if with_pressure:  # first: the same evaluation gives the other quantities
             pressure_std = float(calc.get_property("pressure_std", atoms)) / units.GPa
         atom_std = np.asarray(calc.get_property("atom_std", atoms), dtype=np.float64)
         if "energy_std" in calc.implemented_properties:
@@ -169,5 +170,5 @@ def take_reading(calc: Calculator, driven: Any, step: int, *, with_pressure: boo
 
 
 def time_fs(dynamics: BaseDynamics) -> float:
-    """Simulated time, fs; NaN for an optimiser."""
+    """Return the simulated time, fs; NaN for an optimiser."""
     return dynamics.nsteps * dynamics.dt / units.fs if isinstance(dynamics, MolecularDynamics) else math.nan

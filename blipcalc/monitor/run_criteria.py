@@ -1,4 +1,4 @@
-"""Rules that remember: the ratio of error bound to tolerance at this check, over the last picosecond, and as evidence.
+"""Instant and sequential criteria on the ratio of error bound to tolerance, and on the latent distance.
 
     R_t = max_i q_el(i) σ_i(t) / ε_tol
 
@@ -8,15 +8,15 @@
 | q_el | ``quantiles``, of one atom of the element: q σ bounds the norm of its force error |
 | ε_tol | ``tolerance``, eV/Å |
 
-| channel | rule | says |
+| class | criterion | result of a breach |
 |---|---|---|
 | :class:`InstantThreshold` | R_t ≤ limit | halt, at once |
-| :class:`SmoothedThreshold` | geometric mean of R over a window ≤ limit | halt; a warning from a lower level on |
-| :class:`LatentDistanceThreshold` | latent distance ≤ limit; does not look at σ | halt, at once |
-| :class:`ConsecutiveBreaches` | another rule, at so many checks in a row | a warning before |
-| :class:`EDetector` | e-detector on p-values of thinned checks | halt; time between false alarms long on average |
+| :class:`SmoothedThreshold` | geometric mean of R over a window ≤ limit | halt; warning beyond a lower level |
+| :class:`LatentDistanceThreshold` | latent distance ≤ limit; does not use σ | halt, at once |
+| :class:`ConsecutiveBreaches` | another criterion, at ``checks`` checks in a row | as that criterion; warning before |
+| :class:`EDetector` | e-detector on p-values of thinned checks | halt; average time between false alarms bounded below |
 
-A channel with memory takes every reading once, in order, and gives its memory as plain values for a checkpoint.
+A sequential criterion takes every reading once, in order, and returns its memory as plain values for a checkpoint.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from blipcalc.monitor.decisions import CriterionFunction, Decision, Reading, wor
 from blipcalc.settings import number, whole
 from blipcalc.stats.evidence import ShiryaevRoberts, conformal_p, log_bet
 
-#: of R where no atom can move, so that its logarithm exists
+#: value of R if no atom can move, so that its logarithm is finite
 SMALLEST = 1e-12
 
 
 @runtime_checkable
 class SequentialCriterion(Protocol):
-    """A rule with a memory."""
+    """Criterion with a memory of earlier readings."""
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision on a reading, which becomes part of the memory."""
+        """Return the decision on a reading, and add the reading to the memory."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """The memory, as plain values."""
+        """Return the memory as plain values."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Restore the memory from :meth:`state`."""
         ...
 
 
 @dataclass(frozen=True)
 class HaltRatio:
-    """The ratio q σ / ε_tol of every atom.
+    """Ratio q σ / ε_tol of every atom.
 
-    quantiles : {symbol: q}; an element that is not there has NaN
+    quantiles : {symbol: q}; any other element has NaN
     tolerance : ε_tol, eV/Å
     """
 
@@ -67,31 +67,31 @@ class HaltRatio:
     tolerance: float
 
     def __call__(self, symbols: Sequence[str], atom_std: np.ndarray) -> np.ndarray:
-        """(n,) of elements and ``atom_std`` (n,) eV/Å."""
+        """Return the ratios (n,) of atoms with these elements and ``atom_std`` (n,) eV/Å."""
         return np.array([self.quantiles.get(s, math.nan) for s in symbols]) * atom_std / self.tolerance
 
     def largest(self, reading: Reading) -> float:
-        """R_t over the atoms that count; NaN where one of them is."""
+        """Return R_t over the atoms that count; NaN if one of them is NaN."""
         counted = self(reading.symbols, reading.atom_std)[reading.mask]
         return float(counted.max()) if counted.size else SMALLEST
 
     def worst(self, reading: Reading) -> tuple[int, ...]:
-        """The atom that R_t is of, if any counts."""
+        """Return the index of the atom with the largest ratio, if any atom counts."""
         return worst_first(self(reading.symbols, reading.atom_std), reading.mask)[:1]
 
 
 @dataclass(frozen=True)
 class InstantThreshold:
-    """R_t ≤ limit at every check.
+    """Instant criterion: R_t ≤ limit at every check.
 
-    limit : of R
+    limit : on R
     """
 
     ratio: HaltRatio
     limit: float
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision."""
+        """Return the decision on a reading."""
         values = self.ratio(reading.symbols, reading.atom_std)
         beyond = reading.mask & ~(values <= self.limit)
         atoms, value = worst_first(values, beyond), self.ratio.largest(reading)
@@ -101,7 +101,7 @@ class InstantThreshold:
 
 @dataclass(frozen=True)
 class LatentDistanceThreshold:
-    """Latent distance of every atom from the data ≤ limit at every check, whatever σ says.
+    """Instant criterion: latent distance of every atom from the data ≤ limit at every check, independent of σ.
 
     limit : see :class:`~blipcalc.core.domain.Domain`
     """
@@ -109,7 +109,7 @@ class LatentDistanceThreshold:
     limit: float
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision; a model that does not say where its data were breaches."""
+        """Return the decision on a reading; a model without a domain is a breach."""
         values, value = reading.latent_distance, reading.max_latent_distance
         if values is None:
             reason = "the model does not say where its data were"
@@ -123,10 +123,10 @@ class LatentDistanceThreshold:
 
 @dataclass
 class SmoothedThreshold:
-    """Mean of ln R over the last window ≤ ln limit, once a whole window is there.
+    """Sequential criterion: mean of ln R over the last window ≤ ln limit, once a whole window has been read.
 
     window : checks
-    limit, warning : of the geometric mean of R
+    limit, warning : on the geometric mean of R
     """
 
     ratio: HaltRatio
@@ -136,11 +136,11 @@ class SmoothedThreshold:
     _logs: deque[float] = field(default_factory=deque, init=False, repr=False)
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision: a warning beyond the lower level, a halt beyond the limit."""
+        """Return the decision on a reading: a warning beyond the lower level, a halt beyond the limit."""
         self._logs.append(math.log(max(self.ratio.largest(reading), SMALLEST)))
         while len(self._logs) > self.window:
             self._logs.popleft()
-        # summed anew, so that a run that goes on from a checkpoint rounds alike
+        # summed from the start each time, so that a run continued from a checkpoint rounds the same
         value = math.exp(math.fsum(self._logs) / self.window) if len(self._logs) == self.window else 0.0
         level = min(self.limit, self.warning)
         breached, halts = not (value <= level), not (value <= self.limit)
@@ -151,22 +151,22 @@ class SmoothedThreshold:
         return Decision(breached, atoms, value, threshold, "of the tolerance", reason, reading.step, halts=halts)
 
     def state(self) -> dict[str, Any]:
-        """The memory."""
+        """Return the memory: ln R of the last window."""
         return {"logs": [None if math.isnan(value) else value for value in self._logs]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from it."""
+        """Restore the memory from :meth:`state`."""
         self._logs = deque(math.nan if value is None else value for value in state["logs"])
 
 
 @dataclass
 class EDetector:
-    """The e-detector: p-values of every so many checks against those of the reference run, bet against.
+    """Sequential criterion: e-detector (Shiryaev-Roberts) on conformal p-values of R at every k-th check.
 
     reference : R of independent checks of the reference run
-    every : checks between two that are independent
-    run_length : independent checks that pass on average, or more, before a false alarm
-    seed : of the ties
+    every : k, checks between two independent ones
+    run_length : lower bound on the mean number of independent checks before a false alarm
+    seed : for breaking ties
     """
 
     ratio: HaltRatio
@@ -183,7 +183,7 @@ class EDetector:
         self._detector, self._rng = ShiryaevRoberts(self.run_length), np.random.default_rng(self.seed)
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision; after an alarm it begins anew."""
+        """Return the decision on a reading; after an alarm the evidence starts anew."""
         self._count += 1
         alarm = False
         if self._count % self.every == 0:
@@ -198,12 +198,12 @@ class EDetector:
         return Decision(alarm, atoms, evidence, self.run_length, "", reason, reading.step)
 
     def state(self) -> dict[str, Any]:
-        """The memory."""
+        """Return the memory: count, evidence and random generator."""
         evidence = float(self._detector.log_evidence) if math.isfinite(self._detector.log_evidence) else None
         return {"count": self._count, "log_evidence": evidence, "rng": self._rng.bit_generator.state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from it."""
+        """Restore the memory from :meth:`state`."""
         self._count = state["count"]
         evidence = -math.inf if state["log_evidence"] is None else state["log_evidence"]
         self._detector = replace(ShiryaevRoberts(self.run_length), log_evidence=evidence)
@@ -212,11 +212,12 @@ class EDetector:
 
 @dataclass
 class ConsecutiveBreaches:
-    """Another rule that halts only where it is breached at so many checks in a row; before, it warns.
+    """Sequential criterion that halts only after another one was breached at ``checks`` checks in a row; before, it warns.
 
-    A breach beyond ``ceiling`` times the limit, or one that is not finite, has no time to wait.
+    A breach beyond ``ceiling`` times the limit, or with a value that is not finite, halts at once.
 
-    rule : any criterion; checks : of patience, the breach that halts among them
+    rule : any criterion
+    checks : number of consecutive breaches, including the one that halts
     """
 
     rule: CriterionFunction
@@ -230,7 +231,7 @@ class ConsecutiveBreaches:
             raise ConfigurationError(f"checks={self.checks}, ceiling={self.ceiling}; expected both to be 1 or more")
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision."""
+        """Return the decision on a reading."""
         decision = self.rule(reading)
         self._count = self._count + 1 if decision.breached else 0
         waits = decision.value <= self.ceiling * decision.threshold and self._count < self.checks
@@ -240,18 +241,18 @@ class ConsecutiveBreaches:
         return replace(decision, halts=False, reason=reason)
 
     def state(self) -> dict[str, Any]:
-        """The memory, that of the rule among it."""
+        """Return the memory, including that of the other criterion."""
         return {"count": self._count, "rule": self.rule.state() if isinstance(self.rule, SequentialCriterion) else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from it."""
+        """Restore the memory from :meth:`state`."""
         self._count = state["count"]
         if isinstance(self.rule, SequentialCriterion):
             self.rule.restore(state["rule"])
 
 
 def _reason(reading: Reading, ratio: HaltRatio, what: str, limit: float) -> str:
-    """With the atom that is meant."""
+    """Return the reason of a decision, with the worst atom and the limit."""
     worst = ratio.worst(reading)
     whose = f" (atom {worst[0]}, {reading.symbols[worst[0]]})" if worst else ""
     return f"{what}{whose}, limit {limit:.3g}"

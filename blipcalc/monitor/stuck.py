@@ -1,15 +1,15 @@
-"""A sensor that stands still: the uncertainties of all atoms are the same, bit by bit, check after check, while atoms move.
+"""Detect a stuck uncertainty: σ of all atoms is the same, bit for bit, at consecutive checks while the atoms move.
 
-The channels compare σ with limits, and a σ that is frozen at a harmless value passes them for ever.  Whether atoms move is asked
-of something that does not look at σ:
+Criteria compare σ with limits, and a σ stuck at a harmless value passes them forever.  Whether atoms move is decided by a
+quantity that does not depend on σ:
 
-| ``by`` | witness of the motion | where all σ may be the same although the witness is not |
+| ``by`` | witness of the motion | when all σ may be the same although the witness changes |
 |---|---|---|
-| ``"distance"`` | the largest latent distance of the atoms | nowhere: a σ of the structure sees what the features see |
-| ``"forces"`` | root mean square of the forces that σ is of | draws that differ by forces which do not depend on the structure |
-| ``"positions"`` | radius of gyration | atoms out of each other's reach |
+| ``"distance"`` | the largest latent distance of the atoms | never: σ depends on the same features |
+| ``"forces"`` | root mean square of the forces that σ belongs to | draws that differ by forces independent of the structure |
+| ``"positions"`` | radius of gyration | atoms beyond each other's cutoff |
 
-Without ``by`` the first is asked where the model says where its data were, else the second: so it is in MD by default.
+By default, the witness is ``"distance"`` for a model with a domain, else ``"forces"``.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from blipcalc.settings import whole
 from blipcalc.stats.spread import CANCELLED
 
 Witness = Literal["distance", "forces", "positions"]
-#: relative change of the witness from check to check that is a motion
+#: relative change of the witness between checks that counts as a motion
 MOVED: dict[str, float] = {"distance": 1e-3, "forces": 1e-3, "positions": 1e-6}
 
 
 @dataclass
 class StuckUncertainty:
-    """σ of the atoms that count changes while they move.
+    """Fault check that σ of the atoms that count changes while they move.
 
-    checks : in a row that repeat the one before, until it is a breach
-    by : what tells that atoms moved; None: latent distances, or forces where there are none
+    checks : number of consecutive checks with an unchanged σ that is a breach
+    by : witness of the motion; None: latent distances, or forces for a model without a domain
     """
 
     checks: int = 3
@@ -51,7 +51,7 @@ class StuckUncertainty:
             raise ConfigurationError(f"by={self.by!r}; expected one of {', '.join(get_args(Witness))}")
 
     def __call__(self, reading: Reading) -> Decision:
-        """The decision; a reading without a witness, or in which no atom counts, says nothing."""
+        """Return the decision; a reading without a witness, or in which no atom counts, resets the count."""
         counted, by = reading.atom_std[reading.mask], self._by(reading)
         witness = _witness(reading, by) if counted.size and np.isfinite(counted).all() else math.nan
         if not math.isfinite(witness):
@@ -61,7 +61,7 @@ class StuckUncertainty:
         moved = before is not None and abs(witness - before[1]) > MOVED[by] * abs(before[1])
         if before is None or now[0] != before[0]:
             self._count, self._last = 0, now
-        elif moved:  # else the witness of then stays, so that a slow motion is one in the end
+        elif moved:  # else the earlier witness is kept, so that a slow motion adds up
             self._count, self._last = self._count + 1, now
         return self._verdict(reading)
 
@@ -72,23 +72,23 @@ class StuckUncertainty:
         return Decision(stuck, (), float(self._count), self.checks - 1.0, "checks", reason, reading.step)
 
     def _by(self, reading: Reading) -> Witness:
-        """What is asked of this reading."""
+        """Return the witness used for this reading."""
         if self.by is not None:
             return self.by
         return "forces" if reading.latent_distance is None else "distance"
 
     def state(self) -> dict[str, Any]:
-        """The memory."""
+        """Return the memory: count, hash of σ and witness."""
         return {"count": self._count, "last": None if self._last is None else list(self._last)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from it."""
+        """Restore the memory from :meth:`state`."""
         self._count = state["count"]
         self._last = None if state["last"] is None else (state["last"][0], state["last"][1])
 
 
 def _witness(reading: Reading, by: Witness) -> float:
-    """A number that changes where atoms move; NaN without one, 0 for forces that cancel but for rounding."""
+    """Return a number that changes when atoms move; NaN without one, 0 for forces that cancel up to rounding."""
     if by == "distance":
         return reading.max_latent_distance
     values = reading.positions if by == "positions" else reading.forces

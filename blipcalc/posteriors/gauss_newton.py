@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blipcalc.core.contracts import Network
 from blipcalc.core.forces import forces_from_gradient

@@ -1,4 +1,4 @@
-"""Picture of a curve with its error band."""
+"""Draw a curve with its error band."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blipcalc.stats.estimate import Estimate
 def plot_band(
     x: np.ndarray, curve: Estimate, path: str | Path, *, xlabel: str, ylabel: str, title: str = "", level: float = 0.95
 ) -> None:
-    """Draw a curve with ± one error bar and its interval, and all draws as thin lines, as a PNG.
+    """Write a PNG of a curve with ± one error bar, its interval, and all draws as thin lines.
 
     Parameters
     ----------

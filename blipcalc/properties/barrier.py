@@ -1,9 +1,9 @@
-"""Barriers with error bars: ASE's nudged elastic band on the surface that drives, and the energies of all draws on its images.
+"""Compute barriers with error bars: ASE's nudged elastic band on the driving potential, and all draws on its images.
 
-The path is that of the driving surface; a barrier of every draw costs one batch of evaluations more
-(:mod:`blipcalc.properties.path_profile`).  Two checks of what that leaves out: ``points``, where each draw rests at its own
-minima and saddle, reached by quasi-Newton steps with the Hessians of the driving surface, and ``paths``, where each draw has a
-band of its own, begun on the shared path.
+The path is that of the driving potential; the barriers of all draws cost one more batch of evaluations
+(:mod:`blipcalc.properties.path_profile`).  Two checks measure the error of a shared path: ``points``, with each draw at its own
+minima and saddle, reached by quasi-Newton steps with the Hessians of the driving potential, and ``paths``, with a band for each
+draw, started from the shared path.
 
 Climbing images: Henkelman, Uberuaga and Jónsson 2000; tangents: Henkelman and Jónsson 2000; IDPP: Smidstrup and others 2014.
 """
@@ -31,7 +31,7 @@ from blipcalc.relaxation.extrapolation import far_atoms
 from blipcalc.relaxation.rigid_motions import free_coordinates
 from blipcalc.settings import choice, number, several, switch, whole
 
-#: of ASE's NEB
+#: methods of ASE's NEB
 METHODS = ("improvedtangent", "aseneb", "eb", "spline", "string")
 
 
@@ -53,25 +53,25 @@ def barrier(
     attach: Callable[[Optimizer], object] | None = None,
     logfile: str | None = None,
 ) -> Barrier:
-    """The barrier between two minima with its error bar.
+    """Return the barrier between two minima with its error bar.
 
-    images : the two minima, between which a path is interpolated, or a path of three images or more; copies are worked on
+    images : two minima, between which a path is interpolated, or a path of three images or more; not modified
     calculator : of all images; None takes those of the images, or that of the first for all
     n_images : between the two minima
-    climb : the highest image climbs to the saddle; else the maximum between images is taken
-    fmax, steps : eV/Å and number of steps at which the optimiser ends; 0 steps take the path as it is.  What 0.05 eV/Å
-        leaves at a soft saddle, a meV, is as large as many an error bar
+    climb : the highest image climbs to the saddle; else the maximum between images is used
+    fmax, steps : eV/Å and number of steps at which the optimiser ends; 0 steps keep the given path.  With 0.05 eV/Å the error
+        at a soft saddle is about a meV, as large as many error bars
     relax_ends : relax both ends first
     reoptimize : a check with each draw at its own ``points``, or on its own ``paths`` (as True)
-    project : for ``points``, take out rigid motions; False for atoms in a potential that is fixed in space
+    project : for ``points``, project out rigid motions; False for atoms in a potential that is fixed in space
     method, spring, optimizer : of ASE's NEB and its optimiser; interpolation : between two minima
-    attach : is given the optimiser before it runs, to attach what watches it
+    attach : function called with the optimiser before it runs, to attach observers
     logfile : of the optimisers, ``"-"`` for standard output
 
-    Free molecules are kept aligned along the path.  A path that did not converge has that as its ``status``.
+    Free molecules are kept aligned along the path.  The ``status`` shows whether the path converged.
 
-    raises : NoBarrierError where an end is highest; ConfigurationError for images of different atoms or constraints, or settings
-        that cannot be; NotStationaryError for ``points`` that are not found; DrawsError for fewer than two draws
+    raises : NoBarrierError if an end is highest; ConfigurationError for images of different atoms or constraints, or impossible
+        settings; NotStationaryError for ``points`` that are not found; DrawsError for fewer than two draws
 
     Examples
     --------
@@ -103,7 +103,7 @@ def barrier(
 def _path(
     images: Sequence[Atoms], calculator: Calculator | None, n_images: int, interpolation: str
 ) -> tuple[list[Atoms], Calculator | None]:
-    """Copies of the images with calculators, interpolated where there are two, and the calculator whose surfaces are meant."""
+    """Return copies of the images with calculators, interpolated if there are two, and the calculator that gives the draws."""
     given = several("images", images, "two minima, or a path")
     if not all(isinstance(image, Atoms) for image in given):
         raise ConfigurationError(f"expected images that are Atoms, got {[type(image).__name__ for image in given]}")
@@ -141,7 +141,7 @@ def _path(
 def _measured(
     surfaces: Surfaces, path: list[Atoms], residual: float, n_steps: int, *, climbing: bool, fmax: float
 ) -> Barrier:
-    """All draws on all images, as one batch."""
+    """Return the barrier from all draws on all images, evaluated as one batch."""
     bare = [image.copy() for image in path]
     lengths, tangents = lengths_and_tangents(bare)
     found = surfaces(bare)

@@ -1,4 +1,4 @@
-"""Barriers of draws on their own, as a check of those on shared images: at their stationary points, or on their own paths."""
+"""Compute the barrier of each draw at its own stationary points or on its own path, to check shared images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from blipcalc.properties.path_profile import Barrier, OwnBarriers, lengths_and_t
 from blipcalc.relaxation.rigid_motions import check_rigid, complement, free_coordinates, rigid_motions_of, symmetric
 from blipcalc.relaxation.stationary_points import settled
 
-#: eV/Å, at which a minimum or a saddle rests
+#: eV/Å, largest force component at a stationary point
 REST = 1e-3
 
 
 def own_points(surfaces: Surfaces, found: Barrier, project: bool) -> OwnBarriers:
-    """Energies of every draw at its own minima and saddle, and of the driving surface at its own.
+    """Return barriers with every draw, and the driving potential, at its own minima and saddle.
 
-    raises : NotStationaryError where one of them is not reached, or is no minimum or saddle
+    raises : NotStationaryError if one of them is not reached, or is not a minimum or a saddle
     """
     highest = int(found.energies.value.argmax())
     first, top, last = (
@@ -34,7 +34,10 @@ def own_points(surfaces: Surfaces, found: Barrier, project: bool) -> OwnBarriers
 
 
 def _at_rest(surfaces: Surfaces, image: Atoms, below: int, project: bool) -> tuple[float, np.ndarray]:
-    """Energy of the driving surface, and (K,) of the draws, each at its own stationary point with ``below`` ways down."""
+    """Return energies of the driving potential and (K,) of the draws, each at its own stationary point.
+
+    below : number of negative curvatures: 0 for a minimum, 1 for a saddle
+    """
     free = free_coordinates(image)
     axes = np.eye(free.size)[free]
 
@@ -58,7 +61,7 @@ def _at_rest(surfaces: Surfaces, image: Atoms, below: int, project: bool) -> tup
 
 
 def own_paths(surfaces: Surfaces, found: Barrier, band: Band, relax_ends: bool) -> OwnBarriers:
-    """A band of every draw, begun on the shared images."""
+    """Return barriers with a band for every draw, started from the shared images."""
     values = np.array([found.forward.value, found.reaction.value])
     rows, status = zip(*(_of_draw(surfaces, k, found, band, relax_ends) for k in range(surfaces.n_draws)), strict=True)
     return _barriers(found, values, np.array(rows), status, "paths")
@@ -88,6 +91,6 @@ def _of_draw(surfaces: Surfaces, k: int, found: Barrier, band: Band, relax_ends:
 
 
 def _barriers(found: Barrier, values: np.ndarray, draws: np.ndarray, status: Sequence[str], how: str) -> OwnBarriers:
-    """From forward barriers and reaction energies of the driving surface, (2,), and of the draws, (K, 2)."""
+    """Return the barriers from forward barriers and reaction energies of the driving potential (2,) and of the draws (K, 2)."""
     both = replace(found.forward, value=values, draws=draws, note="each draw on its own")
     return OwnBarriers(both[0], both[0] - both[1], both[1], tuple(status), how)

@@ -1,6 +1,6 @@
-"""When energies of draw k at two structures may be subtracted: both must come from the same draw.
+"""Check that energies of draw k at different structures come from the same draw, so that they can be subtracted.
 
-Draws of weights, and of noise on weights, are functions of the surroundings of an atom, the same in every structure: two copies
+Draws of weights and weight noise give an energy that depends only on the environment of an atom, in every structure: two copies
 of a cell have twice the energy of one, draw by draw.  Noise per row (``bayesianize(..., mode="local")``) belongs to the rows of
 one structure; another structure, or another order of its pairs, has other noise, and nothing cancels in a difference.
 """
@@ -16,15 +16,15 @@ from blipcalc.core.signature import probe_of, same
 from blipcalc.errors import IncomparableError
 from blipcalc.predictor import BayesianPredictor
 
-#: end of the name of the slot with the seed of noise per row
+#: last part of the name of the override with the seed of noise per row
 ROW_NOISE = "noise_seed"
 
 
 def surfaces_of(*structures: Atoms) -> Surfaces:
-    """The surfaces behind the calculators of some structures, which must be the same.
+    """Return the driving potential and draws of several structures, whose calculators must be equal.
 
-    Calculators made apart are the same where draws and weights are equal to the last bit, and members of committees and exact
-    parts in their numbers on a probe (:mod:`blipcalc.core.signature`).
+    Separate calculators are equal if draws and weights agree to the last bit, and members of committees and exact parts agree in
+    their results on a probe structure (:mod:`blipcalc.core.signature`).
 
     raises : IncomparableError for calculators that differ, or draws of noise per row; ConfigurationError, DrawsError as for
         :class:`~blipcalc.calculators.draw_surfaces.Surfaces`

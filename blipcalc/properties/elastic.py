@@ -1,4 +1,4 @@
-"""Elastic constants with error bars, with ions relaxed or clamped, at the lattice of every draw or at a shared one.
+"""Compute elastic constants with error bars, with ions relaxed or clamped, at the lattice of every draw or a shared one.
 
     C = (1/V) [H_εε - H_εu H_uu⁺ H_uε] + stress terms,   derived moduli draw by draw
 
@@ -6,18 +6,18 @@
 |---|---|---|
 | H | ``matrix``, ``second`` | second derivatives in q = (u, e) of :mod:`blipcalc.core.curvature` |
 | V | | volume |
-| C | ``tensor`` | what a strain makes of the stress, ∂σ_i/∂e_j, Voigt order, engineering shears |
+| C | ``tensor`` | stress–strain coefficients ∂σ_i/∂e_j, Voigt order, engineering shears |
 
-**Derivatives** are those of automatic differentiation for the surface that drives, where it has them, and central differences of
-forces and stresses for the draws.
+**Derivatives** of the driving potential are by automatic differentiation if available; those of the draws are central differences
+of forces and stresses.
 
-**Lattices.**  At a shared lattice draws are under pressure, and a pressure changes C by C′ δp, as much at first order as the draw
-itself.  So every draw is taken to its own minimum (:mod:`blipcalc.relaxation.start_of_draws`), where its stress is zero and C is
-unique; what is neglected there is the step of the differences alone.  At a shared lattice C is the stress–strain coefficient
-(Wallace 1967), symmetric under hydrostatic stress; half the sum with its transpose is given.
+**Lattices.**  At a shared lattice draws are under pressure, and a pressure changes C by C′ δp, which is of the same order as the
+difference between draws.  So every draw is relaxed to its own minimum (:mod:`blipcalc.relaxation.start_of_draws`), where its
+stress is zero and C is unique; the only error there is that of finite differences.  At a shared lattice C is the stress–strain
+coefficient (Wallace 1967), symmetric under hydrostatic stress; its symmetric part is returned.
 
-**Ions.**  For draws X = -H_uu⁺ L, L = H_uε, is found by conjugate gradients that know the Hessian of the surface that drives, and
-enters in the stationary form H_εε + Xᵀ L + Lᵀ X + Xᵀ H_uu X, whose error is the square of that of X.
+**Ions.**  For draws X = -H_uu⁺ L, L = H_uε, is found by conjugate gradients preconditioned with the driving potential's Hessian,
+and enters in the stationary form H_εε + Xᵀ L + Lᵀ X + Xᵀ H_uu X, whose error is the square of that of X.
 
 Source: Wu, Vanderbilt, Hamann, Phys. Rev. B 72, 035105 (2005), eq. 21; Wallace, Phys. Rev. 162, 776 (1967).
 """
@@ -43,30 +43,31 @@ from blipcalc.relaxation.start_of_draws import motions, own_minima, settled
 from blipcalc.settings import switch
 from blipcalc.stats.estimate import Estimate
 
-#: half the strain of a central difference
+#: strain of each side of a central difference
 STRAIN = 5e-4
-#: of the largest element of H_εε: what may be missing from the relaxation of ions
+#: error of the relaxation of ions, as a fraction of the largest element of H_εε
 MISSING = 1e-5
-#: iterations for the response of ions
+#: most iterations for the response of ions
 STEPS = 30
 
 
 def elastic_constants(
     atoms: Atoms, *, clamped: bool = False, shared_lattice: bool = False, fmax: float = 0.01, steps: int = 500
 ) -> ElasticConstants:
-    """The elastic tensor of every draw.
+    """Return the elastic tensor of a crystal, with those of every draw.
 
     Parameters
     ----------
-    atoms : a crystal, periodic in three directions, with its calculator; it is relaxed on the surface that drives, its cell among
-        the rest unless ``shared_lattice``
-    clamped : ions follow the strain, and do not relax further
-    shared_lattice : take all draws at the given cell, under pressure, instead of at their own; positions are their own anyway
+    atoms : a crystal, periodic in three directions, with its calculator; a copy is relaxed on the driving potential, with its
+        cell unless ``shared_lattice``
+    clamped : ions follow the strain, without further relaxation
+    shared_lattice : evaluate all draws at the given cell, under pressure, instead of at their own; positions are their own in
+        either case
     fmax, steps : of the relaxation, eV/Å; Newton steps follow it
 
     Raises
     ------
-    StructureError : no crystal; NotAMinimumError : a soft mode; NotConvergedError : relaxations, or draws too far apart
+    StructureError : not a crystal; NotAMinimumError : a soft mode; NotConvergedError : relaxations, or draws too far apart
     ConfigurationError : arguments, constraints, or a calculator without stress; IncomparableError : noise per row
 
     Examples
@@ -109,7 +110,7 @@ def _check(surfaces: Surfaces, atoms: Atoms) -> None:
 
 
 def _driving_tensor(surfaces: Surfaces, atoms: Atoms, matrix: np.ndarray, ions: Inverse | None) -> np.ndarray:
-    """(6, 6) eV/Å³."""
+    """Return the tensor (6, 6) of the driving potential, eV/Å³."""
     n = 3 * len(atoms)
     second, coupling = matrix[n:, n:], matrix[n:, :n]
     if ions is not None:
@@ -118,7 +119,7 @@ def _driving_tensor(surfaces: Surfaces, atoms: Atoms, matrix: np.ndarray, ions: 
 
 
 def _draw_tensors(surfaces: Surfaces, structures: list[Atoms], ions: Inverse | None) -> np.ndarray:
-    """(K, 6, 6) eV/Å³ of draw k at structure k.
+    """Return the tensors (K, 6, 6), eV/Å³, of draw k at structure k.
 
     ions : approximate inverse of H_uu, or None for clamped ions
     """
@@ -137,9 +138,9 @@ def _draw_tensors(surfaces: Surfaces, structures: list[Atoms], ions: Inverse | N
 def _relaxation(
     surfaces: Surfaces, structures: list[Atoms], ions: Inverse, coupling: np.ndarray, tolerance: float
 ) -> np.ndarray:
-    """(K, 6, 6) -L_kᵀ H_uu,k⁺ L_k of couplings L (K, 3n, 6), to a tolerance, all in eV.
+    """Return the relaxation terms (K, 6, 6) -L_kᵀ H_uu,k⁺ L_k of couplings L (K, 3n, 6), to a tolerance, all in eV.
 
-    Conjugate gradients for all draws and strains at once, preconditioned with the Hessian of the surface that drives.
+    Conjugate gradients for all draws and strains in one batch, preconditioned with the Hessian of the driving potential.
     """
     shape = (len(structures), 6, coupling.shape[1])
 
@@ -166,7 +167,7 @@ def _relaxation(
 
 
 def _bent(surfaces: Surfaces, structures: list[Atoms], vectors: np.ndarray) -> np.ndarray:
-    """(K, 3n, 6) H_uu,k times vectors (K, 3n, 6)."""
+    """Return the products (K, 3n, 6) of H_uu,k with vectors (K, 3n, 6)."""
     n = vectors.shape[1]
     length = max(np.abs(vectors).max(), 1e-12)
     directions = np.zeros((len(structures), n + 6, 6))
@@ -175,7 +176,7 @@ def _bent(surfaces: Surfaces, structures: list[Atoms], vectors: np.ndarray) -> n
 
 
 def _products(surfaces: Surfaces, structures: list[Atoms], directions: np.ndarray) -> np.ndarray:
-    """(K, 3n + 6, B) differences of slopes along small directions (K, 3n + 6, B): H_k times each of them."""
+    """Return the products (K, 3n + 6, B) of H_k with small directions (K, 3n + 6, B), by central differences of gradients."""
     columns = []
     for b in range(directions.shape[2]):
         forward, backward = (surfaces.slopes_at(structures, sign * directions[:, :, b]) for sign in (1, -1))
@@ -184,7 +185,7 @@ def _products(surfaces: Surfaces, structures: list[Atoms], directions: np.ndarra
 
 
 def stress_strain(second: np.ndarray, stress: np.ndarray) -> np.ndarray:
-    """(6, 6) ∂σ_i/∂e_j, symmetrised, from (6, 6) second derivatives of the energy over the volume, and the stress (6,).
+    """Return ∂σ_i/∂e_j (6, 6), symmetrised, from second derivatives of energy over volume (6, 6) and the stress (6,).
 
     ∂σ = H ε / V - tr(ε) σ + ½ (ε σ + σ ε)
     """

@@ -1,4 +1,4 @@
-"""What follows from an elastic tensor: moduli of a polycrystal, stability.
+"""Derive moduli of a polycrystal and stability from an elastic tensor.
 
     K_V = (C11 + C22 + C33 + 2 (C12 + C13 + C23)) / 9,          1/K_R = S11 + S22 + S33 + 2 (S12 + S13 + S23)
     G_V = (C11 + C22 + C33 - C12 - C13 - C23 + 3 (C44 + C55 + C66)) / 15
@@ -8,9 +8,9 @@
 | symbol | variable | meaning |
 |---|---|---|
 | C, S | ``tensor`` | elastic tensor, GPa, and its inverse |
-| V, R | | Voigt: strains alike; Reuss: stresses alike; Hill: their mean |
+| V, R | | Voigt: uniform strain; Reuss: uniform stress; Hill: their mean |
 
-A crystal is stable where the lowest eigenvalue of C is positive (Born; Mouhat, Coudert 2014).
+A crystal is stable if the lowest eigenvalue of C is positive (Born; Mouhat, Coudert 2014).
 
 Source: Hill, Proc. Phys. Soc. A 65, 349 (1952).
 """
@@ -32,12 +32,12 @@ SMALL = 1e-3
 
 @dataclass(frozen=True)
 class ElasticConstants:
-    """An elastic tensor with its error bars, and what follows from it, draw by draw.
+    """Elastic tensor with its error bars, and moduli derived from it, draw by draw.
 
     tensor : (6, 6) GPa, Voigt order xx, yy, zz, yz, xz, xy, engineering shears, along the Cartesian axes of the structure
-    cell : (3, 3) Å, rows, at which it was taken
-    clamped : whether ions followed the strain only
-    shared_lattice : whether all draws were taken at one cell
+    cell : (3, 3) Å, rows, at which the tensor was computed
+    clamped : whether ions only followed the strain
+    shared_lattice : whether all draws had the same cell
     """
 
     tensor: Estimate
@@ -47,54 +47,54 @@ class ElasticConstants:
 
     @property
     def bulk_modulus_voigt(self) -> Estimate:
-        """K_V, GPa."""
+        """Return the bulk modulus K_V, GPa."""
         return self.tensor.map(voigt_bulk)
 
     @property
     def bulk_modulus_reuss(self) -> Estimate:
-        """K_R, GPa: what hydrostatic pressure meets, equal to B0 of an equation of state."""
+        """Return the bulk modulus K_R, GPa: the response to hydrostatic pressure, equal to B0 of an equation of state."""
         return self.tensor.map(reuss_bulk)
 
     @property
     def bulk_modulus(self) -> Estimate:
-        """Hill's mean, GPa."""
+        """Return Hill's mean of the bulk modulus, GPa."""
         return self._hill(lambda k, g: k)
 
     @property
     def shear_modulus_voigt(self) -> Estimate:
-        """G_V, GPa."""
+        """Return the shear modulus G_V, GPa."""
         return self.tensor.map(voigt_shear)
 
     @property
     def shear_modulus_reuss(self) -> Estimate:
-        """G_R, GPa."""
+        """Return the shear modulus G_R, GPa."""
         return self.tensor.map(reuss_shear)
 
     @property
     def shear_modulus(self) -> Estimate:
-        """Hill's mean, GPa."""
+        """Return Hill's mean of the shear modulus, GPa."""
         return self._hill(lambda k, g: g)
 
     @property
     def youngs_modulus(self) -> Estimate:
-        """E of Hill's means, GPa."""
+        """Return Young's modulus E from Hill's means, GPa."""
         return self._hill(lambda k, g: 9 * k * g / (3 * k + g))
 
     @property
     def poisson_ratio(self) -> Estimate:
-        """ν of Hill's means."""
+        """Return Poisson's ratio ν from Hill's means."""
         return self._hill(lambda k, g: (3 * k - 2 * g) / (6 * k + 2 * g), "")
 
     @property
     def lowest(self) -> Estimate:
-        """Lowest eigenvalue of the tensor, GPa."""
+        """Return the lowest eigenvalue of the tensor, GPa."""
         return self.tensor.map(lambda c: np.linalg.eigvalsh(c)[0])
 
     @property
     def stable(self) -> float:
-        """Probability that the crystal is stable: the fraction of draws, their spread widened as the calibration says.
+        """Return the probability that the crystal is stable: the fraction of stable draws.
 
-        NaN with an element that was never calibrated.
+        The spread of the draws is scaled by the calibration factor; NaN with an element without calibration.
         """
         lowest = self.lowest
         if np.isnan(lowest.calibration_factor):
@@ -103,7 +103,7 @@ class ElasticConstants:
         return float(np.mean(mean + lowest.calibration_factor * (lowest.draws - mean) > 0))
 
     def quantities(self) -> dict[str, Estimate]:
-        """{name: estimate} of single numbers: elements that are not zero, and moduli."""
+        """Return {name: estimate} of scalar quantities: nonzero elements of the tensor, and moduli."""
         largest = np.abs(self.tensor.draws).max(axis=0)
         rows = {
             f"C{i + 1}{j + 1}": self.tensor[i, j]
@@ -124,14 +124,14 @@ class ElasticConstants:
         }
 
     def table(self) -> str:
-        """Text."""
+        """Return the quantities and the probability of stability as text."""
         ions = "clamped" if self.clamped else "relaxed"
         lattice = "a shared lattice" if self.shared_lattice else "the lattice of every draw"
         text = table_of(f"elastic constants, ions {ions}, at {lattice}", self.quantities())
         return f"{text}\nprobability that it is stable: {self.stable:.3g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {
             "tensor": self.tensor.to_dict(),
             "cell": self.cell.to_dict(),
@@ -149,23 +149,23 @@ class ElasticConstants:
 
 
 def voigt_bulk(c: np.ndarray) -> float:
-    """K_V of a tensor (6, 6)."""
+    """Return K_V of a tensor (6, 6)."""
     return c[:3, :3].sum() / 9
 
 
 def reuss_bulk(c: np.ndarray) -> float:
-    """K_R."""
+    """Return K_R of a tensor (6, 6)."""
     return 1 / np.linalg.inv(c)[:3, :3].sum()
 
 
 def voigt_shear(c: np.ndarray) -> float:
-    """G_V."""
+    """Return G_V of a tensor (6, 6)."""
     normal = np.trace(c[:3, :3])
     return (normal - (c[:3, :3].sum() - normal) / 2 + 3 * np.trace(c[3:, 3:])) / 15
 
 
 def reuss_shear(c: np.ndarray) -> float:
-    """G_R."""
+    """Return G_R of a tensor (6, 6)."""
     s = np.linalg.inv(c)
     normal = np.trace(s[:3, :3])
     return 15 / (4 * (normal - (s[:3, :3].sum() - normal) / 2) + 3 * np.trace(s[3:, 3:]))

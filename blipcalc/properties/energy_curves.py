@@ -1,6 +1,6 @@
-"""An energy along a coordinate, with its band: minima, maxima, barriers of every draw.
+"""Evaluate an energy along a coordinate, with its band: minima, maxima and barriers of every draw.
 
-Between the points every draw has its own cubic spline, and its own minimum and maximum on it:
+Each draw has a cubic spline through its points, with its own minimum and maximum:
 
     barrier_k = max_x E_k(x) - min_x E_k(x)
 """
@@ -21,7 +21,7 @@ from blipcalc.properties.property_tables import table_of
 from blipcalc.stats.estimate import Estimate
 
 Zero = Literal["lowest", "own", "first", "last", "none"]
-#: points of a picture
+#: points of the plotted curve
 FINE = 400
 ZEROS = ("lowest", "own", "first", "last", "none")
 
@@ -30,10 +30,10 @@ ZEROS = ("lowest", "own", "first", "last", "none")
 class Scan:
     """Energies along a coordinate.
 
-    coordinate : (S,) increasing, in ``unit``; energies : (S,) eV as they are, of the whole structures
-    zero : what ``relative`` is counted from
-    period : of the coordinate, where the points go once round; None elsewhere
-    structures : (S), as they were evaluated
+    coordinate : (S,) increasing, in ``unit``; energies : (S,) eV, total energies
+    zero : reference of ``relative``
+    period : of the coordinate, if the points cover a full turn; else None
+    structures : (S), as evaluated
     """
 
     coordinate: np.ndarray
@@ -46,10 +46,10 @@ class Scan:
 
     @property
     def relative(self) -> Estimate:
-        """(S,) eV above a point.
+        """Return the energies (S,) relative to the reference ``zero``, eV.
 
-        ``lowest`` (where the surface that drives is lowest), ``first``, ``last``: one structure for all draws, whose error bar is
-        zero; ``own``: the minimum of every draw; ``none``: as they are.
+        ``lowest`` (point of the lowest energy of the driving potential), ``first``, ``last``: one structure for all draws, whose
+        error bar is zero; ``own``: the minimum of every draw; ``none``: total energies.
         """
         if self.zero == "none":
             return self.energies
@@ -60,16 +60,16 @@ class Scan:
 
     @property
     def barrier(self) -> Estimate:
-        """Highest less lowest energy of every draw, eV.
+        """Return the highest minus the lowest energy of every draw, eV.
 
-        raises : OutOfRangeError where that of some surface is highest at an end of the points, which is no barrier
+        raises : OutOfRangeError if the driving potential or a draw is highest at an end of the points
         """
         self._check_inside(+1)
         return self.energies.relative().map(lambda e: self._extremum(e, +1)[1] - self._extremum(e, -1)[1])
 
     @property
     def depth(self) -> Estimate:
-        """Energy of the last point less the lowest one of every draw, eV: of a dimer, what it takes to part it.
+        """Return the energy of the last point minus the lowest one of every draw, eV: for a dimer, its dissociation energy.
 
         raises : OutOfRangeError as for ``minimum_at``
         """
@@ -78,22 +78,22 @@ class Scan:
 
     @property
     def minimum_at(self) -> Estimate:
-        """Where the surface that drives is lowest, and the nearest minimum of every draw, in the unit of the coordinate.
+        """Return the minimum of the driving potential, and the nearest one of every draw, in the unit of the coordinate.
 
-        raises : OutOfRangeError where that of some surface is lowest at an end of the points
+        raises : OutOfRangeError if the driving potential or a draw is lowest at an end of the points
         """
         return self._place(-1)
 
     @property
     def maximum_at(self) -> Estimate:
-        """Where the surface that drives is highest, and the nearest maximum of every draw.
+        """Return the maximum of the driving potential, and the nearest one of every draw, in the unit of the coordinate.
 
-        raises : OutOfRangeError where that of some surface is highest at an end of the points
+        raises : OutOfRangeError if the driving potential or a draw is highest at an end of the points
         """
         return self._place(+1)
 
     def quantities(self) -> dict[str, Estimate]:
-        """{name: estimate} of those single numbers that lie inside of the points."""
+        """Return {name: estimate} of the scalar quantities that lie inside the range of points."""
         found = {}
         for name in ("minimum_at", "maximum_at", "barrier", "depth"):
             try:
@@ -101,17 +101,17 @@ class Scan:
             except OutOfRangeError:
                 continue
         if self.period is not None:
-            found.pop("depth", None)  # of a full turn the last point is one among others
+            found.pop("depth", None)  # in a full turn the last point has no special meaning
         return found
 
     def table(self) -> str:
-        """Text: what lies inside of the points, and the energies at them."""
+        """Return the scalar quantities and the energies at all points as text."""
         relative = self.relative
         rows = {f"{self.name} {x:g} {self.unit}": relative[s] for s, x in enumerate(self.coordinate)}
         return table_of(f"{self.name} scan, energies from {self.zero!r}", self.quantities() | rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {
             "name": self.name,
             "unit": self.unit,
@@ -124,7 +124,7 @@ class Scan:
         }
 
     def plot(self, path: str | Path, *, title: str = "") -> None:
-        """The curve with its band, as a PNG."""
+        """Write a PNG of the curve with its band."""
         knots = self._knots(self.energies.value)[0]
         x = np.linspace(knots[0], knots[-1], FINE)
         curve = self.relative.map(lambda e: self._spline(e)(x))
@@ -139,7 +139,7 @@ class Scan:
         return CubicSpline(*self._knots(energies), bc_type="not-a-knot" if self.period is None else "periodic")
 
     def _extremum(self, energies: np.ndarray, sign: int) -> tuple[float, float]:
-        """Place and energy where one curve is highest (+1) or lowest (-1)."""
+        """Return coordinate and energy of the maximum (+1) or minimum (-1) of one curve."""
         spline = self._spline(energies)
         places = np.concatenate([spline.x, spline.derivative().roots(extrapolate=False)])
         values = spline(places)
@@ -147,7 +147,7 @@ class Scan:
         return float(places[best]), float(values[best])
 
     def _place(self, sign: int) -> Estimate:
-        """Of draws the nearest extremum of that kind: among several of one height, chance would choose."""
+        """Return the extremum; for draws the nearest of that kind, since the highest of several similar ones is random."""
         self._check_inside(sign)
         centre = self._extremum(self.energies.value, sign)[0]
 

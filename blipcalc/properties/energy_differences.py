@@ -1,4 +1,4 @@
-"""Differences of energies with error bars: reaction, adsorption and vacancy energies.
+"""Compute differences of energies with error bars: reaction, adsorption and vacancy energies.
 
     ΔE = Σ_s c_s E(s),   ΔE_k = Σ_s c_s E_k(s)
 
@@ -7,8 +7,8 @@
 | c_s, s | the pairs in ``terms`` |
 | k | a draw |
 
-All energies of draw k come from the same surface, and what two structures share cancels draw by draw.  The error bars of total
-energies, added in quadrature, say something else: they grow with the number of atoms that take no part.
+All energies of draw k come from the same potential, so that errors shared by the structures cancel draw by draw.  Error bars of
+total energies added in quadrature would instead grow with the number of spectator atoms.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from blipcalc.properties.relaxed_energies import relaxed_copy, relaxed_energies
 from blipcalc.settings import number, several, switch, whole
 from blipcalc.stats.estimate import Estimate
 
-#: atoms of one element that may be left over, from the rounding of coefficients
+#: tolerance of the balance of each element, for rounded coefficients
 UNBALANCED = 1e-6
 
 
 @dataclass(frozen=True)
 class EnergyDifference:
-    """A sum of energies with coefficients.
+    """Sum of energies with coefficients.
 
     energy : the sum, eV
     energies : (S,) eV of its terms; their error bars are correlated
     coefficients : (S,)
-    structures : as they were evaluated, relaxed where that was asked for, without calculators
-    name : what it is
+    structures : as evaluated, relaxed if requested, without calculators
+    name : of the difference
     """
 
     energy: Estimate
@@ -51,14 +51,14 @@ class EnergyDifference:
     name: str = "energy difference"
 
     def table(self) -> str:
-        """Text: the difference, and the energies that it is made of."""
+        """Return the difference and its terms as text."""
         rows = {self.name: self.energy}
         for s, (factor, atoms) in enumerate(zip(self.coefficients, self.structures, strict=True)):
             rows[f"{factor:+.6g} × E({atoms.get_chemical_formula()})"] = self.energies[s]
         return table_of(f"{self.name}: terms are subtracted draw by draw", rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {
             "name": self.name,
             "energy": self.energy.to_dict(),
@@ -78,15 +78,15 @@ def energy_difference(
     steps: int = 500,
     name: str = "energy difference",
 ) -> EnergyDifference:
-    """A sum of energies with coefficients, with its error bar.
+    """Return a sum of energies with coefficients, with its error bar.
 
     Parameters
     ----------
-    terms : (coefficient, structure) with calculators that are the same
-    relax : take the minimum of every structure, with its constraints in place: found on the surface that drives, which is exact
-        at first order for the draws
-    second_order : with ``relax``, add what a draw gains in its own minimum (:mod:`blipcalc.properties.relaxed_energies`)
-    balanced : refuse a sum in which elements are left over, whose value depends on reference energies
+    terms : (coefficient, structure), with the same calculator
+    relax : relax every structure on the driving potential, with its constraints; exact at first order for the draws
+    second_order : with ``relax``, add the energy that a draw gains in its own minimum
+        (:mod:`blipcalc.properties.relaxed_energies`)
+    balanced : refuse a sum in which elements do not cancel, whose value depends on reference energies
     fmax, steps : of the relaxations, eV/Å
 
     Raises
@@ -121,22 +121,22 @@ def energy_difference(
 
 
 def adsorption_energy(together: Atoms, surface: Atoms, molecule: Atoms, **settings: Any) -> EnergyDifference:
-    """E(surface with adsorbate) - E(surface) - E(adsorbate), negative where it binds.
+    """Return E(surface with adsorbate) - E(surface) - E(adsorbate), negative for binding.
 
-    settings : as in :func:`energy_difference`, which says what is raised
+    settings, errors : as in :func:`energy_difference`
     """
     terms = [(1.0, together), (-1.0, surface), (-1.0, molecule)]
     return energy_difference(terms, **({"name": "adsorption energy"} | settings))
 
 
 def vacancy_energy(crystal: Atoms, index: int = 0, **settings: Any) -> EnergyDifference:
-    """Formation energy of a vacancy in a crystal of one element, at constant cell: E(N - 1) - (N - 1)/N · E(N).
+    """Return the vacancy formation energy of a crystal of one element, at constant cell: E(N - 1) - (N - 1)/N · E(N).
 
-    crystal : of N atoms, large enough that the vacancy does not see its images
-    index : of the atom that goes
-    settings : as in :func:`energy_difference`, which says what is raised
+    crystal : of N atoms, large enough that the vacancy does not interact with its images
+    index : of the removed atom
+    settings, errors : as in :func:`energy_difference`
 
-    raises : StructureError for one atom, or several elements, where an atom has no energy of its own
+    raises : StructureError for one atom, or for several elements, since the energy per removed atom is then undefined
     """
     check_structure(crystal)
     n = len(crystal)

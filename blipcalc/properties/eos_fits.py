@@ -1,6 +1,6 @@
-"""Equations of state E(V) fitted to energies over volumes.
+"""Fit equations of state E(V) to energies over volumes.
 
-Most of them are cubic polynomials of some x(V), which makes the fit linear, with one answer:
+Most of them are cubic polynomials in some x(V), so that the fit is linear and unique:
 
     E(V) = Σ_j c_j x^j,   x = V^m or ln V;   at the minimum   B0 = V0 E″,   B0′ = -1 - V0 E‴ / E″
 
@@ -12,7 +12,7 @@ Most of them are cubic polynomials of some x(V), which makes the fit linear, wit
 | ``pouriertarantola`` (Poirier, Tarantola 1998) | ln V |
 
 ``murnaghan`` (1944), ``vinet`` (Vinet, Ferrante, Smith, Rose 1987) and ``anton-schmidt`` (Anton, Schmidt 1997) are fitted by
-least squares from there.  Names and formulas are those of :class:`ase.eos.EquationOfState`.
+least squares, starting from a Birch-Murnaghan fit.  Names and formulas are those of :class:`ase.eos.EquationOfState`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POWERS = {
     "taylor": 1.0,
     "pouriertarantola": 0.0,
 }
-#: of (V, E0, B0, B0′, V0)
+#: functions of (V, E0, B0, B0′, V0)
 NONLINEAR: dict[str, Callable[..., np.ndarray]] = {
     "murnaghan": murnaghan,
     "vinet": vinet,
@@ -45,7 +45,7 @@ NAMES = (*POWERS, *NONLINEAR)
 
 
 class Fit(NamedTuple):
-    """Parameters of one curve; NaN where it has no minimum.
+    """Parameters of one fitted curve; NaN if it has no minimum.
 
     energy : E0, eV; bulk_modulus : B0, eV/Å³; slope : B0′; volume : V0, Å³; residual : root mean square, eV
     """
@@ -57,15 +57,15 @@ class Fit(NamedTuple):
     residual: float
 
 
-#: half ranges of the points, beyond which a minimum is not one of theirs
+#: farthest minimum from the middle of the points, in half ranges of the points
 FAR = 20.0
 NO_FIT = Fit(*[float("nan")] * 5)
 
 
 def fit(name: str, volumes: np.ndarray, energies: np.ndarray) -> Fit:
-    """One equation of state through (S,) volumes in Å³ and energies in eV, S ≥ 5.
+    """Return the equation of state fitted to (S,) volumes in Å³ and energies in eV, S ≥ 5.
 
-    raises : ConfigurationError for a name that is not known
+    raises : ConfigurationError for an unknown name
     """
     choice("eos", name, NAMES)
     if name in POWERS:
@@ -75,7 +75,7 @@ def fit(name: str, volumes: np.ndarray, energies: np.ndarray) -> Fit:
 
 
 def _polynomial(power: float, volumes: np.ndarray, energies: np.ndarray) -> Fit:
-    unit = volumes.mean()  # volumes near 1 keep the powers of x apart
+    unit = volumes.mean()  # volumes near 1 make the fit well conditioned
     v, shift = volumes / unit, energies.mean()
     x = v**power if power else np.log(v)
     centre, width = x.mean(), np.ptp(x) / 2
@@ -87,7 +87,7 @@ def _polynomial(power: float, volumes: np.ndarray, energies: np.ndarray) -> Fit:
     ]
     if not minima:
         return NO_FIT
-    (at,) = minima  # a cubic has one at most
+    (at,) = minima  # a cubic has at most one minimum
     first, second = bend(at) / width**2, curve.deriv(3)(at) / width**3  # E_xx, E_xxx
     x0 = at * width + centre
     if power and x0 <= 0:
@@ -101,7 +101,7 @@ def _polynomial(power: float, volumes: np.ndarray, energies: np.ndarray) -> Fit:
 
 
 def _nonlinear(function: Callable[..., np.ndarray], volumes: np.ndarray, energies: np.ndarray, start: Fit) -> Fit:
-    """Least squares in units in which all parameters are about one."""
+    """Return a least-squares fit, in units that make all parameters of order one."""
     unit, scale = start.volume, start.bulk_modulus * start.volume
     v, e = volumes / unit, (energies - start.energy) / scale
     try:

@@ -1,10 +1,9 @@
-"""Equation of state with error bars: equilibrium volume, lattice constant, energy, bulk modulus and its pressure derivative.
+"""Compute an equation of state with error bars: volume, lattice constant, energy, bulk modulus, pressure derivative.
 
-Energies of the surface that drives and of all draws at the same volumes, one curve through those of each.
+The driving potential and all draws are evaluated at the same volumes, and one curve is fitted to each.
 
-Where ions (and the shape of the cell) are relaxed, that happens on the surface that drives at every volume; energies, volumes and
-bulk moduli of the draws are then exact at first order (:mod:`blipcalc.properties.relaxed_energies`), and at second order where
-that is asked for.
+Ions (and the shape of the cell) can be relaxed on the driving potential at every volume; energies, volumes and bulk moduli of the
+draws are then exact at first order (:mod:`blipcalc.properties.relaxed_energies`), and optionally at second order.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from blipcalc.properties.relaxed_energies import relaxed_copy, relaxed_energies
 from blipcalc.settings import choice, number, several, switch, whole
 from blipcalc.stats.estimate import Estimate
 
-#: primitive cells in the cubic one, by the name of the lattice in ASE
+#: primitive cells in the cubic cell, by ASE's name of the lattice
 IN_CUBE = {"CUB": 1, "BCC": 2, "FCC": 4}
 
 
 @dataclass(frozen=True)
 class EquationOfState:
-    """What curves through energies over volumes say.
+    """Parameters of an equation of state, with error bars.
 
     volume : V0, Å³ of the cell; energy : E0, eV of the cell; bulk_modulus : B0, GPa; slope : B0′
-    scale : (V0 / V)^(1/3), by which lengths of the given cell are to be multiplied
-    lattice_constant : a0, Å, edge of the cube of a cubic lattice (of a supercell: its edge); None for others
+    scale : (V0 / V)^(1/3), factor on the lengths of the given cell
+    lattice_constant : a0, Å, edge of the cubic cell of a cubic lattice (for a supercell: its edge); None for others
     volumes : (S,) Å³; energies : (S,) eV
-    residual : root mean square distance of the curve of the surface that drives from its energies, eV
-    eos : its name
+    residual : root mean square deviation of the driving potential's curve from its energies, eV
+    eos : name of the equation of state
     """
 
     volume: Estimate
@@ -53,17 +52,17 @@ class EquationOfState:
     eos: str
 
     def quantities(self) -> dict[str, Estimate]:
-        """{name: estimate} of single numbers."""
+        """Return {name: estimate} of scalar quantities."""
         rows = {"volume": self.volume, "energy": self.energy, "bulk modulus": self.bulk_modulus, "B0′": self.slope}
         return rows if self.lattice_constant is None else {"lattice constant": self.lattice_constant} | rows
 
     def table(self) -> str:
-        """Text."""
+        """Return the scalar quantities as text."""
         title = f"equation of state ({self.eos}), {len(self.volumes)} volumes, residual {self.residual:.2g} eV"
         return table_of(title, self.quantities())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         rows = {name: estimate.to_dict() for name, estimate in self.quantities().items()}
         return rows | {
             "scale": self.scale.to_dict(),
@@ -87,7 +86,7 @@ def equation_of_state(
     fmax: float = 0.01,
     steps: int = 500,
 ) -> EquationOfState:
-    """Fit an equation of state to every draw.
+    """Fit an equation of state to the driving potential and every draw; return its parameters with error bars.
 
     Parameters
     ----------
@@ -95,15 +94,16 @@ def equation_of_state(
     volumes : Å³ of the cell, five or more; None for ``points`` cells whose edges are (1 - ``strain``) to (1 + ``strain``) of the
         given ones, strains evenly spaced
     eos : one of :data:`blipcalc.properties.eos_fits.NAMES`
-    relax_ions : move atoms to the minimum of the surface that drives at every volume; without it the cell is scaled as it is
-    relax_shape : the same for atoms and the shape of the cell, as crystals need whose axes differ
-    second_order : with ``relax_ions``, what every draw gains in its own positions
+    relax_ions : relax atoms on the driving potential at every volume; otherwise they only scale with the cell
+    relax_shape : relax atoms and the shape of the cell, as needed for crystals that are not cubic
+    second_order : with ``relax_ions``, add the energy that every draw gains at its own positions
     fmax, steps : of the relaxations, eV/Å
 
     Raises
     ------
-    OutOfRangeError : a minimum of some surface outside of the volumes
-    StructureError : no crystal; ConfigurationError, IncomparableError, NotConvergedError : arguments, calculators, relaxations
+    OutOfRangeError : a minimum of the driving potential or a draw outside of the volumes
+    NotAMinimumError : no minimum of the driving potential near the volumes
+    StructureError : not a crystal; ConfigurationError, IncomparableError, NotConvergedError : arguments, calculators, relaxations
 
     Examples
     --------
@@ -125,7 +125,7 @@ def equation_of_state(
     if relax_ions or relax_shape:
         cell = "shape" if relax_shape else False
         structures = [relaxed_copy(surfaces, moved, cell=cell, fmax=fmax, steps=steps) for moved in structures]
-        at = np.array([moved.get_volume() for moved in structures])  # filters hold a volume to first order
+        at = np.array([moved.get_volume() for moved in structures])  # filters keep the volume only to first order
     value, draws = relaxed_energies(surfaces, structures, second_order=second_order)
     fits = [fit(eos, at, energies) for energies in (value, *draws)]
     _check_range(fits, at)
@@ -150,7 +150,7 @@ def equation_of_state(
 
 
 def scaled(atoms: Atoms, volume: float) -> Atoms:
-    """A copy whose cell has another volume (Å³) and the same shape, atoms along with it."""
+    """Return a copy with another cell volume (Å³) and the same shape, atoms scaled with the cell."""
     moved = atoms.copy()
     moved.calc = None
     moved.set_cell(moved.cell.array * np.cbrt(volume / atoms.get_volume()), scale_atoms=True)
@@ -170,7 +170,7 @@ def _volumes(atoms: Atoms, volumes: Sequence[float] | np.ndarray | None, strain:
 
 
 def _check_range(fits: Sequence[Fit], volumes: np.ndarray) -> None:
-    """The surface that drives stands first in the list."""
+    """Raise an error for minima outside of the volumes; the first fit is of the driving potential."""
     if np.isnan(fits[0].volume):
         raise NotAMinimumError(
             f"the energies of the surface that drives have no minimum near {volumes[0]:.4g} … {volumes[-1]:.4g} Å³; "

@@ -1,4 +1,4 @@
-"""Force constants between the cells of a crystal: sum rules, the nearest images, and waves.
+"""Compute force constants between the cells of a crystal: sum rules, nearest images, dynamical matrices.
 
     C(R)_{ai,bj} = ∂²E / ∂u_{0ai} ∂u_{Rbj},    C(R) = C(-R)ᵀ,    Σ_{R,b} C(R)_{ai,bj} = 0
     D(q)_{ai,bj} = (m_a m_b)^{-1/2} Σ_R C(R)_{ai,bj} e^{2πi q·R}
@@ -6,12 +6,12 @@
 | symbol | variable | meaning |
 |---|---|---|
 | R | ``cells`` | lattice vectors, counted in cells |
-| C | ``constants`` | eV/Å², rows: the atom of the first cell that moves |
+| C | ``constants`` | eV/Å², rows: the displaced atom of the first cell |
 | q | ``q`` | in reciprocal cell vectors |
 
-A supercell of N cells knows sums over images only.  Each is taken for the nearest image of that atom, and shared where several
-are equally near (Parlinski, Li and Kawazoe 1997), which keeps D Hermitian and the symmetry of the crystal between the q-points
-that the supercell itself holds.
+A supercell of N cells gives only sums over images.  Each sum is assigned to the nearest image of that atom, and shared if
+several are equally near (Parlinski, Li and Kawazoe 1997), which keeps D Hermitian, and the symmetry of the crystal also between
+the q-points that are exact in the supercell.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 
-#: Å, by which distances of images may differ and be the same
+#: Å, tolerance of equal distances to images
 SAME = 1e-4
 
 
 class Images(NamedTuple):
-    """The nearest images of every atom.
+    """Nearest images of every atom.
 
-    cells : (T, 3) lattice vectors; member : (T,) the cell of the supercell each is an image of; weight : (T, n, n) the share of
-    pair (a, b), whose sum over the images of one cell is 1
+    cells : (T, 3) lattice vectors; member : (T,) index of the supercell's cell of which each is an image; weight : (T, n, n)
+    share of pair (a, b), whose sum over the images of one cell is 1
     """
 
     cells: np.ndarray
@@ -38,12 +38,12 @@ class Images(NamedTuple):
 
 
 def cells_of(supercell: tuple[int, int, int]) -> np.ndarray:
-    """(N, 3) in the order in which ASE repeats atoms."""
+    """Return the cells (N, 3) of a supercell, in ASE's order of repeated atoms."""
     return np.indices(supercell).reshape(3, -1).T
 
 
 def nearest_images(atoms: Atoms, supercell: tuple[int, int, int]) -> Images:
-    """Of atoms of all cells around those of the first; only along what is periodic."""
+    """Return the nearest images of the atoms of all cells around those of the first, along periodic directions."""
     size = np.array(supercell)
     reach = [range(-2, 3) if periodic else range(1) for periodic in atoms.pbc]
     shifts = np.array(np.meshgrid(*reach, indexing="ij")).reshape(3, -1).T
@@ -63,9 +63,9 @@ def nearest_images(atoms: Atoms, supercell: tuple[int, int, int]) -> Images:
 
 
 def with_sum_rules(constants: np.ndarray, supercell: tuple[int, int, int]) -> np.ndarray:
-    """(…, N, 3n, 3n) symmetric under exchange of the two atoms, and without force where everything moves alike.
+    """Return constants (…, N, 3n, 3n) symmetric under exchange of the two atoms, and without force under translations.
 
-    The smallest change that gives both: translations are projected out of Σ_R C(R), in equal parts of every R.
+    The change is the smallest possible: translations are projected out of Σ_R C(R), in equal parts from every R.
     """
     opposite = np.ravel_multi_index(((-cells_of(supercell)) % np.array(supercell)).T, supercell)
     found = 0.5 * (constants + constants[..., opposite, :, :].swapaxes(-1, -2))
@@ -76,7 +76,7 @@ def with_sum_rules(constants: np.ndarray, supercell: tuple[int, int, int]) -> np
 
 
 def dynamical(constants: np.ndarray, images: Images, masses: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """(…, Q, 3n, 3n) Hermitian, eV/Å²/u, of (…, N, 3n, 3n) constants at (Q, 3) points."""
+    """Return Hermitian dynamical matrices (…, Q, 3n, 3n), eV/Å²/u, of constants (…, N, 3n, 3n) at points (Q, 3)."""
     weight = np.repeat(np.repeat(images.weight, 3, axis=1), 3, axis=2)
     phase = np.exp(2j * np.pi * np.asarray(q) @ images.cells.T)
     waves = np.einsum("qt,...tab->...qab", phase, constants[..., images.member, :, :] * weight, optimize=True)

@@ -1,4 +1,4 @@
-"""Fragments of a molecule: what hangs together when a bond is cut, and how it is moved as one body."""
+"""Find the fragments of a molecule after cutting a bond, and move them as rigid bodies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from blipcalc.settings import several, whole
 
 
 def side_of(atoms: Atoms, near: int, far: int) -> list[int]:
-    """Atoms that are bonded to ``far``, directly or through others, when the bond between ``near`` and ``far`` is cut.
+    """Return the atoms bonded to ``far``, directly or through others, when the bond between ``near`` and ``far`` is cut.
 
-    raises : StructureError where that includes ``near``: the bond is in a ring, or there is none
+    raises : StructureError if they include ``near``: the bond is in a ring, or the two atoms are not bonded directly
     """
     first, second, *_ = bonded_pairs(atoms)
     bonded: dict[int, list[int]] = {}
@@ -38,9 +38,9 @@ def side_of(atoms: Atoms, near: int, far: int) -> list[int]:
 
 
 def indices_of(name: str, values: Sequence[int], atoms: Atoms, count: int | None = None) -> list[int]:
-    """Different indices of atoms, ``count`` of them.
+    """Return different indices of atoms, ``count`` of them if given.
 
-    raises : StructureError for an index that is not there, or occurs twice, or another number of them
+    raises : StructureError for an index out of range, a repeated index, or another number of them
     """
     what = "a list of indices of atoms" if count is None else f"{count} indices of atoms"
     found = [whole("index", i, 0, error=StructureError) for i in several(name, values, what, error=StructureError)]
@@ -52,7 +52,7 @@ def indices_of(name: str, values: Sequence[int], atoms: Atoms, count: int | None
 
 
 def turned(atoms: Atoms, indices: Sequence[int], angle: float, moving: Sequence[int]) -> Atoms:
-    """A copy with a dihedral angle (degrees), the moving atoms turned as one body."""
+    """Return a copy with a given dihedral angle (degrees), the moving atoms rotated as a rigid body."""
     moved = atoms.copy()
     moved.set_constraint()
     moved.set_dihedral(*indices, angle, indices=list(moving))
@@ -60,7 +60,7 @@ def turned(atoms: Atoms, indices: Sequence[int], angle: float, moving: Sequence[
 
 
 def pulled(atoms: Atoms, indices: Sequence[int], distance: float, moving: Sequence[int]) -> Atoms:
-    """A copy with a distance (Å) between two atoms, the moving atoms shifted as one body along the line between them."""
+    """Return a copy with a given distance (Å) of two atoms, the moving atoms shifted along the line between them."""
     moved = atoms.copy()
     moved.set_constraint()
     i, j = indices

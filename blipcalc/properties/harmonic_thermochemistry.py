@@ -1,4 +1,4 @@
-"""Thermodynamics of harmonic oscillators whose energies have error bars.
+"""Compute harmonic thermochemistry from mode energies with error bars.
 
     x = ħω / kT,   E₀ = Σ ħω/2,   F = E₀ + kT Σ ln(1 - e⁻ˣ),   U = E₀ + Σ ħω / (eˣ - 1),   S = (U - F) / T,
     C = k Σ x² eˣ / (eˣ - 1)²
@@ -9,7 +9,7 @@
 | k, T | ``temperature_K`` | Boltzmann's constant, temperature |
 | Σ | ``weight`` | over modes, times the weight of each: 1, or one over the number of q-points |
 
-Formed draw by draw (McQuarrie 2000, chapter 5).
+Evaluated draw by draw (McQuarrie 2000, chapter 5).
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from blipcalc.errors import ConfigurationError, ImaginaryModesError
 from blipcalc.settings import number
 from blipcalc.stats.estimate import Estimate
 
-#: x beyond which an oscillator rests: e⁻⁷⁰⁰ is still a number
+#: upper bound on x: e⁻⁷⁰⁰ does not underflow
 COLD = 700.0
-#: eV, kT that stands for 0 K
+#: eV, kT used for 0 K
 COLDEST = 1e-9
 
 
 @dataclass(frozen=True)
 class Oscillators:
-    """Independent harmonic oscillators.
+    """Harmonic thermochemistry of independent modes.
 
     energies : (M,) eV, all positive
-    weight : of each in a sum
+    weight : of each mode in a sum
     """
 
     energies: Estimate
     weight: float = 1.0
 
     def zero_point_energy(self) -> Estimate:
-        """E₀, eV."""
+        """Return the zero-point energy E₀, eV."""
         return self._of(lambda e: 0.5 * e.sum())
 
     def free_energy(self, temperature_K: float) -> Estimate:
-        """F of Helmholtz, eV; at 0 K the zero-point energy.  raises : ConfigurationError for no temperature"""
+        """Return the Helmholtz free energy F, eV; raises ConfigurationError for a temperature that is not ≥ 0 K."""
         kt = _kt(temperature_K)
         return self._of(lambda e: (0.5 * e + kt * np.log1p(-np.exp(-_x(e, kt)))).sum())
 
     def internal_energy(self, temperature_K: float) -> Estimate:
-        """U, eV."""
+        """Return the internal energy U, eV."""
         kt = _kt(temperature_K)
         return self._of(lambda e: (0.5 * e + e / np.expm1(_x(e, kt))).sum())
 
     def entropy(self, temperature_K: float) -> Estimate:
-        """S, eV/K."""
+        """Return the entropy S, eV/K."""
         kt = _kt(temperature_K)
         return self._of(lambda e: kB * (_x(e, kt) / np.expm1(_x(e, kt)) - np.log1p(-np.exp(-_x(e, kt)))).sum(), "eV/K")
 
     def heat_capacity(self, temperature_K: float) -> Estimate:
-        """C at constant volume, eV/K."""
+        """Return the heat capacity C at constant volume, eV/K."""
         kt = _kt(temperature_K)
         return self._of(lambda e: kB * ((0.5 * _x(e, kt) / np.sinh(0.5 * _x(e, kt))) ** 2).sum(), "eV/K")
 
@@ -70,11 +70,11 @@ class Oscillators:
 
 
 def oscillators(frequencies: Estimate, floor_cm: float | None = None, weight: float = 1.0) -> Oscillators:
-    """Modes in cm⁻¹ as oscillators; those that are imaginary on the driving surface are left out on all draws.
+    """Return the thermochemistry of modes in cm⁻¹; modes imaginary on the driving potential are left out on all draws.
 
     floor_cm : lower frequencies are raised to it, in cm⁻¹ (Ribeiro and others 2011 take 100)
 
-    raises : ImaginaryModesError for a mode that is imaginary on a draw alone, unless a floor is given
+    raises : ImaginaryModesError for a mode that is imaginary only on a draw, unless a floor is given
     """
     real = frequencies[frequencies.value > 0]
     if floor_cm is not None:

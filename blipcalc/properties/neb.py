@@ -1,4 +1,4 @@
-"""An elastic band of ASE, optimised: first its shape, then its highest image."""
+"""Optimise one of ASE's elastic bands: first its shape, then its climbing image."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ase.optimize.optimize import Optimizer
 from blipcalc.core.periodic import shortest
 from blipcalc.errors import NoBarrierError
 
-#: eV/Å, the band is this near before its highest image climbs
+#: eV/Å, largest force on the band before its highest image climbs
 ROUGH = 0.3
-#: Å; minima that are closer are one
+#: Å; minima that are closer are the same
 ONE_MINIMUM = 0.02
 
 
 @dataclass(frozen=True)
 class Band:
-    """How a band is optimised; see :func:`barrier`."""
+    """Settings of the optimisation of a band; see :func:`~blipcalc.properties.barrier.barrier`."""
 
     climb: bool
     method: str
@@ -36,9 +36,9 @@ class Band:
     logfile: str | None = None
 
     def run(self, images: list[Atoms], relax_ends: bool) -> tuple[float, int]:
-        """Optimise images that have calculators; the largest force that is left, eV/Å, and the number of steps.
+        """Optimise images with calculators; return the largest remaining force, eV/Å, and the number of steps.
 
-        raises : NoBarrierError where both ends relax into one minimum
+        raises : NoBarrierError if both ends relax to the same minimum
         """
         ends = 0.0
         if relax_ends and self.steps:

@@ -1,4 +1,4 @@
-"""Normal modes of one surface, and the modes of another one that are the same.
+"""Compute normal modes of a potential, and match them to those of another one.
 
     D e_j = λ_j e_j,   ω_j = sign(λ_j) √|λ_j|
 
@@ -8,9 +8,9 @@
 |---|---|---|
 | D | ``dynamical`` | Hessian over √(m_a m_b), eV/Å²/u |
 | ω | ``frequencies`` | cm⁻¹; negative stands for imaginary |
-| group | ``labels`` | modes of one frequency within ``degenerate_cm``: any mixture of them is as good |
+| group | ``labels`` | modes degenerate within ``degenerate_cm``: any mixture of them is equivalent |
 
-Within a group modes go by their frequency: their vectors turn from draw to draw, and overlaps would swap them at random.
+Within a group modes are matched by frequency: their vectors mix differently in each draw, and overlaps would swap them randomly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CM = float(ase.units._hbar * ase.units.m / np.sqrt(ase.units._e * ase.units._amu
 
 
 class Modes(NamedTuple):
-    """Of one surface, in rising order.
+    """Normal modes of one or more potentials, in rising order.
 
     frequencies : (…, M) cm⁻¹; vectors : (…, P, M), orthonormal columns
     """
@@ -36,7 +36,7 @@ class Modes(NamedTuple):
 
 
 def modes_of(dynamical: np.ndarray, basis: np.ndarray | None = None) -> Modes:
-    """Of (…, P, P) eV/Å²/u, real or complex, within the space that (P, M) orthonormal columns span."""
+    """Return the modes of matrices (…, P, P) eV/Å²/u, real or complex, in the span of (P, M) orthonormal columns."""
     if basis is not None:
         dynamical = basis.T @ dynamical @ basis
     values, vectors = np.linalg.eigh(dynamical)
@@ -44,14 +44,14 @@ def modes_of(dynamical: np.ndarray, basis: np.ndarray | None = None) -> Modes:
 
 
 def labels(frequencies: np.ndarray, degenerate_cm: float) -> np.ndarray:
-    """(M,) number of the group of each of some rising frequencies; neighbours closer than ``degenerate_cm`` share one."""
+    """Return the group number (M,) of each rising frequency; neighbours closer than ``degenerate_cm`` share one."""
     return np.concatenate([[0], np.cumsum(np.diff(frequencies) > degenerate_cm)])[: len(frequencies)]
 
 
 def matched(driving: Modes, own: Modes, degenerate_cm: float) -> tuple[np.ndarray, np.ndarray]:
-    """The modes of another surface in the order of those of the driving one.
+    """Match the modes of another potential to those of the driving one.
 
-    returns : (M,) which of its modes, and (M,) how much of it lies in the group that it is taken for, from 0 to 1
+    returns : (M,) index of the other potential's mode, and (M,) its overlap with the group it is assigned to, from 0 to 1
     """
     group = labels(driving.frequencies, degenerate_cm)
     overlap = np.abs(driving.vectors.conj().T @ own.vectors) ** 2

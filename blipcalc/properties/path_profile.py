@@ -1,16 +1,16 @@
-"""A path between two minima with error bars: energies along it, its barriers, and what re-optimised draws say of them.
+"""Hold a path between two minima with error bars: energies along it, barriers, and barriers of re-optimised draws.
 
-    ΔE_k = E_k(x̄_s) - E_k(x̄_A)          on shared images: exact at first order, for Ē is stationary at both
-    ΔE_k = E_k(x_s,k) - E_k(x_A,k)      where each draw has its own saddle and minimum
+    ΔE_k = E_k(x̄_s) - E_k(x̄_A)          on shared images: exact at first order, since Ē is stationary at both
+    ΔE_k = E_k(x_s,k) - E_k(x_A,k)      with each draw at its own saddle and minimum
 
 | symbol | variable | meaning |
 |---|---|---|
-| x̄_A, x̄_s | ``images``, ``saddle_at`` | minimum and saddle of the driving surface |
+| x̄_A, x̄_s | ``images``, ``saddle_at`` | minimum and saddle of the driving potential |
 | x_A,k, x_s,k | | those of draw k |
 
-Both energies are of one draw: what a draw adds to all structures alike cancels.  The first is linear in the energies, so that
-its bias is zero on a mean surface by construction; what it leaves out, -½ gᵀH⁻¹g at either point, is in
-:attr:`Barrier.first_order_error` once the draws were re-optimised.
+Both energies are of the same draw, so that errors common to all structures cancel.  The first form is linear in the energies, so
+that its bias is zero if the driving potential is the mean of the draws; the neglected -½ gᵀH⁻¹g at either point is given by
+:attr:`Barrier.first_order_error` after re-optimising the draws.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from blipcalc.stats.estimate import Estimate, with_error
 
 @dataclass(frozen=True)
 class OwnBarriers:
-    """Barriers with every draw on its own path, or at its own stationary points; NaN for a draw whose ``status`` says why.
+    """Barriers with every draw on its own path, or at its own stationary points; NaN without a barrier, see ``status``.
 
     forward, backward, reaction : () eV
     status : of each draw, ``converged``, ``not converged`` or ``no barrier``
@@ -44,25 +44,25 @@ class OwnBarriers:
     how: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         named = {name: getattr(self, name).to_dict() for name in ("forward", "backward", "reaction")}
         return named | {"status": list(self.status), "how": self.how}
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """A path of I images, K draws.
+    """Barrier along a path of I images, with K draws.
 
     images : from the initial to the final minimum, without calculators
     lengths : (I,) Å along the path
     energies : (I,) eV above the initial minimum; slopes : (I,) eV/Å along the path
-    saddle_at : Å, where the driving surface is highest: the climbing image, or the maximum between images
+    saddle_at : Å, position of the driving potential's maximum: the climbing image, or the maximum between images
     forward, backward, reaction : () eV, of all draws on these images
-    atom_std : (I,) eV/Å, largest over atoms, widened as the calibration says
-    status : ``converged`` or ``not converged``; a path that is not converged has a barrier that is not either
-    residual : eV/Å, largest force on the path that is left; n_steps : of the optimiser
-    reoptimized : the same with every draw on its own, where that was asked for
-    notes : images that lie outside of the data of the model
+    atom_std : (I,) eV/Å, largest over atoms, times the calibration factor
+    status : of the path and its barrier, ``converged`` or ``not converged``
+    residual : eV/Å, largest remaining force on the path; n_steps : of the optimiser
+    reoptimized : barriers with every draw re-optimised, if requested
+    notes : images out of domain
     """
 
     images: tuple[Atoms, ...] = field(repr=False)
@@ -82,15 +82,16 @@ class Barrier:
 
     @property
     def converged(self) -> bool:
-        """Whether the path is."""
+        """Return whether the path is converged."""
         return self.status == "converged"
 
     @property
     def first_order_error(self) -> np.ndarray:
-        """(K,) eV, by how much the forward barrier of each draw, less that of the driving surface, differs once both are
-        re-optimised.  What is left of the driving path itself is no part of it.
+        """Return the change (K,) eV of each draw's forward barrier on re-optimisation, relative to that of the driving potential.
 
-        raises : ConfigurationError where no draw was re-optimised
+        The remaining error of the driving potential's path cancels.
+
+        raises : ConfigurationError if no draw was re-optimised
         """
         if self.reoptimized is None:
             raise ConfigurationError("no draw was re-optimised; pass reoptimize='points' or 'paths'")
@@ -98,7 +99,7 @@ class Barrier:
         return (own.draws - own.value) - (shared.draws - shared.value)
 
     def profile(self, n_points: int = 100) -> tuple[np.ndarray, Estimate]:
-        """(P,) Å along the path and the energies there: cubic between the images, with the slopes of each surface."""
+        """Return positions (P,) Å along the path and the energies there: cubic splines with the slopes at the images."""
         s = np.linspace(0.0, self.lengths[-1], whole("n_points", n_points, 2))
         value = spline(self.lengths, self.energies.value, self.slopes.value)(s)
         pairs = zip(self.energies.draws, self.slopes.draws, strict=True)
@@ -106,7 +107,7 @@ class Barrier:
         return s, Estimate(value, draws, "eV", self.energies.calibration_factor, self.energies.calibrated)
 
     def table(self) -> str:
-        """A line for each image, and the barriers."""
+        """Return text with a line for each image, and the barriers."""
         rows = [f"{'image':>5}  {'Å':>7}  {'eV':>18}  {'atom_std eV/Å':>13}"]
         columns = (self.lengths, self.energies.value, self.energies.std, self.atom_std)
         for i, (s, e, std, atom) in enumerate(zip(*columns, strict=True)):
@@ -124,7 +125,7 @@ class Barrier:
         return "\n".join([*rows, *(f"note: {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON; the images are files of their own (``blipcalc.write``)."""
+        """Return plain lists and numbers, for JSON, without the images (write these with ``blipcalc.write``)."""
         estimates = ("energies", "slopes", "forward", "backward", "reaction")
         return {
             **{name: getattr(self, name).to_dict() for name in estimates},
@@ -140,12 +141,12 @@ class Barrier:
 
 
 def spline(lengths: np.ndarray, energies: np.ndarray, slopes: np.ndarray) -> CubicHermiteSpline:
-    """Energies between images, which has their values and slopes."""
+    """Return the cubic spline of energies between images with given slopes."""
     return CubicHermiteSpline(lengths, energies, slopes)
 
 
 def lengths_and_tangents(images: list[Atoms]) -> tuple[np.ndarray, np.ndarray]:
-    """(I,) Å along the path and (I, n, 3) unit vectors along it; nearest images where the cell repeats."""
+    """Return lengths (I,) Å along the path and unit tangents (I, n, 3), with nearest images in periodic cells."""
     steps = np.array([one.positions - other.positions for one, other in zip(images[1:], images[:-1], strict=True)])
     if images[0].pbc.any():
         steps = shortest(steps.reshape(-1, 3), images[0].cell, images[0].pbc).reshape(steps.shape)
@@ -156,9 +157,9 @@ def lengths_and_tangents(images: list[Atoms]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def top_of(lengths: np.ndarray, energies: np.ndarray, slopes: np.ndarray, *, climbing: bool) -> float:
-    """Å, where a path is highest: at its highest image where that climbed, else between the images.
+    """Return the position of the maximum of a path, Å: its climbing image, or the maximum between images.
 
-    raises : NoBarrierError where an end is highest
+    raises : NoBarrierError if an end is highest
     """
     highest = int(energies.argmax())
     if highest in (0, len(energies) - 1):

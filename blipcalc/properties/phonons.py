@@ -1,13 +1,12 @@
-"""Phonons with error bars: force constants of the surface that drives and of every draw, bands, densities, free energies.
+"""Compute phonons with error bars: force constants of the driving potential and of every draw, bands, free energies.
 
-The atoms of one cell of a supercell are moved, all draws at once; translations give the rest.  Where a predictor can be
-differentiated the force constants are exact, elsewhere central differences of forces.  The cell is the one given: internal
-coordinates of each draw are where it rests in that cell.  The own cell of each draw, where frequencies at zero pressure are
-meant, comes with ``structures``: a shared cell strains all draws but one.
+The atoms of one cell of a supercell are displaced, for all draws in one batch; the rest follows by translation.  Force constants
+are exact if the predictor is differentiable, else central differences of forces.  The cell is the given one, and internal
+coordinates of each draw are relaxed in it.  For frequencies at zero pressure, give each draw its own cell by ``structures``: a
+shared cell strains the draws.
 
-Frequencies of draws are matched to those of the driving surface point by point, by the overlap of their vectors
-(:mod:`blipcalc.properties.normal_modes`).  Long-range electrostatics, and with it the splitting of longitudinal and transverse
-modes, is no part of this.
+Frequencies of draws are matched to those of the driving potential point by point, by the overlap of their vectors
+(:mod:`blipcalc.properties.normal_modes`).  Long-range electrostatics, and so the LO-TO splitting, is not included.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ from blipcalc.relaxation.stationary_points import at_rest, check_near_rest
 from blipcalc.settings import number, numbers, several, whole
 from blipcalc.stats.estimate import Estimate, with_error
 
-#: cm⁻¹, below which a frequency is that of a translation; sums leave it out
+#: cm⁻¹, below which a frequency is that of a translation, and left out of sums
 STILL = 0.5
-#: Monkhorst-Pack points along a periodic direction unless told: an even number leaves out Γ
+#: default Monkhorst-Pack points along a periodic direction: an even number leaves out Γ
 POINTS = 8
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Frequencies along a path of Q points.
+    """Phonon frequencies along a path of Q points.
 
-    path : ASE's
-    frequencies : (Q, 3n) cm⁻¹, rising on the driving surface; negative stands for imaginary
-    overlaps : (K, Q, 3n) how much of the mode of draw k lies where the driving one, with those of its frequency, lies
+    path : of ASE
+    frequencies : (Q, 3n) cm⁻¹, rising for the driving potential; negative stands for imaginary
+    overlaps : (K, Q, 3n) overlap of the mode of draw k with the matched degenerate group of the driving potential, 0 to 1
     """
 
     path: BandPath
@@ -54,11 +53,11 @@ class Bands:
     overlaps: np.ndarray = field(repr=False)
 
     def to_ase(self) -> BandStructure:
-        """Of the driving surface, in eV."""
+        """Return the bands of the driving potential as ASE's object, in eV."""
         return BandStructure(self.path, energies=self.frequencies.value[None] * invcm)
 
     def table(self) -> str:
-        """A line for each named point of the path, with the frequencies of its branches in cm⁻¹."""
+        """Return text with the frequencies in cm⁻¹ at each named point of the path."""
         axis, ticks, names = self.path.get_linear_kpoint_axis()
         rows, f = [], self.frequencies
         for name, tick in zip(names, ticks, strict=True):
@@ -68,7 +67,7 @@ class Bands:
         return "\n".join(rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {
             "path": self.path.path,
             "points": self.path.kpts.tolist(),
@@ -79,13 +78,13 @@ class Bands:
 
 @dataclass(frozen=True)
 class Phonons:
-    """Force constants of a crystal of n atoms in its cell, N cells in the supercell, K draws.
+    """Force constants of a crystal of n atoms in its cell, with N cells in the supercell and K draws.
 
-    atoms : one cell, on the driving surface
+    atoms : one cell, relaxed on the driving potential
     supercell : numbers of cells
-    constants : (N, 3n, 3n) eV/Å², rows the atoms of the first cell, cells in ASE's order; draws : (K, N, 3n, 3n)
+    constants : (N, 3n, 3n) eV/Å², rows: atoms of the first cell, cells in ASE's order; draws : (K, N, 3n, 3n)
     calibration_factor, calibrated : of the spread, see :class:`~blipcalc.stats.estimate.Estimate`
-    degenerate_cm : frequencies that are closer belong together
+    degenerate_cm : frequencies that are closer count as degenerate
     """
 
     atoms: Atoms
@@ -101,7 +100,7 @@ class Phonons:
         return nearest_images(self.atoms, self.supercell)
 
     def modes(self, q: np.ndarray) -> tuple[Modes, Modes]:
-        """At (Q, 3) points in reciprocal cell vectors: of the driving surface, (Q, 3n), and of the draws, (K, Q, 3n), rising."""
+        """Return modes at points (Q, 3) in reciprocal cell vectors: (Q, 3n) of the driving potential, (K, Q, 3n) of the draws."""
         points = np.atleast_2d(numbers("q", q, "points of three numbers"))
         if points.ndim != 2 or points.shape[1] != 3:
             raise ConfigurationError(f"expected points of three numbers, got the shape {points.shape}")
@@ -110,7 +109,7 @@ class Phonons:
         return modes_of(waves[0]), modes_of(waves[1])
 
     def at(self, q: np.ndarray) -> tuple[Estimate, np.ndarray]:
-        """(Q, 3n) cm⁻¹ at (Q, 3) points in reciprocal cell vectors, matched, and the (K, Q, 3n) overlaps."""
+        """Return matched frequencies (Q, 3n) cm⁻¹ at points (Q, 3) in reciprocal cell vectors, and overlaps (K, Q, 3n)."""
         driving, own = self.modes(q)
         draws, overlaps = np.empty_like(own.frequencies), np.empty_like(own.frequencies)
         for k, i in np.ndindex(*draws.shape[:2]):
@@ -120,20 +119,20 @@ class Phonons:
         return self._estimate(driving.frequencies, draws), overlaps
 
     def bands(self, path: BandPath | str | None = None, *, n_points: int = 100) -> Bands:
-        """Along a path: ASE's, one by name such as ``"GXWKGL"``, or the one that ASE takes for the lattice."""
+        """Return bands along a path: one of ASE, a string such as ``"GXWKGL"``, or ASE's default for the lattice."""
         along = path
         if not isinstance(along, BandPath):
             along = self.atoms.cell.bandpath(along, npoints=whole("n_points", n_points, 2), pbc=self.atoms.pbc)
         return Bands(along, *self.at(along.kpts))
 
     def oscillators(self, mesh: Sequence[int] | None = None, *, floor_cm: float | None = None) -> Oscillators:
-        """All modes on a Monkhorst-Pack mesh, for energies and entropies per cell; translations are no part of them.
+        """Return the thermochemistry per cell of all modes on a Monkhorst-Pack mesh, without translations.
 
-        mesh : three numbers of points, 8 along what is periodic unless told
+        mesh : three numbers of points, by default 8 along periodic directions
         floor_cm : lower frequencies are raised to it, in cm⁻¹
 
-        raises : ImaginaryModesError for a mode that is imaginary on a draw alone; ConfigurationError where one is on the
-            driving surface
+        raises : ImaginaryModesError for a mode that is imaginary only on a draw; ConfigurationError for one that is imaginary on
+            the driving potential
         """
         points = monkhorst_pack([POINTS if p else 1 for p in self.atoms.pbc] if mesh is None else list(mesh))
         driving, own = self.modes(points)
@@ -146,19 +145,19 @@ class Phonons:
         return oscillators(frequencies[frequencies.value > STILL], floor_cm, 1 / len(points))
 
     def zero_point_energy(self, mesh: Sequence[int] | None = None, *, floor_cm: float | None = None) -> Estimate:
-        """Per cell, eV."""
+        """Return the zero-point energy per cell, eV."""
         return self.oscillators(mesh, floor_cm=floor_cm).zero_point_energy()
 
     def free_energy(
         self, temperature_K: float, mesh: Sequence[int] | None = None, *, floor_cm: float | None = None
     ) -> Estimate:
-        """Helmholtz free energy of the phonons per cell, eV, zero-point energy included, potential energy not."""
+        """Return the Helmholtz free energy of the phonons per cell, eV, with zero-point energy, without potential energy."""
         return self.oscillators(mesh, floor_cm=floor_cm).free_energy(temperature_K)
 
     def density(
         self, frequencies_cm: np.ndarray, mesh: Sequence[int] | None = None, *, width_cm: float = 10.0
     ) -> Estimate:
-        """States per cm⁻¹ and cell, (F,), whose integral is 3n: Gaussians of a standard deviation ``width_cm``."""
+        """Return the density of states (F,) per cm⁻¹ and cell, with integral 3n, as Gaussians of width ``width_cm``."""
         width, at = number("width_cm", width_cm, above=0), numbers("frequencies_cm", frequencies_cm, "frequencies")
         points = monkhorst_pack([POINTS if p else 1 for p in self.atoms.pbc] if mesh is None else list(mesh))
 
@@ -170,7 +169,7 @@ class Phonons:
         return self._estimate(of(driving.frequencies), [of(f) for f in own.frequencies], "cm")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {
             "supercell": list(self.supercell),
             "constants": self.constants.tolist(),
@@ -192,18 +191,18 @@ def phonons(
     fmax: float = 1e-3,
     degenerate_cm: float = 2.0,
 ) -> Phonons:
-    """Force constants of a relaxed crystal with error bars.
+    """Return the force constants of a relaxed crystal, with error bars.
 
-    atoms : one cell, relaxed on the driving surface, without constraints
+    atoms : one cell, relaxed on the driving potential, without constraints
     calculator : None takes that of the atoms
-    supercell : numbers of cells, 1 where nothing repeats; longer than twice the reach of the forces is exact
-    structures : K cells of the same atoms, one for each draw as relaxed elsewhere, cell and all; None: the given cell, in which
-        internal coordinates of each draw are relaxed here
-    fmax : eV/Å, at which a structure rests
-    degenerate_cm : frequencies that are closer belong together
+    supercell : numbers of cells, 1 along directions that are not periodic; exact if longer than twice the range of the forces
+    structures : K cells of the same atoms, one for each draw, with relaxed cells; None: the given cell, in which internal
+        coordinates of each draw are relaxed here
+    fmax : eV/Å, largest force component at a stationary point
+    degenerate_cm : frequencies that are closer count as degenerate
 
-    raises : ConfigurationError for a structure that is not periodic or held, or a supercell that is none; DrawsError for
-        another number of structures; NotStationaryError as :func:`~blipcalc.properties.vibrations.vibrations`
+    raises : ConfigurationError for a structure that is not periodic or has constraints, or an impossible supercell; DrawsError
+        for another number of structures; NotStationaryError as :func:`~blipcalc.properties.vibrations.vibrations`
 
     Examples
     --------
@@ -244,7 +243,7 @@ def _size(atoms: Atoms, supercell: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _at_rest(surfaces: Surfaces, start: Atoms, fmax: float) -> tuple[Atoms, list[Atoms]]:
-    """The driving structure and those of the draws, in the same cell."""
+    """Return the stationary points of the driving potential and of the draws, in the same cell."""
     free = np.ones(3 * len(start), dtype=bool)
     check_near_rest(surfaces, start, free)
     basis = complement(rigid_motions_of(start, free))
@@ -252,6 +251,6 @@ def _at_rest(surfaces: Surfaces, start: Atoms, fmax: float) -> tuple[Atoms, list
 
 
 def _constants(rows: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
-    """(…, 3n, 3nN) rows of a Hessian -> (…, N, 3n, 3n)."""
+    """Return force constants (…, N, 3n, 3n) from rows of a Hessian (…, 3n, 3nN)."""
     n = rows.shape[-2]
     return with_sum_rules(rows.reshape(*rows.shape[:-1], -1, n).swapaxes(-2, -3), size)

@@ -1,4 +1,4 @@
-"""Pictures with error bars: energies along a path, bands of phonons."""
+"""Draw energies along a path and phonon bands, with error bars."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLUE, RED = "#1f4e79", "#b03a2e"
 
 
 def plot_profile(found: Barrier, path: str | Path, *, title: str = "") -> None:
-    """Energy along the path as a PNG: driving surface, its band of one error bar, every draw, and the images."""
+    """Write a PNG of the energy along a path: driving potential with a band of one error bar, every draw, and the images."""
     from matplotlib.figure import Figure  # heavy, and not needed to compute
 
     s, profile = found.profile(200)
@@ -37,7 +37,7 @@ def plot_profile(found: Barrier, path: str | Path, *, title: str = "") -> None:
 
 
 def plot_bands(bands: Bands, path: str | Path, *, title: str = "") -> None:
-    """Phonon bands as a PNG: driving surface, and one error bar of each branch."""
+    """Write a PNG of phonon bands: driving potential, with one error bar of each branch."""
     from matplotlib.figure import Figure  # heavy, and not needed to compute
 
     x, ticks, names = bands.path.get_linear_kpoint_axis()

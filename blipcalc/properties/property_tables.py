@@ -1,4 +1,4 @@
-"""Estimates as lines of text: value, error bar, bias, interval."""
+"""Write estimates as lines of text: value, error bar, bias, interval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from blipcalc.stats.estimate import Estimate
 
 
 def table_of(title: str, quantities: Mapping[str, Estimate]) -> str:
-    """One line for each number, and what its error bar is.
+    """Return text with one line for each estimate, and the kind of error bars.
 
     quantities : {name: estimate of one number}, not empty
     """

@@ -1,7 +1,7 @@
-"""Copies in the minimum of the surface that drives, and the energy of every draw in its own minimum next to it.
+"""Relax copies on the driving potential, and compute the energy of every draw in its own minimum nearby.
 
-Energies are those of :mod:`blipcalc.relaxation.linear_response`.  What it subtracts is of second order: without it they are
-exact at first order, for in its minimum the surface that drives has no slope.
+Energies are those of :mod:`blipcalc.relaxation.linear_response`.  Its correction is of second order: without it energies are
+exact at first order, since the driving potential is stationary at its minimum.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from blipcalc.settings import whole
 def relaxed_copy(
     surfaces: Surfaces, atoms: Atoms, *, cell: bool | str = False, fmax: float = 0.01, steps: int = 500
 ) -> Atoms:
-    """A copy in the minimum of the surface that drives, with its calculator and the constraints of the structure.
+    """Return a copy relaxed on the driving potential, with its calculator and the constraints of the structure.
 
-    cell : what of it moves along: False for nothing, ``"shape"`` at fixed volume, True for all
-    fmax : eV/Å, as ASE's optimisers mean it; steps : at most
+    cell : False for a fixed cell, ``"shape"`` at fixed volume, True for a variable cell
+    fmax : eV/Å, largest norm of a force, as in ASE's optimisers; steps : most steps
 
     raises : NotConvergedError
     """
@@ -42,7 +42,7 @@ def relaxed_copy(
 def relaxed_energies(
     surfaces: Surfaces, structures: Sequence[Atoms], *, second_order: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(S,) on the surface that drives and (K, S) eV of the draws, at structures that are minima of the former.
+    """Return energies, eV, of the driving potential (S,) and of the draws (K, S), at minima of the driving potential.
 
     second_order : subtract ½ gᵀ H̄⁻¹ g, which costs a Hessian for each structure
 
@@ -52,7 +52,7 @@ def relaxed_energies(
     value = np.array([both.driving.energy for both in found])
     draws = np.stack([both.draws.energy for both in found], axis=1)
     for s, (atoms, both) in enumerate(zip(structures, found, strict=True)):
-        if second_order and len(atoms) > 1:  # an atom alone is where it is
+        if second_order and len(atoms) > 1:  # a single atom has no free motions
             own, shared = gradient(both.draws, atoms), gradient(both.driving, atoms)
             free = free_motion(atoms, own, dense=True)
             if not free.linear:

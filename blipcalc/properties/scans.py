@@ -1,7 +1,7 @@
-"""Scans of dihedral angles and distances with bands, rigid or relaxed, and of dimers.
+"""Scan dihedral angles and distances, rigid or relaxed, and dimers, with error bands.
 
-All points of a scan are evaluated as one batch, on the surface that drives and on every draw.  In a relaxed scan everything but
-the coordinate moves to the minimum of the surface that drives; the energies of the draws are then exact at first order
+All points of a scan are evaluated as one batch, on the driving potential and on every draw.  In a relaxed scan everything but
+the coordinate is relaxed on the driving potential; the energies of the draws are then exact at first order
 (:mod:`blipcalc.properties.relaxed_energies`).
 """
 
@@ -26,7 +26,7 @@ from blipcalc.settings import choice, number, several, switch
 from blipcalc.stats.estimate import Estimate
 
 TURN = 360.0
-#: degrees, default of a scan once round
+#: degrees, default of a full turn
 ANGLES = tuple(range(-180, 180, 10))
 
 
@@ -41,17 +41,17 @@ def dihedral_scan(
     fmax: float = 0.01,
     steps: int = 500,
 ) -> Scan:
-    """Energies over a dihedral angle.
+    """Return energies over a dihedral angle.
 
     Parameters
     ----------
     atoms : with its calculator
-    indices : of the four atoms i, j, k, l; the bond j–k is turned
-    angles : degrees, increasing; None: once round in steps of ten.  Where no gap is wider than the widest between the points,
-        they go once round, and barriers are those of a periodic curve
-    relax : move everything else to the minimum of the surface that drives, each point from the one before
-    zero : what energies are counted from, see :class:`~blipcalc.properties.energy_curves.Scan`
-    moving : atoms that are turned; None: those on the side of k
+    indices : of the four atoms i, j, k, l; the rotation is about the bond j–k
+    angles : degrees, increasing; None: a full turn in steps of ten.  If the gap from the last to the first angle is no wider than
+        the widest between the points, the curve is periodic
+    relax : relax everything else on the driving potential, each point from the previous one
+    zero : reference of energies, see :class:`~blipcalc.properties.energy_curves.Scan`
+    moving : atoms that are rotated; None: those on the side of k
     fmax, steps : of the relaxations, eV/Å
 
     Raises
@@ -71,7 +71,7 @@ def dihedral_scan(
             f"angles from {found[0]:g} to {found[-1]:g}; expected one turn of {TURN:g} degrees at most"
         )
     if abs(found[-1] - found[0] - TURN) < 1e-9:
-        found = found[:-1]  # the first point once more
+        found = found[:-1]  # same as the first point
     side = _moving(atoms, four[1], four[2], four, moving)
 
     def hold(angle: float) -> FixInternals:
@@ -98,7 +98,7 @@ def distance_scan(
     fmax: float = 0.01,
     steps: int = 500,
 ) -> Scan:
-    """Energies over the distance of two atoms, the second one and all that hang on it moved away along the line between them.
+    """Return energies over the distance of two atoms, moving the second one with all atoms bonded to it.
 
     distances : Å, increasing; everything else as in :func:`dihedral_scan`
     """
@@ -122,7 +122,7 @@ def distance_scan(
 def dimer_scan(
     symbols: str, distances: Sequence[float] | np.ndarray, calculator: Calculator, *, zero: Zero = "last"
 ) -> Scan:
-    """Energies of two atoms over their distance, from the last one unless told otherwise.
+    """Return energies of two atoms over their distance, by default relative to the last one.
 
     symbols : of the two, such as ``"CuAu"``; distances : Å, increasing
 
@@ -145,7 +145,7 @@ def _scan(
     about: dict[str, Any],
     how: dict[str, Any],
 ) -> Scan:
-    """Energies at all points.
+    """Return energies at all points.
 
     place : (structure, point) -> the structure there; hold : point -> constraint of a relaxed scan, None for a rigid one
     about : fields of the result; how : settings of relaxations
@@ -167,7 +167,7 @@ def _scan(
 
 
 def _relaxed(surfaces: Surfaces, moved: Atoms, atoms: Atoms, held: FixInternals, how: dict[str, Any]) -> Atoms:
-    """The structure relaxed with its own constraints and the coordinate held."""
+    """Return the structure relaxed with its own constraints and a fixed coordinate."""
     moved.set_constraint([*atoms.constraints, held])
     try:
         return relaxed_copy(surfaces, moved, **how)
@@ -187,7 +187,7 @@ def _points(name: str, values: Sequence[float] | np.ndarray, unit: str, above: f
 
 
 def _moving(atoms: Atoms, near: int, far: int, held: Sequence[int], moving: Sequence[int] | None) -> list[int]:
-    """What moves, which must hold the last of the atoms of the coordinate and not the first."""
+    """Return the moving atoms, which must include the last atom of the coordinate and not the first."""
     found = side_of(atoms, near, far) if moving is None else indices_of("moving", moving, atoms)
     if held[-1] not in found or held[0] in found:
         raise StructureError(
@@ -198,6 +198,6 @@ def _moving(atoms: Atoms, near: int, far: int, held: Sequence[int], moving: Sequ
 
 
 def _period(angles: np.ndarray) -> float | None:
-    """A turn, where the points leave no gap wider than the widest between them."""
+    """Return 360° if the gap from the last to the first angle is no wider than the widest between them, else None."""
     gap = TURN - (angles[-1] - angles[0])
     return TURN if gap <= np.diff(angles).max() * (1 + 1e-9) else None

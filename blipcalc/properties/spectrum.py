@@ -1,4 +1,4 @@
-"""The normal modes of a structure with error bars, and what follows from them: energies, entropies, tables."""
+"""Hold the normal modes of a structure with error bars, and compute energies, entropies and tables from them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from blipcalc.stats.estimate import Estimate, with_error
 
 @dataclass(frozen=True)
 class Vibrations:
-    """Normal modes with error bars; M modes of n atoms, m = 3n coordinates that are free, K draws.
+    """Normal modes with error bars: M modes of n atoms, m free coordinates of 3n, K draws.
 
-    atoms : the structure of the driving surface, without calculator
-    frequencies : (M,) cm⁻¹, rising on the driving surface; negative stands for imaginary
-    modes : (M, n, 3) unit vectors in coordinates times √mass, of the driving surface
-    overlaps : (K, M) how much of the mode of draw k lies where the driving one, with those of its frequency, lies; 0 to 1
-    groups : (M,) equal numbers for modes of one frequency, which are told apart by frequency alone
+    atoms : the structure of the driving potential, without calculator
+    frequencies : (M,) cm⁻¹, rising for the driving potential; negative stands for imaginary
+    modes : (M, n, 3) unit vectors in coordinates times √mass, of the driving potential
+    overlaps : (K, M) overlap of the mode of draw k with the matched degenerate group of the driving potential, 0 to 1
+    groups : (M,) equal numbers for degenerate modes, which are matched by frequency
     potential : () eV, energy at the structures
     positions : (K, n, 3) Å, of the draws
     hessian, hessians : (m, m) and (K, m, m) eV/Å²
-    free : (3n,) which coordinates these are
+    free : (3n,) True for these coordinates
     at : ``own`` or ``shared``
     """
 
@@ -46,37 +46,37 @@ class Vibrations:
 
     @property
     def energies(self) -> Estimate:
-        """(M,) ħω in eV; ``energies.map(f)`` with a function f of ASE's thermochemistry gives its result with an error bar."""
+        """Return ħω (M,) in eV; ``energies.map(f)`` with a function f of ASE's thermochemistry adds an error bar."""
         return self.frequencies.map(lambda values: values * ase.units.invcm, "eV")
 
     @property
     def displacements(self) -> np.ndarray:
-        """(K,) Å, the longest way of an atom from the driving structure to that of the draw."""
+        """Return the largest displacement (K,) Å of an atom from the driving potential's structure to that of the draw."""
         return np.linalg.norm(self.positions - self.atoms.positions, axis=2).max(axis=1)
 
     def oscillators(self, floor_cm: float | None = None) -> Oscillators:
-        """The modes as oscillators, for energies and entropies; modes imaginary on the driving surface are no part of them.
+        """Return the harmonic thermochemistry of the modes, without those imaginary on the driving potential.
 
         floor_cm : lower frequencies are raised to it, in cm⁻¹ (Ribeiro and others 2011 take 100)
 
-        raises : ImaginaryModesError for a mode that is imaginary on a draw alone, unless a floor is given
+        raises : ImaginaryModesError for a mode that is imaginary only on a draw, unless a floor is given
         """
         return oscillators(self.frequencies, floor_cm)
 
     def zero_point_energy(self, *, floor_cm: float | None = None) -> Estimate:
-        """Σ ħω/2, eV."""
+        """Return the zero-point energy Σ ħω/2, eV."""
         return self.oscillators(floor_cm).zero_point_energy()
 
     def free_energy(self, temperature_K: float, *, floor_cm: float | None = None) -> Estimate:
-        """Helmholtz free energy of the vibrations, eV, zero-point energy included, potential energy not."""
+        """Return the Helmholtz free energy of the vibrations, eV, with zero-point energy, without potential energy."""
         return self.oscillators(floor_cm).free_energy(temperature_K)
 
     def entropy(self, temperature_K: float, *, floor_cm: float | None = None) -> Estimate:
-        """Of the vibrations, eV/K."""
+        """Return the entropy of the vibrations, eV/K."""
         return self.oscillators(floor_cm).entropy(temperature_K)
 
     def heat_capacity(self, temperature_K: float, *, floor_cm: float | None = None) -> Estimate:
-        """Of the vibrations at constant volume, eV/K."""
+        """Return the heat capacity of the vibrations at constant volume, eV/K."""
         return self.oscillators(floor_cm).heat_capacity(temperature_K)
 
     def gibbs_energy(
@@ -88,9 +88,11 @@ class Vibrations:
         spin: float = 0.0,
         floor_cm: float | None = None,
     ) -> Estimate:
-        """Of an ideal gas, eV, potential energy not included: ASE's ``IdealGasThermo`` on the structure of each draw.
+        """Return the Gibbs energy of an ideal gas, eV, without potential energy.
 
-        raises : ConfigurationError for a crystal or with atoms held; ImaginaryModesError as :meth:`oscillators`
+        Uses ASE's ``IdealGasThermo`` on the structure of each draw.
+
+        raises : ConfigurationError for a crystal or fixed atoms; ImaginaryModesError as :meth:`oscillators`
         """
         if self.atoms.pbc.any() or not self.free.all():
             raise ConfigurationError("an ideal gas is of molecules: expected no periodic direction and no atom held")
@@ -116,9 +118,11 @@ class Vibrations:
         )
 
     def data(self, draw: int | None = None) -> VibrationsData:
-        """ASE's view of the driving surface, or of one draw: animations, spectra, files; for whole atoms that are free.
+        """Return ASE's ``VibrationsData`` of the driving potential, or of one draw, for animations, spectra and files.
 
-        ASE projects nothing out.
+        ASE does not project out rigid motions.
+
+        raises : ConfigurationError for atoms with only some coordinates fixed
         """
         free = self.free.reshape(-1, 3)
         if (free.any(axis=1) != free.all(axis=1)).any():
@@ -133,7 +137,7 @@ class Vibrations:
         )
 
     def table(self) -> str:
-        """A line for each mode."""
+        """Return text with a line for each mode."""
         f, mev = self.frequencies, 1e3 * ase.units.invcm
         rows = [f"{'mode':>4}  {'cm⁻¹':>18}  {'bias':>8}  {'meV':>8}  {'overlap':>7}  group"]
         for j, (value, std, bias) in enumerate(zip(f.value, f.std, f.bias, strict=True)):
@@ -144,7 +148,7 @@ class Vibrations:
         return "\n".join(rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {
             "frequencies_cm": self.frequencies.to_dict(),
             "modes": self.modes.tolist(),

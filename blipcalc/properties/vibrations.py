@@ -1,22 +1,22 @@
-"""Harmonic frequencies with error bars: normal modes of the surface that drives, and of every draw.
+"""Compute harmonic frequencies with error bars: normal modes of the driving potential and of every draw.
 
     ω_k = frequencies of H_k(x_k),   g_k(x_k) = 0
 
 | symbol | variable | meaning |
 |---|---|---|
 | H_k, g_k | ``hessians`` | second and first derivatives of draw k |
-| x_k | ``positions`` | where draw k rests |
+| x_k | ``positions`` | stationary point of draw k |
 
-A draw rests elsewhere than the surface that drives, by δx_k = -H̄⁻¹ g_k(x̄) at first order, and its frequencies change on
-the way by ∂³E δx_k, which is of the same order as the spread itself.  Three places to take H_k:
+The stationary point of a draw differs from that of the driving potential by δx_k = -H̄⁻¹ g_k(x̄) at first order, which changes
+its frequencies by ∂³E δx_k, of the same order as the spread itself.  H_k can be evaluated at three places:
 
 | ``at`` | where | error |
 |---|---|---|
-| ``"own"`` | x_k, found by a few quasi-Newton steps | none but rounding |
+| ``"own"`` | x_k, found by a few quasi-Newton steps | rounding only |
 | ``"own"``, ``positions=`` | x_k as relaxed elsewhere | that of the relaxation |
-| ``"shared"`` | x̄ for all | leaves out ∂³E δx_k: spread and bias are those of the curvature alone, wrong for stiff bonds |
+| ``"shared"`` | x̄ for all | neglects ∂³E δx_k: spread and bias are those of the curvature only, wrong for stiff bonds |
 
-Translations, rotations and what constraints forbid are projected out at each structure.
+Translations, rotations and constrained coordinates are projected out at each structure.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ def vibrations(
     fmax: float = 1e-3,
     degenerate_cm: float = 2.0,
 ) -> Vibrations:
-    """Harmonic frequencies of a relaxed structure, a minimum or a saddle, with error bars.
+    """Return harmonic frequencies of a relaxed structure, a minimum or a saddle, with error bars.
 
-    atoms : relaxed on the driving surface; FixAtoms, FixCartesian and FixCom are respected
+    atoms : relaxed on the driving potential; FixAtoms, FixCartesian and FixCom are respected
     calculator : None takes that of the atoms
-    at : where the Hessians of the draws are taken, see :mod:`blipcalc.properties.vibrations`
-    positions : (K, n, 3) Å, where each draw rests, from a relaxation elsewhere; None: found here
-    project : take out rigid motions; False for atoms in a potential that is fixed in space
-    fmax : eV/Å, at which a structure rests; the driving one too is taken there first where the draws are
-    degenerate_cm : frequencies that are closer belong together
+    at : structure of the Hessians of the draws, see :mod:`blipcalc.properties.vibrations`
+    positions : (K, n, 3) Å, stationary point of each draw, from a relaxation elsewhere; None: found here
+    project : project out rigid motions; False for atoms in a potential that is fixed in space
+    fmax : eV/Å, largest force component at a stationary point, of the draws and then also of the driving potential
+    degenerate_cm : frequencies that are closer count as degenerate
 
-    raises : NotStationaryError for a structure that is not relaxed, or a draw that does not rest nearby; ConfigurationError
-        for other constraints, settings that contradict each other, or a surface that is not the same everywhere; DrawsError
-        for fewer than two draws
+    raises : NotStationaryError for a structure that is not relaxed, or a draw without a stationary point nearby;
+        ConfigurationError for other constraints, contradictory settings, or a potential that depends on rigid motions;
+        DrawsError for fewer than two draws
 
     Examples
     --------
@@ -115,7 +115,7 @@ def vibrations(
 
 
 def _modes(atoms: Atoms, hessian: np.ndarray, free: np.ndarray, n_rigid: int) -> Modes:
-    """Of one surface at its structure, whose rigid motions must be as many as there are."""
+    """Return the modes of a potential at its structure; raises NotStationaryError for another number of rigid motions."""
     root = np.sqrt(np.repeat(atoms.get_masses(), 3)[free])
     motions = rigid_motions_of(atoms, free) if n_rigid else np.zeros((len(root), 0))
     if motions.shape[1] != n_rigid:
@@ -127,7 +127,7 @@ def _modes(atoms: Atoms, hessian: np.ndarray, free: np.ndarray, n_rigid: int) ->
 
 
 def _placed(atoms: Atoms, positions: np.ndarray, n_draws: int, *, turn: bool) -> list[Atoms]:
-    """Structures of the draws, turned onto the driving one where rotations do not matter: overlaps are of vectors in space."""
+    """Return the structures of the draws, rotated onto the driving one if rotations are free, as overlaps require."""
     given = numbers("positions", positions, f"those of {n_draws} draws")
     if given.shape != (n_draws, len(atoms), 3):
         raise ConfigurationError(f"expected positions of the shape {(n_draws, len(atoms), 3)}, got {given.shape}")

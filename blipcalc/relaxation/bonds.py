@@ -1,4 +1,4 @@
-"""Which atoms are bonded: pairs closer than 1.2 times the sum of their covalent radii (Cordero et al. 2008, as in ASE)."""
+"""Find bonds: pairs closer than 1.2 times the sum of their covalent radii (Cordero et al. 2008, as in ASE)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STRETCH = 1.2
 
 
 def bonded_pairs(atoms: Atoms, stretch: float = STRETCH) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Indices i ≤ j, distances (Å) and cell shifts (B, 3) of all bonds, each once, shortest first."""
+    """Return indices i ≤ j, distances (Å) and cell shifts (B, 3) of all bonds, each once, shortest first."""
     cell, reach = repeating(atoms.cell, atoms.pbc), natural_cutoffs(atoms, mult=stretch)
     i, j, distance, shifts = primitive_neighbor_list("ijdS", atoms.pbc, cell, atoms.positions, reach)
     later = np.array([tuple(s) > (0, 0, 0) for s in shifts], dtype=bool)

@@ -1,4 +1,4 @@
-"""Which strains a cell may take: of ASE's cell filters, and in the coordinates of derivatives."""
+"""Determine the strains allowed by ASE's cell filters, in the coordinates of derivatives."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ase.filters import Filter, FrechetCellFilter
 from blipcalc.errors import ConfigurationError, SingularCellError
 from blipcalc.settings import number
 
-#: what ``cell=`` takes beside True, False and a mask
+#: named values of ``cell=``, with the arguments of ASE's filter
 SHAPES = {"isotropic": {"hydrostatic_strain": True}, "shape": {"constant_volume": True}}
-#: of a tensor in Voigt order
+#: trace of a tensor in Voigt order
 TRACE = np.array([1.0, 1, 1, 0, 0, 0])
 Cell = bool | str | Sequence[bool] | Filter
 
 
 @contextlib.contextmanager
 def rounding_is_no_news() -> Iterator[None]:
-    """Without scipy's warnings that a logarithm of a matrix is off by 1e-13, of which ASE's filter takes one at every step."""
+    """Suppress scipy's warnings of errors near 1e-13 in the matrix logarithm that ASE's filter takes at every step."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"logm result may be inaccurate, approximate err = \S+e-1\d", RuntimeWarning)
         yield
 
 
 def cell_filter(atoms: Atoms, cell: Cell, pressure_GPa: float) -> Filter | None:
-    """The filter that lets the cell move; None for a fixed cell.
+    """Return the filter for a variable cell; None for a fixed cell.
 
-    cell : False; True; ``"isotropic"``, its volume alone; ``"shape"``, all but the volume; a mask of six strains in Voigt order;
+    cell : False; True; ``"isotropic"``, the volume only; ``"shape"``, all but the volume; a mask of six strains in Voigt order;
         or one of ASE's filters around these atoms
-    pressure_GPa : that the cell is under
+    pressure_GPa : external pressure
 
     raises : ConfigurationError for anything else; SingularCellError for a cell that is not periodic in three directions
     """
@@ -69,7 +69,7 @@ def cell_filter(atoms: Atoms, cell: Cell, pressure_GPa: float) -> Filter | None:
 
 
 class Stressed(Calculator):
-    """No energy, no forces, and a stress that is told: what a filter makes of it says which strains it lets through."""
+    """Calculator with a given stress, zero energy and zero forces, to measure how a filter responds to a stress."""
 
     implemented_properties: list[str] = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
 
@@ -80,7 +80,7 @@ class Stressed(Calculator):
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] = (), system_changes: Sequence[str] = ()
     ) -> None:
-        """Nothing to compute."""
+        """Set the results to zero energy and forces, and the given stress."""
         super().calculate(atoms)
         n = 0 if atoms is None else len(atoms)
         self.results = {
@@ -93,10 +93,10 @@ class Stressed(Calculator):
 
 @dataclass(frozen=True)
 class CellResponse:
-    """How a filter turns a stress into generalised forces on the cell: rows = matrix @ stress + offset.
+    """Linear map from a stress to a filter's generalised forces on the cell: rows = matrix @ stress + offset.
 
     matrix : (r, 6); offset : (r,); stress in eV/Å³, ASE's Voigt order
-    atoms_move : False where atoms follow the cell alone, as in ``StrainFilter``
+    atoms_move : False if atoms only follow the cell, as in ``StrainFilter``
     """
 
     matrix: np.ndarray
@@ -105,13 +105,13 @@ class CellResponse:
 
     @property
     def strains(self) -> np.ndarray:
-        """(6, s) those it lets through, shears twice ε: what does no work on any of its rows is held fixed."""
+        """Return the allowed strains (6, s), shears twice ε: those that do work on a row of the filter."""
         _, s, vt = np.linalg.svd(self.matrix)
         return vt[: int((s > 1e-8 * s.max()).sum())].T
 
     @property
     def pressure(self) -> float:
-        """eV/Å³ that it presses with; 0 where the volume is fixed."""
+        """Return the external pressure, eV/Å³; 0 for a fixed volume."""
         if np.abs(TRACE @ self.strains).max() < 1e-6:
             return 0.0
         unit = self.matrix @ TRACE
@@ -119,7 +119,7 @@ class CellResponse:
 
 
 def response_of(around: Filter) -> CellResponse:
-    """Of a filter; its atoms have their calculator back afterwards.
+    """Return the response of a filter to a stress; its atoms have their calculator back afterwards.
 
     raises : ConfigurationError for a filter of atoms, or one whose cell cannot move
     """

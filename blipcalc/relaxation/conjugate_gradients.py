@@ -1,11 +1,11 @@
-"""Conjugate gradients for many right-hand sides at once, with products of the matrices alone.
+"""Solve linear equations with many right-hand sides by conjugate gradients, using only products of the matrices.
 
     H_r x_r = b_r,   until r_rᵀ M r_r ≤ wanted_r
 
 | symbol | variable | meaning |
 |---|---|---|
-| H_r | ``product`` | of row r, symmetric; the method works where it is positive |
-| M | ``precondition`` | near to H⁻¹; 1 where there is none |
+| H_r | ``product`` | matrix of row r, symmetric; must be positive definite |
+| M | ``precondition`` | approximation to H⁻¹; 1 by default |
 | r_r | ``rest`` | b_r - H_r x_r |
 
 Source: Hestenes and Stiefel 1952, doi:10.6028/jres.049.044.
@@ -21,11 +21,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Solution:
-    """Of R rows.
+    """Solution of R rows of equations.
 
     x, rest : (R, f)
     left : (R,) rᵀ M r; solved : (R,) whether that is small enough
-    softest : (R,) the smallest curvature met along a direction; nothing says that there is no smaller one
+    softest : (R,) the smallest curvature found along a search direction, an upper bound on the smallest eigenvalue
     """
 
     x: np.ndarray
@@ -42,10 +42,10 @@ def conjugate_gradients(
     iterations: int,
     precondition: Callable[[np.ndarray], np.ndarray] = lambda rest: rest,
 ) -> Solution:
-    """All rows together, each until it is solved; ends early where a curvature is not positive.
+    """Solve all rows in one batch, each until it is solved; ends early if a curvature is not positive.
 
-    product : (A,) which rows, and (A, f) a direction for each -> (A, f) H_r times it
-    right : (R, f); wanted : (R,) rᵀ M r at the beginning -> (R,) at which a row is solved
+    product : (A,) indices of rows, and (A, f) a direction for each -> (A, f) H_r times the direction
+    right : (R, f); wanted : (R,) initial rᵀ M r -> (R,) rᵀ M r at which a row is solved
     """
     x, rest = np.zeros_like(right), right.copy()
     steep = precondition(rest)

@@ -1,8 +1,8 @@
-"""Which motions of a structure are free: those that constraints allow, less rigid ones that cost no energy.
+"""Find the free motions of a structure: those that constraints allow, without rigid ones that cost no energy.
 
-Coordinates are q = (u, e) of :mod:`blipcalc.core.curvature`; a basis of the free ones is found from what constraints do with a
-small displacement, so that any linear constraint of ASE serves.  A translation, or a rotation of what is not periodic, is
-taken out where constraints leave it free.
+Coordinates are q = (u, e) of :mod:`blipcalc.core.curvature`; a basis of the free ones is found from the effect of constraints on
+small displacements, so that any linear constraint of ASE can be used.  Translations, and rotations of a structure that is not
+periodic, are removed unless constraints block them.
 """
 
 from __future__ import annotations
@@ -24,57 +24,57 @@ from ase.constraints import (
 )
 from scipy.linalg import block_diag
 
-#: atoms beyond which no matrix of all coordinates is built
+#: most atoms for which a matrix of all coordinates is built
 MOST_ATOMS = 300
 #: constraints whose allowed displacements are a linear space, the same everywhere
 LINEAR = (FixAtoms, FixCartesian, FixCom, FixSubsetCom, FixedLine, FixedPlane, FixScaled, FixSymmetry)
-#: below this ratio of radii of gyration an axis is that of a linear molecule: one bent by 0.01 Å is still linear
+#: ratio of radii of gyration below which a molecule is linear: one bent by 0.01 Å still is
 LINE = 1e-2
-#: Å of a displacement that constraints are shown; singular values below the second are directions that are not free
+#: Å, displacement for probing constraints; least singular value of a free direction
 SHOWN, FREE = 1e-4, 1e-3
-#: of a rigid motion: how much of it constraints may take away, and how much of all forces may lie along it, at least in eV/Å
+#: of a rigid motion: largest part removed by constraints; largest share of forces along it, and the least such force in eV/Å
 RIGID, PULLED, NOTHING = 1e-6, 1e-4, 1e-6
 
 
 class FreeMotion(Protocol):
-    """The free motions of a structure of n atoms, with coordinates y of their own.
+    """Interface of the free motions of a structure of n atoms, with coordinates y.
 
-    length : Å, by which a strain is a displacement: the cube root of the volume
-    linear : whether the allowed displacements are the same everywhere; not for fixed bond lengths, say
-    strain : whether q has coordinates of strain, m = 3n + 6, or not, m = 3n
+    length : Å, factor from strain to displacement: the cube root of the volume
+    linear : whether the allowed displacements do not depend on positions; False for fixed bond lengths, for example
+    strain : whether q includes strains, m = 3n + 6, or not, m = 3n
     """
 
     @property
     def length(self) -> float:
-        """Å."""
+        """Return the factor from strain to displacement, Å."""
         ...
 
     @property
     def linear(self) -> bool:
-        """The same everywhere."""
+        """Return whether the allowed displacements do not depend on positions."""
         ...
 
     @property
     def strain(self) -> bool:
-        """With coordinates of it."""
+        """Return whether q includes strains."""
         ...
 
     @property
     def size(self) -> int:
-        """How many free motions there are."""
+        """Return the number f of free motions."""
         ...
 
     @property
     def matrix(self) -> np.ndarray:
-        """(m, f) a basis; heavy for a large structure."""
+        """Return a basis (m, f), which is large for a large structure."""
         ...
 
     def down(self, gradients: np.ndarray) -> np.ndarray:
-        """(…, m) derivatives with respect to q -> (…, f) with respect to y."""
+        """Return derivatives (…, f) with respect to y from those (…, m) with respect to q."""
         ...
 
     def up(self, y: np.ndarray) -> np.ndarray:
-        """(…, f) -> (…, m) q."""
+        """Return q (…, m) from y (…, f)."""
         ...
 
 
@@ -104,9 +104,9 @@ class Basis:
 
 @dataclass(frozen=True)
 class Projection:
-    """The same without a matrix, for large structures of which atoms are held or not: y is q less what is not free.
+    """Free motions as a projection, for large structures with only FixAtoms: y is q without its fixed parts.
 
-    moves : (3n,) 1 where an atom is not held, else 0; rigid : (3n, r) rigid motions that are taken out; strains : (6, s)
+    moves : (3n,) 1 for atoms that are not fixed, else 0; rigid : (3n, r) rigid motions that are removed; strains : (6, s)
     """
 
     moves: np.ndarray
@@ -150,16 +150,15 @@ def free_motion(
     atoms_move: bool = True,
     dense: bool = False,
 ) -> FreeMotion:
-    """The free motions of a structure.
+    """Return the free motions of a structure.
 
     Parameters
     ----------
     atoms : with its constraints
-    gradients : (K, 3n) eV/Å of some surfaces: a rigid motion along which one of them pulls, as an external field does, is free
-        like any other
-    strain : (6, s) strains in Voigt order that the cell may take, shears twice ε; None for a fixed cell
-    atoms_move : False where atoms follow the cell alone
-    dense : with a matrix, whatever the size, for who inverts a Hessian
+    gradients : (K, 3n) eV/Å of K potentials: a rigid motion with a force along it, as in an external field, is kept as free
+    strain : (6, s) allowed strains in Voigt order, shears twice ε; None for a fixed cell
+    atoms_move : False if atoms only follow the cell
+    dense : with a matrix for any size, as needed to invert a Hessian
     """
     rigid = _without_force(rigid_motions(atoms), gradients)
     length = 1.0 if strain is None else atoms.get_volume() ** (1 / 3)
@@ -182,13 +181,13 @@ def free_motion(
 
 
 def _left_alone(rigid: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    """Those combinations of rigid motions of which constraints take nothing away."""
+    """Return the combinations of rigid motions that constraints leave unchanged."""
     _, s, vt = np.linalg.svd(taken.T @ taken)
     return rigid @ vt[s < RIGID].T
 
 
 def allowed_displacements(atoms: Atoms) -> np.ndarray:
-    """(3n, f) an orthonormal basis of what constraints let through of small displacements; the identity without any."""
+    """Return an orthonormal basis (3n, f) of the small displacements that constraints allow; the identity without any."""
     size = 3 * len(atoms)
     if not atoms.constraints:
         return np.eye(size)
@@ -203,9 +202,9 @@ def allowed_displacements(atoms: Atoms) -> np.ndarray:
 
 
 def rigid_motions(atoms: Atoms) -> np.ndarray:
-    """(3n, r) orthonormal translations, and rotations about the centre as far as the structure is not periodic.
+    """Return orthonormal translations and rotations (3n, r); rotations only as far as the structure is not periodic.
 
-    Along one periodic axis there is the rotation about it; with two or three there is none, nor about the axis of a linear
+    With one periodic axis there is the rotation about it; with two or three there is none, nor about the axis of a linear
     molecule.
     """
     centred = atoms.positions - atoms.positions.mean(axis=0)
@@ -223,7 +222,7 @@ def rigid_motions(atoms: Atoms) -> np.ndarray:
 
 
 def _without_force(rigid: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """Those combinations of rigid motions along which no surface pulls."""
+    """Return the combinations of rigid motions without a force along them."""
     along = gradients @ rigid
     _, s, vt = np.linalg.svd(along)
     pulled = int((s > max(PULLED * np.linalg.norm(gradients), NOTHING)).sum())
@@ -231,19 +230,19 @@ def _without_force(rigid: np.ndarray, gradients: np.ndarray) -> np.ndarray:
 
 
 def _allowed_strains(atoms: Atoms, strain: np.ndarray) -> np.ndarray:
-    """Those that symmetry, where it is fixed, leaves of the strains asked for."""
+    """Return the symmetric part of the strains if symmetry is fixed, else all of them."""
     found, halves = np.array(strain, dtype=float), np.array([1, 1, 1, 0.5, 0.5, 0.5])
     for constraint in atoms.constraints:
         if isinstance(constraint, FixSymmetry):
             for k in range(found.shape[1]):
                 tensor = found[:, k] * halves
-                constraint.adjust_stress(atoms, tensor)  # of any symmetric tensor the part with the symmetry
+                constraint.adjust_stress(atoms, tensor)  # projects any symmetric tensor onto the crystal's symmetry
                 found[:, k] = tensor / halves
     return found
 
 
 def _range(columns: np.ndarray, least: float) -> np.ndarray:
-    """An orthonormal basis of the space that columns span; singular values below ``least`` do not count."""
+    """Return an orthonormal basis of the span of the columns, without singular values of ``least`` or below."""
     if not columns.shape[1]:
         return columns
     u, s, _ = np.linalg.svd(columns, full_matrices=False)

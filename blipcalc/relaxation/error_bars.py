@@ -1,12 +1,12 @@
-"""Error bars of a relaxed structure: by linear response where it can be trusted, else by relaxing every draw.
+"""Compute error bars of a relaxed structure by linear response if it is reliable, else by relaxing every draw.
 
-| step | what for |
+| step | details |
 |---|---|
-| Hessian of the surface that drives | :mod:`blipcalc.relaxation.linear_response` |
-| a Newton step with it | an optimiser ends with forces that are worth as much as an error bar of a bond |
+| Hessian of the driving potential | :mod:`blipcalc.relaxation.linear_response` |
+| a Newton step with it | the optimiser's remaining forces can shift a bond by as much as its error bar |
 | minima of the draws, to first order | cheap |
-| is that safe? | no curved constraint, no soft coordinate, a small spread, little force left on the draws there |
-| if not, every draw on its own | :mod:`blipcalc.relaxation.minima_per_draw` |
+| checks of linear response | no curved constraint, no soft coordinate, a small spread, small forces of the draws there |
+| if a check fails, relax every draw | :mod:`blipcalc.relaxation.minima_per_draw` |
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from blipcalc.relaxation.linear_response import (
 from blipcalc.relaxation.minima_per_draw import relax_members
 from blipcalc.relaxation.result import ErrorBars, Method, in_frame_of
 
-#: Å, largest spread of an atom for which a first order is trusted
+#: Å, largest spread of an atom for linear response
 SPREAD = 0.05
-#: how large what linear response leaves out may be, of what it gives
+#: largest ratio of the remaining steps of the draws to the shifts of linear response
 LEFT_OUT = 0.2
-#: draws that are asked for their forces at their predicted minima: those that move furthest
+#: number of draws whose forces are checked at their predicted minima: those with the largest shifts
 ASKED = 4
-#: eV/Å², below which stiffnesses are not taken at their word when a draw relaxes by itself
+#: eV/Å², lower bound on stiffnesses in the preconditioner of a draw's relaxation
 FLOOR = 0.5
-#: eV/Å², of all coordinates of a structure whose matrix was not built
+#: eV/Å², stiffness of all coordinates if no Hessian matrix was built
 STIFF = 30.0
-#: Å, a draw that moves an atom further has found another minimum
+#: Å, a draw in which an atom moves further has found another minimum
 ANOTHER = 0.5
-#: what a user should do about a structure that came to rest by its symmetry alone
+#: note on a structure that converged to a saddle because of its symmetry
 SADDLE = (
     "this is a saddle of the surface that drives, not a minimum: a curvature is {:.2g} eV/Å²; break the symmetry "
     "(atoms.rattle(0.05)) and relax again, for draws slide down from here and their spread says little"
@@ -54,9 +54,10 @@ How = Literal["auto", "response", "relax"]
 
 @dataclass(frozen=True)
 class Minimum:
-    """A structure that was relaxed on the surface that drives.
+    """Structure relaxed on the driving potential, with all draws there.
 
-    surfaces : with the draws; atoms : the structure; both : all surfaces at it; free : its motions; pressure : eV/Å³
+    surfaces : driving potential and draws; atoms : the structure; both : values of all of them there; free : free motions;
+    pressure : eV/Å³
     """
 
     surfaces: Surfaces
@@ -66,24 +67,24 @@ class Minimum:
     pressure: float = 0.0
 
     def gradients(self, values: Values) -> np.ndarray:
-        """(…, m) with respect to all coordinates."""
+        """Return derivatives (…, m) of energy or enthalpy with respect to all coordinates."""
         return gradient(values, self.atoms, strain=self.free.strain, pressure=self.pressure)
 
     def hessian(self) -> Hessian:
-        """Of the surface that drives, under its pressure."""
+        """Return the Hessian of the driving potential, with the p V term."""
         found = self.surfaces.hessian(self.atoms, strain=self.free.strain)
         return UnderPressure(found, self.pressure, self.atoms.get_volume()) if self.pressure else found
 
     @property
     def work(self) -> float:
-        """eV, p V, and what constraints such as ``Hookean`` add."""
+        """Return p V and the energy of constraints such as ``Hookean``, eV."""
         return constraint_energy(self.atoms) + (self.pressure * self.atoms.get_volume() if self.free.strain else 0.0)
 
 
 def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
-    """Minima of the draws, by the way that was asked for or by the one that can be trusted, and what a user should know.
+    """Return error bars from the per-draw minima, by the requested or else by a reliable method, and notes.
 
-    The structure is moved by a Newton step where one helps; minima of the draws are found from where it was before.
+    The structure is moved by a Newton step if that lowers its forces; the draws start from the structure before that step.
     """
     atoms, surfaces, both = minimum.atoms, minimum.surfaces, minimum.both
     if not minimum.free.size:
@@ -112,7 +113,7 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
     energy_here = float(both.driving.energy) + work
     if inverse is not None and inverse.values.min() > SOFT and minimum.free.linear:
         energy_here = newton_step(minimum, inverse)
-    if minimum.free.linear and found.softest < -SOFT:  # curved constraints, and springs, have a curvature of their own
+    if minimum.free.linear and found.softest < -SOFT:  # constraints that are curved, or springs, add a curvature
         notes = (*notes, SADDLE.format(found.softest))
     places = in_frame_of(atoms, structures)
     positions = surfaces.estimate(atoms.positions, places, "Å", atoms, of="forces", note="positions")
@@ -122,7 +123,7 @@ def find_bars(minimum: Minimum, how: How) -> tuple[ErrorBars, tuple[str, ...]]:
 
 
 def newton_step(minimum: Minimum, inverse: Inverse) -> float:
-    """Move the structure by a Newton step on the surface that drives, where that helps, and give its energy (eV, with p V)."""
+    """Move the structure by a Newton step if that lowers its forces; return the driving potential's energy (eV, with p V)."""
     atoms, free, calculator = minimum.atoms, minimum.free, minimum.surfaces.calculator
     before = minimum.gradients(minimum.both.driving)
     step = -inverse(before[None])[0]
@@ -142,7 +143,7 @@ def newton_step(minimum: Minimum, inverse: Inverse) -> float:
 
 
 def fault_of(minimum: Minimum, gradients: np.ndarray, found: Response, inverse: Inverse | None) -> str | None:
-    """Why a first order is not to be trusted, or None."""
+    """Return why linear response is not reliable, or None."""
     atoms, free = minimum.atoms, minimum.free
     if not free.linear:
         return "constraints that are curved, or pull"
@@ -158,7 +159,7 @@ def fault_of(minimum: Minimum, gradients: np.ndarray, found: Response, inverse: 
         [displaced(atoms, found.shifts[k]) for k in widest], stress=free.strain, which=widest.tolist()
     )
     left = minimum.gradients(own)
-    # without a matrix forces stand for the steps that they would make
+    # without a matrix, compare forces instead of Newton steps
     steps, before = (free.down(left), free.down(gradients)) if inverse is None else (inverse(left), found.shifts)
     before = before[widest]
     share = float(np.sqrt((steps**2).sum() / max((before**2).sum(), 1e-300)))
@@ -168,7 +169,7 @@ def fault_of(minimum: Minimum, gradients: np.ndarray, found: Response, inverse: 
 
 
 def _of_held(minimum: Minimum) -> ErrorBars:
-    """Of a structure of which nothing can move but as a whole: all draws have their minimum there."""
+    """Return the error bars of a structure without free motions: all draws have the same positions."""
     atoms, surfaces, both = minimum.atoms, minimum.surfaces, minimum.both
     structures = [displaced(atoms, np.zeros(3 * len(atoms))) for _ in range(surfaces.n_draws)]
     places = np.repeat(atoms.positions[None], surfaces.n_draws, axis=0)
@@ -191,12 +192,12 @@ def _of_held(minimum: Minimum) -> ErrorBars:
 
 
 def _preconditioner(inverse: Inverse | None) -> Callable[[np.ndarray], np.ndarray]:
-    """H₀⁻¹ along free motions, for draws on their own: |H̄| with soft coordinates stiffened, or what suits most bonds."""
+    """Return H₀⁻¹ along free motions: from |H̄| with a lower bound on stiffness, or one stiffness without a matrix."""
     return (lambda g: g / STIFF) if inverse is None else (lambda g: inverse.stiff(g, FLOOR))
 
 
 def _of_members(atoms: Atoms, structures: Sequence[Atoms], converged: np.ndarray) -> tuple[str, ...]:
-    """Draws that did not arrive, and draws that arrived elsewhere."""
+    """Return notes on draws that did not converge, and on draws with a minimum elsewhere."""
     notes = []
     if not converged.all():
         notes.append(f"draws {np.flatnonzero(~converged).tolist()} did not come to a minimum")

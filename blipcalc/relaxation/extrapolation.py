@@ -1,4 +1,4 @@
-"""Structures that lie outside of the data of the model, where its error bars are not to be relied on."""
+"""Check for extrapolation: structures outside the domain of the model, for which its error bars are not reliable."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from ase import Atoms
 
 from blipcalc.calculators.bayesian import DISTANCE
 
-#: latent distance beyond which a structure lies outside of the data: 10 ps of ethanol at 300 K stay below
+#: latent distance beyond which a structure is out of domain: 10 ps of ethanol at 300 K stay below
 #: (examples/reproduce/guard_rmd17.py, limit for 20 halts per ns)
 FAR = 4.0
-#: atoms that are named
+#: most atoms listed in a note
 NAMED = 6
 
 
 def far_atoms(atoms: Atoms, where: str = "") -> tuple[str, ...]:
-    """What to say of atoms that are far, or nothing; atoms with their calculator.
+    """Return a note on atoms out of domain, or nothing; atoms with their calculator.
 
-    where : in words, before what is said
+    where : words before the note
     """
     if DISTANCE not in atoms.calc.implemented_properties:
         return ()

@@ -1,15 +1,15 @@
-"""Where the minimum of each draw is, to first order: the implicit function theorem at the minimum of the surface that drives.
+"""Compute the minimum of each draw to first order, by the implicit function theorem at the driving potential's minimum.
 
     δq_k = -H̄⁻¹ g_k,   E*_k = E_k - ½ g_kᵀ H̄⁻¹ g_k
 
 | symbol | variable | meaning |
 |---|---|---|
-| g_k | ``gradients`` | of draw k at q̄, the minimum of the surface that drives |
-| H̄ | ``hessian`` | of that surface: Hessians of single draws are far noisier, and diverge where one is nearly singular |
+| g_k | ``gradients`` | of draw k at q̄, the minimum of the driving potential |
+| H̄ | ``hessian`` | of the driving potential: Hessians of single draws are noisier, and a nearly singular one diverges |
 | δq_k | ``shifts`` | Å, and strains |
 
-Exact for harmonic draws of one stiffness.  It is trusted where no coordinate is soft and the spread is small; what it leaves
-out shows in the forces of the draws at their predicted minima.
+Exact for harmonic draws with the same Hessian.  It is used if no coordinate is soft and the spread is small; its error is
+measured by the forces of the draws at their predicted minima.
 
 Source: the implicit function theorem; for potentials Maliyov, Grigorev, Swinburne 2024, arXiv 2407.02414.
 """
@@ -28,19 +28,19 @@ from blipcalc.relaxation.coordinates import FreeMotion
 
 #: eV/Å², below which a coordinate is soft
 SOFT = 1e-3
-#: eigenvalues of a minimum, as a fraction of the largest, are above it
+#: least eigenvalue of a minimum, as a fraction of the largest
 FLAT = 1e-6
-#: relative residual of the conjugate gradients, and how many at most
+#: relative residual of the conjugate gradients, and most iterations
 RESIDUAL, ITERATIONS = 1e-6, 1000
 
 
 @dataclass(frozen=True)
 class Response:
-    """Shifts of K draws.
+    """Linear response of K draws.
 
-    shifts : (K, m) δq; in free motions alone
-    relaxation : (K,) eV, ½ gᵀ H̄⁻¹ g, by which each draw lies lower in its own minimum
-    softest : eV/Å², the smallest eigenvalue of H̄ among free motions, or a bound on it where the matrix was not built
+    shifts : (K, m) δq, along free motions only
+    relaxation : (K,) eV, ½ gᵀ H̄⁻¹ g, energy that each draw gains in its own minimum
+    softest : eV/Å², the smallest eigenvalue of H̄ among free motions, or an upper bound on it without a matrix
     """
 
     shifts: np.ndarray
@@ -49,12 +49,12 @@ class Response:
 
 
 class Inverse:
-    """H̄⁻¹ on the free motions of a structure, with stiffnesses below a floor raised to it where a positive one is needed.
+    """Inverse H̄⁻¹ on the free motions of a structure, or of |H̄| with a lower bound on stiffness.
 
     Parameters
     ----------
-    hessian : (m, m) of the surface that drives
-    free : motions, of which ``down`` leaves nothing that is not free: ``dense``, or of few atoms
+    hessian : (m, m) of the driving potential
+    free : motions as a :class:`~blipcalc.relaxation.coordinates.Basis`: ``dense``, or of few atoms
     """
 
     def __init__(self, hessian: np.ndarray, free: FreeMotion) -> None:
@@ -62,11 +62,11 @@ class Inverse:
         self.values, self._vectors = np.linalg.eigh(free.down(free.down(hessian).T))
 
     def __call__(self, gradients: np.ndarray) -> np.ndarray:
-        """(…, m) -> (…, m) H̄⁻¹ g."""
+        """Return H̄⁻¹ g (…, m) of gradients (…, m)."""
         return self._free.up(self._solved(self._free.down(gradients), self.values))
 
     def of_minimum(self) -> Self:
-        """Itself; raises NotAMinimumError for an eigenvalue that is not positive."""
+        """Return the inverse itself; raises NotAMinimumError for an eigenvalue that is not positive."""
         if self._free.size and self.values[0] <= FLAT * np.abs(self.values).max():
             raise NotAMinimumError(
                 f"expected a minimum of the surface that drives, its lowest curvature is {self.values[0]:.3g} (highest "
@@ -76,7 +76,7 @@ class Inverse:
         return self
 
     def stiff(self, slopes: np.ndarray, floor: float) -> np.ndarray:
-        """(f,) -> (f,) along free motions, by |H̄| with no eigenvalue below a floor."""
+        """Return slopes (f,) along free motions divided by |H̄|, with eigenvalues of at least ``floor``."""
         return self._solved(slopes, np.maximum(np.abs(self.values), floor))
 
     def _solved(self, slopes: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -84,15 +84,15 @@ class Inverse:
 
 
 def respond(inverse: Inverse, gradients: np.ndarray) -> Response:
-    """Shifts from the inverse; meaningless where ``softest`` is not positive."""
+    """Return the linear response from the inverse; meaningless if ``softest`` is not positive."""
     steps = inverse(gradients)
     return Response(-steps, 0.5 * np.einsum("km,km->k", gradients, steps), float(inverse.values.min()))
 
 
 def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarray) -> Response:
-    """The same for all draws at once, with products of the Hessian alone.
+    """Return the linear response of all draws, using only products of the Hessian.
 
-    softest : the smallest curvature met along a search direction, or 0 where that did not lead to a solution
+    softest : the smallest curvature found along a search direction, at most 0 if not all rows were solved
     """
     found = conjugate_gradients(
         lambda rows, directions: free.down(hessian.product(free.up(directions))),
@@ -108,7 +108,7 @@ def respond_by_products(hessian: Hessian, free: FreeMotion, gradients: np.ndarra
 
 
 class UnderPressure:
-    """A Hessian with that of p V, V = V₀ det(1 + ε), in its strains.
+    """Hessian of the enthalpy: adds that of p V, V = V₀ det(1 + ε), to the strains of another Hessian.
 
     pressure, volume : eV/Å³, Å³
     """
@@ -121,13 +121,13 @@ class UnderPressure:
         self._block *= pressure * volume
 
     def matrix(self) -> np.ndarray:
-        """(size, size)."""
+        """Return the matrix (size, size)."""
         found = self._hessian.matrix()
         found[-6:, -6:] += self._block
         return found
 
     def product(self, directions: np.ndarray) -> np.ndarray:
-        """(B, size) -> (B, size)."""
+        """Return the product (B, size) with directions (B, size)."""
         found = self._hessian.product(directions)
         found[:, -6:] += directions[:, -6:] @ self._block
         return found

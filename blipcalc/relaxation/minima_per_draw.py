@@ -1,8 +1,8 @@
-"""Every draw relaxed on its own surface, all of them in one batch.
+"""Compute per-draw minima: every draw is relaxed from the driving potential's minimum, all in one batch.
 
-All draws begin in the minimum of the surface that drives, with its Hessian: quasi-Newton steps with limited memory (Liu and
-Nocedal 1989, doi:10.1007/BF01589116) from H₀ = |H̄|, so that what the draws share is known from the first step on and few are
-needed.  A step that leads uphill is taken back and the next is half as long.
+All draws start in the minimum of the driving potential, with its Hessian: limited-memory quasi-Newton steps (Liu and Nocedal
+1989, doi:10.1007/BF01589116) from H₀ = |H̄|, so that few steps are needed.  A step that raises the energy is undone and the next
+is half as long.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from blipcalc.core.deformation import displaced
 from blipcalc.core.demanded import demanded
 from blipcalc.relaxation.coordinates import FreeMotion
 
-#: Å that an atom moves in a step at most; steps and gradients that are remembered
+#: Å, longest move of an atom in a step; number of steps and gradients in the quasi-Newton memory
 LONGEST, MEMORY = 0.2, 30
-#: eV by which an energy may rise in a step
+#: eV, largest rise of the energy in a step
 UPHILL = 1e-6
 
 
 @dataclass
 class Walk:
-    """One draw on its way: structure, energy, gradient along free motions, and what it remembers."""
+    """State of the relaxation of one draw: structure, energy, gradient along free motions, and quasi-Newton memory."""
 
     atoms: Atoms
     energy: float = np.inf
@@ -40,11 +40,11 @@ class Walk:
 
 @dataclass(frozen=True)
 class Members:
-    """The minima of K draws.
+    """Per-draw minima of K draws.
 
-    structures : K of them
+    structures : K minima
     energy : (K,) eV, with p V under a pressure
-    converged : (K,) whether each is there
+    converged : (K,) whether each draw reached its minimum
     steps : (K,) evaluations of each draw
     """
 
@@ -65,17 +65,17 @@ def relax_members(
     tolerance: float = 1e-4,
     steps: int = 200,
 ) -> Members:
-    """Relax all draws.
+    """Relax all draws and return their minima.
 
     Parameters
     ----------
-    atoms : the minimum of the surface that drives, with its constraints
-    free : motions, in whose directions all draws move
+    atoms : the minimum of the driving potential, with its constraints
+    free : motions along which all draws move
     precondition : (f,) gradient along free motions -> (f,) H₀⁻¹ g
-    begin : what the K draws say at that minimum, where it is known
+    begin : values of the K draws at that minimum, if known
     pressure : eV/Å³
-    tolerance : Å; a draw is there when its next step moves no atom by more
-    steps : evaluations of a draw at most
+    tolerance : Å; a draw is converged when its next step moves no atom by more
+    steps : most evaluations of a draw
     """
     walks = [Walk(_copy(atoms)) for _ in range(surfaces.n_draws)]
     values = begin
@@ -104,7 +104,7 @@ def _advance(
     pressure: float,
     tolerance: float,
 ) -> None:
-    """Take note of where a draw has come to, and make its next step."""
+    """Update one draw with its new energy and gradient, and make its next step or undo the last."""
     walk.steps += 1
     energy = (
         float(values.energy) + constraint_energy(walk.atoms) + (pressure * walk.atoms.get_volume() if pressure else 0.0)
@@ -130,7 +130,7 @@ def _advance(
 def _step(
     walk: Walk, slope: np.ndarray, free: FreeMotion, precondition: Callable[[np.ndarray], np.ndarray], tolerance: float
 ) -> None:
-    """Move against a slope, or be done."""
+    """Make a quasi-Newton step from a slope, or mark the draw as converged."""
     q, used = slope.copy(), []
     for moved, change in reversed(walk.memory):
         a = (moved @ q) / (moved @ change)
@@ -155,13 +155,13 @@ def _step(
 
 
 def _length(q: np.ndarray, n_atoms: int, free: FreeMotion) -> float:
-    """Å, how far the atom that moves most moves; strains count by their length."""
+    """Return the largest displacement of an atom, Å; strains count as displacements by their length."""
     longest = float(np.linalg.norm(q[: 3 * n_atoms].reshape(-1, 3), axis=1).max())
     return max(longest, float(np.abs(q[3 * n_atoms :]).max()) * free.length) if free.strain else longest
 
 
 def _constrained(values: Values, atoms: Atoms) -> Values:
-    """What constraints leave of the forces, those that are no projection among them."""
+    """Return values with the forces adjusted by all constraints, including those that add forces."""
     forces = demanded(values.forces, "forces").copy()
     for constraint in atoms.constraints:
         constraint.adjust_forces(atoms, forces)

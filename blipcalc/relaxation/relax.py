@@ -1,4 +1,4 @@
-"""``relax``: a structure in its minimum, and how well that minimum is known."""
+"""Relax a structure to a minimum, with error bars from the per-draw minima."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def _alone_with_its_trajectory(function: Callable[Arguments, Relaxed]) -> Callable[Arguments, Relaxed]:
-    """The function, during which nobody else writes to its trajectory."""
+    """Return the function, which then holds a lock on its trajectory file."""
 
     @functools.wraps(function)
     def holding(*args: Arguments.args, **settings: Arguments.kwargs) -> Relaxed:
@@ -65,33 +65,33 @@ def relax(
     logfile: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Relaxed:
-    """Relax a structure on the surface that drives, and find where the draws have their minima.
+    """Relax a structure on the driving potential, with error bars from the per-draw minima.
 
-    It stops at max(fmax, z σ_F), and says which (:mod:`blipcalc.relaxation.stopping`).  For error bars
-    (:mod:`blipcalc.relaxation.error_bars`) a Newton step takes away what forces are left; then they are those of the implicit
-    function theorem where that can be trusted: no soft coordinate, a spread below 0.05 Å, and draws whose forces at their
-    predicted minima agree; else every draw is relaxed.
+    The relaxation stops at max(fmax, z σ_F), and reports which of them (:mod:`blipcalc.relaxation.stopping`).  For error bars
+    (:mod:`blipcalc.relaxation.error_bars`) a Newton step removes the remaining forces.  Error bars follow from the implicit
+    function theorem (linear response) if there is no soft coordinate, the spread is below 0.05 Å, and the forces of the draws
+    at their predicted minima are small; else every draw is relaxed.
 
     Parameters
     ----------
-    atoms : with a BayesianCalculator, or a CombinedCalculator around one; moved in place, and kept as a frozen copy in what comes
-        back.  Constraints are respected.  Without error bars any calculator will do
+    atoms : with a BayesianCalculator, or a CombinedCalculator around one; moved in place, with a snapshot in the result.
+        Constraints are respected.  Without error bars any calculator can be used
     optimizer : name or class of one of ASE's, with ``options``
     fmax, z : eV/Å; z = 0 stops at fmax, and so does a calculator without ``atom_std``
-    steps : of the optimiser at most
+    steps : most steps of the optimiser
     cell : False; True; ``"isotropic"``; ``"shape"`` at fixed volume; a mask of six; or one of ASE's filters around ``atoms``
-    pressure_GPa : that a cell which moves is under
-    error_bars : ``"auto"``; ``"response"`` or ``"relax"`` whatever the checks say; None for none
-    tolerance, threshold, criteria, on_breach : rules of an :class:`~blipcalc.monitor.observer.UncertaintyMonitor` that watches
-        every step; a breach is flagged unless told otherwise, for many a structure begins far from its minimum
-    outside : largest latent distance that is no breach, watched at every step; None looks at the end alone
+    pressure_GPa : external pressure on a variable cell
+    error_bars : ``"auto"``; ``"response"`` or ``"relax"`` regardless of the checks; None for none
+    tolerance, threshold, criteria, on_breach : settings of an :class:`~blipcalc.monitor.observer.UncertaintyMonitor` of every
+        step; a breach is only flagged by default, since initial structures are often far from a minimum
+    outside : limit on the latent distance at every step; None checks the final structure only
     trajectory, logfile : of the optimiser; the Newton step is the last frame
 
     Raises
     ------
     ConfigurationError : contradictory settings, another calculator; DrawsError : error bars of fewer than two draws
-    FileBusyError : somebody else writes to the trajectory
-    StructureError : and its kinds, for a structure that cannot be evaluated
+    FileBusyError : another process writes to the trajectory
+    StructureError : and its subclasses, for a structure that cannot be evaluated
 
     Examples
     --------
@@ -134,13 +134,13 @@ def relax(
     bars, said = find_bars(minimum, error_bars)
     moved = (atoms.positions != before[0]).any() or (atoms.cell.array != before[1]).any()
     if trajectory is not None and moved:
-        with Trajectory(str(trajectory), "a") as path:  # its last frame is the structure that comes back
+        with Trajectory(str(trajectory), "a") as path:  # its last frame is the structure of the result
             path.write(atoms, forces=atoms.get_forces())
     return Relaxed(snapshot(atoms), descent, bars, (*said, *far_atoms(atoms), *_breached(monitor)))
 
 
 def _breached(monitor: UncertaintyMonitor | None) -> tuple[str, ...]:
-    """What the monitor saw."""
+    """Return a note on the breaches of a monitor; empty without one."""
     if monitor is None or not monitor.history["breached"].any():
         return ()
     return (f"the monitor was breached at {monitor.history['breached'].sum()} of {len(monitor.history)} steps",)

@@ -1,4 +1,4 @@
-"""Picture of a relaxed structure: every atom with the ellipse that holds its place with a probability of 95 %."""
+"""Draw a relaxed structure, with an ellipse around every atom that contains its position with a probability of 95 %."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from blipcalc.files.safetensors_file import write_atomically
 from blipcalc.relaxation.bonds import bonded_pairs
 from blipcalc.relaxation.result import Relaxed
 
-#: quantile of χ² with two degrees of freedom: a plane is what one looks at
+#: 95 % quantile of χ² with two degrees of freedom, for the projection on a plane
 CHI2 = 5.991
-#: Å, half axis of the largest ellipse when it is drawn
+#: Å, half axis of the largest ellipse as drawn
 LARGEST = 0.4
-#: of a cell vector; atoms so far below a face stay there
+#: fraction of a cell vector; atoms up to so far below a face are not wrapped
 WRAP = 0.02
 
 
 def plot_relaxed(relaxed: Relaxed, path: str | Path, title: str = "") -> None:
-    """Draw a relaxed structure as a PNG, a molecule from its widest side and a crystal along its shortest cell vector.
+    """Write a PNG of a relaxed structure, a molecule from its widest side and a crystal along its shortest cell vector.
 
-    Ellipses are enlarged by a round number, which the title says; bonds that cross a face of the cell are drawn up to half.
+    Ellipses are enlarged by a round factor, stated in the title; bonds across a face of the cell are drawn as two halves.
 
     raises : ConfigurationError for a relaxation without error bars
     """
@@ -51,7 +51,7 @@ def plot_relaxed(relaxed: Relaxed, path: str | Path, title: str = "") -> None:
         way = (atoms.positions[j] + shift @ atoms.cell.array - atoms.positions[i]) @ axes3.T
         for end, sign in ((i, 0.5), (j, -0.5)):
             axes.plot(*np.array([at[end], at[end] + sign * way])[:, :2].T, color="#888888", lw=2.0, zorder=1)
-    for k in np.argsort(at[:, 2]):  # those in front last
+    for k in np.argsort(at[:, 2]):  # front atoms last
         radius = (0.2 if crystal else 0.35) * covalent_radii[atoms.numbers[k]]
         colour = jmol_colors[atoms.numbers[k]]
         axes.add_patch(Circle(at[k, :2], radius, fc=colour, ec="#444444", lw=0.6, alpha=0.5, zorder=2))
@@ -72,7 +72,7 @@ def plot_relaxed(relaxed: Relaxed, path: str | Path, title: str = "") -> None:
 
 
 def along_a_vector(cell: np.ndarray) -> np.ndarray:
-    """(3, 3) right-handed axes, rows; the last points along the shortest of the cell vectors, the first near the longest."""
+    """Return right-handed axes as rows (3, 3); the last is along the shortest cell vector, the first near the longest."""
     by_length = cell[np.argsort(np.linalg.norm(cell, axis=1), kind="stable")]
     towards = by_length[0] / np.linalg.norm(by_length[0])
     across = by_length[2] - (by_length[2] @ towards) * towards
@@ -81,18 +81,18 @@ def along_a_vector(cell: np.ndarray) -> np.ndarray:
 
 
 def cell_edges(cell: np.ndarray) -> np.ndarray:
-    """(12, 2, 3) Å, ends of the edges of a cell."""
+    """Return the ends of the edges of a cell (12, 2, 3), Å."""
     corners = np.array(list(np.ndindex(2, 2, 2)))
     return np.array([(a, b) for a in corners for b in corners if (b - a).sum() == 1 and (b >= a).all()]) @ cell
 
 
 def widest_side(positions: np.ndarray) -> np.ndarray:
-    """(3, 3) right-handed axes, rows; the structure is widest along the first and thinnest along the last."""
+    """Return right-handed axes as rows (3, 3); the structure is widest along the first and thinnest along the last."""
     _, _, rows = np.linalg.svd(positions - positions.mean(axis=0), full_matrices=True)
     return rows * np.sign(np.linalg.det(rows))
 
 
 def round_factor(factor: float) -> float:
-    """The nearest of 1, 2, 5, 10, 20, … below, at least 1."""
+    """Return the largest of 1, 2, 5, 10, 20, … not above the factor, at least 1."""
     power = 10.0 ** np.floor(np.log10(max(factor, 1.0)))
     return float(max(step * power for step in (1, 2, 5) if step * power <= max(factor, 1.0)))

@@ -1,4 +1,4 @@
-"""What a relaxation found: a structure, and how far its positions, cell, bonds, angles and energy are known."""
+"""Hold the result of a relaxation: a structure, with error bars of positions, cell, bonds, angles and energy."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate, with_error
 from blipcalc.stats.spread import atom_variance, covariance
 
-#: as a file
+#: kind of file that holds a relaxation
 RELAXATION = Kind("relaxation", "relax again with 'blipcalc relax'")
-#: bonds that a table lists one by one
+#: most bonds that a table lists individually
 MOST_BONDS = 40
 Method = Literal["linear response", "re-relaxed"]
 
 
 @dataclass(frozen=True)
 class ErrorBars:
-    """Where the draws have their minima.
+    """Per-draw minima near the minimum of the driving potential.
 
-    structures : K of them, each with its own cell
-    energy : of the minima, an enthalpy under a pressure
+    structures : K minima, each with its own cell
+    energy : eV, of the minima; the enthalpy under a pressure
     positions : (n, 3) Å as an :class:`Estimate`, in the frame and the cell of the relaxed structure
-    method, why : how the minima were found, and why so
-    softest : eV/Å², the smallest eigenvalue of the Hessian of the surface that drives
-    converged : (K,) whether each draw is in its minimum; by linear response all are
+    method, why : by which the minima were found, and the reason for it
+    softest : eV/Å², the smallest eigenvalue of the Hessian of the driving potential
+    converged : (K,) whether each draw is in its minimum; True for all by linear response
     """
 
     structures: list[Atoms]
@@ -49,12 +49,12 @@ class ErrorBars:
 
 @dataclass(frozen=True)
 class Relaxed:
-    """A relaxed structure with its error bars.
+    """Relaxed structure with its error bars.
 
-    atoms : a frozen copy of the relaxed structure
-    descent : how it was come to
-    error_bars : of what the draws say; None where nobody asked, or where it never came to a minimum
-    notes : what a user should know
+    atoms : snapshot of the relaxed structure
+    descent : status, steps and forces of the optimiser
+    error_bars : from the draws; None if not requested, or if no minimum was reached
+    notes : warnings for the user
     """
 
     atoms: Atoms
@@ -68,41 +68,41 @@ class Relaxed:
 
     @property
     def status(self) -> str:
-        """``converged``, ``noise floor``, ``steps`` or ``halted``; see :class:`~blipcalc.relaxation.stopping.Descent`."""
+        """Return ``converged``, ``noise floor``, ``steps`` or ``halted``; see :class:`~blipcalc.relaxation.stopping.Descent`."""
         return self.descent.status
 
     @property
     def energy(self) -> Estimate:
-        """eV, of the relaxed structure; of each draw in its own minimum."""
+        """Return the energy of the relaxed structure, eV, with the energy of each draw in its own minimum."""
         return self._bars.energy
 
     @property
     def positions(self) -> Estimate:
-        """(n, 3) Å, in the frame and the cell of the relaxed structure."""
+        """Return the positions (n, 3) Å, in the frame and the cell of the relaxed structure."""
         return self._bars.positions
 
     @cached_property
     def position_std(self) -> np.ndarray:
-        """(n,) Å, root of a third of the trace of each atom's covariance."""
+        """Return the standard deviation of each position (n,) Å: the root of a third of the trace of its covariance."""
         return np.sqrt(atom_variance(self.position_cov))
 
     @cached_property
     def position_cov(self) -> np.ndarray:
-        """(n, 3, 3) Å², widened: the ellipsoid of each atom."""
+        """Return the covariance of each position (n, 3, 3) Å², times the squared calibration factor."""
         return self.positions.calibration_factor**2 * covariance(self.positions.draws)
 
     def distance(self, i: int, j: int) -> Estimate:
-        """Å between two atoms, the nearest image."""
+        """Return the distance of two atoms, Å, to the nearest image."""
         a, b = self._index(i), self._index(j)
         return self.measure(lambda at: at.get_distance(a, b, mic=bool(at.pbc.any())), "Å", self._named([a, b]))
 
     def angle(self, i: int, j: int, k: int) -> Estimate:
-        """° at the second of three atoms."""
+        """Return the angle at the second of three atoms, °."""
         a, b, c = (self._index(atom) for atom in (i, j, k))
         return self.measure(lambda at: at.get_angle(a, b, c, mic=bool(at.pbc.any())), "°", self._named([a, b, c]))
 
     def dihedral(self, i: int, j: int, k: int, m: int) -> Estimate:
-        """° of four atoms; draws are within 180° of the value."""
+        """Return the dihedral of four atoms, °; draws are within 180° of the value."""
         a, b, c, d = (self._index(atom) for atom in (i, j, k, m))
         here = self.atoms.get_dihedral(a, b, c, d, mic=bool(self.atoms.pbc.any()))
 
@@ -113,15 +113,15 @@ class Relaxed:
         return self.measure(near, "°", self._named([a, b, c, d]))
 
     def cell_parameters(self) -> Estimate:
-        """(6,) lengths in Å and angles in °, as ``cell.cellpar()``; widened as forces are, for stress has no calibration."""
+        """Return ``cell.cellpar()`` (6,), Å and °, with the calibration factor of forces, since stress has none."""
         return self.measure(lambda atoms: atoms.cell.cellpar(), "Å, °", "cell")
 
     def volume(self) -> Estimate:
-        """Å³."""
+        """Return the volume, Å³."""
         return self.measure(lambda atoms: atoms.get_volume(), "Å³", "volume")
 
     def measure(self, function: Callable[[Atoms], Any], unit: str, note: str = "") -> Estimate:
-        """Any function of a structure, on the relaxed one and on the minimum of every draw."""
+        """Return any function of a structure, evaluated on the relaxed one and on the minimum of every draw."""
         bars = self._bars
         return Estimate(
             np.asarray(function(self.atoms), dtype=float),
@@ -134,7 +134,7 @@ class Relaxed:
         )
 
     def bonds(self) -> list[Estimate]:
-        """Lengths of all bonds (:mod:`blipcalc.relaxation.bonds`), shortest first; one for several images of a pair."""
+        """Return all bond lengths (:mod:`blipcalc.relaxation.bonds`), shortest first; one for several images of a pair."""
         i, j, *_ = bonded_pairs(self.atoms)
         return [
             self.distance(*pair)
@@ -143,7 +143,7 @@ class Relaxed:
         ]
 
     def mean_bonds(self) -> list[Estimate]:
-        """Å, for each pair of elements the mean length of its bonds, those of the relaxed structure, on every draw."""
+        """Return the mean bond length of each pair of elements, Å, with the same bonds on every draw."""
         i, j, _, shifts = bonded_pairs(self.atoms)
         symbols = np.array(self.atoms.get_chemical_symbols())
         kinds = np.array(["-".join(sorted(pair)) for pair in zip(symbols[i], symbols[j], strict=True)])
@@ -159,7 +159,7 @@ class Relaxed:
         return found
 
     def table(self, extra: Sequence[Estimate] = ()) -> str:
-        """Lines of text: how it ended, energy, cell where it moved, bonds (of many the means), and what else is given."""
+        """Return text with status, energy, cell if it moved, bonds (means if there are many), and ``extra`` estimates."""
         lines = [f"{self.descent.status} after {self.descent.steps} steps: {self.descent.reason}"]
         if self.error_bars is not None:
             bars = self.error_bars
@@ -184,11 +184,11 @@ class Relaxed:
 
     @property
     def cell_moved(self) -> bool:
-        """Whether draws have cells of their own."""
+        """Return whether the cells of draws differ from that of the relaxed structure."""
         return any((atoms.cell.array != self.atoms.cell.array).any() for atoms in self._bars.structures)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: how it ended, and every estimate of :meth:`table` with its draws."""
+        """Return status and every estimate of :meth:`table` with its draws, for JSON."""
         found: dict[str, Any] = {
             "status": self.status,
             "reason": self.descent.reason,
@@ -229,16 +229,16 @@ class Relaxed:
 
 
 def _line(estimate: Estimate, unit: str | None = None) -> str:
-    """Value, error bar, and the bias where it is a tenth of that or more."""
+    """Return the value, the error bar, and the bias if it is more than a tenth of that."""
     text = f"{with_error(float(estimate.value), float(estimate.std))} {unit or estimate.unit}"
     bias = float(estimate.bias)
     return f"{text}   bias {bias:+.1g}" if abs(bias) > 0.1 * float(estimate.std) else text
 
 
 def in_frame_of(atoms: Atoms, structures: Sequence[Atoms]) -> np.ndarray:
-    """(K, n, 3) Å positions of structures as they lie beside a reference: in its cell, less what is a rigid motion of all.
+    """Return the positions (K, n, 3) Å of structures in the cell of a reference, without rigid motions.
 
-    Atoms that constraints hold do not let a structure slide or turn, and nothing is taken out.
+    With constraints no rigid motion is removed, since fixed atoms define the frame.
     """
     found = []
     for other in structures:
@@ -256,7 +256,7 @@ def in_frame_of(atoms: Atoms, structures: Sequence[Atoms]) -> np.ndarray:
 
 
 def _turned_back(positions: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Displacements after the rotation that makes them smallest (Kabsch 1976, doi:10.1107/S0567739476001873)."""
+    """Return displacements after the rotation that minimises them (Kabsch 1976, doi:10.1107/S0567739476001873)."""
     centre = positions.mean(axis=0)
     here, there = positions - centre, positions + moved - centre
     u, _, vt = np.linalg.svd(there.T @ here)

@@ -1,4 +1,4 @@
-"""Coordinates that vibrate: what constraints leave free, less the rigid motions that cost no energy.
+"""Find the coordinates that vibrate: the free ones without the rigid motions that cost no energy.
 
     T_a = e_a on every atom,   R_a = e_a × (r_i - c),   those of them that move no fixed coordinate
 
@@ -8,7 +8,7 @@
 | r_i, c | ``positions``, ``centre`` | atoms and their centre of mass, Å |
 
 A molecule has six, a linear one five, a crystal three, a chain with one periodic direction four; a molecule with one atom fixed
-turns about that atom.  Whatever holds is found, not asked for (Wilson, Decius, Cross 1955, chapter 2).
+rotates about that atom.  The case is detected, not a setting (Wilson, Decius, Cross 1955, chapter 2).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ase.constraints import FixAtoms, FixCartesian, FixCom
 from blipcalc.errors import ConfigurationError
 from blipcalc.relaxation.coordinates import rigid_motions
 
-#: rigid motions may have this part of the largest curvature: rounding, and forces that are left
+#: largest curvature of rigid motions relative to the largest of all, from rounding and remaining forces
 RIGID = 1e-2
 
 
 def free_coordinates(atoms: Atoms) -> np.ndarray:
-    """(3n,) whether a coordinate is free; raises ConfigurationError for constraints that are not of single coordinates."""
+    """Return whether each coordinate (3n,) is free; raises ConfigurationError for constraints on several coordinates at once."""
     free = np.ones((len(atoms), 3), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
@@ -42,7 +42,7 @@ def free_coordinates(atoms: Atoms) -> np.ndarray:
 
 
 def rigid_motions_of(atoms: Atoms, free: np.ndarray) -> np.ndarray:
-    """(m, r) motions of the m free coordinates that change no distance; not orthogonal, r from 0 to 6."""
+    """Return the motions (m, r) of the m free coordinates that change no distance; not orthogonal, r from 0 to 6."""
     motions = rigid_motions(atoms)
     held = motions[~free]
     if len(held):
@@ -52,18 +52,18 @@ def rigid_motions_of(atoms: Atoms, free: np.ndarray) -> np.ndarray:
 
 
 def complement(motions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(m, m - r) orthonormal: all that is orthogonal to the motions, each coordinate times its weight √m."""
+    """Return an orthonormal basis (m, m - r) orthogonal to the motions, each coordinate times its weight √m."""
     weighted = motions if weights is None else motions * weights[:, None]
     return np.linalg.qr(weighted, mode="complete")[0][:, weighted.shape[1] :]
 
 
 def symmetric(matrices: np.ndarray) -> np.ndarray:
-    """(…, m, m), what differences leave unsymmetric taken out."""
+    """Return the symmetric part of matrices (…, m, m), as differences leave them slightly asymmetric."""
     return 0.5 * (matrices + matrices.swapaxes(-1, -2))
 
 
 def check_rigid(hessian: np.ndarray, motions: np.ndarray) -> None:
-    """Refuse, with ConfigurationError, (m, r) motions that are not free of curvature, or that leave nothing to vibrate."""
+    """Raise ConfigurationError for rigid motions (m, r) that have a curvature, or that leave no vibration."""
     if motions.shape[1] == len(hessian):
         raise ConfigurationError("nothing vibrates: all free coordinates are translations and rotations")
     if motions.shape[1]:

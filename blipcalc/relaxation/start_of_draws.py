@@ -1,7 +1,7 @@
-"""Minima of a crystal: that of the surface that drives to the last digits, and that of every draw near it.
+"""Compute the minima of a crystal: that of the driving potential to high precision, and the per-draw minima near it.
 
-Draws begin in the minimum of the surface that drives, with its Hessian (:mod:`blipcalc.relaxation.minima_per_draw`); strains are
-among the coordinates where lattices are their own.
+Draws start in the minimum of the driving potential, with its Hessian (:mod:`blipcalc.relaxation.minima_per_draw`); if every draw
+has its own lattice, strains are among the coordinates.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from blipcalc.relaxation.coordinates import FreeMotion, free_motion
 from blipcalc.relaxation.linear_response import SOFT, Inverse
 from blipcalc.relaxation.minima_per_draw import relax_members
 
-#: Å, and strain times the length of the cell; a step below it is the last
+#: Å, and strain times the length of the cell: largest step at convergence
 ARRIVED = 1e-5
-#: Newton steps; largest strain of a draw
+#: most Newton steps; largest strain of a draw
 STEPS, FAR = 20, 0.2
 
 
 def motions(surfaces: Surfaces, atoms: Atoms, *, strains: bool) -> FreeMotion | None:
-    """Free motions of a crystal without constraints, strains among them or not; None where nothing can move."""
+    """Return the free motions of a crystal without constraints, with or without strains; None if nothing can move."""
     if len(atoms) == 1 and not strains:
         return None
     (both,) = surfaces([atoms])
@@ -31,7 +31,7 @@ def motions(surfaces: Surfaces, atoms: Atoms, *, strains: bool) -> FreeMotion | 
 
 
 def settled(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None) -> Atoms:
-    """The minimum of the surface that drives, by Newton steps with one Hessian from a structure that was relaxed.
+    """Return the minimum of the driving potential, by Newton steps with one Hessian from a relaxed structure.
 
     raises : NotAMinimumError, NotConvergedError
     """
@@ -52,11 +52,11 @@ def settled(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None) -> Atoms:
 
 
 def own_minima(surfaces: Surfaces, atoms: Atoms, free: FreeMotion | None, matrix: np.ndarray) -> list[Atoms]:
-    """K structures, the minimum of each draw.
+    """Return the K per-draw minima.
 
-    atoms : the minimum of the surface that drives; matrix : its Hessian, strains included
+    atoms : the minimum of the driving potential; matrix : its Hessian, including strains
 
-    raises : NotAMinimumError; NotConvergedError for draws that have no minimum near
+    raises : NotConvergedError for draws without a minimum nearby
     """
     if free is None:
         return [atoms] * surfaces.n_draws

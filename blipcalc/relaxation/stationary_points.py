@@ -1,15 +1,16 @@
-"""The stationary point of every draw, reached from that of the surface that drives.
+"""Relax every draw to its stationary point, from that of the driving potential.
 
     x_k ← x_k - Q (Qᵀ B_k Q)⁻¹ Qᵀ g_k(x_k),   B_k = H̄ at first, then updated from the gradients seen
 
 | symbol | variable | meaning |
 |---|---|---|
 | x_k, g_k | ``structures``, ``gradient`` | structure of draw k and ∂E_k/∂x there |
-| H̄ | ``hessian`` | of the surface that drives, where it rests |
-| Q | ``basis`` | all but rigid motions |
+| H̄ | ``hessian`` | of the driving potential at its stationary point |
+| Q | ``basis`` | of all motions but rigid ones |
 
 The first step is linear response to the draw; further ones make it exact.  The symmetric rank-one update (Conn, Gould and Toint
-1991) keeps no sign of curvature, so that a minimum leads to a minimum and a saddle to a saddle.  All draws move as one batch.
+1991) does not force curvatures to be positive, so that a minimum leads to a minimum and a saddle to a saddle.  All draws move
+as one batch.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from ase import Atoms
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.errors import NotStationaryError
 
-#: Å, longest way of an atom in one step
+#: Å, longest displacement in one step
 LONGEST = 0.1
-#: steps at most, and Å from where it began: a draw that needs more has another valley there, or none
+#: most steps, and largest displacement in Å: beyond them a draw has another stationary point, or none
 STEPS, FARTHEST = 60, 1.0
-#: eV/Å, largest force component of the driving surface from which its stationary point is looked for
+#: eV/Å, largest initial force component of the driving potential
 FAR = 0.1
 
 
 def at_rest(
     surfaces: Surfaces, start: Atoms, hessian: np.ndarray, free: np.ndarray, basis: np.ndarray, fmax: float
 ) -> tuple[Atoms, list[Atoms]]:
-    """The stationary point of the surface that drives, and from there those of the K draws; arguments as :func:`settled`."""
+    """Return the stationary points of the driving potential and of the K draws; arguments as :func:`settled`."""
     (driving,) = settled(surfaces.driving_forces, [start], hessian, free, basis, fmax=fmax)
     begin = [driving] * surfaces.n_draws
     return driving, settled(surfaces.forces_of_each, begin, hessian, free, basis, fmax=fmax)
@@ -48,14 +49,13 @@ def settled(
     *,
     fmax: float,
 ) -> list[Atoms]:
-    """Structures whose forces along the basis are below ``fmax``, one for each start.
+    """Relax each start to a stationary point, with forces along the basis below ``fmax``.
 
-    forces : B structures -> (B, n, 3) eV/Å, each on a surface of its own
-    hessian : (m, m) eV/Å² of the free coordinates; free : (3n,) which these are; basis : (m, M) orthonormal
+    forces : B structures -> (B, n, 3) eV/Å, each of its own potential
+    hessian : (m, m) eV/Å² of the free coordinates; free : (3n,) True for these; basis : (m, M) orthonormal
     fmax : eV/Å, of the largest component
 
-    raises : NotStationaryError where that takes more than :data:`STEPS` steps, or leads farther than
-        :data:`FARTHEST`
+    raises : NotStationaryError if that takes more than :data:`STEPS` steps, or a displacement above :data:`FARTHEST`
     """
     inner = basis.T @ hessian @ basis
     curvature = np.repeat(inner[None], len(starts), axis=0)
@@ -88,11 +88,9 @@ def settled(
 
 
 def check_near_rest(surfaces: Surfaces, atoms: Atoms, free: np.ndarray) -> None:
-    """Refuse a structure that is far from a stationary point of the surface that drives, whose own would be looked for in vain.
+    """Raise NotStationaryError for a structure that is far from a stationary point of the driving potential.
 
-    free : (3n,) coordinates that may move
-
-    raises : NotStationaryError
+    free : (3n,) True for coordinates that may move
     """
     largest = np.abs(surfaces.driving_forces([atoms]).ravel()[free]).max()
     if not largest <= FAR:
@@ -111,7 +109,7 @@ def _gradient(forces: Callable[[Sequence[Atoms]], np.ndarray], structures: list[
 
 
 def _steps(curvature: np.ndarray, gradient: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """(B, M) Newton steps, none longer than :data:`LONGEST`; flat directions are no reason for long ones."""
+    """Return Newton steps (B, M), none longer than :data:`LONGEST`; near-zero curvatures are replaced by ±1e-3 eV/Å²."""
     values, vectors = np.linalg.eigh(curvature)
     values = np.where(np.abs(values) < 1e-3, np.copysign(1e-3, values), values)
     along = np.einsum("kab,ka->kb", vectors, gradient) / values

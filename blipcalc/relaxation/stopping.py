@@ -1,14 +1,14 @@
-"""A relaxation on the surface that drives, to where its forces are as good as known.
+"""Relax on the driving potential with a stopping rule: forces below fmax, or within their own uncertainty.
 
-    |F_i| ≤ max(fmax, z σ_i) for every atom i, and alike for the rows of a cell
+    |F_i| ≤ max(fmax, z σ_i) for every atom i, and likewise for the rows of a cell
 
 | symbol | variable | meaning |
 |---|---|---|
-| F_i | ``forces`` | eV/Å, of an atom or of a row that a cell filter adds |
-| σ_i | ``noise`` | eV/Å: how well that force is known; ``atom_std`` of an atom, calibrated where the calculator is |
-| z | ``z`` | below z σ a force is noise of the model, and steps that remove it are spent on nothing |
+| F_i | ``forces`` | eV/Å, of an atom or of a row added by a cell filter |
+| σ_i | ``noise`` | eV/Å, uncertainty of that force: ``atom_std`` of an atom, calibrated if the calculator is |
+| z | ``z`` | a force below z σ is noise of the model, and steps that remove it gain nothing |
 
-σ is asked for at the beginning, and again where forces come near the bound that the last one sets.
+σ is evaluated at the start, and again when forces come near the bound set by the last σ.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from blipcalc.errors import ConfigurationError, NonFiniteError, NotConvergedErro
 from blipcalc.relaxation.cell import CellResponse
 
 Status = Literal["converged", "noise floor", "steps", "halted"]
-#: optimisers that do not go step by step to one bound on forces
+#: optimisers that do not proceed step by step to one bound on forces
 UNFIT = ("Optimizer", "ODE12r", "CellAwareBFGS")
-#: times the bound, from which on σ is asked for anew
+#: factor on the bound, below which σ is evaluated again
 NEAR = 1.5
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How a relaxation ended.
+    """Outcome of a relaxation: status, steps and remaining forces.
 
-    status : ``converged`` to fmax; at the ``noise floor``, where z σ was the larger bound for some row; out of ``steps``; or
+    status : ``converged`` to fmax; at the ``noise floor``, if some force is above fmax but below z σ; out of ``steps``; or
         ``halted`` by a monitor
     reason : the same in words
     steps : of the optimiser
-    fmax : eV/Å, the largest force that is left
-    floor : eV/Å, the largest bound z σ; NaN where σ was not asked for
+    fmax : eV/Å, the largest remaining force
+    floor : eV/Å, the largest bound z σ; NaN if σ was not evaluated
     """
 
     status: Status
@@ -53,16 +53,16 @@ class Descent:
 
     @property
     def done(self) -> bool:
-        """Whether it came to a minimum, as far as that can be known."""
+        """Return whether a minimum was reached, within the uncertainty of the forces."""
         return self.status in ("converged", "noise floor")
 
 
 def optimizer_of(
     kind: str | type[Optimizer], target: Atoms | Filter, log: Mapping[str, Any], options: Mapping[str, Any] | None
 ) -> Optimizer:
-    """One of ASE's optimisers on a structure or a filter; raises ConfigurationError for what is none.
+    """Return one of ASE's optimisers on a structure or a filter; raises ConfigurationError for anything else.
 
-    log : where it writes; options : others, which a user gave
+    log : arguments for its output files; options : the user's arguments
     """
     if not (options is None or isinstance(options, Mapping)):
         raise ConfigurationError(f"options={options!r}; expected {{name: value}} of the optimiser")
@@ -87,26 +87,26 @@ def _is_optimizer(value: object) -> TypeGuard[type[Optimizer]]:
 def descend(
     optimizer: Optimizer, atoms: Atoms, response: CellResponse | None, *, fmax: float, z: float, steps: int
 ) -> Descent:
-    """Run an optimiser until forces are within their bound.
+    """Run an optimiser until forces are within their bound; return the outcome.
 
     Parameters
     ----------
     optimizer : with its observers, on the atoms or on a filter around them
     response : of that filter to a stress; None without one
-    fmax, z : see above; z = 0 asks for no σ
-    steps : at most
+    fmax, z : see above; z = 0 evaluates no σ
+    steps : most steps
 
     Raises
     ------
-    NonFiniteError : a force that is not finite; what ASE's optimisers go on with
-    NotConvergedError : an optimiser, or a constraint, that gave up
+    NonFiniteError : a force that is not finite, which ASE's optimisers do not notice
+    NotConvergedError : an optimiser, or a constraint, that failed
     """
     noise = row_noise(atoms, response) if z else np.zeros(1)
     bound = np.maximum(fmax, z * noise)
     planned = optimizer.nsteps + steps
     for _ in _steps(optimizer, fmax, steps):
         if optimizer.max_steps < planned:
-            break  # an observer has had enough
+            break  # halted by an observer
         norms = np.linalg.norm(optimizer.atoms.get_forces(), axis=-1)
         if not np.isfinite(norms).all():
             raise NonFiniteError(f"forces of rows {np.flatnonzero(~np.isfinite(norms))[:10].tolist()} are not finite")
@@ -124,7 +124,7 @@ def descend(
 
 
 def _steps(optimizer: Optimizer, fmax: float, steps: int) -> Iterator[bool]:
-    """Of the optimiser; where a line search or a constraint of ASE gives up, that has a name."""
+    """Yield at each step of the optimiser; raises NotConvergedError if a line search or a constraint of ASE fails."""
     try:
         yield from optimizer.irun(fmax=fmax, steps=steps)
     except RuntimeError as error:
@@ -149,8 +149,9 @@ def _ended(norms: np.ndarray, fmax: float, z: float, noise: np.ndarray, steps: i
 
 
 def row_noise(atoms: Atoms, response: CellResponse | None) -> np.ndarray:
-    """(rows,) eV/Å, how well each row of the forces is known; rows of the cell by the spread of the stress, in the filter's
-    own unit.  0 for what is not known to be uncertain: an element without calibration does not make a bound.
+    """Return the uncertainty of each row of the forces (rows,), eV/Å; 0 for elements without calibration.
+
+    Rows of the cell follow from the spread of the stress, in the unit of the filter.
     """
     of_atoms = np.asarray(atoms.calc.get_property("atom_std", atoms))
     of_atoms = np.nan_to_num(of_atoms, nan=0.0)

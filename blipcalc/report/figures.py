@@ -1,4 +1,4 @@
-"""Figures of a run as SVG that stands in a page: no file of its own, no fonts to load, ink of the page's own colour."""
+"""Draw the figures of a run as SVG for an HTML page, without external files or fonts, in the page's text colour."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: stands for the colour of the text around a figure
+#: placeholder for the text colour of the page
 INK = "#0a0b0c"
 #: readable on white and on black
 BLUE, RED, ORANGE, GREEN, PURPLE, GREY = "#3a7ebf", "#d0463b", "#d08a1e", "#3a9a5b", "#9467bd", "#8a8f94"
 LINES = (BLUE, ORANGE, GREEN, PURPLE, "#b5651d", "#d65fa8", "#2aa5a5", GREY)
-#: of kinds of events: marker, colour
+#: marker and colour of each kind of event
 MARKS = {"warning": ("v", ORANGE), "halt": ("X", RED), "rollback": ("<", PURPLE)}
-#: inches of a figure that fills the page
+#: inches, width of a figure that fills the page
 WIDTH = 7.6
-#: events of a kind that are marked, and elements beyond which none is told from another
+#: most marked events of a kind; most elements that are drawn in separate colours
 MOST_MARKS, MOST_ELEMENTS = 300, 8
-#: of the largest value over the median, from which an axis is logarithmic
+#: ratio of the largest value to the median, above which an axis is logarithmic
 WIDE = 20.0
 
 Limit = float | Mapping[str, float] | None
 
 
 def uncertainty_figure(record: RunRecord, limit: Limit) -> tuple[str, bool]:
-    """Largest ``atom_std`` of every check against time, limits and events; and whether its axis is logarithmic.
+    """Return a figure of the largest ``atom_std`` against time, with limits and events, and whether it is logarithmic.
 
-    limit : the largest that passes, eV/Å: one, or {symbol: limit}
+    limit : on ``atom_std``, eV/Å: one, or {symbol: limit}
     """
     history = record.history
     value, time = history["max_atom_std"], record.at(history["step"], history["time_fs"])
@@ -68,7 +68,7 @@ def uncertainty_figure(record: RunRecord, limit: Limit) -> tuple[str, bool]:
 
 
 def elements_figure(record: RunRecord, traces: Traces, limit: Limit) -> tuple[str, bool]:
-    """Largest ``atom_std`` of each element in the frames of the trajectory; and whether its axis is logarithmic."""
+    """Return a figure of the largest ``atom_std`` of each element along the trajectory, and whether it is logarithmic."""
     figure, (axes,) = _figure(1, 3.2)
     time = record.at(np.array(traces.step), np.array(traces.time_fs))
     order = sorted(traces.largest, key=lambda symbol: atomic_numbers[symbol])
@@ -91,7 +91,7 @@ def elements_figure(record: RunRecord, traces: Traces, limit: Limit) -> tuple[st
 
 
 def state_figure(record: RunRecord) -> str:
-    """Temperature and potential energy of every check against time."""
+    """Return a figure of temperature and potential energy of every check against time."""
     history = record.history
     figure, (upper, lower) = _figure(2, 4.6)
     time, heat, energy = (
@@ -118,7 +118,7 @@ def state_figure(record: RunRecord) -> str:
 
 
 def reliability_figure(calibration: Calibration, coverage: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Radii q_atom by level, in units of ``atom_std``; and observed coverage, where there is an evaluation.
+    """Return a figure of q_atom by level, in units of ``atom_std``, and of observed coverage if there is an evaluation.
 
     coverage : rows of ``evaluation.forces.coverage``
     """
@@ -157,7 +157,7 @@ def _draw_coverage(axes: Axes, coverage: Sequence[Mapping[str, Any]]) -> None:
 
 
 def svg(figure: Figure, label: str) -> str:
-    """A figure as an element of a page: ids of its own, the page's ink, no style that leaks, no address of anything."""
+    """Return a figure as an SVG element with unique ids, the page's text colour, no style sheet and no external links."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -177,7 +177,7 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def _figure(rows: int, height: float, *, columns: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
-    """A figure in inches that belongs to nobody, and its axes; one below the other share time."""
+    """Return a figure outside of pyplot, size in inches, and its axes; rows share the time axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -204,7 +204,7 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _scale(axes: Axes, values: np.ndarray, limit: Limit) -> bool:
-    """An axis that holds values and limits, logarithmic where a linear one would hide what is small; whether it is."""
+    """Set an axis to hold values and limits, logarithmic for a wide range; return whether it is logarithmic."""
     known = values[np.isfinite(values) & (values > 0)]
     limits = [
         v for v in (limit.values() if isinstance(limit, Mapping) else [limit]) if v is not None and np.isfinite(v)
@@ -219,7 +219,7 @@ def _scale(axes: Axes, values: np.ndarray, limit: Limit) -> bool:
 
 
 def _on_top(axes: Axes, at: np.ndarray, marker: str, colour: str, label: str) -> None:
-    """Marks on the upper rim."""
+    """Draw marks at the upper edge of the axes."""
     axes.plot(
         at, np.ones(len(at)), marker, ms=6, color=colour, label=label, clip_on=False,
         transform=axes.get_xaxis_transform(),
@@ -227,10 +227,10 @@ def _on_top(axes: Axes, at: np.ndarray, marker: str, colour: str, label: str) ->
 
 
 def _mark_events(axes: Axes, record: RunRecord) -> None:
-    """Events on the upper rim, halts with a line besides."""
+    """Mark events at the upper edge, and halts with a line."""
     kinds: dict[str, list[Event]] = {}
     for event in record.events:
-        if event.event != "passed":  # the end of what is marked already
+        if event.event != "passed":  # the end of a breach that is already marked
             kinds.setdefault(event.event, []).append(event)
     for kind, events in kinds.items():
         marker, colour = MARKS.get(kind, ("d", GREY))
@@ -251,4 +251,4 @@ def _legend(axes: Axes, columns: int = 4) -> None:
         borderaxespad=0.2,
     )  # fmt: skip
     for text in legend.get_texts():
-        text.set_parse_math(False)  # a $ in a word of a file is a $
+        text.set_parse_math(False)  # a $ in a label is no mathematics

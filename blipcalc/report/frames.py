@@ -1,4 +1,4 @@
-"""What the trajectory of a run says: the largest uncertainty of each element in every frame, and the frame to look at."""
+"""Read the trajectory of a run: largest uncertainty of each element in every frame, and the frame to draw."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from blipcalc.md.run_files import STEP
 from blipcalc.monitor.decisions import worst_first
 from blipcalc.monitor.readings import movable
 
-#: what ASE raises for a file that is damaged
+#: errors that ASE raises for a damaged file
 DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame that can be drawn: its positions are finite.
+    """One frame with finite positions, which can be drawn.
 
-    atom_std : (n,) eV/Å; NaN where none is stored
+    atom_std : (n,) eV/Å; NaN if not stored
     mask : (n,) True for atoms that can move
     """
 
@@ -36,21 +36,21 @@ class Frame:
 
     @property
     def worst_atom(self) -> int:
-        """The index of the largest ``atom_std`` among the atoms that can move; 0 where nothing is known."""
+        """Return the index of the largest ``atom_std`` of the atoms that can move; 0 if none is known."""
         known = self.mask & np.isfinite(self.atom_std)
         return worst_first(self.atom_std, known)[0] if known.any() else 0
 
 
 @dataclass
 class Traces:
-    """Frames with stored uncertainties, in the order of the file.
+    """Largest uncertainties of the frames that store them, in the order of the file.
 
     step, time_fs : (f,)
-    largest : {symbol: (f,) largest ``atom_std`` of the atoms that can move, eV/Å; NaN where one is}
-    worst : the drawable frame with the largest; last : the last frame that can be drawn
-    n_frames : in the file, with uncertainties or without
+    largest : {symbol: (f,) largest ``atom_std`` of the atoms that can move, eV/Å; NaN if one of them is}
+    worst : the frame with the largest finite ``atom_std``; last : the last frame; both with finite positions
+    n_frames : in the file, with or without uncertainties
     formula : of the structure
-    provenance : n_draws, seed, surface of the uncertainties, where the frames say so
+    provenance : n_draws, seed, surface of the uncertainties, if stored in the frames
     """
 
     step: list[int] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Traces:
     _record: float = -math.inf
 
     def add(self, atoms: Atoms) -> None:
-        """Take the next frame."""
+        """Add the next frame."""
         self.n_frames += 1
         self.formula = self.formula or atoms.get_chemical_formula()
         results = {} if atoms.calc is None else atoms.calc.results
@@ -88,7 +88,7 @@ class Traces:
 
 
 def read_traces(path: Path | None) -> Traces:
-    """Go through a trajectory once, a part of it in memory at a time.
+    """Return the traces of a trajectory, reading it once and frame by frame.
 
     raises : DataError for a file that cannot be read
     """

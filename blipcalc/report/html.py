@@ -1,4 +1,4 @@
-"""Pieces of a page; all text is escaped here, and nowhere else."""
+"""Make pieces of an HTML page; all text is escaped here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from importlib import resources
 
 from blipcalc.text import printable
 
-#: nothing but what the page itself holds
+#: allows only inline styles and scripts
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def escape(text: str) -> str:
-    """Text as it stands in HTML."""
+    """Return text escaped for HTML."""
     return escaped(printable(text))
 
 
 def package_text(name: str) -> str:
-    """A file that stands beside this one."""
+    """Return the text of a file in this directory."""
     return (resources.files("blipcalc") / "report" / name).read_text(encoding="utf-8")
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A whole page of parts that are HTML already."""
+    """Return a whole page from parts that are HTML already."""
     return "\n".join(
         [
             "<!doctype html>",
@@ -47,22 +47,22 @@ def page(title: str, body: Iterable[str]) -> str:
 
 
 def heading(text: str, level: int = 2) -> str:
-    """A heading."""
+    """Return a heading."""
     return f"<h{level}>{escape(text)}</h{level}>"
 
 
 def paragraph(text: str, kind: str = "note") -> str:
-    """A paragraph of a class."""
+    """Return a paragraph of a CSS class."""
     return f'<p class="{escape(kind)}">{escape(text)}</p>'
 
 
 def figure(drawing: str, caption: str) -> str:
-    """A drawing, HTML already, and how it is read."""
+    """Return a figure from a drawing in HTML and a caption."""
     return f"<figure>\n{drawing}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Short names and what they stand for."""
+    """Return a list of names and values."""
     return (
         '<dl class="facts">\n'
         + "\n".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
@@ -71,9 +71,9 @@ def facts(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str]) -> str:
-    """A table.
+    """Return a table.
 
-    kinds : of the columns: ``n`` numbers, ``code`` hashes, ``nowrap`` words, or nothing
+    kinds : of the columns: ``n`` numbers, ``code`` hashes, ``nowrap`` words, or empty
     """
     lines = ['<div class="wide">', "<table>", "<thead><tr>"]
     for name, kind in zip(head, kinds, strict=True):
@@ -86,5 +86,5 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[st
 
 
 def folded(title: str, inside: str) -> str:
-    """Something that is shown when it is asked for."""
+    """Return a section that is collapsed until it is opened."""
     return f"<details>\n<summary>{escape(title)}</summary>\n{inside}\n</details>"

@@ -1,4 +1,4 @@
-"""One page about a run of MD under the guard: a single HTML file that needs nothing else, on or off a network."""
+"""Write one page about a monitored MD run: a single HTML file without external content."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from blipcalc.report.words import event_rows, head_facts, outcome, plain, rule_t
 
 #: name of the page in a run folder
 REPORT = "report.html"
-#: events in the table: as many from either end
+#: most events in the table from either end
 MOST_EVENTS = 1000
-#: said of lines that are thinned
+#: sentence on thinned lines
 THINNED = "Every bin of checks shows its largest and smallest value and its first gap, so that no peak is lost."
 LOGARITHMIC = "The upright axis is logarithmic."
 
@@ -45,9 +45,9 @@ def write_report(
     Parameters
     ----------
     folder : of the run
-    path : of the page; ``report.html`` in the folder unless told
-    model : the model file or bundled model of the run, for what it says of itself
-    limits : those that the run was guarded by, or their file
+    path : of the page; by default ``report.html`` in the folder
+    model : the model file or bundled model of the run, for its description
+    limits : of the run's monitor, or their file
     evaluation : ``evaluation.json`` of ``blipcalc evaluate``, or its folder, for observed coverage
 
     Returns
@@ -56,10 +56,10 @@ def write_report(
 
     Raises
     ------
-    DataError : no run folder, or a file in it that holds something else
-    DamagedFileError : a file that is not as it was written
-    ConfigurationError : another model than the one of the run, or a path that is a folder
-    LimitsError : limits that the run was not guarded by
+    DataError : no run folder, or a file in it with other content
+    DamagedFileError : a file changed after it was written
+    ConfigurationError : another model than that of the run, or a path that is a folder
+    LimitsError : limits other than those of the run
     ModelFileError : no such model
     """
     folder = Path(folder)
@@ -88,7 +88,7 @@ def write_report(
 
 
 def _limit(record: RunRecord, limits: Limits | None) -> Limit:
-    """The largest ``atom_std`` that passes, eV/Å: one, or one for each element; None where nothing says it."""
+    """Return the limit on ``atom_std``, eV/Å: one, or one for each element; None if not known."""
     if limits is not None:
         largest = limits.ratio_limit()
         return None if largest is None else {s: largest * limits.tolerance / q for s, q in limits.quantiles.items()}
@@ -99,7 +99,7 @@ def _limit(record: RunRecord, limits: Limits | None) -> Limit:
 
 
 def _check_limits(record: RunRecord, limits: Limits | None) -> None:
-    """Refuse limits that the run was not guarded by; a run that does not say takes any."""
+    """Raise LimitsError for limits other than those of the run; a run without a record accepts any."""
     if limits is None or "monitor" not in record.config:
         return
     own, given = record.config["monitor"].get("limits"), limits.hash
@@ -180,11 +180,11 @@ def _structure(record: RunRecord, traces: Traces) -> list[str]:
 
 
 def chosen_frame(record: RunRecord, traces: Traces) -> tuple[Frame | None, str]:
-    """The frame that halted the run where the trajectory has it, else the one with the largest uncertainty; and why."""
+    """Return the frame that halted the run, if stored, else the one with the largest uncertainty, and a sentence on it."""
     last, history = traces.last, record.history
     if record.is_halted and last is not None and last.step == record.step:
         checked = np.flatnonzero(history["step"] == record.step)
-        # after a roll back the last frame is the one that was gone back to
+        # after a roll-back the last frame is the restored one, not the one that halted
         own = float(last.atom_std[last.mask].max()) if last.mask.any() else math.nan
         if not math.isfinite(own) or not checked.size or own >= history["max_atom_std"][checked[-1]] * (1 - 1e-6):
             return last, "The frame that halted the run"

@@ -1,4 +1,4 @@
-"""Plots of how honest error bars are; drawn on figures of their own, so that nobody's pyplot state changes."""
+"""Plot the reliability of error bars, on figures outside of pyplot, whose state stays unchanged."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = np.ndarray
-#: bins of equal count in which the RMSE is drawn
+#: number of bins of equal count for the RMSE
 N_BINS = 12
-#: values from which points become hexagons
+#: number of values above which hexagonal bins replace points
 MANY = 2000
 
 
 def reliability_plot(residuals: Residuals, path: str | Path, coverage: tuple[Coverage, ...] = ()) -> Path:
-    """Observed coverage of force errors against the nominal one of Gaussian errors, by element; returns the path.
+    """Plot observed against nominal coverage of force errors by element, for Gaussian errors; return the path.
 
     A curve below the diagonal is overconfident.  Each frame has weight 1, shared by its atoms of the element.
 
     residuals : labelled; atoms without a variance are left out
-    path : of the picture; its suffix chooses the format
+    path : of the picture; the suffix determines the format
     coverage : ``evaluation.forces.coverage``; its pooled rows are drawn as points with their 99 % limits
     """
     figure = _figure(5.0, 5.0)
@@ -55,10 +55,10 @@ def reliability_plot(residuals: Residuals, path: str | Path, coverage: tuple[Cov
 
 
 def error_against_sigma_plot(residuals: Residuals, path: str | Path, level: float = 0.95) -> Path:
-    """RMS component of each force error against atom_std, one panel for each element, both logarithmic; returns the path.
+    """Plot the RMS component of force errors against atom_std, a log-log panel for each element; return the path.
 
-    On the line 1:1 the error is one sigma; binned RMSE on that line means that sigma is right at every size.  The second line
-    is the conformal radius q_atom at ``level`` (with Gaussian errors' own where nothing is calibrated).
+    On the line 1:1 the error is one sigma; binned RMSE on that line means that sigma is correct at every size.  The second line
+    is the conformal radius q_atom at ``level`` (that of Gaussian errors without a calibration).
 
     residuals : labelled; atoms without a positive variance are left out
     path : of the picture; its suffix chooses the format
@@ -83,12 +83,12 @@ def error_against_sigma_plot(residuals: Residuals, path: str | Path, level: floa
 def comparison_plot(
     residuals: Mapping[str, Residuals], path: str | Path, before: Mapping[str, Residuals] | None = None
 ) -> Path:
-    """Reliability of several models, energies and force components side by side; returns the path.
+    """Plot the reliability of several models, with a panel each for energies and force components; return the path.
 
     Observed share of errors in the central Gaussian interval of each nominal level; below the diagonal is overconfident.
 
     residuals : {name: residuals on the same frames}; models without variances are left out
-    before : the same before any calibration; dashed, in the colour of the model
+    before : the same residuals without calibration; dashed, in the colour of the model
     """
     figure = _figure(9.0, 4.5)
     levels = np.arange(1, 100) / 100
@@ -107,7 +107,7 @@ def comparison_plot(
 
 
 def _central_coverage(r: Residuals, quantity: str, levels: Array) -> Array | None:
-    """Observed coverage of central Gaussian intervals; None where there are no variances."""
+    """Return the observed coverage of central Gaussian intervals; None without variances."""
     if quantity == "energy":
         error, variance, known = r.energy_error, r.energy_var, r.scored_energy
     else:
@@ -116,7 +116,7 @@ def _central_coverage(r: Residuals, quantity: str, levels: Array) -> Array | Non
 
 
 def _figure(width: float, height: float) -> Figure:
-    """A figure in inches that belongs to nobody; matplotlib is imported when the first plot is drawn."""
+    """Return a figure outside of pyplot, size in inches; matplotlib is imported with the first plot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -128,7 +128,7 @@ def _saved(figure: Figure, path: str | Path) -> Path:
 
 
 def _weighted_distribution(ratio: Array, frame: Array, radii: Array) -> Array:
-    """Share of the ratios (n,) at or below each radius, every frame of weight 1."""
+    """Return the share of the ratios (n,) at or below each radius, with weight 1 for every frame."""
     _, code, counts = np.unique(frame, return_inverse=True, return_counts=True)
     order = np.argsort(ratio)
     reached = np.concatenate([[0.0], np.cumsum(1.0 / counts[code][order])]) / len(counts)
@@ -136,7 +136,7 @@ def _weighted_distribution(ratio: Array, frame: Array, radii: Array) -> Array:
 
 
 def _draw_coverage(axes: Axes, rows: list[Coverage]) -> None:
-    """Observed coverage at each level, with its limits where there are any."""
+    """Draw the observed coverage at each level, with its limits if there are any."""
     level, observed = np.array([row.level for row in rows]), np.array([row.observed for row in rows])
     axes.plot(level, observed, "ko", markersize=4, label="pooled, as calibrated")
     limits = [(row.level, row.low, row.high) for row in rows if row.inside is not None]
@@ -146,14 +146,14 @@ def _draw_coverage(axes: Axes, rows: list[Coverage]) -> None:
 
 
 def _radius(residuals: Residuals, z: int, level: float) -> float:
-    """Conformal radius at a level; NaN where that element or level was not calibrated."""
+    """Return the conformal radius at a level; NaN for an element or level without calibration."""
     if residuals.calibration is None:
         return float(chi.ppf(level, 3))
     return residuals.calibration.q_atom.get(z, {}).get(level, float("nan"))
 
 
 def _draw_errors(axes: Axes, sigma: Array, error: Array, q: float, level: float) -> None:
-    """Points or hexagons, the lines of one sigma and of q, and the RMSE in bins of equal count."""
+    """Draw points or hexagons, the lines of one sigma and of q, and the RMSE in bins of equal count."""
     axes.set(xscale="log", yscale="log")
     positive = error > 0
     draw: Callable[..., Any] = axes.hexbin if positive.sum() > MANY else axes.scatter

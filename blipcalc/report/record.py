@@ -1,4 +1,4 @@
-"""The folder of an MD run, read: how it ended, what the monitor saw, which run it was."""
+"""Read the folder of an MD run: its outcome, the monitor's history, its identity."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from blipcalc.md.summary import MDSummary, StoredProvenance, read_checkpoint, re
 from blipcalc.monitor.events import Event, events_of
 from blipcalc.monitor.history import History
 
-#: what makes a folder that of a run
+#: files of which a run folder holds at least one
 OF_A_RUN = (SUMMARY, HISTORY, NEWEST, PREVIOUS, TRAJECTORY, EVENTS)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder holds.
+    """Content of a run folder.
 
-    summary : None for a run that has not come to its end, or was killed
-    history : empty where no check was kept
-    step, seconds : how far it came, and the wall time that took; NaN where nobody knows
-    identity : of structure and calculator; empty where it is not recorded
+    summary : None for a run that has not ended, or was killed
+    history : empty without stored checks
+    step, seconds : last step, and wall time; ``seconds`` is NaN if not known
+    identity : of structure and calculator; empty if not recorded
     probe : {part of the calculator that declares no identity: {quantity: numbers on a probe structure, eV and Å}}
-    config, environment, provenance : as the run wrote them; empty or None where it did not
-    trajectory : None where there is none
+    config, environment, provenance : as recorded by the run; empty or None otherwise
+    trajectory : None without a trajectory
     """
 
     folder: Path
@@ -50,36 +50,36 @@ class RunRecord:
 
     @property
     def is_timed(self) -> bool:
-        """Whether every check has a time; else steps are what there is."""
+        """Return whether every check has a time; else the axis is in steps."""
         return bool(len(self.history)) and bool(np.isfinite(self.history["time_fs"]).all())
 
     @property
     def is_halted(self) -> bool:
-        """Whether the guard ended it."""
+        """Return whether the monitor halted the run."""
         return self.summary is not None and self.summary.status == "halted"
 
     @property
     def time_ps(self) -> float:
-        """How far it came; NaN where nobody knows."""
+        """Return the simulated time, ps; NaN if not known."""
         if self.summary is not None:
             return self.summary.time_ps
         return self.step * self.config.get("timestep_fs", math.nan) / 1000.0
 
     @property
     def halt(self) -> Event | None:
-        """The event that ended it."""
+        """Return the event that halted the run; None without one."""
         halts = [event for event in self.events if event.event == "halt"]
         return halts[-1] if halts and self.is_halted else None
 
     def at(self, steps: np.ndarray, times_fs: np.ndarray) -> np.ndarray:
-        """Where something stands on the axis of time: ps, or steps."""
+        """Return positions on the axis of time: ps, or steps."""
         return np.asarray(times_fs, dtype=float) / 1000.0 if self.is_timed else np.asarray(steps, dtype=float)
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """Read a run folder.
+    """Return the record of a run folder.
 
-    raises : DataError for a folder that is none of a run, or one of whose files is damaged
+    raises : DataError for a folder without a run, or with a damaged file
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -91,7 +91,7 @@ def read_run(folder: str | Path) -> RunRecord:
     history, events = _history(folder / HISTORY), _events(folder / EVENTS)
     checkpoint = read_checkpoint(folder)
     if summary is not None and checkpoint is not None and checkpoint.step > summary.steps:
-        summary = None  # of an earlier part of a run that went on since
+        summary = None  # of an earlier part of a run that was continued
     known = [said for said in (checkpoint, run) if said is not None]
     config = {key: value for said in known for key, value in said.config.model_dump(exclude_unset=True).items()}
     trajectory = folder / Path(config.get("trajectory") or TRAJECTORY).name
@@ -115,7 +115,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
 
 def file_hashes(folder: Path, leave_out: Path) -> dict[str, tuple[int, str]]:
-    """{name: (bytes, SHA-256)} of the files in a folder, hidden ones left out.
+    """Return {name: (bytes, SHA-256)} of the files in a folder, without hidden ones.
 
     leave_out : the page itself
     """

@@ -1,4 +1,4 @@
-"""What is known of the error bars of a run: the constants of its calibration, and coverage where it was evaluated."""
+"""Collect what is known of the error bars of a run: calibration constants, and observed coverage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from blipcalc.report.html import table
 from blipcalc.report.record import RunRecord
 from blipcalc.settings import OR_NAN, Count, Settings, checked
 
-#: what constants belong to, beside the model
+#: settings that, with the model, determine the calibration constants
 KEYS = ("surface", "n_draws", "seed")
 #: file of ``blipcalc evaluate``
 FILE = "evaluation.json"
@@ -34,7 +34,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class StoredCoverage(Settings):
-    """A :class:`~blipcalc.calibration.coverage.Coverage` as JSON."""
+    """Stored :class:`~blipcalc.calibration.coverage.Coverage`."""
 
     kind: Kind
     group: str
@@ -47,7 +47,7 @@ class StoredCoverage(Settings):
 
 
 class StoredScores(Settings):
-    """Of the scores of an evaluation what a page shows."""
+    """Stored scores of an evaluation, as far as a page shows them."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -55,7 +55,7 @@ class StoredScores(Settings):
 
 
 class StoredEvaluation(Settings):
-    """Of an evaluation what a page shows."""
+    """Stored evaluation, as far as a page shows it."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -66,12 +66,12 @@ class StoredEvaluation(Settings):
 
 @dataclass(frozen=True)
 class Reliability:
-    """What a page says of error bars.
+    """Calibration and observed coverage of the error bars of a run.
 
-    calibration : None where none is known
-    said : where it comes from, or why there is none
-    model_hash : empty where nothing says it
-    coverage : rows of the evaluation, of forces
+    calibration : None if not known
+    said : its source, or why there is none, in words
+    model_hash : empty if not known
+    coverage : rows of the evaluation of forces
     """
 
     calibration: Calibration | None
@@ -87,12 +87,12 @@ def read_reliability(
     limits: Limits | None,
     evaluation: str | Path | None,
 ) -> Reliability:
-    """From what the run wrote down, else from its model.
+    """Return the reliability as recorded by the run, else from its model.
 
     Raises
     ------
-    ConfigurationError : another model than the one of the run
-    DataError : an evaluation that is none, or of other settings; ModelFileError : no such model
+    ConfigurationError : another model than that of the run
+    DataError : a file without an evaluation, or one with other settings; ModelFileError : no such model
     """
     calibration, said = _recorded(record)
     known = calibration.model_hash if calibration is not None else limits.identity.model_hash if limits else ""
@@ -117,7 +117,7 @@ def read_reliability(
 
 
 def _recorded(record: RunRecord) -> tuple[Calibration | None, str]:
-    """The calibration that the run wrote down, and a sentence on it."""
+    """Return the calibration recorded by the run, and a sentence on it."""
     if record.provenance is None:
         return (
             None,
@@ -149,7 +149,7 @@ def _from_model(settings: Mapping[str, Any], calibration: Calibration | None) ->
 
 
 def calibration_table(c: Calibration) -> str:
-    """The constants, an element a row, and the frame's below."""
+    """Return a table of the calibration constants: a row for each element, the worst atom of a frame, and the energy."""
     levels = sorted({level for q in (*c.q_atom.values(), c.q_frame) for level in q})
     head = ("", "factor on σ", *(f"q at {level:.0%}" for level in levels), "atoms", "frames")
     rows = []
@@ -168,7 +168,7 @@ def _number(value: float | None) -> str:
 
 
 def _coverage(evaluation: str | Path | None, calibration: Calibration | None) -> tuple[Mapping[str, Any], ...]:
-    """Rows of observed coverage."""
+    """Return the rows of observed coverage."""
     if evaluation is None:
         return ()
     path = Path(evaluation)

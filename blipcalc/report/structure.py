@@ -1,4 +1,4 @@
-"""A structure in three dimensions, coloured by uncertainty: a still picture, and what the script on the page turns."""
+"""Draw a structure in three dimensions, coloured by uncertainty: a still picture, and data for the script that rotates it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ase.neighborlist import neighbor_list
 from blipcalc.report.frames import Frame
 from blipcalc.report.html import escape
 
-#: atoms that are drawn at most: the nearest to the worst one
+#: most atoms that are drawn: those nearest to the worst one
 MOST_ATOMS = 400
-#: of the sum of covalent radii: pairs that are nearer are joined
+#: factor on the sum of covalent radii below which atoms are bonded
 BOND = 1.25
-#: radius of a ball, of the covalent radius; and of a radius below which none is drawn, Å
+#: radius of a ball as a fraction of the covalent radius, and the smallest radius, Å
 BALL, SMALLEST_BALL = 0.55, 0.22
 #: size of the still picture, px
 WIDTH, HEIGHT = 800, 400
@@ -27,10 +27,10 @@ HINT = "drag or use the arrow keys to turn; double click to turn back; point at 
 
 
 def structure_view(frame: Frame, worst: int) -> str:
-    """HTML of a structure that can be turned, and of its colour bar.
+    """Return HTML of a rotatable structure and its colour bar.
 
     frame : with finite positions
-    worst : index of the atom that is marked, and about which a periodic structure is wrapped
+    worst : index of the marked atom, around which a periodic structure is wrapped
     """
     data = view_data(frame, worst)
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
@@ -47,7 +47,7 @@ def structure_view(frame: Frame, worst: int) -> str:
 
 
 def view_data(frame: Frame, worst: int) -> dict[str, Any]:
-    """What the script draws: atoms turned to their widest side, Å about their middle; bonds as pairs of them.
+    """Return data for the script: atoms on principal axes, Å from their mean position; bonds as pairs of atoms.
 
     shown : indices in the frame
     """
@@ -87,7 +87,7 @@ def view_data(frame: Frame, worst: int) -> dict[str, Any]:
 
 
 def _around(frame: Frame, worst: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the atoms to be drawn, and where: the nearest images to the worst atom, on their principal axes."""
+    """Return the indices of the drawn atoms and their positions: the nearest images to the worst atom, on principal axes."""
     atoms = frame.atoms
     everyone = np.arange(len(atoms))
     away = atoms.get_distances(worst, everyone, mic=bool(atoms.pbc.any()), vector=True)
@@ -95,25 +95,25 @@ def _around(frame: Frame, worst: int) -> tuple[np.ndarray, np.ndarray]:
     shown = np.sort(nearest)
     at = away[shown] - away[shown].mean(axis=0)
     axes = np.linalg.svd(at, full_matrices=True)[2]
-    axes[2] *= np.linalg.det(axes)  # a turn, not a mirror
+    axes[2] *= np.linalg.det(axes)  # a rotation, not a reflection
     return shown, at @ axes.T
 
 
 def _bonds(at: np.ndarray, numbers: np.ndarray) -> list[list[int]]:
-    """Pairs nearer than :data:`BOND` times the sum of their covalent radii, each once."""
+    """Return pairs nearer than :data:`BOND` times the sum of their covalent radii, each once."""
     radii = BOND * covalent_radii[numbers]
     i, j = neighbor_list("ij", Atoms(numbers, positions=at), list(radii))
     return [[int(a), int(b)] for a, b in zip(i, j, strict=True) if a < b]
 
 
 def _range(std: np.ndarray) -> tuple[float, float]:
-    """Of the colours; NaN where nothing is known."""
+    """Return the range of the colours; NaN without a finite value."""
     known = std[np.isfinite(std)]
     return (float(known.min()), float(known.max())) if known.size else (math.nan, math.nan)
 
 
 def _colour(std: float, low: float, high: float) -> tuple[str, str]:
-    """Of the ball, and of the letter on it."""
+    """Return the colours of a ball and of the letter on it."""
     if not math.isfinite(std):
         return UNKNOWN, "#000000"
     from matplotlib import colormaps
@@ -124,7 +124,7 @@ def _colour(std: float, low: float, high: float) -> tuple[str, str]:
 
 
 def _still(data: dict[str, Any]) -> str:
-    """The structure as it lies before it is turned."""
+    """Return the picture of the structure before any rotation."""
     scale = min(WIDTH, HEIGHT) / (2 * data["reach"])
     at = np.array([atom["at"] for atom in data["atoms"]])
     x, y = WIDTH / 2 + scale * at[:, 0], HEIGHT / 2 - scale * at[:, 1]
@@ -139,7 +139,7 @@ def _still(data: dict[str, Any]) -> str:
 
 
 def _line(ends: np.ndarray, radii: np.ndarray) -> str:
-    """A bond between two balls (2, 3), from one to the other, so that it lies across none."""
+    """Return a bond between two balls (2, 3), shortened so that it covers neither."""
     share = 0.9 * radii / max(float(np.linalg.norm(ends[1] - ends[0])), 1e-9)
     if share.sum() >= 1:
         return ""
@@ -163,7 +163,7 @@ def _ball(x: float, y: float, r: float, atom: dict[str, Any], is_worst: bool) ->
 
 
 def _bar(frame: Frame, shown: list[int]) -> str:
-    """The colours of the drawn atoms; nothing where no uncertainty is known."""
+    """Return the colour bar of the drawn atoms; empty without a known uncertainty."""
     low, high = _range(frame.atom_std[shown])
     if not math.isfinite(low):
         return ""

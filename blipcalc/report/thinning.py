@@ -1,18 +1,18 @@
-"""Long series made short for a picture, without losing a peak or a gap."""
+"""Thin long series for a picture, without losing a peak or a gap."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: points of a line that a picture shows at most
+#: most points of a line in a picture
 MOST = 2000
 
 
 def thinned(values: np.ndarray, most: int = MOST) -> np.ndarray:
-    """Indices of a series that keep its shape: the largest, the smallest and the first gap of every bin, and both ends.
+    """Return indices that keep the shape of a series: maximum, minimum and first gap of every bin, and both ends.
 
-    values : (n,) with NaN or infinity where there is nothing
-    most : points that may be left; shorter series stay as they are
+    values : (n,) with NaN or infinity at gaps
+    most : points to keep; shorter series are unchanged
     """
     n = len(values)
     if n <= most:
@@ -29,5 +29,5 @@ def thinned(values: np.ndarray, most: int = MOST) -> np.ndarray:
 
 
 def evenly(n: int, most: int) -> np.ndarray:
-    """At most so many of n indices, spread evenly, both ends among them."""
+    """Return at most ``most`` of n indices, evenly spread, including both ends."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)) if n else np.arange(0)

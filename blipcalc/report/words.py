@@ -1,4 +1,4 @@
-"""A run in words: what became of it, what the guard went by, what was made with what."""
+"""Describe a run in words: outcome, monitor, settings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from blipcalc.monitor.limits import Limits
 from blipcalc.report.frames import Traces
 from blipcalc.report.record import RunRecord
 
-#: atoms of an event that are named
+#: most atoms of an event that are listed
 MOST_ATOMS = 8
 
 
 def outcome(record: RunRecord) -> tuple[str, str]:
-    """(kind, sentence): what became of a run."""
+    """Return kind and sentence of the outcome of a run."""
     summary, far = record.summary, _far(record)
     if summary is None:
         return "unfinished", f"Not ended: it runs still, or was killed; seen up to {far}. The same call goes on."
@@ -31,7 +31,7 @@ def outcome(record: RunRecord) -> tuple[str, str]:
 
 
 def head_facts(record: RunRecord, traces: Traces, limit: float | Mapping[str, float] | None) -> list[tuple[str, str]]:
-    """Names and values for the head of the page."""
+    """Return names and values for the head of the page."""
     summary, config, history = record.summary, record.config, record.history
     found = [("structure", traces.formula or "not known: no trajectory")]
     planned = f" of {config['time_ps']:g}" if "time_ps" in config else ""
@@ -59,7 +59,7 @@ def head_facts(record: RunRecord, traces: Traces, limit: float | Mapping[str, fl
 
 
 def rule_text(record: RunRecord, limits: Limits | None) -> str:
-    """What the guard went by."""
+    """Return a description of the criteria and actions of the run's monitor."""
     monitor = record.config.get("monitor")
     if monitor is None:
         return "The folder does not say what the guard went by."
@@ -87,7 +87,7 @@ def rule_text(record: RunRecord, limits: Limits | None) -> str:
 
 
 def event_rows(events: Iterable[Event]) -> list[tuple[str, ...]]:
-    """Cells of the table of events."""
+    """Return the rows of the table of events."""
     rows: list[tuple[str, ...]] = []
     for e in events:
         atoms = [f"{symbol} {index}" for symbol, index in zip(e.symbols, e.atoms, strict=False)]
@@ -100,14 +100,14 @@ def event_rows(events: Iterable[Event]) -> list[tuple[str, ...]]:
 
 
 def limit_text(limit: float | Mapping[str, float]) -> str:
-    """A limit on ``atom_std``, or one for each element."""
+    """Return the text of a limit on ``atom_std``, or of one for each element."""
     if isinstance(limit, float):
         return f"{limit:.4g} eV/Å"
     return ", ".join(f"{symbol} {value:.4g}" for symbol, value in limit.items()) + " eV/Å"
 
 
 def duration(seconds: float) -> str:
-    """A time of the clock."""
+    """Return the text of a duration."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
@@ -118,14 +118,14 @@ def duration(seconds: float) -> str:
 
 
 def size(n_bytes: int) -> str:
-    """Of a file."""
+    """Return the text of a file size."""
     return (
         f"{n_bytes} B" if n_bytes < 1000 else f"{n_bytes / 1e3:.3g} kB" if n_bytes < 1e6 else f"{n_bytes / 1e6:.4g} MB"
     )
 
 
 def plain(value: Any) -> str:
-    """A setting as text."""
+    """Return a setting as text."""
     if isinstance(value, Mapping):
         return "; ".join(f"{key} {plain(entry)}".strip() for key, entry in value.items() if entry is not None) or "none"
     if isinstance(value, list):
@@ -149,7 +149,7 @@ def _course(config: Mapping[str, Any]) -> str:
 
 
 def _largest(record: RunRecord) -> str:
-    """The largest that is finite, when it was, and how many checks had none."""
+    """Return the text of the largest finite ``atom_std``, its atom and step, and the number of checks without one."""
     values = record.history["max_atom_std"]
     known = [k for k, value in enumerate(values) if math.isfinite(value)]
     broken = f"; not finite in {len(values) - len(known)} checks" if len(known) < len(values) else ""

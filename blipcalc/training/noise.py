@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blipcalc.core.contracts import Network, place_draws
 from blipcalc.core.graph import Graph

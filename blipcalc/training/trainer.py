@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from blipcalc.core.contracts import NOISE_UNIT, Network, Posterior, place_draws
 from blipcalc.core.graph import Graph

@@ -179,7 +179,7 @@ def test_forces_and_faults_are_those_of_the_guard(script, faulty, known):
         atoms.positions = cluster.x[0]
         atoms.set_momenta(faulty.MASS * cluster.v[0])
         expected = any(copy.deepcopy(rule)(atoms, step + 1).breached for rule in rules)
-        assert faulty.fault_checks(cluster, known, before, energy)[0] == expected
+        assert faulty.faults(cluster, known, before, energy)[0] == expected
         seen.append(expected)
     assert 0 < sum(seen) < 60
 
