@@ -1,4 +1,4 @@
-"""Named errors. Each message says what was expected, what came, and what to do."""
+"""Named errors; each message says what was expected, what was found, and how to correct it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from blipcalc.text import printable
 
 
 class BlipcalcError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of all errors that this package defines."""
 
     def __str__(self) -> str:
-        """The message; it may quote a file."""
+        """Return the message in printable characters, since it may quote a file."""
         return printable(super().__str__())
 
 
 class BlipcalcWarning(UserWarning):
-    """Base of every warning of this package."""
+    """Base class of all warnings of this package."""
 
     def __str__(self) -> str:
-        """The message; it may quote a file."""
+        """Return the message in printable characters, since it may quote a file."""
         return printable(super().__str__())
 
 
@@ -35,11 +35,11 @@ class EmptyStructureError(StructureError):
 
 
 class NonFiniteError(StructureError):
-    """NaN or infinity in what goes in or in what comes out."""
+    """NaN or infinity in inputs or results."""
 
 
 class ExtentError(StructureError):
-    """Lengths beyond what numbers can resolve, or a cell so small that its images cannot be counted."""
+    """Lengths too large for the resolution of numbers, or a cell so small that its images cannot be counted."""
 
 
 class CoincidentAtomsError(StructureError):
@@ -51,11 +51,11 @@ class SingularCellError(StructureError):
 
 
 class ZeroVarianceError(StructureError):
-    """Forces whose variance is exactly zero although they are not: all draws are the same, and their spread is no error bar."""
+    """All variances are exactly zero although the values are not: all draws are equal, and their spread is no error bar."""
 
 
 class UnknownElementError(StructureError):
-    """An element that the model was not made for."""
+    """An element outside those of the model."""
 
 
 class DrawsError(BlipcalcError, ValueError):
@@ -67,15 +67,15 @@ class ConfigurationError(BlipcalcError, ValueError):
 
 
 class CalculatorResultError(BlipcalcError, ValueError):
-    """A calculator gave a property of another shape or kind than ASE's."""
+    """A calculator gave a property of a shape or type other than ASE's."""
 
 
 class NotEvaluatedError(BlipcalcError, ValueError):
-    """A quantity that was needed is not among those that were evaluated."""
+    """A required quantity was not evaluated."""
 
 
 class DataError(BlipcalcError, ValueError):
-    """A data set that cannot be trained or evaluated on."""
+    """A data set that cannot be used for training or evaluation."""
 
 
 class MissingLabelsError(DataError):
@@ -87,7 +87,7 @@ class NonFiniteLabelsError(DataError):
 
 
 class UnknownKeyError(DataError):
-    """A property or file key that is not there."""
+    """A missing property or file key."""
 
 
 class MixedElementsError(DataError):
@@ -107,15 +107,15 @@ class UnitsWarning(BlipcalcWarning):
 
 
 class ModelFileError(BlipcalcError, ValueError):
-    """A model file that is refused."""
+    """A model file that cannot be used."""
 
 
 class DamagedFileError(ModelFileError):
-    """A truncated file, or tensors or manifest that do not match their hash."""
+    """A truncated file, or one whose content does not match its hash."""
 
 
 class SchemaError(ModelFileError):
-    """A manifest of another schema, or one whose fields are missing, unknown or of the wrong kind."""
+    """A manifest of another schema, or one with missing, unknown or wrong fields."""
 
 
 class NonFiniteWeightsError(ModelFileError):
@@ -123,19 +123,19 @@ class NonFiniteWeightsError(ModelFileError):
 
 
 class ChangedRandomStreamError(ModelFileError):
-    """Draws made from the stored seed differ from those that the file was calibrated with."""
+    """Draws from the stored seed differ from those of the calibration."""
 
 
 class ChangedFileError(ModelFileError):
-    """A model file that changed since it was loaded, so that saving would lose what somebody else wrote."""
+    """A model file that has changed since it was loaded, so that saving would lose another writer's changes."""
 
 
 class CalibrationError(BlipcalcError, ValueError):
-    """A calibration that cannot be fitted or does not belong to what it is asked for."""
+    """A calibration that cannot be fitted, or does not belong to the requested settings."""
 
 
 class TrainingDataReusedError(CalibrationError):
-    """Frames offered for calibration that the model was trained on."""
+    """Calibration frames on which the model was trained."""
 
 
 class UncalibratedWarning(BlipcalcWarning):
@@ -143,15 +143,15 @@ class UncalibratedWarning(BlipcalcWarning):
 
 
 class SilentForcesWarning(BlipcalcWarning):
-    """Forces that vanish by symmetry say nothing of error bars, and are left out."""
+    """Forces that vanish by symmetry carry no information on error bars, and are left out."""
 
 
 class TrainingWarning(BlipcalcWarning):
-    """A training ended otherwise than it should, or went on from something older than expected."""
+    """A training that ended unexpectedly, or resumed from an older state than expected."""
 
 
 class CheckpointWarning(BlipcalcWarning):
-    """A checkpoint was damaged, and the one before it is used; or a run that goes on is not the same to the last bit."""
+    """A damaged checkpoint replaced by the previous one, or a resumed run that is not bit-identical."""
 
 
 class BusyError(BlipcalcError, RuntimeError):
@@ -171,15 +171,15 @@ class NoLockWarning(BlipcalcWarning):
 
 
 class MonitorError(BlipcalcError, ValueError):
-    """A monitor that cannot watch what it is given."""
+    """A monitor that cannot be used with the given atoms or calculator."""
 
 
 class LimitsError(BlipcalcError, ValueError):
-    """Limits of a guard that the reference cannot carry, or that belong to something else."""
+    """Limits of a monitor that the reference does not support, or that belong to something else."""
 
 
 class SamplingError(BlipcalcError, ValueError):
-    """Too few independent frames for an average, or for the weights that lead to another surface."""
+    """Too few independent frames for an average, or for reweighting to another surface."""
 
 
 class CompilationError(BlipcalcError, RuntimeError):
@@ -191,7 +191,7 @@ class IncomparableError(BlipcalcError, ValueError):
 
 
 class RelaxationError(BlipcalcError, ValueError):
-    """A structure or a path from which a derived quantity cannot be worked out."""
+    """A structure or a path that does not determine the derived quantity."""
 
 
 class NotStationaryError(RelaxationError):
@@ -199,7 +199,7 @@ class NotStationaryError(RelaxationError):
 
 
 class ImaginaryModesError(RelaxationError):
-    """Thermodynamics of modes that are no oscillators."""
+    """Thermodynamics with imaginary modes, which are no oscillators."""
 
 
 class NoBarrierError(RelaxationError):
@@ -207,19 +207,19 @@ class NoBarrierError(RelaxationError):
 
 
 class NotConvergedError(RelaxationError):
-    """A relaxation that has not arrived within its steps."""
+    """A relaxation that did not converge within its steps."""
 
 
 class NotAMinimumError(RelaxationError):
-    """A structure whose surface has no minimum there."""
+    """A structure near which the surface has no minimum."""
 
 
 class OutOfRangeError(BlipcalcError, ValueError):
-    """A minimum or a barrier that lies outside of the range that was looked at."""
+    """A minimum or a barrier outside the examined range."""
 
 
 def warn_user(message: str, category: type[Warning]) -> None:
-    """A warning that points at the line of the user, whatever of this package and of its decorators lies in between."""
+    """Give a warning at the user's line, below all frames of this package and of its decorators."""
     own, level, frame = (str(Path(__file__).parent), contextlib.__file__), 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
         frame, level = frame.f_back, level + 1

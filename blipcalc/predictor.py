@@ -1,4 +1,4 @@
-"""Model, posterior and calibration as one thing that predicts structures."""
+"""Predictor of energies and forces from a model, draws of its posterior and a calibration."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from blipcalc.model_file.model_file import load
 from blipcalc.process import plain_state
 from blipcalc.settings import whole
 
-#: draws at most: more would only fill the memory
+#: largest number of draws; more would only fill the memory
 MOST_DRAWS = 100_000
-#: Å; a list of one structure is reused until an atom has moved by half of it
+#: Å, skin of the neighbour list, which is reused until an atom has moved by half of it
 SKIN = 1.0
 
 
 class Computing(TypedDict, total=False):
-    """How a predictor computes, see :class:`BayesianPredictor`."""
+    """Settings of the computation of a predictor, see :class:`BayesianPredictor`."""
 
     device: str | torch.device
     dtype: str | torch.dtype
@@ -48,7 +48,7 @@ class Computing(TypedDict, total=False):
 class BayesianPredictor(WithLock, Predictor):
     """Predictions of a model under K fixed draws of its posterior.
 
-    The draws are made once, from the seed: a fixed set of draws is a fixed, smooth, conservative surface.  It evaluates one call
+    The draws are made once, from the seed: fixed draws make a fixed, smooth, conservative surface.  Calls are evaluated one
     at a time, because ``functional_call`` swaps the parameters of the module while it runs.
 
     Parameters
@@ -56,16 +56,16 @@ class BayesianPredictor(WithLock, Predictor):
     model, posterior : an EnergyModel and its posterior
     n_draws : K
     seed : of the draws
-    surface : ``mean`` over the K draws, or ``centre``, the network(s) without noise, where draws are evaluated only when a
-        variance is asked for
-    calibration : constants to apply; None leaves posterior values as they are
-    domain : where the data were, for :meth:`latent_distances`
+    surface : the driving potential: ``mean`` over the K draws, or ``centre``, the network at the mean weights (or the mean
+        over the few of a mixture), where draws are evaluated only for requested variances
+    calibration : applied to the variances; None leaves posterior values
+    domain : of the training data, for :meth:`latent_distances`
     device, dtype : of this predictor, ``float32`` or ``float64``; the given model is copied, never changed
     strategy, chunk : see :class:`~blipcalc.core.evaluate.Evaluator`
 
     Raises
     ------
-    ConfigurationError : a setting that is not among those, a device that is not there; DrawsError : a K that cannot be
+    ConfigurationError : an invalid setting or an absent device; DrawsError : an invalid K
     """
 
     has_stress = has_energies = True
@@ -110,7 +110,7 @@ class BayesianPredictor(WithLock, Predictor):
         self._last: tuple[list[bytes], dict[str, bool], list[SampleArrays]] | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        """For copies and worker processes: all but what :meth:`_prepare` makes anew."""
+        """Return the state for copies and worker processes, without what :meth:`_prepare` makes anew."""
         return {k: v for k, v in super().__getstate__().items() if k not in ("_evaluator", "_neighbors", "_last")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -119,7 +119,7 @@ class BayesianPredictor(WithLock, Predictor):
 
     @property
     def identity(self) -> Identity:
-        """Network, draws and calibration; the dtype is that of the weights."""
+        """The identity from network, draws and calibration; the weights carry the dtype."""
         draws = [
             None if one is None else (one.n, one.linear, tensors_hash(one.overrides))
             for one in (self.draws, self.centre)
@@ -140,7 +140,7 @@ class BayesianPredictor(WithLock, Predictor):
         calibrated: bool = True,
         **settings: Unpack[Computing],
     ) -> BayesianPredictor:
-        """A predictor from a model file, or from the name of a bundled model, with the calibration that belongs to it.
+        """Make a predictor from a model file or the name of a bundled model, with the calibration that belongs to it.
 
         surface : None takes the one that the model file recommends
         calibrated : False gives raw posterior values
@@ -164,11 +164,11 @@ class BayesianPredictor(WithLock, Predictor):
 
     @plain_state()
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
-        """Predictions in the order of the structures; evaluated as one batch.
+        """Return predictions in the order of the structures, evaluated as one batch.
 
         Raises
         ------
-        StructureError : and its kinds, for what cannot be evaluated
+        StructureError or a subclass : for a structure that cannot be evaluated
         """
         if not structures:
             return []
@@ -190,8 +190,9 @@ class BayesianPredictor(WithLock, Predictor):
 
     @plain_state()
     def latent_distances(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
-        """(n,) of each structure: how far every atom is from the data, as the network without noise describes it; about 1
-        where the data are.  No variance is looked at.
+        """Return (n,) distances from the training data of the atoms of each structure, about 1 within the data.
+
+        They use features of the network without weight noise; no variance enters.
 
         raises : ConfigurationError for a predictor without a domain; StructureError as for a call
         """
@@ -208,9 +209,9 @@ class BayesianPredictor(WithLock, Predictor):
         return np.split(distance, np.cumsum([len(atoms) for atoms in structures])[:-1])
 
     def single(self, k: int) -> BayesianPredictor:
-        """Draw k alone, posterior values; the model is shared, and used by one of them at a time.
+        """Return a predictor of draw k alone, without calibration; both share the model and its lock.
 
-        raises : DrawsError for a k that is none of 0 … K - 1
+        raises : DrawsError for a k outside 0 … K - 1
         """
         if not 0 <= k < self.n_draws:
             raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
@@ -224,7 +225,7 @@ class BayesianPredictor(WithLock, Predictor):
     def each(
         self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
     ) -> list[SampleArrays]:
-        """Draw k on structure k alone, for K structures: samples of one draw each, posterior values.
+        """Evaluate draw k on structure k alone, for K structures: samples of one draw each, posterior values.
 
         which : the draws, one for each structure, None for all in their order
 
@@ -240,7 +241,7 @@ class BayesianPredictor(WithLock, Predictor):
 
     @plain_state()
     def curvature(self, atoms: Atoms, *, strain: bool = False) -> Curvature:
-        """Second derivatives of the surface that drives, at one structure; raises StructureError as for a call."""
+        """Return second derivatives of the driving potential at one structure; raises StructureError as for a call."""
         with self.lock:
             graph = self._graph([atoms], fresh=True)
         draws = self.draws if self.centre is None else self.centre
@@ -248,7 +249,7 @@ class BayesianPredictor(WithLock, Predictor):
 
     @plain_state()
     def curvatures(self, structures: Sequence[Atoms]) -> list[Curvature]:
-        """Second derivatives of draw k at structure k, for K structures.
+        """Return second derivatives of draw k at structure k, for K structures.
 
         raises : DrawsError for another number of structures; StructureError as for a call
         """
@@ -266,7 +267,10 @@ class BayesianPredictor(WithLock, Predictor):
     def _centre_samples(
         self, centre: Draws, structures: Sequence[Atoms], graph: Graph, wanted: dict[str, bool]
     ) -> list[SampleArrays]:
-        """Those of the centre; kept for a single structure, of which MD asks forces first and a variance afterwards."""
+        """Evaluate the network at the mean weights.
+
+        The result is kept for a single structure, since MD requests forces first and a variance later.
+        """
         if len(structures) > 1:
             return sample_arrays(self._evaluator(centre, graph, **wanted), graph)
         (atoms,) = structures
@@ -276,7 +280,7 @@ class BayesianPredictor(WithLock, Predictor):
         return self._last[2]
 
     def _graph(self, structures: Sequence[Atoms], *, fresh: bool = False) -> Graph:
-        """The batch of the structures; a single structure reuses the neighbour list of the one before, unless ``fresh``."""
+        """Return the batch of the structures; a single structure reuses the last neighbour list, unless ``fresh``."""
         graphs, one = [], len(structures) == 1 and not fresh
         for atoms in structures:
             check_elements(atoms.numbers, self.species)
@@ -291,7 +295,7 @@ class BayesianPredictor(WithLock, Predictor):
 
 
 def draws_of(n_draws: object) -> int:
-    """A number of draws; :class:`DrawsError` for anything else."""
+    """Return a checked number of draws; raises :class:`DrawsError`."""
     found = whole("n_draws", n_draws, 1, what="number of draws", error=DrawsError)
     if found > MOST_DRAWS:
         raise DrawsError(f"n_draws={found}; expected at most {MOST_DRAWS}")
@@ -299,7 +303,7 @@ def draws_of(n_draws: object) -> int:
 
 
 def device_of(name: str | torch.device) -> torch.device:
-    """A device that is there."""
+    """Return the device of a name; raises :class:`ConfigurationError` where it cannot be used."""
     if not isinstance(name, (str, torch.device)):
         raise ConfigurationError(f"device={name!r}; expected a name such as 'cpu' or 'cuda:0'")
     try:
@@ -311,7 +315,7 @@ def device_of(name: str | torch.device) -> torch.device:
 
 
 def dtype_of(name: str | torch.dtype) -> torch.dtype:
-    """``float32`` or ``float64``, by name or as they are."""
+    """Return ``float32`` or ``float64`` as a torch dtype, from its name or from the dtype."""
     known = {"float32": torch.float32, "float64": torch.float64}
     dtype = known.get(name) if isinstance(name, str) else name
     if not isinstance(dtype, torch.dtype) or dtype not in known.values():

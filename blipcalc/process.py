@@ -1,8 +1,8 @@
-"""Numbers that do not depend on the state of the process, which is the user's.
+"""Computation independent of the state of the process, which belongs to the user.
 
 Other packages of this field set torch's default dtype to float64 for the whole process, a user may call from within
-``torch.autocast`` or ``torch.inference_mode``, and numpy may be told to raise on underflow.  :func:`plain_state` is torch and
-numpy as a fresh process has them, for one call and one thread.  It stands at the doors: wherever networks and tensors are made,
+``torch.autocast`` or ``torch.inference_mode``, and numpy may be set to raise on underflow.  :func:`plain_state` sets
+torch and numpy to the state of a new process, for one call and one thread.  It is used wherever networks and tensors are made,
 evaluated, trained and fitted.
 """
 
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-#: what makes floating-point tensors of the default dtype
+#: functions that make floating-point tensors of the default dtype
 _MAKERS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.eye, torch.linspace, torch.logspace}
 _MAKERS |= {torch.scalar_tensor}
-#: what does so of Python floats alone, and where these stand
+#: functions that do so for Python floats only, with the name and position of those
 _OF_VALUES = {torch.full: ("fill_value", 1), torch.tensor: ("data", 0), torch.as_tensor: ("data", 0)}
 #: numpy's own defaults
 _ERRORS = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
 class _Float32(TorchFunctionMode):
-    """Tensors of no particular dtype are float32.  The default dtype belongs to all threads; a mode belongs to one."""
+    """Make tensors without a given dtype float32, in this thread alone; the default dtype would affect all threads."""
 
     def __torch_function__(
         self,
@@ -43,7 +43,7 @@ class _Float32(TorchFunctionMode):
 
 
 def _is_of_floats(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether the values of a new tensor are Python floats; numbers of numpy and tensors have a dtype of their own."""
+    """Return whether the values of a new tensor are Python floats; numpy numbers and tensors have their own dtype."""
     if func not in _OF_VALUES:
         return False
     name, position = _OF_VALUES[func]
@@ -55,7 +55,7 @@ def _is_of_floats(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Import packages that are deprecated in parts, also where the process makes warnings errors."""
+    """Import packages with deprecated parts, even where the process turns warnings into errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -64,13 +64,16 @@ def quiet_imports() -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_state() -> Iterator[None]:
-    """Compute as in a fresh process: default dtype float32, default device ``cpu``, gradients on, no autocast, no inference
-    mode, numpy's own treatment of floating-point errors.  For the thread that enters; the state before is given back.
+    """Compute as in a new process, then restore the state.
 
-    A context, and a decorator.  What it does not touch changes no number beyond rounding: deterministic algorithms, threads.
+    In between: default dtype float32, default device ``cpu``, gradients on, no autocast, no inference mode, numpy's own treatment
+    of floating-point errors.
+
+    It is a context and a decorator, for the thread that enters it.  Settings that it keeps (deterministic algorithms, threads)
+    change numbers by rounding only.
     """
     with contextlib.ExitStack() as stack:
-        # entered only where it makes a difference: a call of MD takes a few ms, each of these some µs and more inside
+        # entered only where needed: a call in MD takes a few ms, and each of these some µs and more inside
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if not torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""All open sets: things of one kind by name, our own and those that installed packages add by an entry point.
+"""Registries of models, posterior methods and other kinds by name: our own, and those of installed packages.
 
 [project.entry-points."blipcalc.posteriors"]
 mine = "my_package.posterior:MyPosterior"
@@ -22,11 +22,11 @@ from blipcalc.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class Registry:
-    """Classes, or functions, of one kind; the module of each is imported when it is asked for.
+    """Classes or functions of one kind by name; the module of each is imported on first use.
 
-    kind : a word for one of them, such as ``model``
+    kind : word for one entry, such as ``model``
     group : of the entry points
-    own : {name: ``module:attribute``} of those that come with blipcalc
+    own : {name: ``module:attribute``} of blipcalc's own entries
     """
 
     kind: str
@@ -35,26 +35,26 @@ class Registry:
 
     @cached_property
     def places(self) -> dict[str, str]:
-        """{name: ``module:attribute``}; names of our own cannot be taken by others."""
+        """{name: ``module:attribute``} of all entries; other packages cannot take our own names."""
         return {entry.name: entry.value for entry in entry_points(group=self.group)} | dict(self.own)
 
     def names(self) -> list[str]:
-        """All of them, our own first."""
+        """Return all names, our own first."""
         return [*self.own, *sorted(self.places.keys() - self.own.keys())]
 
     def package(self, name: str) -> str:
-        """Name and version of the distribution that adds one, which a file keeps; empty for our own."""
+        """Return name and version of the distribution that adds a name, for model files; empty for our own."""
         found = [entry.dist for entry in entry_points(group=self.group, name=name) if name not in self.own]
         return f"{found[0].name} {found[0].version}" if found and found[0] is not None else ""
 
     def __getitem__(self, name: str) -> Any:
-        """The class or function of a name; raises :class:`ConfigurationError` for an unknown one."""
+        """Return the class or function of a name; raises :class:`ConfigurationError` for an unknown one."""
         return self.get(name)
 
     def get(self, name: str, package: str = "") -> Any:
-        """The class or function of a name.
+        """Return the class or function of a name.
 
-        package : that it came from, as a file says; see :meth:`package`
+        package : the distribution named in a file, see :meth:`package`
         raises : ConfigurationError for an unknown name
         """
         if name not in self.places:
@@ -71,7 +71,7 @@ class Registry:
         return getattr(importlib.import_module(module), attribute)
 
     def words(self, name: str) -> str:
-        """First line of the docstring of one, read from its file; the module is not imported, so that help is fast."""
+        """Return the first line of an entry's docstring, read from its file without an import, so that help is fast."""
         module, _, attribute = self.places[name].partition(":")
         source = _source_of(module)
         if source is None:
@@ -82,7 +82,7 @@ class Registry:
         return next((ast.get_docstring(node) or "" for node in found_here), "").partition("\n")[0]
 
     def help(self) -> str:
-        """Every name with its words, a paragraph each, for the help of a command."""
+        """Return every name with its first line, a paragraph each, for the help of a command."""
         lines = []
         for name in self.names():
             words = self.words(name).replace("`", "").rstrip(".")
@@ -90,9 +90,9 @@ class Registry:
         return "\n\n".join(lines)
 
     def name_of(self, cls: type) -> str:
-        """The name under which a class is registered.
+        """Return the name under which a class is registered.
 
-        raises : ConfigurationError for a class that is not
+        raises : ConfigurationError for a class that is not registered
         """
         place = f"{cls.__module__}:{cls.__qualname__}"
         for name, known in self.places.items():
@@ -105,7 +105,7 @@ class Registry:
 
 
 def _source_of(module: str) -> Path | None:
-    """The file of a module, without an import of the packages around it; None where there is no source."""
+    """Return the source file of a module without importing its packages; None where there is none."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
@@ -126,7 +126,7 @@ MODELS = Registry(
     },
 )
 
-#: methods, by the names that model files give them
+#: posterior methods, by the names that model files use
 POSTERIORS = Registry(
     "posterior",
     "blipcalc.posteriors",
@@ -145,7 +145,7 @@ POSTERIORS = Registry(
     },
 )
 
-#: with a limit from a reference run
+#: criteria with a limit from a reference run
 CRITERIA = Registry(
     "criterion",
     "blipcalc.criteria",
@@ -157,7 +157,7 @@ CRITERIA = Registry(
     },
 )
 
-#: what can be averaged over the frames of a run
+#: observables averaged over the frames of a run
 OBSERVABLES = Registry(
     "observable",
     "blipcalc.properties",

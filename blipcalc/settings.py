@@ -1,4 +1,4 @@
-"""Settings and schemas of files: frozen pydantic models, and single numbers, whose faults are named errors of this package."""
+"""Settings and file schemas as frozen pydantic models, and checks of single values, with named errors of this package."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidato
 
 from blipcalc.errors import BlipcalcError, ConfigurationError, DataError
 
-#: what is counted or numbered is below it
+#: upper bound of counts and indices
 MOST = 2**63
-#: ranges of what files hold
+#: ranges of values in files
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
-#: for a number that may be not finite, which a file has null for
+#: for a number that may not be finite, which is null in a file
 OR_NAN = WrapValidator(lambda value, check: math.nan if value is None else check(value))
-#: faults of a file that a message names
+#: largest number of faults of a file in a message
 MOST_FAULTS = 5
 
 
@@ -38,9 +38,9 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, value: Self | Mapping[str, Any] | None) -> Self:
-        """Settings from themselves, from a mapping, or the defaults.
+        """Return settings from settings, from a mapping, or by default.
 
-        Raises :class:`ConfigurationError` for an unknown key or a value that is refused.
+        Raises :class:`ConfigurationError` for an unknown key or an invalid value.
         """
         if isinstance(value, cls):
             return value
@@ -58,10 +58,10 @@ Schema = TypeVar("Schema", bound=Settings)
 def checked(
     schema: type[Schema], said: Mapping[str, Any], what: str, *, error: type[BlipcalcError] = DataError
 ) -> Schema:
-    """What a file says, held against its schema: types as JSON has them, ranges, and no unknown key.
+    """Return the content of a file as its schema: types as in JSON, ranges, and no unknown key.
 
-    what : the file, and what it should hold, for the message
-    raises : the error, naming the fields that are wrong, their values, and the known key that is nearest to an unknown one
+    what : the file and its intended content, for the message
+    raises : ``error``, naming the wrong fields, their values, and for an unknown key the nearest known one
     """
     try:
         return schema.model_validate_json(json.dumps(said), strict=True)
@@ -84,22 +84,22 @@ def _fault(schema: type[BaseModel], fault: Mapping[str, Any]) -> str:
 
 
 def _known(schema: type, path: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the part of a schema that a path leads to."""
+    """Return the names of the fields at a path in a schema."""
     for step in path:
         fields = _fields(schema)
-        schema = _part(fields[step]) if step in fields else schema  # else an index, or a key of a mapping
+        schema = _part(fields[step]) if step in fields else schema  # otherwise an index, or a key of a mapping
     return list(_fields(schema))
 
 
 def _fields(schema: type) -> dict[str, Any]:
-    """{name: type}."""
+    """Return {name: type} of the fields of a schema."""
     if issubclass(schema, BaseModel):
         return {name: field.annotation for name, field in schema.model_fields.items()}
     return get_type_hints(schema)
 
 
 def _part(hint: Any) -> Any:
-    """The schema within a type such as ``list[Schema] | None``; None without one."""
+    """Return the schema within a type such as ``list[Schema] | None``; None without one."""
     if isinstance(hint, type) and (issubclass(hint, BaseModel) or is_dataclass(hint)):
         return hint
     return next(filter(None, map(_part, get_args(hint))), None)
@@ -113,16 +113,16 @@ def number(
     infinite: bool = False,
     error: type[BlipcalcError] = ConfigurationError,
 ) -> float:
-    """A real number that a user gave; anything else, NaN among it, is an error with its name.
+    """Return a real number from the user; anything else, including NaN, is an error with the name of the value.
 
-    above : what it must be greater than
-    infinite : whether infinity is a number here
+    above : exclusive lower bound
+    infinite : whether infinity is allowed
     """
     found = math.nan
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
             found = float(value)
-        except OverflowError:  # a whole number of hundreds of digits
+        except OverflowError:  # an integer of hundreds of digits
             found = math.inf
     if not (found > above and (infinite or math.isfinite(found))):
         what = {-math.inf: "a number", 0.0: "a positive number"}.get(above, f"a number > {above:g}")
@@ -138,39 +138,39 @@ def whole(
     what: str = "number",
     error: type[BlipcalcError] = ConfigurationError,
 ) -> int:
-    """A whole number that a user gave, as ``int``; anything else is an error with its name.
+    """Return a whole number from the user, as ``int``; anything else is an error with the name of the value.
 
     what : is counted, in words
     """
     found = number(name, value, infinite=True, error=error)
     if not (isinstance(value, SupportsInt) and least <= found < MOST and int(found) == found):
         raise error(f"{name}={reprlib.repr(value)}; expected a whole {what}{'' if least == -MOST else f' ≥ {least}'}")
-    return int(value)  # not of ``found``: a float has no room for all digits
+    return int(value)  # not of ``found``: a float does not hold all digits
 
 
 def switch(name: str, value: object) -> bool:
-    """Yes or no."""
+    """Return a boolean from the user; anything but True, False, 0 or 1 is an error with the name of the value."""
     if not (type(value).__name__ in ("bool", "bool_") or (isinstance(value, int) and value in (0, 1))):
         raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected True or False")
     return bool(value)
 
 
 def choice(name: str, value: object, options: Sequence[object]) -> Any:
-    """One of a few words, True, False or None."""
+    """Return one of the options, which are words, True, False or None; anything else is an error with the name of the value."""
     if not ((value is None or isinstance(value, (str, bool))) and value in options):
         raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected one of {', '.join(map(repr, options))}")
     return value
 
 
 def path_of(name: str, value: object) -> Path:
-    """A path; anything but one or its text is an error."""
+    """Return a path from the user; anything but a path or its text is an error."""
     if not isinstance(value, (str, Path)) or not str(value):
         raise ConfigurationError(f"{name}={reprlib.repr(value)}; expected the path of a file")
     return Path(value)
 
 
 def numbers(name: str, value: object, what: str) -> np.ndarray:
-    """Finite real numbers that a user gave, as float64; anything else is an error that says what was expected."""
+    """Return finite real numbers from the user, as float64; anything else is an error that names the expected values."""
     try:
         found = np.asarray(value)
         found = found.astype(np.float64) if found.dtype.kind in "fiu" else np.array(np.nan)
@@ -182,7 +182,7 @@ def numbers(name: str, value: object, what: str) -> np.ndarray:
 
 
 def several(name: str, value: Any, what: str, *, error: type[BlipcalcError] = ConfigurationError) -> list[Any]:
-    """What a user gave a list of, as a list; anything else is an error that says what was expected."""
+    """Return a list from the user; anything else is an error that names the expected values."""
     try:
         if isinstance(value, (str, bytes, Mapping)):
             raise TypeError

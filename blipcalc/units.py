@@ -1,4 +1,4 @@
-"""Units. Inside the package energies are eV, lengths Å, times fs; conversion happens once, where data enter."""
+"""Units: inside the package energies are eV, lengths Å, times fs; conversion happens once, where data enter."""
 
 from __future__ import annotations
 

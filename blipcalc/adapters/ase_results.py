@@ -1,15 +1,15 @@
-"""Calculators of other people: what they are shown of a structure, what they say of it, and when that is out of date.
+"""Access to the results of other calculators: the structure they are shown, checks of their answers, and outdated results.
 
-**One gate.**  :func:`ask` is the only way in which a foreign calculator's numbers come into the package: energies as floats,
-forces (n, 3), stresses in Voigt order, in float64 and as copies, or an error that names the calculator and what it gave.
+**Results.**  All numbers of other calculators enter the package through :func:`ask`: energies as floats,
+forces (n, 3), stresses in Voigt order, in float64 and as copies, or an error that names the calculator and the value.
 
-**One rule for results that are kept.**  ASE compares elements, positions, cell, periodicity, initial charges and magnetic
-moments; many calculators take total charge and spin, and more, from ``atoms.info``.  So results hold no longer
+**Outdated results.**  ASE compares elements, positions, cell, periodicity, initial charges and magnetic
+moments; many calculators take total charge and spin, and more, from ``atoms.info``.  So results are outdated
 
-* where :data:`ELECTRONS` in ``info`` have changed, for every calculator, also for one that does not look at them by itself;
-* where another entry of ``info`` has changed and one of the parts says, by its own ``check_state``, that it matters.
+* where :data:`ELECTRONS` in ``info`` have changed, for every calculator, even one that does not compare them;
+* where another entry of ``info`` has changed and a part reports by its own ``check_state`` that it matters.
 
-Notes that observers and files leave in ``info`` are no inputs: no part is shown them, and they never cost an evaluation.
+Notes that observers and files leave in ``info`` are not inputs: parts do not see them, and they cause no evaluation.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from blipcalc.core.dropped_by_ase import PREFIX
 from blipcalc.errors import CalculatorResultError, ConfigurationError, NonFiniteError
 
-#: entries of ``info`` that runs write for a reader, by name and by beginning
+#: entries of ``info`` that runs write as notes, by name and by prefix
 NOTES, NOTE_PREFIXES = ("step", "time_fs"), (PREFIX, "breach_")
-#: entries of ``info`` from which calculators take total charge and spin
+#: entries of ``info`` that give total charge and spin to calculators
 ELECTRONS = ("charge", "total_charge", "spin", "total_spin", "multiplicity", "spin_multiplicity", "uhf")
-#: properties of one number; either stands for the other where a calculator has no electronic entropy
+#: equal where a calculator has no electronic entropy, so one stands for the other
 ENERGIES = ("energy", "free_energy")
-#: derivatives first: some calculators compute what they are asked for alone, and then all over again
+#: derivatives first: some calculators compute only the requested property, and would start again for derivatives
 ORDER = ("stress", "forces", "energies", "energy", "free_energy")
 
 
 @runtime_checkable
 class Answering(Protocol):
-    """What can be asked for properties of a structure: any calculator of ASE."""
+    """Anything that gives properties of a structure, such as any ASE calculator."""
 
     implemented_properties: list[str]
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """The property, computed where it is not known."""
+        """Return the property, computed where it is not known."""
         ...
 
 
 @runtime_checkable
 class Vouching(Protocol):
-    """A calculator or predictor that says whether its results hold for other entries of ``info``."""
+    """A calculator or predictor that reports whether its results hold for other entries of ``info``."""
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """As :func:`changes`."""
+        """Return the changes that matter, as :func:`changes`."""
         ...
 
 
 def inputs(atoms: Atoms) -> dict[Any, Any]:
-    """The entries of ``info`` that are no notes."""
+    """Return the entries of ``info`` that are inputs, not notes."""
     return {
         key: value for key, value in atoms.info.items() if key not in NOTES and not str(key).startswith(NOTE_PREFIXES)
     }
 
 
 def shown(atoms: Atoms) -> Atoms:
-    """The structure as foreign calculators see it: without constraints and notes; itself where it has neither."""
+    """Return the structure without constraints and notes, as other calculators see it; unchanged where it has neither."""
     given = inputs(atoms)
     if not atoms.constraints and len(given) == len(atoms.info):
         return atoms
@@ -76,12 +76,12 @@ def shown(atoms: Atoms) -> Atoms:
 
 
 def electrons(info: Mapping[Any, Any]) -> dict[str, Any]:
-    """Total charge and spin, as far as ``info`` says them."""
+    """Return those entries of ``info`` that give total charge and spin."""
     return {key: info[key] for key in ELECTRONS if key in info}
 
 
 def changes(seen: Atoms | None, atoms: Atoms, parts: Sequence[Any] = ()) -> list[str]:
-    """``["info"]`` where results of one structure do not hold for ``info`` of another, by the rule of this module; else nothing.
+    """Return ``["info"]`` where results of one structure do not hold for ``info`` of another, by the rule above; else nothing.
 
     seen : the structure that the results belong to; None where there is none
     parts : calculators and predictors that the results come from
@@ -95,7 +95,7 @@ def changes(seen: Atoms | None, atoms: Atoms, parts: Sequence[Any] = ()) -> list
 
 
 def _equal(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> bool:
-    """Whether two dictionaries hold the same values; what cannot be compared counts as changed."""
+    """Return whether two dictionaries hold the same values; values that cannot be compared count as changed."""
     try:
         return bool(equal(dict(a), dict(b)))
     except (TypeError, ValueError):
@@ -103,30 +103,30 @@ def _equal(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> bool:
 
 
 def _minds(part: Any, seen: Atoms, now: Atoms) -> bool:
-    """Whether a part says that it is another state to it; one that cannot say so is asked anew."""
+    """Return whether results of a part are outdated; a part that cannot tell counts as outdated."""
     if isinstance(part, Vouching):
         return bool(part.changes(seen, now))
     if not isinstance(part, BaseCalculator) or part.atoms is None:
         return True
-    # its own memory may be of another structure by now: others ask it too
+    # the part may hold results of another structure by now: others use it too
     is_other = part.atoms is not seen and not _equal(inputs(part.atoms), inputs(seen))
     return is_other or bool(part.check_state(now))
 
 
 def gives(part: Answering, key: str) -> bool:
-    """Whether a calculator has a property; without electronic entropy energy and free energy are one."""
+    """Return whether a calculator has a property; ``energy`` and ``free_energy`` stand for each other."""
     return _own(part, key) in part.implemented_properties
 
 
 def _own(part: Answering, key: str) -> str:
-    """The name under which a calculator has a property."""
+    """Return the name under which a calculator has a property."""
     if key in ENERGIES and key not in part.implemented_properties:
         return next((name for name in ENERGIES if name in part.implemented_properties), key)
     return key
 
 
 def check_part(part: Any, name: str) -> None:
-    """Refuse, with :class:`ConfigurationError`, what is no calculator, or one without energy or forces."""
+    """Raise :class:`ConfigurationError` for anything but an ASE calculator with energy and forces."""
     if isinstance(part, type) or not isinstance(part, Answering):
         raise ConfigurationError(f"{name}: expected an ASE calculator, got {part!r}")
     missing = [key for key in ("energy", "forces") if not gives(part, key)]
@@ -135,20 +135,20 @@ def check_part(part: Any, name: str) -> None:
 
 
 def ask(part: Answering, key: str, atoms: Atoms, compute: bool = True, *, name: str = "the calculator") -> Any:
-    """A property that a calculator :func:`gives`: a float, or an array of its own in float64, stress in Voigt order.
+    """Return a property of a calculator: a float, or a new float64 array, with stress in Voigt order.
 
     Parameters
     ----------
     key : energy, free_energy, energies, forces or stress
-    atoms : shown to it as :func:`shown` says
-    compute : False gives None for what it does not know already
+    atoms : passed on by :func:`shown`
+    compute : False gives None for a property that is not known yet
     name : of the calculator, for messages
 
     Raises
     ------
-    CalculatorResultError : a value of another shape or kind, naming the calculator and what came
+    CalculatorResultError : a value of the wrong shape or type, naming the calculator and the value's
     NonFiniteError : NaN or infinity, naming the calculator
-    Exception : those of the calculator as they are, with a note that names it
+    Exception : any error of the calculator, with a note that names it
     """
     who = f"{name} ({type(part).__name__})"
     structure = shown(atoms)
@@ -163,14 +163,14 @@ def ask(part: Answering, key: str, atoms: Atoms, compute: bool = True, *, name: 
 
 
 def _overlooks(part: Answering, structure: Atoms) -> TypeGuard[BaseCalculator]:
-    """Whether total charge or spin have changed since a calculator's last results, which many do not look at themselves."""
+    """Return whether total charge or spin differ from a calculator's last structure; many calculators do not compare them."""
     if isinstance(part, Vouching) or not isinstance(part, BaseCalculator) or part.atoms is None:
         return False
     return not _equal(electrons(part.atoms.info), electrons(structure.info))
 
 
 def _forget(part: BaseCalculator) -> None:
-    """Have a calculator forget its results, as ASE does at a change that it sees."""
+    """Clear the results of a calculator, as ASE does at a change that it notices."""
     part.atoms, part.results = None, {}
     if isinstance(part, LinearCombinationCalculator):
         for inner in part.mixer.calcs:
@@ -178,7 +178,7 @@ def _forget(part: BaseCalculator) -> None:
 
 
 def checked(value: Any, key: str, n: int, who: str) -> float | np.ndarray:
-    """A property of n atoms as a float or a new array in float64; see :func:`ask`."""
+    """Return a property of n atoms as a float or a new float64 array, after the checks of :func:`ask`."""
     if isinstance(value, torch.Tensor):
         value = value.detach().to("cpu", torch.float64).numpy()
     try:

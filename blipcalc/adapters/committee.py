@@ -1,7 +1,7 @@
-"""A committee of arbitrary ASE calculators: their spread as an uncertainty, behind the same seam as our own models.
+"""Predictor from a committee of ASE calculators, whose spread is the uncertainty.
 
-Mean and variance over K members as in :mod:`blipcalc.core.prediction`.  Energies of members on different reference energies
-measure the offsets, not the uncertainty: align them first, or read the forces only.
+Mean and variance over K members as in :mod:`blipcalc.core.prediction`.  With members on different
+reference energies the energy spread measures the offsets, not the uncertainty: align them first, or use the forces only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from blipcalc.errors import ConfigurationError, DrawsError
 
 @runtime_checkable
 class WithPredictor(Protocol):
-    """A calculator that is a predictor behind ASE's names."""
+    """A calculator that wraps a predictor."""
 
     predictor: object
 
@@ -36,11 +36,11 @@ class CommitteePredictor(WithLock, Predictor):
     Parameters
     ----------
     calculators : K ≥ 1 different members, each giving energy and forces; a stress where all of them give one
-    calibration : constants to apply
+    calibration : applied to the variances
 
     Raises
     ------
-    ConfigurationError : no members, one that is no calculator or gives too little, one object that is a member twice
+    ConfigurationError : no members, a member that is no calculator or lacks energy or forces, one object as two members
     """
 
     def __init__(self, calculators: Sequence[Calculator], calibration: Calibration | None = None) -> None:
@@ -57,16 +57,16 @@ class CommitteePredictor(WithLock, Predictor):
 
     @property
     def identity(self) -> Identity:
-        """Its members and its calibration."""
+        """The identities of the members and the calibration."""
         constants = None if self.calibration is None else self.calibration.constants
         return Identity(f"{type(self).__name__} {constants}", self.calculators)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Whether results for ``info`` of one structure do not hold for that of another: as soon as one member says so."""
+        """Return ``["info"]`` where results of a member for ``info`` of ``seen`` do not hold for ``atoms``."""
         return changes(seen, atoms, self.calculators)
 
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
-        """Predictions in the order of the structures; members are evaluated one after the other."""
+        """Return predictions in the order of the structures; members are evaluated one after the other."""
         predictions = []
         for atoms in structures:
             samples = self._samples(range(self.n_draws), atoms, need)
@@ -77,7 +77,7 @@ class CommitteePredictor(WithLock, Predictor):
     def each(
         self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
     ) -> list[SampleArrays]:
-        """Member k on structure k alone; ``which``: the members, one for each structure, None for all in their order."""
+        """Evaluate member k on structure k alone; ``which``: the members, one for each structure, None for all in their order."""
         which = list(range(self.n_draws) if which is None else which)
         if len(structures) != len(which):
             raise DrawsError(f"expected one structure for each of {len(which)} members, got {len(structures)}")
@@ -85,7 +85,7 @@ class CommitteePredictor(WithLock, Predictor):
         return [self._samples([k], atoms, Need(stress=stress)) for k, atoms in pairs]
 
     def single(self, k: int) -> CommitteePredictor:
-        """Member k alone; raises DrawsError for a k that is none of 0 … K - 1."""
+        """Return a predictor of member k alone; raises DrawsError for a k outside 0 … K - 1."""
         if not 0 <= k < self.n_draws:
             raise DrawsError(f"draw {k}; expected one of 0 to {self.n_draws - 1}")
         one = CommitteePredictor([self.calculators[k]])
@@ -96,7 +96,7 @@ class CommitteePredictor(WithLock, Predictor):
     @one_at_a_time
     def _samples(self, members: Sequence[int], atoms: Atoms, need: Need) -> SampleArrays:
         check_structure(atoms)
-        # members differ in what they make of two atoms at one place: a search that finds such a pair refuses it
+        # calculators treat two atoms at one place differently, so the neighbour search refuses such a pair here
         neighbor_pairs(atoms.positions, atoms.cell.array, atoms.pbc, cutoff=0.1)
         structure = shown(atoms)
         wanted = {"energy": True, "forces": need.forces, "stress": need.stress and self.has_stress}
@@ -106,7 +106,7 @@ class CommitteePredictor(WithLock, Predictor):
 
 
 def _refuse_twice(members: Sequence[Calculator]) -> None:
-    """Refuse one object that is a member twice: its copies agree, and so would say that all is well known."""
+    """Refuse one object as two members: they agree always, and would suggest certainty."""
     first: dict[int, int] = {}
     for k, member in enumerate(members):
         source = member.predictor if isinstance(member, WithPredictor) else member
@@ -120,7 +120,7 @@ def _refuse_twice(members: Sequence[Calculator]) -> None:
 
 
 def committee(calculators: Sequence[Calculator], calibration: Calibration | None = None) -> CommitteePredictor:
-    """A predictor from ASE calculators; give it to ``BayesianCalculator``.
+    """Return a predictor from ASE calculators, for ``BayesianCalculator``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Calculators of ASE: the Bayesian one, those around it, and snapshots of their results."""
+"""ASE calculators: the Bayesian calculator, calculators around it, and snapshots of their results."""
 
 from blipcalc.calculators.bayesian import BayesianCalculator
 from blipcalc.calculators.combined import CombinedCalculator

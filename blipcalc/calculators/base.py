@@ -1,4 +1,4 @@
-"""What calculators around others have in common: when their results are out of date, and where their variances come from."""
+"""Base class of calculators that combine others: outdated results and the source of the variances."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from blipcalc.errors import EmptyStructureError
 
 
 class Around(AnswersOneAtATime, Calculator):
-    """A calculator around others, whose results hold as long as those of its parts do; each says how it makes one of them.
+    """Base of calculators built from others; its results hold as long as those of all parts hold.
 
-    parts : the calculators that its results come from
+    parts : the calculators that give the results
     """
 
     parts: tuple[Calculator, ...]
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Whether results for ``info`` of one structure do not hold for that of another: as soon as one part says so."""
+        """Return ``["info"]`` where results of a part for ``info`` of ``seen`` do not hold for ``atoms``, else nothing."""
         return changes(seen, atoms, self.parts)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last results: what ASE compares, and inputs of the parts in ``info``."""
+        """Return what has changed since the last results, by ASE's comparison or in entries of ``info`` that a part reads."""
         return super().check_state(atoms, tol) or self.changes(self.atoms, atoms)
 
     def begin(self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]) -> None:
-        """Keep the structure, and forget what belonged to another.
+        """Store the structure and clear the results of the previous one.
 
         raises : EmptyStructureError where no structure was ever given
         """
@@ -43,13 +43,13 @@ class Around(AnswersOneAtATime, Calculator):
 
     @property
     def structure(self) -> Atoms:
-        """The structure of the last question; raises EmptyStructureError where none was ever given."""
+        """The structure of the last request; raises EmptyStructureError where none was given."""
         if self.atoms is None:
             raise EmptyStructureError("expected an Atoms object, got None; give atoms")
         return self.atoms
 
     def share(self, key: str, compute: bool) -> Any:
-        """The value of one property, made of what the parts say; None where it is not known and not to be computed."""
+        """Return one property, made from those of the parts; with ``compute=False`` None where it is not known."""
         raise NotImplementedError
 
     @one_at_a_time
@@ -59,7 +59,7 @@ class Around(AnswersOneAtATime, Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Fill the results with what is asked for, computed, and beside it what the parts know already.
+        """Compute the requested properties, and add those that the parts know already.
 
         raises : EmptyStructureError where no structure was ever given
         """
@@ -69,9 +69,9 @@ class Around(AnswersOneAtATime, Calculator):
         self.results = asked | {key: value for key, value in beside.items() if value is not None}
 
     def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
-        """(n,) ``atom_std`` of the Bayesian part, eV/Å."""
+        """Return (n,) ``atom_std`` of the Bayesian part, eV/Å."""
         return self.get_property("atom_std", atoms)
 
     def export_properties(self) -> Properties:
-        """Only what ASE knows."""
+        """Return only the properties that ASE knows."""
         return standard(self.results)

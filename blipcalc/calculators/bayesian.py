@@ -1,4 +1,4 @@
-"""``BayesianCalculator``: a predictor behind ASE's ``Calculator``; names, units and Voigt order of ASE, and nothing else."""
+"""``BayesianCalculator``: a predictor as an ASE calculator, with ASE's names, units and Voigt order."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ VARIANCES = (
     *("energy_var", "energy_std", "forces_var", "forces_std", "atom_var", "atom_std"),
     *("stress_var", "stress_std", "pressure_var", "pressure_std"),
 )
-#: how far an atom is from the data, in the features of the network: no variance is looked at
+#: distance of each atom from the training data in the network's features; no variance enters
 DISTANCE = "latent_distance"
-#: energies of the draws less that of the surface that drives: what reweights a run to each draw
+#: energies of the draws less that of the driving potential; they reweight a run to each draw
 DEVIATIONS = "draw_deviations"
-#: what this package adds to ASE's properties, and carries through files: variances, and what calculators around one say
+#: properties that this package adds to ASE's and carries through files
 CARRIED = (*VARIANCES, DEVIATIONS, DISTANCE, "weight", "from_reference")
 NEEDS_FORCES = ("forces", "forces_var", "forces_std", "atom_var", "atom_std")
 NEEDS_STRESS = ("stress", "stress_var", "stress_std", "pressure_var", "pressure_std")
-#: variances that a single draw has from mean-variance heads
+#: variances of a single draw, from mean-variance heads
 OF_HEADS = {"none": (), "energy": VARIANCES[:2], "joint": VARIANCES[:6]}
 
 
@@ -59,29 +59,30 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
     | ``atom_var``, ``atom_std`` | (n,) (eV/Å)², eV/Å | tr Σ_i / 3 and its root: rotation-invariant, what monitors read |
     | ``stress_var``, ``stress_std`` | (6,) | posterior values: no stress labels, no calibration |
     | ``pressure_var``, ``pressure_std`` | (eV/Å³)², eV/Å³ | of -tr σ / 3, likewise |
-    | ``draw_deviations`` | (K,) eV | E_k - E of the draws, posterior values: exact parts that are added do not change them |
-    | ``latent_distance`` | (n,) | how far an atom is from the data (:mod:`blipcalc.core.domain`); where the model says |
+    | ``draw_deviations`` | (K,) eV | E_k - E of the draws, posterior values; unchanged by exact parts |
+    | ``latent_distance`` | (n,) | distance from the training data (:mod:`blipcalc.core.domain`), where the model has a domain |
 
-    Draws are made once, here: the same seed gives the same numbers, bit for bit.  Everything else, covariances and the
-    uncalibrated values among it, is in :attr:`prediction`.
+    The draws are made once, at construction: the same seed gives the same numbers, bit for bit.  Everything else, such as
+    covariances and uncalibrated values, is in :attr:`prediction`.
 
     Parameters
     ----------
     source : name of a bundled model (``"rmd17"``), path of a model file, a loaded model, or any predictor
-    n_draws : K, 16 unless told
-    seed : of the draws, 0 unless told
-    surface : ``mean`` over the draws or ``centre``; None takes the model's own recommendation
+    n_draws : K, 16 by default
+    seed : of the draws, 0 by default
+    surface : the driving potential: ``mean`` over the draws, or ``centre``, the network at the mean weights; None takes the
+        recommendation of the model file
     device : None takes ``cuda`` where there is one, else ``cpu``
-    dtype : of the network, ``float64`` unless told, or ``float32``; results are float64 in any case
-    raw : give posterior values without calibration.  With a calibration, elements that it does not cover get NaN
+    dtype : of the network, ``float64`` (default) or ``float32``; results are always float64
+    raw : give posterior values without calibration; with a calibration, elements that it does not cover get NaN
     strategy, chunk : how draws are evaluated, see :class:`~blipcalc.core.evaluate.Evaluator`
 
-    All of these make a predictor from a model; a predictor that is given has its own.
+    These settings make a predictor from a model; a predictor given as ``source`` keeps its own.
 
     Raises
     ------
     ModelFileError, ConfigurationError, DrawsError : on construction
-    StructureError : and its kinds, for a structure that cannot be evaluated; no stale results remain
+    StructureError or a subclass : for a structure that cannot be evaluated; no old results remain
 
     Examples
     --------
@@ -183,18 +184,18 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
 
     @property
     def bayesian(self) -> BayesianCalculator:
-        """Itself: see :class:`WithBayesian`."""
+        """This calculator; see :class:`WithBayesian`."""
         return self
 
     @property
     def identity(self) -> Identity:
-        """That of its predictor: results are predictions under other names."""
+        """The identity of the predictor: results are predictions under other names."""
         return Identity("BayesianCalculator", (self.predictor,))
 
     def source(self, atoms: Atoms) -> str:
-        """SHA-256 that says which draws these are; equal for two calculators made alike.
+        """Return a SHA-256 that identifies the draws; equal calculators give equal ones.
 
-        atoms : a predictor that declares no identity is known by its numbers near this structure, the first one that is given
+        atoms : structure near which a predictor without an identity is evaluated to identify it; the first call decides
         """
         if self._source is None:
             self._source = str(signature_of(self.predictor, probe_of(atoms)))
@@ -202,16 +203,16 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
 
     @property
     def calibration(self) -> Calibration | None:
-        """The constants that are applied to variances, or None."""
+        """The calibration applied to the variances, or None."""
         return self.predictor.calibration
 
     @property
     def domain(self) -> Domain | None:
-        """Where the data of the model were, or None where it does not say."""
+        """The domain of the model's training data, or None where the model has none."""
         return self.predictor.domain
 
     def set(self, **settings: object) -> dict[str, object]:
-        """Refused: the draws are made once, at construction."""
+        """Refuse any setting: the draws are made once, at construction."""
         if settings:
             raise ConfigurationError(
                 f"{', '.join(settings)}: settings are fixed at construction; make another BayesianCalculator"
@@ -220,7 +221,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
 
     @one_at_a_time
     def reset(self) -> None:
-        """Forget all results."""
+        """Clear all results."""
         super().reset()
         self.prediction = None
 
@@ -231,7 +232,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute what was asked for, and keep what is known of an unchanged structure."""
+        """Compute the requested properties; for an unchanged structure keep those that are known."""
         structure = self._structure(atoms)
         self._check_arrays(structure)
         known = {} if system_changes or self.prediction is None else self.results
@@ -259,12 +260,12 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         self.prediction, self.results = prediction, results
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What differs from the structure of the last results, inputs of a committee's members in ``info`` among it."""
+        """Return what has changed since the last results, including entries of ``info`` that committee members read."""
         self._check_arrays(atoms)  # ASE compares arrays without looking at their type
         return super().check_state(atoms, tol) or self.changes(self.atoms, atoms)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Whether results for ``info`` of one structure do not hold for that of another, as the predictor says."""
+        """Return ``["info"]`` where results for ``info`` of ``seen`` do not hold for ``atoms``, as the predictor decides."""
         return changes(seen, atoms, [self.predictor] if isinstance(self.predictor, Vouching) else [])
 
     def _check_arrays(self, atoms: Atoms) -> None:
@@ -275,7 +276,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
             raise
 
     def _structure(self, atoms: Atoms | None) -> Atoms:
-        """The structure that is meant: the one given, or the one that the calculator saw last."""
+        """Return the given structure, or for None the one of the last request."""
         structure = self.atoms if atoms is None else atoms
         if structure is None:
             raise EmptyStructureError(
@@ -284,59 +285,59 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         return structure
 
     def get_uncertainty(self, atoms: Atoms | None = None) -> np.ndarray:
-        """(n,) ``atom_std``, eV/Å."""
+        """Return (n,) ``atom_std``, eV/Å."""
         return self.get_property("atom_std", atoms)
 
     def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
-        """Energy, forces and, where there is one, stress of every draw, posterior values; evaluated anew."""
+        """Evaluate energy, forces and, for periodic structures, stress of every draw anew; posterior values."""
         structure = self._structure(atoms)
         need = Need(stress=bool(self.predictor.has_stress and structure.pbc.all()), samples=True)
         return demanded(self.predictor([structure], need)[0].samples, "the samples of the draws")
 
     def export_properties(self) -> Properties:
-        """Only what ASE knows: foreign callers (``Atoms.get_properties``, socket clients) raise on any other key."""
+        """Return only the properties that ASE knows: ``Atoms.get_properties`` and socket clients raise on any other."""
         return standard(self.results)
 
 
 @runtime_checkable
 class WithBayesian(Protocol):
-    """A calculator whose variances are those of one Bayesian part: of itself, or of what it is built around.
+    """A calculator whose variances come from one Bayesian part: itself, or one of its parts.
 
-    bayesian : that part, with its calibration
+    bayesian : the Bayesian part, with its calibration
     """
 
     @property
     def bayesian(self) -> BayesianCalculator:
-        """The part."""
+        """The Bayesian part."""
         ...
 
 
 @runtime_checkable
 class Sampled(WithBayesian, Protocol):
-    """One that gives its energy and forces draw by draw."""
+    """A calculator that gives energy and forces of every draw."""
 
     def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
-        """Of every draw."""
+        """Return energy, forces and stress of every draw."""
         ...
 
 
 def bayesian_of(calc: Calculator | None) -> BayesianCalculator | None:
-    """The Bayesian part of a calculator, which may be itself; None where there is none."""
+    """Return the Bayesian part of a calculator, possibly the calculator itself; None where there is none."""
     return calc.bayesian if isinstance(calc, WithBayesian) else None
 
 
 def standard(results: Mapping[str, Any]) -> Properties:
-    """Those results that ASE knows."""
+    """Return the results that ASE knows."""
     return Properties({key: value for key, value in results.items() if key in all_outputs})
 
 
 def results_of(prediction: Prediction) -> dict[str, Any]:
-    """A prediction under the names of the calculator's contract; absent quantities have no key."""
+    """Return a prediction as calculator results; absent quantities have no key."""
     results: dict[str, Any] = {"energy": prediction.energy, "free_energy": prediction.energy}
     for key in ("energies", "forces", "stress", DEVIATIONS):
         if getattr(prediction, key) is not None:
             results[key] = np.array(getattr(prediction, key))
-    if prediction.without_spread:  # who asks for a variance is told so
+    if prediction.without_spread:  # a request for a variance raises elsewhere
         results.pop(DEVIATIONS, None)
         return results
     for key in ("energy", "forces", "atom", "stress", "pressure"):

@@ -1,16 +1,16 @@
-"""``CombinedCalculator``: a Bayesian potential plus exact parts, such as dispersion or a restraint, that keeps its variances.
+"""``CombinedCalculator``: a Bayesian potential plus exact parts, such as dispersion or a restraint, with the Bayesian variances.
 
-    E = E_model + Σ_p E_p,   F, stress alike,   Var E = Var E_model, …: the other parts are taken as exact
+    E = E_model + Σ_p E_p,   F and stress likewise,   Var E = Var E_model, …: the other parts count as exact
 
 | symbol | variable |
 |---|---|
 | E_model | the part with ``atom_std`` |
 | E_p | the other ``parts`` |
 
-Constants of a calibration belong to the forces of the model: they hold for the sum where the model was calibrated on labels less
-the other parts.
+A calibration belongs to the forces of the model: it holds for the sum where the model was calibrated on labels less the other
+parts.
 
-What other wrappers and files do with uncertainties, each line a test of ours:
+What other wrappers and files do with uncertainties (each line is a test):
 
 | wrapper or file | what is lost | instead |
 |---|---|---|
@@ -18,7 +18,7 @@ What other wrappers and files do with uncertainties, each line a test of ours:
 | the same with two Bayesian parts | ``*_std`` add linearly, ``*_var`` with weights, not their squares | one Bayesian part |
 | ``AverageCalculator`` of members | the spread; ``*_contributions`` in ``results`` stay | ``blipcalc.committee`` |
 | ``Plumed(calc=…)`` | all but energy, forces, stress | monitor with ``calculator=`` the inner one, ``snapshot(atoms, inner)`` |
-| ``Plumed`` in a run folder | the bias so far: it is in no checkpoint of ours | PLUMED's own restart files |
+| ``Plumed`` in a run folder | the bias so far: our checkpoints do not hold it | PLUMED's own restart files |
 | NEB, its ``.traj`` | all but energy and forces of inner images | ``blipcalc.write`` of the images themselves |
 | NEB with a shared calculator | results of all images but one | ``snapshot(image, compute=("forces", "atom_std"))`` |
 | ``ase.io.write`` | every key that is not ASE's | ``blipcalc.write`` |
@@ -45,9 +45,9 @@ SUMS = ("energy", "free_energy", "energies", "forces", "stress")
 
 
 class CombinedCalculator(Around):
-    """The sum of one Bayesian part and exact ones, with the variances of the Bayesian part.
+    """Sum of one Bayesian part and exact parts, with the variances of the Bayesian part.
 
-    ``energies`` and ``stress`` are there where all parts have them; a part without ``free_energy`` gives its energy for it.
+    ``energies`` and ``stress`` exist where all parts give them; a part without ``free_energy`` contributes its energy to it.
 
     Parameters
     ----------
@@ -88,16 +88,19 @@ class CombinedCalculator(Around):
 
     @property
     def identity(self) -> Identity:
-        """That of its parts."""
+        """The identities of the parts."""
         return Identity("CombinedCalculator", self.parts)
 
     @property
     def bayesian(self) -> BayesianCalculator:
-        """The part whose variances these are."""
+        """The Bayesian part, which gives the variances."""
         return self._bayesian
 
     def share(self, key: str, compute: bool) -> Any:
-        """A variance, or a sum; None where a part does not know its share and is not to compute it."""
+        """Return a variance of the Bayesian part, or a sum over all parts.
+
+        With ``compute=False`` it is None where a part does not know its term.
+        """
         if key in self._own:
             return self.model.get_property(key, self.atoms, allow_calculation=compute)
         total: Any = None
@@ -110,7 +113,7 @@ class CombinedCalculator(Around):
 
     @one_at_a_time
     def get_samples(self, atoms: Atoms | None = None) -> SampleArrays:
-        """Energy, forces and, where there is one, stress of every draw, plus those of the exact parts; evaluated anew."""
+        """Evaluate energy, forces and, for periodic structures, stress of every draw anew, with the exact parts added."""
         structure = self.structure if atoms is None else atoms
         if not isinstance(self.model, Sampled):
             raise ConfigurationError(f"{type(self.model).__name__} has no draws of its own; ask its .bayesian")

@@ -1,13 +1,13 @@
-"""The K surfaces behind a calculator, and the one that drives: every derived quantity is evaluated on the same ones.
+"""The potential energy surfaces of the K draws and the driving potential of one calculator, for derived quantities.
 
-A barrier on draw k is a difference of two energies of draw k; a relaxed bond of draw k lies in the minimum of draw k.  Exact
-parts of a :class:`~blipcalc.calculators.combined.CombinedCalculator` are added to all surfaces alike.
+All derived quantities are evaluated on these surfaces.  A barrier on draw k is a difference of two energies of draw k; a relaxed
+bond of draw k lies in the minimum of draw k.  Exact parts of a :class:`~blipcalc.calculators.combined.CombinedCalculator` are
+added to all surfaces alike.
 
-Draws stay as the posterior gives them.  What a calibration has to say is a factor on the spread of what comes out:
-:meth:`Surfaces.calibration_factor`, the root of the force scale, atom by atom on average, for what forces make (structures,
-curvatures, differences of energies), and of the energy scale for total energies.
-Draws of a total energy share an offset that all structures
-of one composition have alike, and that differences do not: what calibrates totals says nothing of those
+Draws stay as the posterior gives them.  A calibration multiplies the spread of a derived quantity by the calibration factor
+(:meth:`Surfaces.calibration_factor`): for quantities that forces determine (structures, curvatures, differences of energies) the
+root of the force scale, averaged over atoms; for total energies the root of the energy scale.  Draws of a total energy contain an
+offset common to all structures of one composition, which cancels in differences: the energy scale does not apply to those
 (examples/reproduce/energy_differences.py).
 """
 
@@ -36,7 +36,7 @@ from blipcalc.stats.estimate import ROUNDING, Estimate
 
 
 class Values(NamedTuple):
-    """What one surface, or K of them, say of a structure of n atoms.
+    """Energy, forces and stress of a structure of n atoms, on one surface or on K.
 
     energy : () or (K,) eV; forces : (…, n, 3) eV/Å or None; stress : (…, 6) eV/Å³ in ASE's Voigt order, or None
     """
@@ -46,13 +46,13 @@ class Values(NamedTuple):
     stress: np.ndarray | None
 
     def of(self, k: int) -> Values:
-        """Those of structure k, or of draw k."""
+        """Return the values of structure k, or of draw k."""
         forces, stress = (None if values is None else values[k] for values in (self.forces, self.stress))
         return Values(np.asarray(self.energy)[k], forces, stress)
 
 
 class Both(NamedTuple):
-    """The surface that drives, and all draws."""
+    """Values of the driving potential and of all draws."""
 
     driving: Values
     draws: Values
@@ -64,49 +64,49 @@ class Hessian(Protocol):
     size: int
 
     def matrix(self) -> np.ndarray:
-        """(size, size)."""
+        """Return the Hessian, (size, size)."""
         ...
 
     def product(self, directions: np.ndarray) -> np.ndarray:
-        """(B, size) -> (B, size)."""
+        """Return the Hessian times directions, (B, size) -> (B, size)."""
         ...
 
 
 @runtime_checkable
 class Pulling(Protocol):
-    """A constraint of ASE with an energy of its own."""
+    """An ASE constraint that adds an energy."""
 
     def adjust_potential_energy(self, atoms: Atoms) -> float:
-        """Its energy, eV."""
+        """Return the energy of the constraint, eV."""
         ...
 
 
 @runtime_checkable
 class Separate(Protocol):
-    """A predictor that evaluates every draw on a structure of its own."""
+    """A predictor that can evaluate every draw on a different structure."""
 
     def each(
         self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None
     ) -> list[SampleArrays]:
-        """Each of the draws on the structure in its place."""
+        """Evaluate draw k on structure k."""
         ...
 
 
 @runtime_checkable
 class Differentiable(Protocol):
-    """A predictor that differentiates twice."""
+    """A predictor that gives second derivatives."""
 
     def curvature(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
-        """Of the surface that drives."""
+        """Return the second derivatives of the driving potential."""
         ...
 
     def curvatures(self, structures: Sequence[Atoms]) -> Sequence[Hessian]:
-        """Of draw k at structure k."""
+        """Return the second derivatives of draw k at structure k."""
         ...
 
 
 class Surfaces:
-    """The surfaces of a calculator.
+    """The surfaces of all draws and the driving potential of a calculator.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class Surfaces:
             raise DrawsError(f"an error bar takes two draws or more, this calculator has {self.n_draws}")
 
     def __call__(self, structures: Sequence[Atoms], *, forces: bool = True, stress: bool = False) -> list[Both]:
-        """All surfaces at some structures, as one batch.  Constraints are not looked at."""
+        """Evaluate all surfaces at the structures, as one batch; constraints are ignored."""
         need = Need(forces=forces or stress, stress=stress, samples=True)
         found = []
         for atoms, prediction in zip(structures, predictions(self.predictor, list(structures), need), strict=True):
@@ -144,7 +144,7 @@ class Surfaces:
         return found
 
     def each(self, structures: Sequence[Atoms], *, stress: bool = False, which: Sequence[int] | None = None) -> Values:
-        """Draw k on structure k, for K structures of the same n atoms: (K,), (K, n, 3), (K, 6).
+        """Evaluate draw k on structure k, for K structures of the same n atoms: (K,), (K, n, 3), (K, 6).
 
         which : the draws, one for each structure, None for all in their order
         """
@@ -152,7 +152,7 @@ class Surfaces:
         if isinstance(self.predictor, Separate):
             rows = self.predictor.each(structures, stress=stress, which=which)
             own = [_of_draw(row, 0, stress=stress) for row in rows]
-        else:  # all of them everywhere, and the diagonal of that
+        else:  # evaluate all draws on all structures and keep the diagonal
             need = Need(stress=stress, samples=True)
             own = [
                 _of_draw(_samples(p), k, stress=stress)
@@ -169,11 +169,11 @@ class Surfaces:
         )
 
     def forces_of_each(self, structures: Sequence[Atoms]) -> np.ndarray:
-        """(K, n, 3) eV/Å of draw k on structure k."""
+        """Return forces of draw k on structure k, (K, n, 3) eV/Å."""
         return demanded(self.each(structures).forces, "forces")
 
     def single(self, k: int) -> Calculator:
-        """The surface of draw k for MD and optimisers, guarded by the variances of all draws; exact parts are added.
+        """Return a calculator of draw k for MD and optimisers, with the variances of all draws; exact parts are added.
 
         raises : DrawsError where there is no draw k
         """
@@ -181,11 +181,11 @@ class Surfaces:
         return CombinedCalculator(one, *self.exact) if self.exact else one
 
     def driving_forces(self, structures: Sequence[Atoms]) -> np.ndarray:
-        """(S, n, 3) eV/Å of the surface that drives alone; constraints are not looked at."""
+        """Return forces of the driving potential alone, (S, n, 3) eV/Å; constraints are ignored."""
         return np.stack([self.calculator.get_property("forces", atoms) for atoms in structures])
 
     def energies(self, structures: Sequence[Atoms]) -> Estimate:
-        """(S,) eV of structures, with their error bars."""
+        """Return energies of structures with their error bars, (S,) eV."""
         found = self(structures, forces=False)
         return self.estimate(
             [both.driving.energy for both in found],
@@ -198,11 +198,11 @@ class Surfaces:
     def estimate(
         self, value: object, draws: object, unit: str, atoms: Atoms, *, of: Literal["energy", "forces"], note: str = ""
     ) -> Estimate:
-        """An estimate, widened as the calibration says.
+        """Return an estimate, with the calibration factor applied to its error bars.
 
-        of : ``energy`` for total energies; ``forces`` for differences of them, and all else that forces make
+        of : ``energy`` for total energies; ``forces`` for differences of energies and all else that forces determine
 
-        raises : ZeroVarianceError for draws that are all the same; other error bars of zero may be right
+        raises : ZeroVarianceError where all draws are the same; any other error bar of zero may be right
         """
         found = Estimate(
             np.asarray(value, dtype=np.float64),
@@ -219,22 +219,24 @@ class Surfaces:
         return found
 
     def calibration_factor(self, atoms: Atoms, of: Literal["energy", "forces"]) -> float:
-        """c, the factor on a spread; 1 without a calibration, NaN with an element that was never calibrated."""
+        """Return the calibration factor c: 1 without a calibration, NaN with an element that was never calibrated."""
         calibration = self.bayesian.calibration
         return 1.0 if calibration is None else calibration.calibration_factor(atoms.numbers, of)
 
     def hessian(self, atoms: Atoms, *, strain: bool = False) -> Hessian:
-        """Of the surface that drives: by automatic differentiation, or central differences of forces where a predictor, or a
-        part that is added, cannot be differentiated.
+        """Return the Hessian of the driving potential.
+
+        It comes from automatic differentiation, or from central differences of forces where the predictor or an exact part cannot
+        be differentiated.
         """
         if isinstance(self.predictor, Differentiable) and not self.exact:
             return self.predictor.curvature(atoms, strain=strain)
         return Differenced(partial(self.slope_at, atoms.copy()), 3 * len(atoms) + (6 if strain else 0))
 
     def hessians(self, structures: Sequence[Atoms], directions: np.ndarray | None = None) -> np.ndarray:
-        """(K, B, 3n) eV/Å²: Hessian of draw k at structure k times directions (B, 3n); without them all of it, symmetric.
+        """Return the Hessian of draw k at structure k times directions (B, 3n), (K, B, 3n) eV/Å²; by default whole and symmetric.
 
-        By automatic differentiation or central differences, as :meth:`hessian`.
+        Computed by automatic differentiation or central differences, as in :meth:`hessian`.
 
         raises : DrawsError for another number of structures than K
         """
@@ -249,14 +251,14 @@ class Surfaces:
         return 0.5 * (found + found.swapaxes(1, 2)) if directions is None else found
 
     def slope_at(self, atoms: Atoms, q: np.ndarray) -> np.ndarray:
-        """(3n,) or (3n + 6,) ∂E/∂q of the surface that drives at q, counted from a structure; constraints are not looked at."""
+        """Return ∂E/∂q of the driving potential at displacement q from a structure, (3n,) or (3n + 6,), without constraints."""
         moved = displaced(atoms, q)
         forces = self.calculator.get_property("forces", moved)
         stress = self.calculator.get_property("stress", moved) if len(q) > 3 * len(atoms) else None
         return gradient_at(Values(np.float64(0.0), forces, stress), moved, q)
 
     def slopes_at(self, structures: Sequence[Atoms], q: np.ndarray) -> np.ndarray:
-        """(K, 3n) or (K, 3n + 6) ∂E_k/∂q of draw k at q, one for all or (K, …), counted from structure k."""
+        """Return ∂E_k/∂q of draw k at displacement q from structure k, (K, 3n) or (K, 3n + 6); q one for all, or (K, …)."""
         rows = np.broadcast_to(q, (len(structures), q.shape[-1]))
         moved = [displaced(atoms, row) for atoms, row in zip(structures, rows, strict=True)]
         found = self.each(moved, stress=q.shape[-1] > 3 * len(moved[0]))
@@ -272,13 +274,13 @@ class Surfaces:
             return sum(ask(part, key, atoms, name="an exact part") for part in self.exact)
 
         with self.calculator.lock:
-            # derivatives first, see the gate
+            # derivatives first, see ORDER in adapters/ase_results.py
             of_stress, of_forces = total("stress") if stress else None, total("forces") if forces else None
             return Values(np.float64(total("energy")), of_forces, of_stress)
 
 
 def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: float = 0.0) -> np.ndarray:
-    """(…, 3n) or (…, 3n + 6): ∂E/∂u = -F and ∂(E + pV)/∂e = V (σ + p), in Voigt order."""
+    """Return the gradient, (…, 3n) or (…, 3n + 6): ∂E/∂u = -F and ∂(E + pV)/∂e = V (σ + p), in Voigt order."""
     forces = demanded(values.forces, "forces")
     du = -forces.reshape(*forces.shape[:-2], -1)
     if not strain:
@@ -288,7 +290,7 @@ def gradient(values: Values, atoms: Atoms, *, strain: bool = False, pressure: fl
 
 
 def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
-    """(3n,) or (3n + 6,) ∂E/∂q at q itself, of one surface at the structure that ``displaced`` makes of q.
+    """Return ∂E/∂q at q of one surface, (3n,) or (3n + 6,); ``moved`` is the structure that ``displaced`` makes of q.
 
     With D = 1 + ε:  ∂E/∂u = -F Dᵀ,  ∂E/∂D = V D⁻ᵀ σ.
     """
@@ -303,12 +305,15 @@ def gradient_at(values: Values, moved: Atoms, q: np.ndarray) -> np.ndarray:
 
 
 def constraint_energy(atoms: Atoms) -> float:
-    """What constraints such as ``Hookean`` add to every surface, eV; they add to forces where those are adjusted."""
+    """Return the energy that constraints such as ``Hookean`` add to every surface, eV.
+
+    Constraints add their forces where ASE adjusts forces.
+    """
     return float(sum(c.adjust_potential_energy(atoms) for c in atoms.constraints if isinstance(c, Pulling)))
 
 
 def _sum(values: Values, extra: Values) -> Values:
-    """Two surfaces added up."""
+    """Add two surfaces."""
 
     def added(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
         return one if one is None or other is None else one + other

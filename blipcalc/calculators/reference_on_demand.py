@@ -1,11 +1,11 @@
-"""``ReferenceOnDemand``: a Bayesian potential and a reference method, one of which drives while the first is watched.
+"""``ReferenceOnDemand``: MD on a Bayesian potential or on a reference method, with the variances of the potential.
 
-Energy, forces and stress are those of the one that is ``active``; variances are always those of the model, computed when they are
-asked for.  :class:`~blipcalc.monitor.actions.AskReference` switches between them in MD.
+Energy, forces and stress come from the ``active`` method; variances always come from the model, computed on request.
+:class:`~blipcalc.monitor.actions.AskReference` switches between them in MD.
 
-At a switch the potential is another one: energies jump by the offset between the methods, total energy is not conserved, and the
-run samples neither surface exactly.  With a thermostat, and where switches are rare, it goes on sensibly; averages of energies
-over both kinds of frames mean nothing (``from_reference`` in the results tells them apart).
+A switch changes the potential: energies jump by the offset between the methods, total energy is not conserved, and the run
+samples neither surface exactly.  With a thermostat and rare switches the run stays sound; averages of energies over both kinds of
+frames are meaningless (``from_reference`` in the results tells the frames apart).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Active = Literal["model", "reference"]
 
 
 class ReferenceOnDemand(Around):
-    """Energy, forces and stress of the model or of a reference; variances of the model; ``from_reference``, 1 or 0.
+    """Energy, forces and stress of the model or of a reference, variances of the model, and ``from_reference``, 1 or 0.
 
-    It must be the calculator of the structure itself: a sum around it would not hear of a switch.
+    It must be the structure's own calculator: a sum around it would not notice a switch.
 
     Parameters
     ----------
@@ -67,29 +67,29 @@ class ReferenceOnDemand(Around):
 
     @property
     def identity(self) -> Identity:
-        """That of the model; the reference is known by its class and parameters."""
+        """The identity of the model; the reference is identified by its class and parameters."""
         return Identity("ReferenceOnDemand", (self.model,), on_demand=(self.reference,))
 
     @property
     def bayesian(self) -> BayesianCalculator:
-        """The part whose variances these are."""
+        """The Bayesian part, which gives the variances."""
         return self._bayesian
 
     @property
     def active(self) -> Active:
-        """Which of them drives."""
+        """The driving method, ``model`` or ``reference``."""
         return self._active
 
     @one_at_a_time
     def switch(self, active: Active) -> None:
-        """Let the other one drive; what is known of a structure is forgotten, and asked for anew."""
+        """Make the model or the reference the driving potential; a change clears the results."""
         if active not in get_args(Active):
             raise ConfigurationError(f"active={active!r}; expected one of {', '.join(get_args(Active))}")
         if active != self._active:
             self._active, self.results = active, {}
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """As the model says, and the one that drives."""
+        """Return ``["info"]`` where results of the model or the driving calculator do not hold for ``atoms``."""
         return changes(seen, atoms, (self.model, self._drives))
 
     @property
@@ -97,7 +97,7 @@ class ReferenceOnDemand(Around):
         return self.reference if self._active == "reference" else self.model
 
     def share(self, key: str, compute: bool) -> Any:
-        """A variance of the model; anything else of the one that drives."""
+        """Return a variance of the model, or any other property of the driving calculator."""
         if key == "from_reference":
             return float(self._active == "reference")
         if key in self._own:

@@ -1,11 +1,11 @@
-"""Uncertainties under the names and conventions of other programs, from the draws themselves.
+"""Uncertainties under the names and conventions of other programs, computed from the draws.
 
 * :func:`mace_results`, for scripts written for MACE's committee: ``energy_comm``, ``forces_comm``, ``stress_comm`` and ``*_var``
   in eV and Å; divisor K
 * :func:`ipi_extras`, for i-PI's committee force field: ``committee_pot``, ``committee_force``, ``committee_virial`` in atomic
   units, as JSON
 
-Both are posterior values: neither program knows of a calibration, nor of heads for noise.
+Both are posterior values: neither program knows a calibration or mean-variance heads.
 
 Sources: MACE, ``mace.calculators.mace`` (variances over members, not unbiased); i-PI, ``ffcommittee`` with ``parse_json``
 (energies, forces (n, 3) and virials (3, 3) of every member, in Hartree and Bohr).
@@ -26,7 +26,7 @@ from blipcalc.errors import ConfigurationError
 
 
 def mace_results(atoms: Atoms) -> dict[str, np.ndarray]:
-    """What MACE's calculator has in ``results`` for a committee of K members.
+    """Return what MACE's calculator has in ``results`` for a committee of K members.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def mace_results(atoms: Atoms) -> dict[str, np.ndarray]:
 
 
 def ipi_extras(atoms: Atoms) -> str:
-    """The string of extras that an i-PI driver sends beside energy, forces and virial.
+    """Return the extras string that an i-PI driver sends beside energy, forces and virial.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The surface of one draw behind a calculator, guarded by the variances of all draws."""
+"""Calculator of a single draw, with the variances of all draws."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from blipcalc.settings import whole
 
 @runtime_checkable
 class Separable(Protocol):
-    """A predictor whose draws can be had one by one, each at the cost of one."""
+    """A predictor that can evaluate a single draw at the cost of one."""
 
     def single(self, k: int) -> Predictor:
-        """Draw k alone."""
+        """Return a predictor of draw k alone."""
         ...
 
 
 class SingleDraw(Around):
-    """Energy, forces and stress of draw k; variances are those of all draws, computed when they are asked for.
+    """Energy, forces and stress of draw k, with the variances of all draws computed on request.
 
-    So a run on the surface of one draw is watched by the same guard as a run on the surface that drives.
+    A run on the surface of one draw is thus monitored by the same criteria as a run on the driving potential.
 
     Parameters
     ----------
-    bayesian : of two draws or more
-    k : which draw
+    bayesian : a calculator of two draws or more
+    k : index of the draw
 
     Raises
     ------
@@ -61,23 +61,23 @@ class SingleDraw(Around):
 
     @property
     def identity(self) -> Identity:
-        """That of the whole, and which of its draws."""
+        """The identity of the Bayesian calculator and the index of the draw."""
         return Identity(f"SingleDraw {self.k}", self.parts)
 
     def share(self, key: str, compute: bool) -> Any:
-        """Ask draw k, and all of them for variances; take along what they know beside."""
+        """Return a property of draw k, or a variance of all draws."""
         value = (self.bayesian if key in self._shared else self.one).get_property(key, self.atoms, compute)
-        # less the energy of draw k, which drives here
+        # relative to draw k, the driving potential here
         return value - value[self.k] if key == DEVIATIONS and value is not None else value
 
 
 class OneOfAll(Predictor):
-    """Draw k of a predictor that does not give its draws one by one, uncalibrated: all are evaluated.
+    """Draw k, uncalibrated, of a predictor that cannot evaluate single draws: all draws are evaluated.
 
     Parameters
     ----------
-    predictor : of K draws, that gives its samples
-    k : from 0
+    predictor : a predictor of K draws that returns samples
+    k : index of the draw, from 0
     """
 
     n_draws = 1
@@ -89,15 +89,15 @@ class OneOfAll(Predictor):
 
     @property
     def identity(self) -> Identity:
-        """That of the predictor, and which of its draws."""
+        """The identity of the predictor and the index of the draw."""
         return Identity(f"{type(self).__name__} {self._k}", (self._predictor,))
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """As the predictor says."""
+        """Return ``["info"]`` where results for ``info`` of ``seen`` do not hold for ``atoms``, as the predictor decides."""
         return changes(seen, atoms, [self._predictor] if isinstance(self._predictor, Vouching) else [])
 
     def __call__(self, structures: Sequence[Atoms], need: Need = Need()) -> list[Prediction]:
-        """Predictions in the order of the structures."""
+        """Return predictions in the order of the structures."""
         found = self._predictor(list(structures), replace(need, variance=True, samples=True))
         return [
             summarize(atoms.numbers, self._only(prediction), keep_samples=need.samples)

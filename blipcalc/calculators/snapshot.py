@@ -1,4 +1,4 @@
-"""Results of one structure, frozen: what a calculator knew, kept with the structure and carried through ASE's own files."""
+"""Snapshots: results of a calculator, stored with the structure and carried through ASE's own files."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,18 +16,18 @@ from blipcalc.core.one_at_a_time import Lockable
 from blipcalc.core.prediction import SampleArrays
 
 PROVENANCE = ("calibrated", "surface", "n_draws", "seed")
-#: tells which structure the annotations beside it belong to
+#: key of the fingerprint of the structure that the annotations belong to
 FINGERPRINT = f"{PREFIX}fingerprint"
 
 
 class SnapshotCalculator(Calculator):
-    """Stored results of one structure behind ``get_property``; a ``SinglePointCalculator`` that takes every key.
+    """Stored results of one structure; unlike ``SinglePointCalculator`` it takes every key.
 
-    A question changes nothing in it, so threads need no lock.
+    Requests change nothing, so threads need no lock.
 
     Parameters
     ----------
-    atoms : the structure they belong to
+    atoms : the structure that the results belong to
     results : {key: value}
     provenance : calibrated, surface, n_draws, seed; kept in ``parameters``
     samples : the draws, where they were stored
@@ -53,20 +53,20 @@ class SnapshotCalculator(Calculator):
         self.parameters.update(provenance or {})
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What differs from the stored structure, total charge and spin in ``info`` among it.
+        """Return what differs from the stored structure, including total charge and spin in ``info``.
 
-        NaN equals NaN, since a frame that broke is still that frame.
+        NaN equals NaN: a broken frame is still the same frame.
         """
         return _changes(self.atoms, atoms, tol) or changes(self.atoms, atoms)
 
     def changes(self, seen: Atoms | None, atoms: Atoms) -> list[str]:
-        """Whether results for ``info`` of one structure do not hold for that of another: for other charges and spins."""
+        """Return ``["info"]`` where total charge or spin in ``info`` differ between two structures, else nothing."""
         return changes(seen, atoms)
 
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] = (), system_changes: Sequence[str] = ()
     ) -> None:
-        """Nothing to do for the stored structure; any other is refused."""
+        """Do nothing for the stored structure; refuse any other."""
         changes = [] if atoms is None else self.check_state(atoms)
         if changes:
             raise PropertyNotImplementedError(
@@ -74,7 +74,7 @@ class SnapshotCalculator(Calculator):
             )
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """A copy of a stored result; with ``allow_calculation=False`` None instead of an error."""
+        """Return a copy of a stored result; with ``allow_calculation=False`` None instead of an error."""
         try:
             self.calculate(atoms)
             if name not in self.results:
@@ -87,18 +87,19 @@ class SnapshotCalculator(Calculator):
         return value.copy() if isinstance(value, np.ndarray) else value
 
     def export_properties(self) -> Properties:
-        """Only what ASE knows."""
+        """Return only the properties that ASE knows."""
         return standard(self.results)
 
 
 def snapshot(atoms: Atoms, source: Calculator | None = None, *, compute: Sequence[str] = ()) -> Atoms:
-    """A copy of a structure with what its calculator holds for it, frozen; nothing is computed but what is named.
+    """Return a copy of a structure with its calculator's current results; only the keys in ``compute`` are computed.
 
     Results of an earlier structure are left out.
 
-    source : where uncertainties come from, if not from ``atoms.calc`` (ASE's sums of calculators drop those of their parts)
-    compute : keys to compute first where they are not known, ``("forces", "atom_std")``: a calculator that many images share
-        knows the last one only
+    source : calculator that gives the uncertainties, by default ``atoms.calc`` (ASE's sums of calculators drop those of their
+        parts)
+    compute : keys to compute first where they are not known, ``("forces", "atom_std")``: a calculator shared by many images
+        knows only the last one
     """
     copy, source = atoms.copy(), source or atoms.calc
     with _held(atoms.calc, source):
@@ -112,7 +113,7 @@ def snapshot(atoms: Atoms, source: Calculator | None = None, *, compute: Sequenc
 
 
 def annotations(atoms: Atoms, source: Calculator | None = None) -> dict[str, Any]:
-    """What ASE would drop of the current results, under the names with the prefix; arrays keep their shape."""
+    """Return the current results that ASE's files would drop, under prefixed names; arrays keep their shape."""
     source = source or atoms.calc
     with _held(source):
         kept = _current(atoms, source, CARRIED)
@@ -123,9 +124,9 @@ def annotations(atoms: Atoms, source: Calculator | None = None) -> dict[str, Any
 
 
 def annotate(atoms: Atoms, source: Calculator | None = None) -> None:
-    """Put :func:`annotations` into ``atoms.info``, where ASE's own ``.traj`` writer keeps them; older ones go.
+    """Put :func:`annotations` into ``atoms.info``, where ASE's ``.traj`` writer keeps them, and remove older ones.
 
-    Where the calculator holds no uncertainties, what a file brought along stays with the structure that it belongs to.
+    Where the calculator holds no uncertainties, annotations from a file stay as long as the structure is unchanged.
     """
     current = annotations(atoms, source)
     if current:
@@ -136,14 +137,14 @@ def annotate(atoms: Atoms, source: Calculator | None = None) -> None:
 
 
 def clear_annotations(atoms: Atoms) -> None:
-    """Remove all annotations; what a file keeps of the structure itself stays."""
+    """Remove all annotations; what files keep of the structure itself stays."""
     for place in (atoms.info, atoms.arrays):
         for key in [key for key in place if str(key).startswith(PREFIX) and key != KEPT]:
             del place[key]
 
 
 def clear_stale_annotations(atoms: Atoms) -> None:
-    """Remove annotations that belong to another structure: one before an atom, the cell or an element changed."""
+    """Remove annotations of another structure, such as one whose positions, cell or elements have changed since."""
     noted = atoms.info.get(FINGERPRINT)
     # text files keep eight decimals of a position
     if noted is not None and not np.isclose(noted, fingerprint(atoms), rtol=0.0, atol=1e-6, equal_nan=True):
@@ -151,10 +152,11 @@ def clear_stale_annotations(atoms: Atoms) -> None:
 
 
 def fingerprint(atoms: Atoms) -> float:
-    """One number for elements, positions, cell, periodicity, charges and spins: a sum with fixed random weights, of unit mean
-    square.
+    """Return one number for elements, positions, cell, periodicity, charges and spins.
 
-    It changes smoothly, so that a structure that was rounded on its way through a file is known again.
+    It is a sum with fixed random weights, of unit mean square.
+
+    It changes smoothly, so that a structure rounded by a file is still recognised.
     """
     electrons = [value if isinstance(value := atoms.info.get(key, 0.0), (int, float)) else 0.0 for key in ELECTRONS]
     of_atoms = (atoms.get_initial_charges(), atoms.get_initial_magnetic_moments())
@@ -165,7 +167,7 @@ def fingerprint(atoms: Atoms) -> float:
 
 
 def _changes(before: Atoms | None, after: Atoms, tol: float = 1e-15) -> list[str]:
-    """ASE's comparison, with NaN equal to NaN."""
+    """Compare structures as ASE does, with NaN equal to NaN."""
     values: dict[str, Callable[[Atoms], Any]] = {"positions": lambda a: a.positions, "cell": lambda a: a.cell.array}
     return [
         change
@@ -178,7 +180,7 @@ def _changes(before: Atoms | None, after: Atoms, tol: float = 1e-15) -> list[str
 
 @contextlib.contextmanager
 def _held(*calculators: Calculator | None) -> Iterator[None]:
-    """Let no other thread ask these calculators meanwhile: their results stay those of one structure."""
+    """Hold the locks of calculators, so that their results stay those of one structure."""
     with contextlib.ExitStack() as held:
         for calculator in calculators:
             if isinstance(calculator, Lockable):
@@ -187,7 +189,7 @@ def _held(*calculators: Calculator | None) -> Iterator[None]:
 
 
 def _current(atoms: Atoms, calc: Calculator | None, keys: Sequence[str]) -> dict[str, Any]:
-    """Those results of a calculator that belong to this very structure."""
+    """Return those results of a calculator that belong to exactly this structure."""
     if calc is None or _changes(calc.atoms, atoms) or changes(calc.atoms, atoms, [calc]):
         return {}
     return {key: calc.results[key] for key in keys if calc.results.get(key) is not None}

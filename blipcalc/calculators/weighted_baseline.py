@@ -1,26 +1,26 @@
-"""``BaselineFallback``: a Bayesian potential that gives way, smoothly and conservatively, to a baseline where it is uncertain.
+"""``BaselineFallback``: a smooth, conservative mixture of a Bayesian potential and a baseline, weighted by the variance.
 
     V = w E + (1 - w) V_b,        w = σ_b² / (σ_b² + σ²),        σ² = s Var_k E_k
     F = w F_E + (1 - w) F_b - 2 s w² / σ_b² (E - V_b) Cov_k(E_k, F_k)
 
-The last term is that of ∇w, since ∇Var_k E_k = -2 Cov_k(E_k, F_k) for fixed draws (divisor K-1 in both); the stress has it with
-the opposite sign, from the stresses of the draws.  Without it the run heats or cools.
+The last term comes from ∇w, since ∇Var_k E_k = -2 Cov_k(E_k, F_k) for fixed draws (divisor K-1 in both); the stress has it with
+the opposite sign, from the stresses of the draws.  Without this term the run heats or cools.
 
 | symbol | variable |
 |---|---|
-| E, F_E | energy (eV) and forces of the Bayesian calculator's surface |
-| V_b, F_b | those of ``baseline``, its zero of energy brought to the model's |
+| E, F_E | energy (eV) and forces of the Bayesian calculator's driving potential |
+| V_b, F_b | those of ``baseline``, its zero of energy shifted to the model's |
 | σ_b | ``sigma_baseline_eV``: standard deviation of the error of the baseline's *total* energy |
 | s | ``scale_energy`` of the calibration; 1 without one |
 | w | ``weight`` in the results |
 
-**Total energies.**  σ and σ_b are those of the whole structure, as in i-PI: one number w for all atoms is what keeps V a
-potential.  Errors of alike environments add up, so σ grows with the number of atoms N (√N at the least), and σ_b has to grow
-with it: give what the baseline is off by for *this* system.  A single atom that the model does not know turns all others to the
+**Total energies.**  σ and σ_b are those of the whole structure, as in i-PI: a single w for all atoms
+keeps V a potential.  Errors of similar environments add up, so σ grows with the number of atoms N (at least as √N), and σ_b must
+grow with it: give the error of the baseline for *this* system.  A single atom unknown to the model moves all others to the
 baseline too.
 
-**Zeros of energy.**  ∇w is multiplied by E - V_b, so an offset between the methods would be a force.  Either ``shifts`` or
-``align_on`` says what it is.  Members of a committee need one zero among them for the same reason.
+**Zeros of energy.**  ∇w is multiplied by E - V_b, so an offset between the methods would be a force.  ``shifts`` or
+``align_on`` removes it.  Members of a committee need a common zero for the same reason.
 
 Source: Imbalzano, Zhuang, Kapil, Rossi, Engel, Grasselli, Ceriotti 2021, J. Chem. Phys. 154, 074102,
 doi:10.1063/5.0036522, arXiv:2011.08828 (weighted baseline).
@@ -56,9 +56,9 @@ BLENDED = ("energy", "free_energy", "forces", "stress")
 
 
 class BaselineFallback(Around):
-    """Energy, forces and stress of the weighted baseline; ``weight``, 1 for the model alone; variances of the model itself.
+    """Energy, forces and stress of the weighted mixture, its ``weight`` (1: the model alone), and variances of the model.
 
-    Variances are not those of V: where w is small the run does not follow the model, however uncertain that is.
+    Variances are those of the model, not of V: where w is small the run does not follow the model.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class BaselineFallback(Around):
 
     Raises
     ------
-    ConfigurationError : settings that cannot be, or a structure that the shifts do not cover
+    ConfigurationError : invalid settings, or a structure that the shifts do not cover
     NonFiniteError : energy, forces or stress of the baseline are not finite
 
     Examples
@@ -123,7 +123,7 @@ class BaselineFallback(Around):
 
     @property
     def identity(self) -> Identity:
-        """That of its parts, σ_b and the zeros of energy."""
+        """The identities of the parts, σ_b and the zeros of energy."""
         return Identity(f"BaselineFallback {dict(self.parameters)!r}", self.parts)
 
     @one_at_a_time
@@ -133,7 +133,7 @@ class BaselineFallback(Around):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Evaluate the draws, and the baseline where more than variances and the weight is asked for."""
+        """Evaluate the draws, and the baseline where energy, forces or stress are requested."""
         asked = set(properties) | (set() if system_changes else set(self.results))
         self.begin(atoms, properties, system_changes)
         structure = self.structure
@@ -156,19 +156,19 @@ class BaselineFallback(Around):
         self.results = results
 
     def _variance(self, prediction: Prediction) -> float:
-        """σ², eV²: what the draws differ by; noise of heads is none of it, since no weight should answer to it."""
+        """Return σ², eV²: the variance between the draws, without the noise of heads, which must not change the weight."""
         var = _scale(prediction) * float(spread(_samples(prediction).energy)[1])
         if not np.isfinite(var):
             raise NonFiniteError(f"the variance of the energy is {var}; expected a number")
         return var
 
     def _blend(self, prediction: Prediction, var: float, weight: float) -> dict[str, float | np.ndarray]:
-        """The equations at the head of this file."""
+        """Compute energy, forces and stress by the equations in the docstring of this module."""
         samples, rest = _samples(prediction), var / (self._var_baseline + var)
-        # of a driving potential that was evaluated before there may be forces that the draws have not
+        # the driving potential may have forces from an earlier evaluation that the draws lack
         evaluated = (("stress", samples.stress), ("forces", samples.forces))
         keys = [key for key, values in evaluated if values is not None and getattr(prediction, key) is not None]
-        # derivatives first: some calculators compute the energy alone, and then all over again
+        # derivatives first: some calculators compute the energy alone, and would then start again
         of_baseline = {key: ask(self.baseline, key, self.structure, name="the baseline") for key in (*keys, "energy")}
         base = of_baseline["energy"] + self._shift()
         gap = prediction.energy - base
@@ -181,7 +181,7 @@ class BaselineFallback(Around):
         return blended
 
     def _shift(self) -> float:
-        """What is added to the baseline's energy, eV."""
+        """Return the shift added to the baseline's energy, eV."""
         structure = self.structure
         if self._shifts is not None:
             unknown = sorted(set(structure.symbols) - set(self._shifts))

@@ -1,4 +1,4 @@
-"""Accuracy and honesty of energies and forces as plain figures, with their sampling errors over frames."""
+"""Accuracy and error bars of energies and forces as figures, with their sampling errors over frames."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracy and honesty of one quantity, in its unit u (eV, or eV/Å per component).
+    """Accuracy and error bars of one quantity, in its unit u (eV, or eV/Å per component).
 
     mae, rmse : u; mean_std : mean sigma, u
-    zms, zms_interval : mean squared z-score per component, 1 where variances are right; 95 % interval, frames resampled
+    zms, zms_interval : mean squared z-score per component, 1 for correct variances; 95 % interval, frames resampled
     nll : Gaussian, per component; crps : u
     spearman : of sigma with the size of the error (forces: within elements); spearman_ceiling : of a perfect model with
         these sigmas; spearman_ratio : the first over the second
     coverage : at every level
-    n_left_out : energies, or atoms, without a finite variance, or with an error and no spread, left out of all but mae, rmse
-        and coverage
-    frames_without_spread : those among them with an error and a spread of zero, by their frames
-    n_silent : energies, or components of forces, without error and variance: they vanish by symmetry, carry no information,
-        and are left out of all but mae and rmse
+    n_left_out : number of energies, or atoms, without a finite variance, or with an error and no spread, left out of all but
+        mae, rmse and coverage
+    frames_without_spread : frames of those with an error and a spread of zero
+    n_silent : number of energies, or force components, without error and variance: they vanish by symmetry, carry no
+        information, and are left out of all but mae and rmse
     """
 
     mae: float
@@ -52,7 +52,7 @@ class Scores:
 
 
 def energy_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> Scores:
-    """Scores of total energies, eV."""
+    """Return the scores of total energies, eV."""
     error, variance = residuals.energy_error, residuals.energy_var
     known, silent, spreadless = residuals.scored_energy, residuals.silent_energy, residuals.spreadless_energy
     sigma, size, rng = np.sqrt(variance[known]), np.abs(error[known]), np.random.default_rng(seed)
@@ -68,7 +68,7 @@ def energy_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> S
 
 
 def force_scores(residuals: Residuals, levels: Sequence[float], seed: int) -> Scores:
-    """Scores of force components, eV/Å; ranks of norms within elements."""
+    """Return the scores of force components, eV/Å, with ranks of norms within elements."""
     known = residuals.scored.any(axis=1)
     sigma, size, species = residuals.atom_std[known], residuals.force_norm[known], residuals.species[known]
     rng, ceilings = np.random.default_rng(seed), []
@@ -100,9 +100,9 @@ def _scores(
     coverage: tuple[Coverage, ...],
     seed: int,
 ) -> Scores:
-    """Scores of errors and variances (n, components) of some frames (n,).
+    """Return the scores of errors and variances (n, components) of some frames (n,).
 
-    masks : what is scored, silent, and without spread, (n, components) each
+    masks : scored, silent, and without spread, (n, components) each
     """
     known, silent, spreadless = masks
     e, v, of_frame = error[known], variance[known], np.broadcast_to(frame[:, None], error.shape)[known]
@@ -126,7 +126,7 @@ def _scores(
 
 
 def zms_bootstrap(error: Array, variance: Array, frame: Array, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean squared z-score of (n,) errors; sums of whole frames are resampled, NaN for fewer than two."""
+    """Return the 95 % interval of the mean squared z-score of (n,) errors by resampling whole frames; NaN for fewer than two."""
     labels, code = np.unique(frame, return_inverse=True)
     if len(labels) < 2:
         return NAN, NAN
@@ -138,5 +138,5 @@ def zms_bootstrap(error: Array, variance: Array, frame: Array, seed: int) -> tup
 
 
 def or_nan(score: Callable[[], float], known: Array) -> float:
-    """A score of the known values, NaN where there are none."""
+    """Return a score of the known values, NaN where there are none."""
     return score() if known.any() else NAN

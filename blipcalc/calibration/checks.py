@@ -1,4 +1,4 @@
-"""What no calibration can be fitted to: too few frames, and errors that come without a spread."""
+"""Checks before a calibration is fitted: enough frames, and no errors without a spread."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from blipcalc.core.contracts import Surface
 from blipcalc.data.silent_forces import ROUNDING, informing_frames
 from blipcalc.errors import CalibrationError
 
-#: an element in fewer frames is left uncalibrated: its scale alone would be uncertain by sqrt(2 / 30) = 26 % at the very best
+#: an element in fewer frames stays uncalibrated: its scale would be uncertain by at least sqrt(2 / 30) = 26 %
 MINIMUM_FRAMES = 10
 
 
 def check_enough(frames: Sequence[Atoms]) -> None:
-    """Refuse, with :class:`CalibrationError`, labelled frames on which no element can be calibrated, whatever the model is: too
-    few of them, or too few whose forces do not all vanish.
+    """Raise :class:`CalibrationError` for labelled frames on which no element can be calibrated with any model.
+
+    Either there are too few, or too few with forces that do not all vanish.
     """
     if len(frames) < MINIMUM_FRAMES:
         raise CalibrationError(
@@ -30,7 +31,7 @@ def check_enough(frames: Sequence[Atoms]) -> None:
 
 
 def well_known(frames_of: Mapping[int, int]) -> dict[int, int]:
-    """Those elements whose forces say something in enough frames; raises CalibrationError where there is none."""
+    """Return the elements with informative forces in enough frames; raises CalibrationError where there is none."""
     counts = {z: n for z, n in frames_of.items() if n >= MINIMUM_FRAMES}
     if not counts:
         found = ", ".join(f"{chemical_symbols[z]} in {n}" for z, n in frames_of.items())
@@ -42,7 +43,7 @@ def well_known(frames_of: Mapping[int, int]) -> dict[int, int]:
 
 
 def check_residuals(residuals: Residuals, surface: Surface, n_draws: int) -> None:
-    """Refuse what no constant can be fitted to."""
+    """Raise :class:`CalibrationError` for residuals to which no constant can be fitted."""
     if residuals.calibration is not None:
         raise CalibrationError("these residuals are calibrated already; collect them with raw=True")
     if (residuals.surface, residuals.n_draws) != (surface, n_draws):
@@ -74,7 +75,7 @@ def check_residuals(residuals: Residuals, surface: Surface, n_draws: int) -> Non
 
 
 def _first(residuals: Residuals, name: str, error: np.ndarray, variance: np.ndarray, bad: np.ndarray) -> str:
-    """The first such error in words."""
+    """Return a description of the first such error."""
     row = int(np.flatnonzero(bad)[0])
     worst = int(np.argmax(np.where(variance[row] <= ROUNDING**2, np.abs(error[row]), -1.0)))
     found = f"an error of {error[row, worst]:.3g} with a spread of {np.sqrt(variance[row, worst]):.2g}"

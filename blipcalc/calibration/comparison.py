@@ -1,4 +1,4 @@
-"""Several models on one labelled set, side by side: accuracy, honesty before and after recalibration, and cost."""
+"""Comparison of models on one labelled set: accuracy, calibration errors before and after recalibration, and cost."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from blipcalc.stats.scores import ce_central
 
 Array = np.ndarray
 NAN = float("nan")
-#: as a file
+#: kind of file
 COMPARISON = Kind("comparison of models", "make it anew with 'blipcalc compare'")
 
 
 class CalibrationErrors(NamedTuple):
-    """The calibration error :func:`~blipcalc.stats.scores.ce_central` of one quantity, 0 to 1/3; NaN without variances.
+    """Calibration errors :func:`~blipcalc.stats.scores.ce_central` of one quantity, 0 to 1/3; NaN without variances.
 
     posterior : of the posterior's own variances; calibrated : with the constants of the model file
-    isotonic : of the posterior's, after a monotone map that was fitted to every other frame; on the frames in between
+    isotonic : of the posterior's variances after a monotone map, fitted to every other frame; on the frames in between
     """
 
     posterior: float
@@ -41,15 +41,15 @@ class CalibrationErrors(NamedTuple):
 
 @dataclass(frozen=True)
 class Compared:
-    """One model on the set.
+    """Figures of one model on the set.
 
-    minutes : its training and that of what it started from, by its own record
+    minutes : wall time of its training and of that of its starting model, by its own record
     ms_per_frame : CPU time of a prediction with forces and variances
     evaluation : under its calibration where it has one for these settings
     energy_ce, forces_ce : calibration errors of total energies and force components
     n_seen_in_training : frames of the set that the model was trained on
     residuals, posterior_residuals : with the calibration where there is one, and with the posterior's own variances
-    knows_foreign : False where foreign frames hold elements that it does not know, so that it has no figures of them
+    knows_foreign : False where out-of-distribution frames have elements unknown to it, so that figures on them are absent
     """
 
     name: str
@@ -66,7 +66,7 @@ class Compared:
     posterior_residuals: Residuals
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values for JSON; NaN becomes None."""
+        """Return the figures as plain values for JSON; NaN becomes None."""
         errors = {"energy_ce": self.energy_ce, "forces_ce": self.forces_ce}
         plain = {name: [None if np.isnan(x) else float(x) for x in values] for name, values in errors.items()}
         return self.evaluation.to_dict() | plain | {"n_seen_in_training": self.n_seen_in_training}
@@ -82,11 +82,11 @@ def compare_models(
     progress: Callable[[str], None] | None = None,
     **settings: Unpack[Computing],
 ) -> list[Compared]:
-    """Every model under its own recommended surface, K draws or as many as it has, on the same labelled frames.
+    """Evaluate every model on the same labelled frames, with its recommended surface and K draws, or as many as it has.
 
-    foreign : structures from outside, with labels or without; progress : called with the name of each model
+    foreign : out-of-distribution structures, with labels or without; progress : called with the name of each model
     settings : ``device``, ``dtype``, ``strategy``, ``chunk``
-    raises : UnknownElementError where a model does not know an element of the set; DataError, StructureError and their kinds
+    raises : UnknownElementError where a model does not know an element of the set; DataError, StructureError or subclasses
     """
     for name, model in models.items():
         if unknown := _unknown(model, frames):
@@ -130,7 +130,7 @@ def compare_models(
 
 
 def _unknown(model: Model, frames: Sequence[Atoms]) -> list[str]:
-    """Symbols of the elements of frames that a model does not know."""
+    """Return the symbols of the elements of frames that a model does not know."""
     held = {int(z) for atoms in frames for z in np.unique(atoms.numbers)}
     return [chemical_symbols[z] for z in sorted(held - set(model.network.species))]
 
@@ -138,7 +138,7 @@ def _unknown(model: Model, frames: Sequence[Atoms]) -> list[str]:
 def _errors(
     raw: Residuals, used: Residuals, of: Literal["energy", "force"], known: Array, frame: Array
 ) -> CalibrationErrors:
-    """Calibration errors of energies or components of forces; known : what can be scored; frame : of each error."""
+    """Return calibration errors of energies or force components; known : mask of the scored ones; frame : of each error."""
     if of == "energy":
         error, variance, scaled = raw.energy_error, raw.energy_var, used.energy_var
     else:

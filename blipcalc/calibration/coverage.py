@@ -1,10 +1,10 @@
-"""How often errors lie within their intervals, and how far that may stray from the level by chance.
+"""Coverage of errors by their intervals, and its limits by chance.
 
-Forces: ‖force error‖ <= q_atom σ_i, counted for one atom of each (frame, element) and averaged over all ways to draw it:
+Forces: ‖force error‖ <= q_atom σ_i, for one atom of each (frame, element), averaged over all choices of that atom:
 
     coverage = mean over (frame, element) of the fraction of its atoms that are covered
 
-Limits are beta-binomial in frames, not atoms.  What is silent (:mod:`blipcalc.calibration.residuals`) is not counted.  Without a
+Limits are beta-binomial in frames, not atoms.  Silent values (:mod:`blipcalc.calibration.residuals`) are not counted.  Without a
 calibration the radii are those of Gaussian errors (χ with 3 degrees of freedom), and there are no limits.  The energy has no
 conformal quantile: its interval is Gaussian, ± Φ⁻¹((1 + level)/2) σ, and the limits are those that a quantile from as many frames
 would have.
@@ -36,8 +36,8 @@ class Coverage:
 
     kind, group : all atoms (or energies) pooled, an element by its symbol, a composition by its formula, or whole frames
     low, high : 99 % beta-binomial limits; NaN without a calibration, or with too few frames in it
-    n_frames : that the group was counted in
-    inside : whether observed lies within the limits; None without limits
+    n_frames : number of frames with the group
+    inside : whether the observed coverage lies within the limits; None without limits
     """
 
     kind: Kind
@@ -51,7 +51,7 @@ class Coverage:
 
 
 def radius(residuals: Residuals, level: float) -> Array:
-    """(N,) largest ratio that is covered at a level; NaN for an element, or a level, that was not calibrated."""
+    """Return (N,) largest ratio covered at a level; NaN for an element, or a level, that was not calibrated."""
     if residuals.calibration is None:
         return np.full(len(residuals.species), chi.ppf(level, 3))
     try:
@@ -61,7 +61,7 @@ def radius(residuals: Residuals, level: float) -> Array:
 
 
 def atom_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Coverage, ...]:
-    """Coverage of force errors, pooled, by element and by composition; levels that were not calibrated are absent."""
+    """Return the coverage of force errors, pooled, by element and by composition; levels that were not calibrated are absent."""
     ratio, found = residuals.ratio, []
     for level in levels:
         limit = radius(residuals, level)
@@ -79,7 +79,7 @@ def atom_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Covera
 
 
 def frame_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Coverage, ...]:
-    """Share of whole frames with max_i ‖force error‖_i / σ_i <= q_frame; frames with an uncalibrated atom are left out."""
+    """Return the fraction of frames with max_i ‖force error‖_i / σ_i <= q_frame, without frames with an uncalibrated atom."""
     calibration = residuals.calibration
     worst = residuals.frame_ratio
     worst = worst[~np.isnan(worst)]
@@ -95,7 +95,7 @@ def frame_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Cover
 
 
 def energy_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Coverage, ...]:
-    """Coverage of energy errors by Gaussian intervals, pooled and by composition."""
+    """Return the coverage of energy errors by Gaussian intervals, pooled and by composition."""
     error, variance = residuals.energy_error, residuals.energy_var
     known = np.isfinite(error) & np.isfinite(variance) & ~residuals.silent_energy
     if not known.any():
@@ -112,14 +112,14 @@ def energy_coverage(residuals: Residuals, levels: Sequence[float]) -> tuple[Cove
 
 
 def _weights(residuals: Residuals, known: Array) -> Array:
-    """(N,) one over the known atoms of the same frame and element."""
+    """Return (N,) weights: one over the number of known atoms of the same frame and element."""
     _, code = np.unique(np.stack([residuals.frame, residuals.species]), axis=1, return_inverse=True)
     counts = np.bincount(code.ravel(), weights=known)
     return 1.0 / np.maximum(counts, 1.0)[code.ravel()]
 
 
 def _groups(residuals: Residuals, known: Array) -> Iterator[tuple[Kind, str, Array]]:
-    """(kind, name, mask) of everything that coverage is counted for."""
+    """Yield (kind, name, mask) of every group of the coverage."""
     yield "all", "all", known
     for z in sorted({int(z) for z in residuals.species[known]}):
         yield "element", chemical_symbols[z], known & (residuals.species == z)
@@ -131,7 +131,7 @@ def _groups(residuals: Residuals, known: Array) -> Iterator[tuple[Kind, str, Arr
 def _evidence(
     calibration: Calibration | None, kind: Kind, elements: Sequence[int], level: float
 ) -> tuple[int | None, bool]:
-    """Frames behind the quantiles of a group, and whether one of them is borrowed and may only cover too much."""
+    """Return the number of frames behind the quantiles of a group, and whether one is borrowed, which may cover too much."""
     if calibration is None:
         return None, False
     counts = [calibration.n_element_frames.get(z, calibration.n_frames) for z in elements]

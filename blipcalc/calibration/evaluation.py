@@ -1,4 +1,4 @@
-"""How good predictions and their error bars are on labelled frames, with the sampling limits of every figure."""
+"""Evaluation of predictions and error bars on labelled frames, with sampling limits of the figures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from blipcalc.stats.scores import mae, rmse, zms
 
 Array = np.ndarray
 NAN = float("nan")
-#: as a file
+#: kind of file
 EVALUATION = Kind("evaluation", "make it anew with 'blipcalc evaluate'")
-#: share of the largest errors that ``auroc_error`` looks for where no tolerance is given
+#: fraction of largest errors that ``auroc_error`` detects by default
 LARGEST = 0.05
 
 
@@ -46,12 +46,11 @@ class CompositionErrors:
 
 @dataclass(frozen=True)
 class Foreign:
-    """What the error bars say of structures from outside.
+    """Error bars on out-of-distribution structures.
 
-    auroc : probability that the largest atom_std of a foreign frame exceeds that of a test frame
+    auroc : probability that the largest atom_std of an out-of-distribution frame exceeds that of a test frame
     forces_mae (eV/Å), forces_zms, forces_zms_interval : over its labelled frames; NaN where there are none
-    n_left_out : frames with an atom that the calibration does not know; they stop a monitor by themselves and are not in
-        ``auroc``
+    n_left_out : number of frames with an uncalibrated element; a monitor halts on them anyway, and ``auroc`` leaves them out
     """
 
     n_frames: int
@@ -68,16 +67,17 @@ class Evaluation:
     """Figures of one predictor on one labelled set.
 
     energy : of total energies, eV; energy_mae_per_atom, energy_rmse_per_atom : eV
-    energy_mae_shifted, energy_rmse_shifted : eV, of total energies after the mean error of each formula on these very frames is
-        taken out: what is left of the shape of the surface.  Some published figures are of this kind
+    energy_mae_shifted, energy_rmse_shifted : eV, of total energies less the mean error of each formula on these frames, which
+        leaves errors of the shape of the surface.  Some published figures are of this kind
     forces : per component, eV/Å
     frames : coverage of whole frames by q_frame; empty without a calibration
     compositions : errors by formula
     auroc_error : of atom_std for atoms with ‖force error‖ > tolerance (eV/Å)
-    n_effective : independent points that the coverage of atoms at 0.95 is worth (design effect); NaN where constant
-    n_uncalibrated : atoms without a variance, of elements that the calibration does not know; 0 without a calibration
-    n_calibration : frames of the calibration; is_calibration_set : these very frames, so that coverage proves nothing
-    n_seen_in_training : frames that the model was trained on; None where that is unknown
+    n_effective : effective number of independent points in the coverage of atoms at 0.95 (design effect); NaN where constant
+    n_uncalibrated : number of atoms without a variance, of uncalibrated elements; 0 without a calibration
+    n_calibration : frames of the calibration; is_calibration_set : whether these are the same frames, so that coverage proves
+        nothing
+    n_seen_in_training : number of training frames among these; None where unknown
     """
 
     surface: Surface
@@ -103,11 +103,11 @@ class Evaluation:
 
     @property
     def has_variances(self) -> bool:
-        """Whether there were variances of forces to score, or all forces are silent and those of energies are left."""
+        """Whether there are variances of forces to score, or, where all forces are silent, variances of energies."""
         return not np.isnan(self.forces.nll) or bool(self.forces.n_silent and not np.isnan(self.energy.nll))
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values for JSON; NaN and infinity become None."""
+        """Return the figures as plain values for JSON; NaN and infinity become None."""
         return _plain(asdict(self))
 
 
@@ -130,10 +130,10 @@ def evaluate(
     progress: Progress | None = None,
     **settings: Unpack[Scoring],
 ) -> Evaluation:
-    """Residuals of a predictor on labelled frames, scored; takes the settings of :func:`evaluate_residuals`.
+    """Evaluate a predictor on labelled frames; takes the settings of :func:`evaluate_residuals`.
 
-    residuals : of this predictor on these frames, where they are at hand (the plots take them too); None collects them
-    foreign : structures from outside, with labels or without
+    residuals : of this predictor on these frames, where known already (plots use them too); None computes them
+    foreign : out-of-distribution structures, with labels or without
     training_frames : fingerprints of the training frames (``model.frames.tolist()``), to count test frames among them
     raises : MissingLabelsError, NonFiniteLabelsError, DataError, StructureError
     """
@@ -160,9 +160,9 @@ def evaluate_residuals(
     levels: Sequence[float] = LEVELS,
     seed: int = 0,
 ) -> Evaluation:
-    """Every figure of an :class:`Evaluation`, from residuals that are already there.
+    """Compute every figure of an :class:`Evaluation` from residuals.
 
-    residuals : labelled, raw or calibrated; foreign : of structures from outside, errors NaN where unlabelled
+    residuals : labelled, raw or calibrated; foreign : of out-of-distribution structures, errors NaN where unlabelled
     tolerance : eV/Å, a norm; None takes the limit of the largest 5 % of the errors
     levels : of the coverage; seed : of bootstraps and ceilings
     """
@@ -195,7 +195,7 @@ def evaluate_residuals(
 
 
 def _shifted(residuals: Residuals) -> Array:
-    """(S,) errors of energies less the mean of their formula, eV."""
+    """Return (S,) errors of energies less the mean of their formula, eV."""
     _, code, counts = np.unique(residuals.compositions, return_inverse=True, return_counts=True)
     means = np.bincount(code, weights=residuals.energy_error) / counts
     return residuals.energy_error - means[code]
@@ -235,7 +235,7 @@ def _foreign(residuals: Residuals, foreign: Residuals, seed: int) -> Foreign:
 
 
 def _n_uncalibrated(residuals: Residuals, std: Array) -> int:
-    """Entries that a calibration made NaN; a single draw has no spread either, which is no fault of a calibration."""
+    """Return the number of entries that a calibration made NaN; a single draw has none either, but not by calibration."""
     return 0 if residuals.calibration is None else int(np.isnan(std).sum())
 
 
@@ -249,7 +249,7 @@ def _n_effective(residuals: Residuals, seed: int) -> float:
 
 
 def _auroc(score: Array, positive: Array) -> float:
-    """AUROC over finite scores; NaN where one side is empty."""
+    """Return the AUROC over finite scores; NaN where one side is empty."""
     finite = np.isfinite(score)
     low, high = score[finite & ~positive], score[finite & positive]
     return auroc(low, high) if low.size and high.size else NAN

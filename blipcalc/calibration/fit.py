@@ -1,11 +1,11 @@
-"""Fitting the constants of a calibration: a variance scale per element and for the energy, then split conformal quantiles.
+"""Fit of a calibration: a variance scale per element and for the energy, then split conformal quantiles.
 
     scale[Z] = mean e² / s² over components of atoms of Z,      σ_i = sqrt(scale[Z_i] tr Σ_i / 3),      a_i = ‖e_i‖ / σ_i
     q_atom[Z] = conformal quantile of a_i, each frame of weight 1 shared by its atoms of Z
     q_frame   = conformal quantile of max_i a_i over the atoms of a frame
 
-The quantile over atoms is ``frame_weighted_quantile``: the limit of drawing one atom per frame many times, with its coverage
-and no random number, so that a calibration is a function of its frames alone.
+The quantile over atoms is ``frame_weighted_quantile``: the limit of drawing one atom per frame many times, with the same coverage
+and without random numbers, so that a calibration is a function of its frames alone.
 
 | frames with the element | scale | q_atom at a level |
 |---|---|---|
@@ -13,11 +13,11 @@ and no random number, so that a calibration is a function of its frames alone.
 | fewer than ``confident_count(level)`` (59 at 0.95, 299 at 0.99) | its own | the largest over all elements |
 | more | its own | its own |
 
-A class too small for a quantile of its own promises nothing by itself, hence the worst one (``methods/uncertainty.md`` 2.5).
-A quantile that would be infinite for lack of frames is left out, so that asking for its level is an error by name.
+A class too small for a quantile of its own has no guarantee, hence the largest one (``methods/uncertainty.md`` 2.5).
+A quantile that would be infinite for lack of frames is left out, so that a request for its level is a named error.
 
-Forces that vanish by symmetry are silent (:mod:`blipcalc.calibration.residuals`): they are in none of this, nor are frames that
-hold nothing else, and all counts are of what is left.
+Forces that vanish by symmetry are silent (:mod:`blipcalc.calibration.residuals`): they, and frames with nothing else, are left
+out everywhere, and all counts are of the rest.
 
 Source: ``scale`` and conformal scores as in Angelopoulos, Bates 2023, doi:10.1561/2200000101; one quantile per class: Vovk,
 Gammerman, Shafer 2005, section 4.5 (Mondrian).
@@ -81,13 +81,13 @@ def fit_calibration(
     frames_hash: str,
     levels: Sequence[float] = LEVELS,
 ) -> Calibration:
-    """The constants for posterior variances and errors on frames that the model has not seen.
+    """Fit a calibration to posterior variances and errors on frames that the model has not seen.
 
     residuals : of posterior values, not calibrated
-    surface, n_draws, seed, model_hash, frames_hash : what the constants belong to and come from
+    surface, n_draws, seed, model_hash, frames_hash : stored with the constants
     levels : 1 - α, each between 0 and 1
-    raises : CalibrationError for residuals that are calibrated, belong elsewhere, have no finite error or no spread, or
-        where no element is in :data:`MINIMUM_FRAMES` frames
+    raises : CalibrationError for residuals that are calibrated, are of another surface or K, have no finite error or no spread,
+        or where no element is in :data:`MINIMUM_FRAMES` frames
     """
     check_residuals(residuals, surface, n_draws)
     speaking, scored = ~residuals.silent_atoms, residuals.scored
@@ -118,20 +118,20 @@ def fit_calibration(
 
 
 def _scale(residuals: Residuals, rows: np.ndarray) -> float:
-    """Of the components that a mask (N, 3) chooses."""
+    """Return the variance scale of the components in a mask (N, 3)."""
     return variance_scale(residuals.force_error[rows], residuals.forces_var[rows])
 
 
 def _atom_quantiles(
     ratio: np.ndarray, residuals: Residuals, counts: dict[int, int], levels: Sequence[float]
 ) -> dict[int, dict[float, float]]:
-    """{Z: {level: q}} by the table of the module; levels without a finite quantile are absent."""
+    """Return {Z: {level: q}} by the table of the module; levels without a finite quantile are absent."""
     found: dict[int, dict[float, float]] = {z: {} for z in counts}
     for level in levels:
         own = {}
         for z in counts:
             rows = residuals.species == z
-            rows = rows & ~np.isnan(ratio)  # less those that are silent
+            rows = rows & ~np.isnan(ratio)  # without the silent ones
             own[z] = frame_weighted_quantile(ratio[rows], residuals.frame[rows], level)
         worst = max((q for q in own.values() if np.isfinite(q)), default=np.inf)
         for z, count in counts.items():
@@ -142,9 +142,9 @@ def _atom_quantiles(
 
 
 def _frame_quantiles(worst: np.ndarray, levels: Sequence[float]) -> dict[float, float]:
-    """{level: q} over frames whose elements are all calibrated: others stop the halt rule by themselves.
+    """Return {level: q} over frames whose elements are all calibrated; monitors halt on other frames anyway.
 
-    worst : (S,) largest ratio of each frame, NaN for those that are left out
+    worst : (S,) largest ratio of each frame, NaN for frames left out
     """
     worst = worst[~np.isnan(worst)]
     quantiles = {float(level): conformal_quantile(worst, level) for level in levels}
@@ -167,15 +167,16 @@ def calibrate(
     batch_size: int = BATCH_ATOMS,
     progress: Progress | None = None,
 ) -> Model:
-    """The model with calibrations for every surface and K, fitted to labelled frames that it was not trained on.
+    """Return the model with calibrations for every surface and K, fitted to labelled frames outside its training set.
 
-    The draws of the largest K are evaluated once; smaller K take the first of them, where the posterior draws so.
+    The draws of the largest K are evaluated once; smaller K use the first of them, where draw k of the posterior does not depend
+    on K.
 
-    frames : with energies and forces, several hundred, drawn like those to be predicted
-    surfaces : None takes all that the posterior has
+    frames : with energies and forces, several hundred, from the same distribution as those to be predicted
+    surfaces : None takes all surfaces of the posterior
     n_draws : values of K; an ensemble of M members is calibrated for min(K, M), a point estimate with heads for 1. Without
-        heads and for K <= 3 the mean squared z-score of Gaussian draws diverges: ``scale`` is then ill determined, the
-        quantiles still hold
+        heads and for K <= 3 the mean squared z-score of Gaussian draws diverges: ``scale`` is then ill determined, but
+        the quantiles still hold
     seed : of the draws; levels : of the conformal quantiles
     device, dtype, strategy : of the evaluation, of at most batch_size atoms and chunk draws at once
     progress : called with (frames done, frames in all)
@@ -207,7 +208,7 @@ def calibrate(
 
 
 def feasible_draws(posterior: StoredPosterior, n_draws: int = 16) -> int:
-    """K, or as many draws as the posterior can give: the members of an ensemble, the one network of a point estimate."""
+    """Return K, or the largest number of draws of the posterior, such as the members of an ensemble."""
     return n_draws if posterior.most_draws is None else min(n_draws, posterior.most_draws)
 
 
@@ -221,7 +222,7 @@ def _refuse_training_frames(model: Model, frames: Sequence[Atoms]) -> None:
 
 
 def _draw_counts(model: Model, n_draws: Sequence[int]) -> list[int]:
-    """The values of K that the posterior can give, sorted; one draw has variances only with heads for energy and forces."""
+    """Return the possible values of K, sorted; one draw has variances only with heads for energy and forces."""
     least = 1 if model.network.heads == "joint" else 2
     if least > 1 and not model.posterior.is_random:
         raise CalibrationError(
@@ -237,7 +238,7 @@ def _draw_counts(model: Model, n_draws: Sequence[int]) -> list[int]:
 
 
 def _surfaces(posterior: Posterior, surfaces: Sequence[Surface] | None) -> list[Surface]:
-    """The surfaces asked for, or all there are; a centre that was asked for and is not there raises DrawsError."""
+    """Return the requested surfaces, by default all; raises DrawsError for ``centre`` where there is none."""
     if surfaces is not None:
         wrong = set(surfaces) - {"mean", "centre"}
         if wrong or not surfaces:
@@ -253,7 +254,7 @@ def _surfaces(posterior: Posterior, surfaces: Sequence[Surface] | None) -> list[
 
 
 def _shared_draws(posterior: Posterior, counts: Sequence[int], seed: int) -> list[tuple[Draws, list[int]]]:
-    """Draws to evaluate, each with the values of K that are its first draws: one entry, where draw k does not depend on K."""
+    """Return draws to evaluate, each with the values of K that are its first draws: one where draw k does not depend on K."""
 
     def drawn(k: int) -> Draws:
         return posterior.draw(k, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Reading structures from outside, whose files may have labels or none."""
+"""Reading of out-of-distribution structures, from files with or without labels."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def read_foreign(
     length_unit: str = "Angstrom",
     index: str = ":",
 ) -> list[Atoms]:
-    """Structures as :func:`~blipcalc.data.labels.read_labelled` gives them, or bare ones of a file without labels.
+    """Return structures as :func:`~blipcalc.data.labels.read_labelled`, or without labels where the file has none.
 
-    A file of which only some frames have labels, or all under names that were not given, is refused as for
-    ``read_labelled``: that is more likely a mistake than meant to be ignored.
+    A file with labels in some frames only, or under other names, is refused as by ``read_labelled``: it is more likely a
+    mistake than intended.
 
     energy_key, forces_key, energy_unit, length_unit, index : as for ``read_labelled``
     returns : structures, positions in Å; labels, where there are any, in eV and eV/Å
@@ -41,7 +41,7 @@ def read_foreign(
             index=index,
         )
     except (MissingLabelsError, UnknownKeyError):
-        if Path(path).suffix == ".npz":  # a format of labelled frames, which ASE does not read
+        if Path(path).suffix == ".npz":  # a format of labelled frames that ASE does not read
             raise
         frames = list(iread(path, index=index))
         for atoms in frames:
@@ -50,13 +50,13 @@ def read_foreign(
         if any(pair <= _held(atoms) for atoms in frames for pair in names):
             raise
     for atoms in frames:
-        atoms.calc = None  # an energy without forces is no label, and would be left in the unit of the file
+        atoms.calc = None  # an energy without forces is no label, and would stay in the unit of the file
         atoms.set_cell(atoms.cell * LENGTH[length_unit], scale_atoms=False)
         atoms.positions *= LENGTH[length_unit]
     return frames
 
 
 def _held(atoms: Atoms) -> set[str]:
-    """Names of all that a frame carries."""
+    """Return the names of all results, ``info`` entries and arrays of a frame."""
     results = {} if atoms.calc is None else atoms.calc.results
     return {*results, *atoms.info, *atoms.arrays}

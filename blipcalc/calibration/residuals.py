@@ -1,8 +1,8 @@
-"""Errors of predictions against labels, with the variances that came with them: what calibration and evaluation stand on.
+"""Residuals: errors of predictions against labels with their variances, the input of calibration and evaluation.
 
-A force that vanishes by symmetry (an atom alone, a perfect crystal, across a mirror plane) has neither an error nor a spread,
-whatever the model is.  Such components are ``silent``: they say nothing of error bars and are left out of what is said of them.
-An error without a spread is another matter, and a fault of the error bars.
+A force that vanishes by symmetry (an isolated atom, a perfect crystal, across a mirror plane) has neither an error nor a spread
+with any model.  Such components are ``silent``: they carry no information on error bars and are left out of their figures.
+An error without a spread, in contrast, is a fault of the error bars.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from blipcalc.stats.conformal import frame_maximum
 from blipcalc.stats.spread import atom_variance
 
 Array = np.ndarray
-#: (frames done, frames in all)
+#: callback of (frames done, frames in all)
 Progress = Callable[[int, int], None]
 
-#: atoms evaluated at once: no slower than 400 on a CPU, and K = 32 draws of the reference PaiNN take 3.6 GB in float64
+#: atoms in a batch: no slower than 400 on a CPU, and K = 32 draws of the reference PaiNN take 3.6 GB in float64
 BATCH_ATOMS = 100
 
 
@@ -41,7 +41,7 @@ class Residuals:
     forces_cov : (N, 3, 3) (eV/Å)²; NaN where there is none: a point prediction, an element that was never calibrated
     energy_error, energy_var : (S,) eV and eV², of total energies; NaN as above
     surface, n_draws : of the predictions
-    calibration : constants that the variances hold already; None for posterior values
+    calibration : applied to the variances already; None for posterior values
     """
 
     frame: Array
@@ -56,22 +56,22 @@ class Residuals:
 
     @property
     def n_frames(self) -> int:
-        """S."""
+        """Number of frames S."""
         return len(self.energy_error)
 
     @property
     def n_atoms(self) -> Array:
-        """(S,) atoms of each frame."""
+        """Number of atoms of each frame, (S,)."""
         return np.bincount(self.frame, minlength=self.n_frames)
 
     @property
     def elements(self) -> list[int]:
-        """Atomic numbers that occur, sorted."""
+        """Sorted atomic numbers that occur."""
         return sorted({int(z) for z in self.species})
 
     @property
     def compositions(self) -> Array:
-        """(S,) chemical formula of each frame, Hill order."""
+        """Chemical formula of each frame, (S,), Hill order."""
         order = np.argsort(self.frame, kind="stable")
         parts = np.split(self.species[order], np.cumsum(self.n_atoms)[:-1])
         known = {part.tobytes(): Symbols(np.sort(part)).get_chemical_formula() for part in parts}
@@ -79,68 +79,66 @@ class Residuals:
 
     @property
     def forces_var(self) -> Array:
-        """(N, 3) component variances, (eV/Å)²."""
+        """Variances of the force components, (N, 3) (eV/Å)²."""
         return np.diagonal(self.forces_cov, axis1=1, axis2=2)
 
     @property
     def atom_std(self) -> Array:
-        """(N,) root of tr Σ_i / 3, eV/Å."""
+        """Root of tr Σ_i / 3, (N,) eV/Å."""
         return np.sqrt(atom_variance(self.forces_cov))
 
     @property
     def force_norm(self) -> Array:
-        """(N,) norm of the force error, eV/Å."""
+        """Norm of the force errors, (N,) eV/Å."""
         return np.linalg.norm(self.force_error, axis=1)
 
     @property
     def ratio(self) -> Array:
-        """(N,) ‖force error‖ / atom_std: the conformal score; infinite for an error without a spread, NaN where it is unknown or
-        silent.
-        """
+        """Conformal score ‖force error‖ / atom_std, (N,): infinite for an error without a spread, NaN where unknown or silent."""
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = self.force_norm / self.atom_std
         return np.where(self.silent_atoms, np.nan, ratio)
 
     @property
     def frame_ratio(self) -> Array:
-        """(S,) largest ratio of a frame over its atoms that are not silent; NaN where one is unknown, or all are silent."""
+        """Largest ratio of each frame over its atoms that are not silent, (S,); NaN where one is unknown, or all are silent."""
         worst = frame_maximum(np.where(self.silent_atoms, -np.inf, self.ratio), self.frame)
         return np.where(np.isneginf(worst), np.nan, worst)
 
     @property
     def silent(self) -> Array:
-        """(N, 3) components that vanish by symmetry: neither an error nor a posterior spread beyond rounding."""
+        """Mask (N, 3) of components that vanish by symmetry: neither an error nor a posterior spread beyond rounding."""
         return _flat(self._raw_forces_var) & (np.abs(self.force_error) <= ROUNDING)
 
     @property
     def silent_atoms(self) -> Array:
-        """(N,) atoms of which all components are silent."""
+        """Mask (N,) of atoms with silent components only."""
         return np.asarray(self.silent.all(axis=1))
 
     @property
     def silent_energy(self) -> Array:
-        """(S,) frames whose energy has neither an error nor a posterior spread beyond rounding."""
+        """Mask (S,) of frames whose energy has neither an error nor a posterior spread beyond rounding."""
         return _flat(self._raw_energy_var) & (np.abs(self.energy_error) <= ROUNDING)
 
     @property
     def spreadless(self) -> Array:
-        """(N, 3) components with an error and no posterior spread beyond rounding: no factor mends such an error bar."""
+        """Mask (N, 3) of components with an error but no posterior spread beyond rounding, which no factor can correct."""
         return _flat(self._raw_forces_var) & (np.abs(self.force_error) > ROUNDING)
 
     @property
     def spreadless_energy(self) -> Array:
-        """(S,) the same for energies."""
+        """Mask (S,) of energies with an error but no posterior spread beyond rounding."""
         return _flat(self._raw_energy_var) & (np.abs(self.energy_error) > ROUNDING)
 
     @property
     def scored(self) -> Array:
-        """(N, 3) components with an error and a spread."""
+        """Mask (N, 3) of components with an error and a spread."""
         known = np.isfinite(self.force_error) & np.isfinite(self.forces_var) & (self.forces_var > 0)
         return known & ~self.silent & ~self.spreadless
 
     @property
     def scored_energy(self) -> Array:
-        """(S,) the same for energies."""
+        """Mask (S,) of energies with an error and a spread."""
         known = np.isfinite(self.energy_error) & np.isfinite(self.energy_var) & (self.energy_var > 0)
         return known & ~self.silent_energy & ~self.spreadless_energy
 
@@ -154,16 +152,16 @@ class Residuals:
 
     @property
     def _scale(self) -> Array:
-        """(N,) factor that the variances hold already; NaN of an element that was never calibrated."""
+        """Factor applied to the variances already, (N,); NaN for an element that was never calibrated."""
         if self.calibration is None:
             return np.ones(len(self.species))
         elements, code = np.unique(self.species, return_inverse=True)
         return np.array([self.calibration.scale.get(int(z), np.nan) for z in elements])[code]
 
     def apply(self, calibration: Calibration) -> Residuals:
-        """The same residuals with calibrated variances; atoms of an element that was never calibrated get NaN.
+        """Return the residuals with calibrated variances; atoms of an element that was never calibrated get NaN.
 
-        raises : CalibrationError where they are calibrated already, or for another surface or K
+        raises : CalibrationError for calibrated residuals, or for another surface or K
         """
         if self.calibration is not None:
             raise CalibrationError("these residuals are calibrated already; collect them with raw=True")
@@ -189,12 +187,12 @@ def collect(
     require_labels: bool = True,
     progress: Progress | None = None,
 ) -> Residuals:
-    """Residuals of a predictor on labelled frames, evaluated in batches of at most ``batch_size`` atoms.
+    """Return the residuals of a predictor on labelled frames, evaluated in batches of at most ``batch_size`` atoms.
 
-    raw : the posterior's own variances, also where the predictor applies a calibration; what a fit needs
+    raw : whether to take the posterior's own variances even from a calibrated predictor, as a fit needs
     require_labels : False gives frames without labels NaN for errors
     progress : called with (frames done, frames in all)
-    raises : MissingLabelsError, NonFiniteLabelsError, DataError for labels that cannot be used or no frames; StructureError
+    raises : MissingLabelsError, NonFiniteLabelsError, DataError for unusable labels or no frames; StructureError
     """
     check_frames(frames, require_labels=require_labels)
     predictions, done = [], 0
@@ -208,9 +206,9 @@ def collect(
 
 
 def residuals_of(predictions: Sequence[Prediction], frames: Sequence[Atoms]) -> Residuals:
-    """Residuals of predictions, one for each frame; labels that are missing become NaN.
+    """Return the residuals of predictions, one for each frame; missing labels become NaN.
 
-    raises : ZeroVarianceError for variances that say nothing
+    raises : ZeroVarianceError for variances that are all exactly zero
     """
     for prediction in predictions:
         prediction.demand_spread()
@@ -231,7 +229,7 @@ def residuals_of(predictions: Sequence[Prediction], frames: Sequence[Atoms]) -> 
 
 
 def batches(frames: Sequence[Atoms], batch_size: int) -> Iterator[list[Atoms]]:
-    """Consecutive frames of together at most ``batch_size`` atoms; a larger frame is a batch of its own."""
+    """Yield consecutive frames of at most ``batch_size`` atoms together; a larger frame is a batch of its own."""
     batch: list[Atoms] = []
     for atoms in frames:
         if batch and sum(map(len, batch)) + len(atoms) > batch_size:
@@ -243,7 +241,7 @@ def batches(frames: Sequence[Atoms], batch_size: int) -> Iterator[list[Atoms]]:
 
 
 def check_frames(frames: Sequence[Atoms], *, require_labels: bool = True) -> None:
-    """Refuse no frames at all, and labels that are missing, misshapen or not finite, naming the first such frame."""
+    """Raise an error for no frames, and for missing, misshapen or non-finite labels, with the first such frame."""
     if not len(frames):
         raise DataError("expected at least one frame, got none")
     for i, atoms in enumerate(frames):
@@ -260,19 +258,19 @@ def check_frames(frames: Sequence[Atoms], *, require_labels: bool = True) -> Non
 
 
 def seen_in_training(frames: Sequence[Atoms], fingerprints: Iterable[int]) -> list[int]:
-    """Indices of the frames whose fingerprint is among those of the training frames (``model.frames.tolist()``)."""
+    """Return the indices of the frames whose fingerprint is among those of the training frames (``model.frames.tolist()``)."""
     known = set(fingerprints)
     return [i for i, atoms in enumerate(frames) if frame_hash(atoms) in known]
 
 
 def frames_hash(frames: Sequence[Atoms]) -> str:
-    """SHA-256 over the sorted fingerprints of a set of frames, whatever their order."""
+    """Return SHA-256 over the sorted fingerprints of a set of frames, for any order."""
     fingerprints = np.sort(np.array([frame_hash(atoms) for atoms in frames], dtype="<i8"))
     return hashlib.sha256(fingerprints.tobytes()).hexdigest()
 
 
 def silence_text(residuals: Residuals) -> str:
-    """How much is silent, in words; empty where nothing is."""
+    """Return a sentence on the number of silent values; empty where there are none."""
     silent, frames = residuals.silent, residuals.frame[residuals.silent_atoms]
     if not silent.any():
         return ""
@@ -285,12 +283,12 @@ def silence_text(residuals: Residuals) -> str:
 
 
 def _flat(variance: Array) -> Array:
-    """Where a variance is no more than rounding."""
+    """Return the mask of variances no larger than rounding."""
     return variance <= ROUNDING**2
 
 
 def _labels_or_nan(atoms: Atoms) -> tuple[float, Array]:
-    """Energy and forces; NaN for both where one is missing."""
+    """Return energy and forces; NaN for both where one is missing."""
     try:
         return labels(atoms)
     except MissingLabelsError:

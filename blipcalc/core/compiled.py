@@ -1,15 +1,14 @@
-"""``torch.compile`` without two of its faults, and the comparison that every compiled or traced function must pass.
+"""``torch.compile`` with workarounds for two faults, and a comparison of every compiled or traced function with the plain one.
 
-Both faults (torch 2.13, CPU) leave energies right and make forces of stacked draws wrong:
+Both faults (torch 2.13, CPU) give correct energies and wrong forces of stacked draws:
 
 * Under ``vmap`` the derivative of ``index_select`` sums into zeros that are *expanded* over the draws, one buffer seen K times.
   The compiler turns that sum into one in place (``index_put`` into ``index_put_``), so that the rows of all draws end in that
-  buffer; forces are off by up to a third.  Every such sum gets a buffer of its own before the compiler looks at it.
+  buffer; forces are wrong by up to a third.  Every such sum gets its own buffer before compilation.
 * The order of operations that needs least memory (``reorder_for_peak_memory``) reads a buffer after it was overwritten: forces
-  of a BLIP of two blocks and 32 features on 90 atoms are off by 7e-5 of the largest.  That order is not asked for.
+  of a BLIP of two blocks and 32 features on 90 atoms are wrong by 7e-5 of the largest.  That order is switched off.
 
-What is compiled is never trusted: :class:`Checked` and :class:`~blipcalc.core.kernels.Kernels` compare it with the plain
-function.
+:class:`Checked` and :class:`~blipcalc.core.kernels.Kernels` compare every compiled function with the plain one.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from torch.utils._pytree import tree_leaves
 
 from blipcalc.errors import CompilationError
 
-#: settings of the compiler that keep it from its second fault
+#: settings of the compiler that avoid the second fault
 WITHOUT_FAULT = {"reorder_for_peak_memory": False}
-#: largest difference from the plain result, relative to the largest entry: rounding in another order
+#: largest difference from the plain result by rounding, relative to the largest entry
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
-#: eV, eV/Å; entries are held to be no smaller, since rounding does not shrink where large terms cancel
+#: eV, eV/Å; lower bound of the largest entry, since rounding does not shrink where large terms cancel
 SMALLEST = 0.1
-#: the same for derivatives by weights, which add up many terms; a wrong one is off by a tenth and more
+#: the same for derivatives by weights, sums of many terms; a fault changes them by a tenth or more
 GRADIENT_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-#: the derivative by one tensor is held to be no smaller than this part of the largest
+#: lower bound of the derivative by one tensor, relative to the largest
 SMALL_GRADIENT = 1e-2
 
 
@@ -45,10 +44,10 @@ def through_compiler(
     options: Mapping[str, Any] | None = None,
     on_compilation: Callable[[], None] = lambda: None,
 ) -> Callable[..., Any]:
-    """The function through ``torch.compile``, which compiles it at its first call.
+    """Return the function through ``torch.compile``, which compiles it at its first call.
 
     dynamic, fullgraph : of ``torch.compile``; options : of the compiler behind it
-    on_compilation : called whenever something is compiled anew
+    on_compilation : called at every compilation
     """
 
     def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -59,23 +58,23 @@ def through_compiler(
 
 
 def compile_graph(module: torch.fx.GraphModule, inputs: list[Tensor], options: dict[str, Any]) -> Callable[..., Any]:
-    """One graph through the compiler of torch."""
+    """Compile one graph with the compiler of torch."""
     from torch._inductor.compile_fx import compile_fx  # this import takes a second
 
     patches = options | {"post_grad_custom_pre_pass": _own_accumulators()} | WITHOUT_FAULT
-    # a path or weights only where it compiles ahead of time
+    # it returns a path or weights only when it compiles ahead of time
     return compile_fx(module, inputs, config_patches=patches)  # type: ignore[return-value]
 
 
 @cache
 def _own_accumulators() -> Callable[[torch.fx.Graph], None]:
-    """The pass over a graph that mends the fault."""
+    """Return the pass over a graph that corrects the first fault."""
     from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 
     sums = (torch.ops.aten.index_put.default, torch.ops.aten._unsafe_index_put.default)
 
     class OwnAccumulators(CustomGraphPass):
-        """Copies what is expanded, where rows are put into it or added to it."""
+        """Graph pass that copies expanded buffers before rows are added to them."""
 
         def __call__(self, graph: torch.fx.Graph) -> None:
             for node in [node for node in graph.nodes if node.op == "call_function" and node.target in sums]:
@@ -96,14 +95,13 @@ def _own_accumulators() -> Callable[[torch.fx.Graph], None]:
 
 
 class Checked:
-    """A compiled function whose results, and their derivatives by what is differentiated, are compared with those of the
-    function itself, at every call for which something was compiled.
+    """A compiled function whose results and derivatives are compared with those of the plain function after every compilation.
 
     Parameters
     ----------
     function : of tensors and containers of them; returns a NamedTuple of tensors and None
-    what : its name, for the message
-    remedy : what the user can do where it is wrong, for the message
+    what : name of the function, for the message
+    remedy : advice to the user, for the message
     """
 
     def __init__(self, function: Callable[..., Any], *, what: str, remedy: str) -> None:
@@ -115,9 +113,9 @@ class Checked:
         self._is_new = True
 
     def __call__(self, *args: Any) -> Any:
-        """The result of the function.
+        """Return the result of the function.
 
-        raises : CompilationError for a compiler that is missing, or results that are wrong
+        raises : CompilationError for a missing compiler, or wrong results
         """
         self._is_new = False
         with compiler_named(self._remedy):
@@ -135,7 +133,7 @@ class Checked:
         check({name: getattr(found, name) for name in tensors}, tensors, TOLERANCE[dtype])
         for name in [name for name, value in tensors.items() if value.requires_grad]:
             weights = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-            # of a result of its own each: buffers of a compiled one are gone with its first derivative
+            # a new result for each, since the first derivative frees the buffers of a compiled one
             own, expected = (
                 dict(enumerate(_gradient(getattr(output, name), leaves, weights, keep)))
                 for output, keep in ((self._compiled(*args), False), (plain, True))
@@ -151,7 +149,7 @@ class Checked:
 
 
 def _gradient(output: Tensor, leaves: list[Tensor], weights: Tensor, keep: bool) -> list[Tensor]:
-    """Derivatives of a weighted sum of outputs; zeros by what they do not depend on."""
+    """Return the derivatives of a weighted sum of outputs by the leaves; zeros where there is no dependence."""
     return list(
         torch.autograd.grad(
             output, leaves, weights.to(output), retain_graph=keep, materialize_grads=True, allow_unused=True
@@ -161,7 +159,7 @@ def _gradient(output: Tensor, leaves: list[Tensor], weights: Tensor, keep: bool)
 
 @contextlib.contextmanager
 def compiler_named(remedy: str) -> Iterator[None]:
-    """Say what is missing where ``torch.compile`` fails."""
+    """Turn an error of ``torch.compile`` into one that names what is missing."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
@@ -180,11 +178,11 @@ def check_equal(
     remedy: str,
     smallest: float = SMALLEST,
 ) -> None:
-    """Compare results with those of the plain function, by name; raises :class:`CompilationError` for more than rounding.
+    """Compare named results with those of the plain function; raises :class:`CompilationError` for more than rounding.
 
     tolerance : allowed difference, in units of the largest entry of each
     what, remedy : for the message
-    smallest : the largest entry is held to be no smaller
+    smallest : lower bound of the largest entry
     """
     for name, other in expected.items():
         one = found[name].detach()
@@ -200,7 +198,7 @@ def check_equal(
 
 
 def _root(error: BaseException) -> str:
-    """Kind and first line of the error at the bottom of what ``torch.compile`` raises."""
+    """Return type and first line of the innermost error of ``torch.compile``."""
     while (inner := getattr(error, "inner_exception", None) or error.__cause__) is not None:
         error = inner
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

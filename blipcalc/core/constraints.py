@@ -1,4 +1,4 @@
-"""Contents of ASE's constraints, for identities and for files."""
+"""Contents of ASE's constraints, for identities and files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from blipcalc.errors import ConfigurationError, DataError
 
 
 def content_of(constraint: Any) -> str:
-    """All that a constraint holds, as a text that is the same for the same content: what ``todict`` says, else its attributes.
+    """Return the content of a constraint as text, equal for equal content: its ``todict``, else its attributes.
 
-    raises : ConfigurationError for one that holds what cannot be told apart, such as a function
+    raises : ConfigurationError for content that cannot be compared, such as a function
     """
     kind = type(constraint)
     return f"{kind.__module__}.{kind.__qualname__} {_plain(_said(constraint) or vars(constraint), kind.__name__)}"
 
 
 def stored(constraint: Any) -> dict[str, Any]:
-    """The dictionary from which ASE makes the constraint anew; raises DataError for one of which it cannot."""
+    """Return the dictionary from which ASE rebuilds the constraint; raises DataError where it cannot."""
     kind, said = type(constraint), _said(constraint)
     if said is None or getattr(ase.constraints, said.get("name", ""), None) is not kind:
         raise DataError(
@@ -34,7 +34,7 @@ def stored(constraint: Any) -> dict[str, Any]:
 
 
 def _said(constraint: Any) -> dict[str, Any] | None:
-    """What ``todict`` gives; None where there is none, or it is not written."""
+    """Return the ``todict`` of a constraint; None where it is missing or not implemented."""
     try:
         said: object = constraint.todict()
     except (NotImplementedError, AttributeError):
@@ -43,7 +43,7 @@ def _said(constraint: Any) -> dict[str, Any] | None:
 
 
 def _plain(value: Any, of: str) -> str:
-    """A value as JSON with arrays, structures and all digits in it."""
+    """Return a value as JSON, including arrays and structures, with all digits."""
     try:
         return json.dumps(json.loads(encode(value)), sort_keys=True)
     except (TypeError, ValueError, AttributeError):

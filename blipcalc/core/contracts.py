@@ -1,4 +1,4 @@
-"""What a model, a posterior and a predictor are to each other.
+"""Contracts between models, posteriors and predictors.
 
 A **model** maps a graph to energies. A **posterior** gives K **draws**, each a partial state-dict of the model, stacked along
 a leading axis K. :func:`blipcalc.core.evaluate.evaluate` crosses the two.
@@ -21,19 +21,19 @@ from blipcalc.settings import Settings
 Role = Literal["node", "edge", "vector"]
 Surface = Literal["mean", "centre"]
 Heads = Literal["none", "energy", "joint"]
-#: end of the name of the buffer with the unit of variances of heads, which belongs to the weights that speak in it
+#: end of the name of the buffer that holds the unit of variances of heads; stored with the weights
 NOISE_UNIT = "noise_unit"
 
 
 class ModelOutput(NamedTuple):
-    """What a model returns for a graph of S structures and N atoms.
+    """Output of a model for a graph of S structures and N atoms.
 
     energy : (S,) eV, float64
     energies : (N,) eV, float64; their sum over a structure is its energy
     features : (N, F) invariant features before the readout, or None
-    penalty : (terms, 2) what the model itself adds to a training loss, before its weight, as sums and counts, so that a batch
-        spread over processes averages right (BLIP: the KL of nodes and of edges); None for nothing
-    energy_var : (S,) eV², and forces_cov : (N, 3, 3) (eV/Å)², float64: the noise of labels, from mean-variance heads; or None
+    penalty : (terms, 2) terms that the model adds to a training loss, before their weight, as sums and counts, so that a batch
+        spread over processes is averaged correctly (BLIP: the KL of nodes and of edges); None for none
+    energy_var : (S,) eV², and forces_cov : (N, 3, 3) (eV/Å)², float64: label noise from mean-variance heads; or None
     """
 
     energy: Tensor
@@ -49,10 +49,10 @@ class EnergyModel(Protocol):
     """An ``nn.Module`` that maps a graph to energies.
 
     cutoff : Å
-    species : atomic numbers that it knows
-    supports_vmap : whether ``torch.func.vmap`` over its parameters and buffers works; declared, never probed
+    species : known atomic numbers
+    supports_vmap : whether ``torch.func.vmap`` over its parameters and buffers works; declared, never tested
     energy_scale : eV, the unit of its network's outputs
-    heads : which variances it gives itself: ``none``, of the ``energy``, or ``joint``, of energy and forces
+    heads : variances that the model itself gives: ``none``, of the ``energy``, or ``joint``, of energy and forces
     """
 
     cutoff: float
@@ -60,41 +60,42 @@ class EnergyModel(Protocol):
 
     @property
     def supports_vmap(self) -> bool:
-        """Declared, never probed."""
+        """Whether ``torch.func.vmap`` works over parameters and buffers; declared, never tested."""
         ...
 
     @property
     def energy_scale(self) -> float:
-        """EV."""
+        """Unit of the network's outputs, eV."""
         ...
 
     @property
     def heads(self) -> Heads:
-        """Variances of its own."""
+        """Variances that the model itself gives."""
         ...
 
     def layer_roles(self) -> dict[str, Role]:
-        """Dotted name of every linear layer -> what its rows are: atoms, directed pairs, or vector components of atoms."""
+        """Return {dotted name of a linear layer: role of its rows}: atoms, directed pairs, or vector components of atoms."""
         ...
 
     def last_layers(self) -> tuple[str, ...]:
-        """Dotted names of the linear layers in whose weights, taken together, the energy is linear: their first outputs are
-        added up to it.  Empty where there are none.
+        """Return dotted names of the last linear layers, in whose weights, taken jointly, the energy is linear.
+
+        The energy is the sum of their first outputs.  Empty where there are none.
         """
         ...
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
-        """Energies of a graph; the geometry enters through ``graph.vectors`` alone."""
+        """Compute the energies of a graph; the geometry enters through ``graph.vectors`` alone."""
         ...
 
 
 if TYPE_CHECKING:
 
     class Network(torch.nn.Module, EnergyModel):
-        """A ``torch.nn.Module`` that keeps the contract, with what training and model files ask of it beside.
+        """Type of a ``torch.nn.Module`` that fulfils the contract, with what training and model files need beside.
 
-        Python has no type for "both", so this is one for annotations; when code runs it is ``torch.nn.Module`` itself, and any
-        module will do that has the attributes.
+        Python has no intersection type, so this class exists for annotations; at run time it is ``torch.nn.Module``, and any
+        module with the attributes will do.
 
         config : sizes of its layers, or settings of its noise
         """
@@ -102,20 +103,20 @@ if TYPE_CHECKING:
         config: Settings
 
         def __call__(self, graph: GraphTensors) -> ModelOutput:
-            """As :meth:`forward`."""
+            """Compute the energies of a graph, as :meth:`forward`."""
             ...
 
         @abstractmethod
         def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
-            """Start from the training frames: reference energies (eV), scale (eV), mean number of pairs per atom."""
+            """Set statistics of the training frames: reference energies (eV), scale (eV), mean number of pairs per atom."""
 
         @abstractmethod
         def set_noise_unit(self, energy: float, forces: float) -> None:
-            """What variances of heads are multiples of, in units of the scale."""
+            """Set the units of energy and force variances of heads, in units of the scale."""
 
         @abstractmethod
         def conventions(self) -> dict[str, float]:
-            """What the meaning of the weights rests on beside the architecture, as numbers that a model file keeps."""
+            """Return conventions beside the architecture that the weights rely on, as numbers for the model file."""
 
 else:
     Network = torch.nn.Module
@@ -123,11 +124,11 @@ else:
 
 @dataclass(frozen=True)
 class Draws:
-    """K draws: parameters or buffers of a model to override, each (K, *shape); all others are shared.
+    """K draws: parameters or buffers of a model to override, each (K, *shape); all other tensors are shared.
 
     n : K
     overrides : {parameter or buffer name: (K, *shape)}; empty for a point estimate
-    linear : they are draws of the network linearised around its weights: E(θ) + ∂E/∂θ · (draw - θ)
+    linear : whether they are draws of the network linearised around its weights: E(θ) + ∂E/∂θ · (draw - θ)
     """
 
     n: int
@@ -142,15 +143,15 @@ class Draws:
                 raise DrawsError(f"{name} has shape {tuple(value.shape)}; expected a leading axis of K={self.n} draws")
 
     def __getitem__(self, index: slice) -> Draws:
-        """The draws of a slice of K."""
+        """Return the draws of a slice of K."""
         n = len(range(*index.indices(self.n)))
         return Draws(n, {name: value[index] for name, value in self.overrides.items()}, self.linear)
 
 
 class Posterior(Protocol):
-    """A distribution over the networks of one model.
+    """Distribution over the weights of one model.
 
-    is_random : whether draws differ; a point estimate is not random
+    is_random : whether draws differ; those of a point estimate do not
     """
 
     @property
@@ -159,12 +160,13 @@ class Posterior(Protocol):
         ...
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
-        """K = ``n`` draws; raises :class:`DrawsError` where it cannot give so many."""
+        """Return K = ``n`` draws; raises :class:`DrawsError` where the posterior cannot give so many."""
         ...
 
     def centre(self) -> Draws:
-        """The network without noise, or the few of a mixture, whose mean is the centre surface; raises
-        :class:`DrawsError` where there is none.
+        """Return the network at the mean weights; raises :class:`DrawsError` where there is none.
+
+        A mixture returns its few networks, whose mean output is used.
         """
         ...
 
@@ -172,9 +174,9 @@ class Posterior(Protocol):
 def check_draws(model: torch.nn.Module, draws: Draws) -> None:
     """Refuse draws whose names or shapes do not fit the model, with :class:`DrawsError`.
 
-    ``functional_call`` ignores a misspelt name and broadcasts a wrong shape in silence, so this is checked once, where model
-    and posterior meet.  A buffer of size zero is an open slot (noise that is off by default): the model names the shape that
-    it takes in ``slot_shapes()``.
+    ``functional_call`` silently ignores a misspelt name and broadcasts a wrong shape, so names and shapes are checked once, where
+    model and posterior meet.  A buffer of size zero is an open slot (noise that is off by default): ``slot_shapes()`` of the
+    model gives the shape that it takes.
     """
     known = {name: tuple(value.shape) for name, value in (*model.named_parameters(), *model.named_buffers())}
     if isinstance(model, HasSlots):
@@ -189,7 +191,7 @@ def check_draws(model: torch.nn.Module, draws: Draws) -> None:
 
 
 def place_draws(model: torch.nn.Module, draws: Draws) -> Draws:
-    """Draws that fit the model, on its device, each in the dtype of what it overrides; see :func:`check_draws`."""
+    """Return checked draws on the device of the model, each in the dtype of the tensor it overrides; see :func:`check_draws`."""
     check_draws(model, draws)
     like = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     device = next(model.parameters()).device
@@ -199,14 +201,14 @@ def place_draws(model: torch.nn.Module, draws: Draws) -> Draws:
 
 @runtime_checkable
 class HasSlots(Protocol):
-    """A model around another one, with open slots for noise in its layers, off by default.
+    """A model around a backbone, with open slots for weight noise in its layers, off by default.
 
-    backbone : the other one; config : settings of the noise
+    backbone : the inner model; config : settings of the noise
     """
 
     backbone: Network
     config: Settings
 
     def slot_shapes(self) -> dict[str, tuple[int, ...]]:
-        """{buffer name: shape that a draw puts there}."""
+        """Return {buffer name: shape that a draw puts there}."""
         ...

@@ -1,4 +1,4 @@
-"""Structures moved and strained: coordinates q = (u, e) of :mod:`blipcalc.core.curvature`, displacements and then strains."""
+"""Displaced and strained structures, with the coordinates q = (u, e) of :mod:`blipcalc.core.curvature`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ase import Atoms
 
 
 def displaced(atoms: Atoms, q: np.ndarray) -> Atoms:
-    """A copy with atoms moved by u and everything strained by e, q = (u, e), without constraints and calculator."""
+    """Return a copy with atoms moved by u, then all strained by e, q = (u, e), without constraints and calculator."""
     moved, n = atoms.copy(), 3 * len(atoms)
     moved.set_constraint()
     moved.calc = None
@@ -18,7 +18,7 @@ def displaced(atoms: Atoms, q: np.ndarray) -> Atoms:
 
 
 def deformation(e: np.ndarray) -> np.ndarray:
-    """(6,) strains in Voigt order, shears twice the entries, or none of them -> (3, 3), 1 + ε."""
+    """Return 1 + ε (3, 3) of strains (6,) in Voigt order, shears twice the entries; the identity for none."""
     if not len(e):
         return np.eye(3)
     xx, yy, zz, yz, xz, xy = e

@@ -1,10 +1,10 @@
-"""Degrees of freedom that move in molecular dynamics, and the temperature that belongs to them.
+"""Moving degrees of freedom in molecular dynamics, and their temperature.
 
     f = 3N - c - s,        T = 2 K / (f k_B)
 
 | symbol | meaning |
 |---|---|
-| c | momenta that constraints hold: 3N less the rank of the projection that they apply to momenta |
+| c | constrained momenta: 3N less the rank of the projection that constraints apply to momenta |
 | s | independent rigid motions whose momenta the run conserves |
 | K | kinetic energy, less that of the conserved momenta |
 
@@ -12,11 +12,11 @@ A rigid motion is v_i = a + ω × (r_i - o): translations, rotations, and their 
 conserved where three conditions hold:
 
 1. the integrator adds no random momenta: NVE and global thermostats, not Langevin;
-2. constraints leave the momenta m_i v_i of the motion as they are;
+2. constraints do not change the momenta m_i v_i of the motion;
 3. forces do no work on the motion, Σ_i F_i · v_i = 0.
 
 Conditions 2 and 3 are measured at the structure and at displaced copies of it, before a run of the package; where another
-program moves the atoms, rigid motions that carry no momentum are taken for conserved.  Examples under a global thermostat: a
+program moves the atoms, rigid motions without momentum count as conserved.  Examples under a global thermostat: a
 free molecule has f = 3N - 6, a crystal 3N - 3, atoms in an external field 3N, a molecule with one fixed atom 3N - 3 - 3.
 """
 
@@ -36,19 +36,19 @@ from blipcalc.errors import ConfigurationError, StructureError
 
 #: Å, standard deviation of each coordinate of a displaced copy
 DISPLACEMENT = 0.02
-#: displaced copies at most; each rules out one of six motions at least, or is the last
+#: largest number of displaced copies; each excludes at least one of six motions, or is the last
 MOST_PROBES = 7
-#: work on a motion, relative to that of forces of one sign, that counts as none: single precision leaves 1e-6
+#: work on a motion, relative to that of forces of one sign, below which it counts as none; single precision gives 1e-6
 NO_WORK = 1e-5
-#: eV/Å; forces of a structure at rest are rounding, and say nothing
+#: eV/Å; smaller forces, as of a relaxed structure, are rounding
 SMALLEST_FORCE = 0.1
-#: relative change of momenta by a constraint that counts as none; iterative constraints stop at 1e-13
+#: relative change of momenta by a constraint below which it counts as none; iterative constraints stop at 1e-13
 UNCHANGED = 1e-7
 
 
 @dataclass(frozen=True)
 class DegreesOfFreedom:
-    """Number of degrees of freedom that move, and the rigid motions that are not among them.
+    """Number of moving degrees of freedom, and the conserved rigid motions.
 
     number : f
     n_held : c
@@ -61,21 +61,21 @@ class DegreesOfFreedom:
     motions: np.ndarray
     origin: np.ndarray
 
-    def temperature_K(self, atoms: Atoms) -> float:  # the unit keeps its capital
-        """Kinetic temperature, K; NaN without momenta or where nothing moves."""
+    def temperature_K(self, atoms: Atoms) -> float:  # K is the unit
+        """Return the kinetic temperature, K; NaN without momenta or where nothing moves."""
         if self.number < 1 or not atoms.has("momenta"):
             return float("nan")
         return 2.0 * self.kinetic_energy(atoms) / (self.number * units.kB)
 
     def kinetic_energy(self, atoms: Atoms) -> float:
-        """Kinetic energy of the degrees of freedom that move, eV."""
+        """Return the kinetic energy of the moving degrees of freedom, eV."""
         if not len(self.motions):
             return float(atoms.get_kinetic_energy())
         momenta = self.moving(atoms, atoms.get_momenta())
         return float(0.5 * (momenta**2 / atoms.get_masses()[:, None]).sum())
 
     def moving(self, atoms: Atoms, momenta: np.ndarray) -> np.ndarray:
-        """(N, 3) momenta less those of the conserved motions."""
+        """Return the momenta (N, 3) less those of the conserved motions."""
         if not len(self.motions):
             return momenta
         fields = rigid_motions(self.motions, atoms.positions, self.origin)
@@ -83,9 +83,9 @@ class DegreesOfFreedom:
 
 
 def degrees_of_freedom(atoms: Atoms, *, random_momenta: bool) -> DegreesOfFreedom:
-    """Count the degrees of freedom of a structure with its calculator.
+    """Count the moving degrees of freedom of a structure with its calculator.
 
-    random_momenta : whether the integrator adds some, so that no momentum is conserved and no force is evaluated
+    random_momenta : whether the integrator adds random momenta, so that none is conserved and no force is evaluated
     """
     origin, rank = atoms.positions.mean(axis=0), _rank_of_constraints(atoms)
     motions = np.empty((0, 6)) if random_momenta else _conserved(atoms, origin)
@@ -93,7 +93,7 @@ def degrees_of_freedom(atoms: Atoms, *, random_momenta: bool) -> DegreesOfFreedo
 
 
 def degrees_of_dynamics(dynamics: MolecularDynamics) -> DegreesOfFreedom:
-    """Count the degrees of freedom of a run of ASE's that is under way, without evaluating forces.
+    """Count the moving degrees of freedom of a current ASE run, without evaluating forces.
 
     Where the integrator adds no random momenta, rigid motions without momentum count as conserved.
     """
@@ -107,9 +107,9 @@ def degrees_of_dynamics(dynamics: MolecularDynamics) -> DegreesOfFreedom:
 
 
 def thermalize(atoms: Atoms, temperature_K: float, degrees: DegreesOfFreedom, rng: np.random.Generator) -> None:
-    """Draw momenta from the canonical distribution of the degrees of freedom that move.
+    """Draw momenta from the canonical distribution of the moving degrees of freedom.
 
-    A projection that is orthogonal in the metric of the masses leaves a Maxwell-Boltzmann distribution one, so nothing is scaled.
+    A projection orthogonal in the metric of the masses keeps a Maxwell-Boltzmann distribution, so nothing is scaled.
     """
     masses = atoms.get_masses()[:, None]
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature_K))
@@ -122,7 +122,7 @@ def remove_conserved(atoms: Atoms, degrees: DegreesOfFreedom) -> None:
 
 
 def redraw(atoms: Atoms, rng: np.random.Generator) -> None:
-    """Give momenta new random directions; kinetic energy and the momenta of all rigid motions stay as they are."""
+    """Give momenta new random directions, with the same kinetic energy and the same momenta of all rigid motions."""
     origin = atoms.positions.mean(axis=0)
     rigid = DegreesOfFreedom(0, 0, _allowed(atoms, origin), origin)
     masses = atoms.get_masses()[:, None]
@@ -135,14 +135,14 @@ def redraw(atoms: Atoms, rng: np.random.Generator) -> None:
 
 
 def depends_on_positions(atoms: Atoms) -> bool:
-    """Whether the momenta that constraints hold change as atoms move, as those of fixed bond lengths do."""
+    """Return whether the constrained momenta change as atoms move, as for fixed bond lengths."""
     momenta = np.random.default_rng(0).standard_normal((len(atoms), 3))
     one, two = (_apply_constraints(moved, momenta) for moved in _displaced(atoms, 2))
     return bool(np.abs(two - one).max() > UNCHANGED)
 
 
 def check_constraints(atoms: Atoms) -> None:
-    """Refuse constraints that are no projection of momenta, orthogonal in the metric of the masses.
+    """Raise an error for constraints that are no projection of momenta, orthogonal in the metric of the masses.
 
     raises : ConfigurationError, since MD of ASE samples with such constraints at a wrong temperature
     """
@@ -165,19 +165,19 @@ def check_constraints(atoms: Atoms) -> None:
 
 
 def rigid_motions(motions: np.ndarray, positions: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """(k, N, 3) velocities a + ω × (r - o) of motions (k, 6)."""
+    """Return the velocities a + ω × (r - o) of motions (k, 6), (k, N, 3)."""
     return motions[:, None, :3] + np.cross(motions[:, None, 3:], positions - origin)
 
 
 def _projection(fields: np.ndarray, masses: np.ndarray, momenta: np.ndarray) -> np.ndarray:
-    """(N, 3) part of momenta that belongs to velocity fields (k, N, 3), orthogonal in the metric of the masses."""
+    """Return the part of momenta (N, 3) along velocity fields (k, N, 3), projected orthogonally in the metric of the masses."""
     overlap = np.einsum("kni,lni,n->kl", fields, fields, masses)
     weights = np.linalg.pinv(overlap, rcond=1e-8, hermitian=True) @ np.einsum("kni,ni->k", fields, momenta)
     return masses[:, None] * np.einsum("k,kni->ni", weights, fields)
 
 
 def _apply_constraints(atoms: Atoms, momenta: np.ndarray) -> np.ndarray:
-    """(N, 3) momenta after all constraints of a structure, which is left alone; without those that constraints add at rest."""
+    """Return momenta (N, 3) after all constraints of a structure, less what the constraints add at rest; the structure stays."""
     found, at_rest = np.array(momenta), np.zeros_like(momenta)
     for constraint in atoms.constraints:
         constraint.adjust_momenta(atoms, found)
@@ -186,7 +186,7 @@ def _apply_constraints(atoms: Atoms, momenta: np.ndarray) -> np.ndarray:
 
 
 def _rank_of_constraints(atoms: Atoms) -> int:
-    """3N - c: the trace of the projection that constraints apply to momenta."""
+    """Return 3N - c, the trace of the projection that constraints apply to momenta."""
     n = len(atoms)
     if not atoms.constraints:
         return 3 * n
@@ -200,14 +200,14 @@ def _rank_of_constraints(atoms: Atoms) -> int:
 
 
 def _allowed(atoms: Atoms, origin: np.ndarray) -> np.ndarray:
-    """(k, 6) rigid motions that constraints leave as they are; rotations in units of the size of the structure."""
+    """Return the rigid motions (k, 6) that constraints do not change; rotations in units of the size of the structure."""
     shift = atoms.positions - origin
     radius = np.sqrt((shift**2).sum() / len(atoms)) or 1.0
     motions = np.diag([1.0] * 3 + [1.0 / radius] * 3)
     if not atoms.constraints:
         return motions
     root, changed = np.sqrt(atoms.get_masses())[:, None], []
-    for moved in _displaced(atoms, 6):  # each says one thing of a plane or a line
+    for moved in _displaced(atoms, 6):  # several, since each gives one condition for a plane or a line
         momenta = root**2 * rigid_motions(motions, moved.positions, origin)
         changed.append([(_apply_constraints(moved, p) - p) / root for p in momenta])
     left, change, _ = np.linalg.svd(np.concatenate(changed, axis=1).reshape(6, -1), full_matrices=False)
@@ -215,38 +215,38 @@ def _allowed(atoms: Atoms, origin: np.ndarray) -> np.ndarray:
 
 
 def _conserved(atoms: Atoms, origin: np.ndarray) -> np.ndarray:
-    """(k, 6) allowed rigid motions that forces do no work on."""
+    """Return the allowed rigid motions (k, 6) on which forces do no work."""
     motions = _allowed(atoms, origin)
     for moved in _displaced(atoms, MOST_PROBES):
         before, motions = len(motions), _without_work(motions, moved, origin)
         if len(motions) in (0, before):
             break
-    # the structure itself comes last: its forces are known when the run begins
+    # the structure itself comes last, so that its forces are known when the run begins
     return _without_work(motions, atoms, origin)
 
 
 def _at_rest(motions: np.ndarray, atoms: Atoms, origin: np.ndarray) -> np.ndarray:
-    """(k, 6) rigid motions whose momentum is zero, to rounding."""
+    """Return the rigid motions (k, 6) with zero momentum, to rounding."""
     fields, momenta = rigid_motions(motions, atoms.positions, origin), atoms.get_momenta()
     masses = atoms.get_masses()
     of_motion = np.abs(np.einsum("kni,ni->k", fields, momenta))
-    # as large as it was if all momenta had one direction
+    # upper bound, reached when all momenta are along the motion
     most = np.sqrt(np.einsum("kni,kni,n->k", fields, fields, masses) * (momenta**2 / masses[:, None]).sum())
     return motions[of_motion <= 1e-6 * most]
 
 
 def _counted(atoms: Atoms, rank: int, motions: np.ndarray, origin: np.ndarray) -> DegreesOfFreedom:
-    """Leave rigid motions out of the rank of the constraints: a line of atoms has no rotation about itself."""
+    """Count degrees of freedom without rigid motions that do not move atoms: a line has no rotation about itself."""
     n_independent = 0
     if len(motions):
-        (moved,) = _displaced(atoms, 1)  # without the symmetry that the structure may have
+        (moved,) = _displaced(atoms, 1)  # displaced, to break a symmetry of the structure
         fields = rigid_motions(motions, moved.positions, origin).reshape(len(motions), -1)
         n_independent = int(np.linalg.matrix_rank(fields, tol=1e-4 * np.sqrt(len(atoms))))
     return DegreesOfFreedom(rank - n_independent, 3 * len(atoms) - rank, motions, origin)
 
 
 def _displaced(atoms: Atoms, n: int) -> Iterator[Atoms]:
-    """Copies of a structure with its calculator, displaced as constraints allow."""
+    """Yield copies of a structure with its calculator, displaced as constraints allow."""
     rng = np.random.default_rng(0)
     for _ in range(n):
         moved = _copy(atoms)
@@ -255,17 +255,17 @@ def _displaced(atoms: Atoms, n: int) -> Iterator[Atoms]:
 
 
 def _copy(atoms: Atoms) -> Atoms:
-    """A copy with the same calculator, and constraints of its own: some remember what they did last."""
+    """Return a copy with the same calculator and copied constraints, since some constraints keep state."""
     copy = atoms.copy()
     copy.calc = atoms.calc
     return copy
 
 
 def _without_work(motions: np.ndarray, atoms: Atoms, origin: np.ndarray) -> np.ndarray:
-    """(k, 6) motions that the forces of a structure do no work on; at most one less than before."""
+    """Return the motions (k, 6) on which the forces of a structure do no work; at most one less than before."""
     try:
         forces = atoms.get_forces(md=True)
-    except StructureError:  # the run itself will say so
+    except StructureError:  # the run itself will raise it
         return motions[:0]
     if not np.isfinite(forces).all():
         return motions[:0]

@@ -1,4 +1,4 @@
-"""Values that are None where nobody asked for them, at the places where somebody did."""
+"""Access to optional values, which are None where they were not requested."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Value = TypeVar("Value")
 
 
 def demanded(value: Value | None, what: str) -> Value:
-    """The value.
+    """Return the value; raise an error where it is None.
 
-    what : it is, for the message: ``forces``
-    raises : NotEvaluatedError where there is none
+    what : name of the value in the message, such as ``forces``
+    raises : NotEvaluatedError for None
     """
     if value is None:
         raise NotEvaluatedError(f"expected {what}, got None: they were not evaluated, or the model does not give them")

@@ -1,4 +1,4 @@
-"""Second derivatives by central differences of a gradient, where nothing can be differentiated automatically.
+"""Second derivatives by central differences of a gradient, where automatic differentiation is impossible.
 
 H v = |v| [g(q + h v/|v|) - g(q - h v/|v|)] / 2h, where |v| is the largest component.
 """
@@ -14,11 +14,11 @@ STEP = 1e-3
 
 
 class Differenced:
-    """As :class:`~blipcalc.core.curvature.Curvature`, with an error of the square of :data:`STEP`.
+    """Hessian as :class:`~blipcalc.core.curvature.Curvature`, with an error of the order of :data:`STEP` squared.
 
     Parameters
     ----------
-    gradient : (size,) q -> (…, size) gradient there, of one surface or of several
+    gradient : (size,) q -> (…, size) gradient at q, of one surface or of several
     size : number of coordinates
     """
 
@@ -26,12 +26,12 @@ class Differenced:
         self._gradient, self.size = gradient, size
 
     def matrix(self) -> np.ndarray:
-        """(size, size), symmetric; of one surface."""
+        """Return the symmetric Hessian (size, size) of one surface."""
         found = self.product(np.eye(self.size))
         return 0.5 * (found + found.T)
 
     def product(self, directions: np.ndarray) -> np.ndarray:
-        """(B, size) -> (B, …, size)."""
+        """Return the Hessian times directions, (B, size) -> (B, …, size)."""
         return np.stack([self._along(v) for v in directions])
 
     def _along(self, v: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Where the data of a model were: a second opinion on a structure that does not look at any variance.
+"""Domain of a model: tests of a structure against the training data that need no variance.
 
-Variances can fall while errors rise (Kurniawan et al. 2025, arXiv 2508.06456).  Two questions need no variance: is the
-environment of an atom, as the network itself describes it, one of those that it was trained on; and are two atoms closer than
-any in the data?
+Variances can fall while errors rise (Kurniawan et al. 2025, arXiv 2508.06456).  Two tests need no variance: whether the
+environment of an atom, in the features of the network, is like those of the training data, and whether two atoms are closer than
+any in the data.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from blipcalc.errors import DataError
 from blipcalc.process import plain_state
 from blipcalc.stats.ellipsoid import Ellipsoid, fit_ellipsoid
 
-#: quantile of the closest distances of the frames
+#: quantile over frames of the closest distance
 CLOSEST = 0.001
-#: Å, pairs beyond it are not close; atoms in a batch
+#: Å, cutoff of close pairs; number of atoms in a batch
 NEAR, BATCH_ATOMS = 3.0, 200
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The frames that a model was trained on, as its features see them.
+    """Domain of the training frames: ellipsoids of their features and their closest distances.
 
-    ellipsoids : {Z: of the features of atoms of that element}
+    ellipsoids : {Z: ellipsoid of the features of atoms of that element}
     closest : {"C-H": Å}, see :func:`closest_distances`
-    n_frames, n_atoms : how many frames, and {Z: atoms}, this stands on
+    n_frames, n_atoms : number of frames, and {Z: number of atoms}
     """
 
     ellipsoids: Mapping[int, Ellipsoid]
@@ -46,14 +46,17 @@ class Domain:
 
     @property
     def hash(self) -> str:
-        """SHA-256, the same before and after a model file, which keeps roots in float32."""
+        """SHA-256, unchanged by a model file, which stores roots in float32."""
         digest = hashlib.sha256()
         for z, ellipsoid in sorted(self.ellipsoids.items()):
             digest.update(f"{z}".encode() + ellipsoid.centre.tobytes() + ellipsoid.root.astype(np.float32).tobytes())
         return digest.hexdigest()
 
     def distance(self, species: np.ndarray, features: np.ndarray) -> np.ndarray:
-        """(N,) of atoms of elements (N,) with features (N, F): about 1 where the data are; NaN for other elements."""
+        """Return (N,) distances from the training data of atoms of elements (N,) with features (N, F).
+
+        They are about 1 within the data, and NaN for other elements.
+        """
         found = np.full(len(species), np.nan)
         for z, ellipsoid in self.ellipsoids.items():
             chosen = species == z
@@ -64,7 +67,7 @@ class Domain:
 
 @plain_state()
 def latent_features(network: Network, graph: Graph) -> np.ndarray | None:
-    """(N, F) float64 invariant features of all atoms, of the network without noise; None where it has none."""
+    """Return (N, F) float64 invariant features of all atoms from the network without weight noise; None where it gives none."""
     reference = next(network.parameters())
     graph = graph if graph.positions.device == reference.device else graph.clone().to(str(reference.device))
     with torch.no_grad():
@@ -74,7 +77,7 @@ def latent_features(network: Network, graph: Graph) -> np.ndarray | None:
 
 @plain_state()
 def fit_domain(network: Network, frames: Sequence[Atoms]) -> Domain | None:
-    """The domain of frames; None for a network that gives no features.
+    """Return the domain of frames; None for a network that gives no features.
 
     raises : DataError where no element has two atoms
     """
@@ -96,7 +99,7 @@ def fit_domain(network: Network, frames: Sequence[Atoms]) -> Domain | None:
 
 
 def _batches(frames: Sequence[Atoms]) -> list[list[Atoms]]:
-    """Frames in order, as many at once as make a batch."""
+    """Split frames, in order, into batches of limited numbers of atoms."""
     found: list[list[Atoms]] = [[]]
     for atoms in frames:
         if found[-1] and sum(map(len, found[-1])) + len(atoms) > BATCH_ATOMS:
@@ -106,7 +109,7 @@ def _batches(frames: Sequence[Atoms]) -> list[list[Atoms]]:
 
 
 def closest_distances(frames: Sequence[Atoms], cutoff: float = NEAR) -> dict[str, float]:
-    """{"C-H": Å} 0.1 % quantile over frames of the shortest distance of each pair of elements; none beyond the cutoff (Å)."""
+    """Return {"C-H": Å}, the 0.1 % quantile over frames of the shortest distance of each element pair within the cutoff."""
     shortest: dict[str, list[float]] = {}
     for atoms in frames:
         i, j, distance = close_pairs(atoms, cutoff)
@@ -118,7 +121,7 @@ def closest_distances(frames: Sequence[Atoms], cutoff: float = NEAR) -> dict[str
 
 
 def close_pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices i ≤ j and distances (Å) of all pairs within a cutoff, each once."""
+    """Return indices i ≤ j and distances (Å) of all pairs within a cutoff, each pair once."""
     if not cutoff > 0:
         return np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty(0)
     cell, positions = atoms.cell.array, atoms.positions
@@ -129,5 +132,5 @@ def close_pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np
 
 
 def pair_name(a: int, b: int) -> str:
-    """Two elements in alphabetical order."""
+    """Return the symbols of two elements in alphabetical order, such as ``C-H``."""
     return "-".join(sorted((chemical_symbols[a], chemical_symbols[b])))

@@ -1,13 +1,13 @@
-"""What formats of ASE drop of a structure, as one text that travels with it: arrays, constraints, ``info``, ``celldisp``.
+"""Text in a structure for what ASE's file formats drop: arrays, constraints, ``info``, ``celldisp``.
 
 | format | as ASE writes it | in the text |
 |---|---|---|
 | ``.traj`` | ``info`` | arrays that are not ASE's own |
-| ``.db`` | nothing | the same, ``info``, magnetic moments of three components |
-| ``.xyz``, ``.extxyz`` | arrays in columns of 8 decimals, ``info`` that reads back equal, FixAtoms | all others of these |
+| ``.db`` | nothing | the same arrays, ``info``, magnetic moments of three components |
+| ``.xyz``, ``.extxyz`` | arrays in columns of 8 decimals, ``info`` that reads back equal, FixAtoms | all the rest |
 
-and ``celldisp`` everywhere.  The text is ASE's JSON, percent-encoded, so that no reader takes a part of it for something else.
-What it cannot give back is refused by name; tuples come back as lists, and objects with ``todict`` as their dictionaries.
+and ``celldisp`` everywhere.  The text is ASE's JSON, percent-encoded, so that no reader interprets a part of it.  Values that it
+cannot restore raise a named error; tuples return as lists, and objects with ``todict`` as their dictionaries.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from ase.io.jsonio import decode, encode
 from blipcalc.core.constraints import stored
 from blipcalc.errors import DataError
 
-#: of every name that this package adds to ``info`` and arrays
+#: prefix of every name that this package adds to ``info`` and arrays
 PREFIX = "blip_"
 #: entry of ``info`` with the text
 KEPT = f"{PREFIX}kept"
-#: key of a dictionary whose own keys are no words
+#: key in place of a dictionary whose keys are not all strings
 ITEMS = "__items__"
-#: arrays that ASE gives back from all formats
+#: arrays that ASE restores from all formats
 OWN = ("numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges")
 TEXT = (".xyz", ".extxyz")
-#: names that mean something else to readers of text
+#: names with another meaning to readers of text
 RESERVED = {*all_properties, *PROPERTY_NAME_MAP, *PROPERTY_NAME_MAP.values(), "species", "move_mask", "force", "virial"}
 RESERVED |= {"Lattice", "Properties", "pbc", "numbers"}
-#: of a column or an entry
+#: allowed name of a column or an entry
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-#: decimals of a number in a column, and how much of the largest may be lost by that
+#: decimals of a number in a column, and the largest loss by that relative to the largest number
 DECIMALS, LOST = 8, 1e-4
 
 
 def set_aside(atoms: Atoms, suffix: str) -> None:
-    """Move what a format would drop or change into the text; raises DataError for what no text can hold."""
+    """Move what a format would drop or change into the text; raises DataError for values that no text can hold."""
     is_text = suffix in TEXT
     arrays = {n: v for n, v in atoms.arrays.items() if n not in OWN and not n.startswith(PREFIX)}
     if suffix == ".db" and atoms.get_initial_magnetic_moments().ndim > 1:
@@ -63,7 +63,7 @@ def set_aside(atoms: Atoms, suffix: str) -> None:
     for said in constraints:
         _check(f"constraint {said['name']}", said)
     if is_text and constraints and not _is_plain(atoms):
-        # a reader that does not know the text sees the atoms that do not move at all
+        # a reader that does not know the text still sees the fixed atoms
         atoms.set_constraint([c for c in atoms.constraints if isinstance(c, FixAtoms)])
     else:
         constraints = []
@@ -84,7 +84,7 @@ def set_aside(atoms: Atoms, suffix: str) -> None:
 
 
 def put_back(atoms: Atoms) -> None:
-    """Give a structure what its text holds; raises DataError where that is of another structure."""
+    """Restore in a structure the contents of its text; raises DataError for a text of another structure."""
     text = atoms.info.pop(KEPT, None)
     if text is None:
         return
@@ -104,19 +104,19 @@ def put_back(atoms: Atoms) -> None:
 
 
 def words_again(atoms: Atoms) -> None:
-    """Make arrays of words what they were: readers of text give objects."""
+    """Restore arrays of strings, which readers of text return as objects."""
     for name, values in atoms.arrays.items():
         if values.dtype.kind == "O" and all(isinstance(word, str) for word in values.flat):
             atoms.arrays[name] = values.astype(str)
 
 
 def _is_plain(atoms: Atoms) -> bool:
-    """Whether constraints are what a column of text can say: atoms that do not move."""
+    """Return whether a text column can hold the constraints: fixed atoms only."""
     return len(atoms.constraints) == 1 and type(atoms.constraints[0]) is FixAtoms
 
 
 def _fits_column(name: str, values: np.ndarray) -> bool:
-    """Whether columns of text give an array back."""
+    """Return whether text columns restore an array."""
     if name in RESERVED or not NAME.fullmatch(name) or values.dtype.kind not in "bifU" or not len(values):
         return False
     if values.ndim > 2 or (values.ndim == 2 and values.shape[1] < 2) or (len(values) == 1 and values.ndim == 2):
@@ -131,7 +131,7 @@ def _fits_column(name: str, values: np.ndarray) -> bool:
 
 
 def _survives(key: Any, value: Any) -> bool:
-    """Whether the comment line of text gives an entry back, as it is."""
+    """Return whether the comment line of text restores an entry unchanged."""
     if not isinstance(key, str) or key in RESERVED or not NAME.fullmatch(key):
         return False
     if not isinstance(value, (str, bool, int, float, np.ndarray, np.generic)) or "\n" in str(value):
@@ -144,7 +144,7 @@ def _survives(key: Any, value: Any) -> bool:
 
 
 def _check(name: str, value: Any) -> None:
-    """Refuse what JSON does not give back."""
+    """Raise DataError for a value that JSON does not restore."""
     try:
         found = _unpacked(decode(encode(_packed(value)), always_array=False))
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
@@ -161,7 +161,7 @@ def _lost(name: str, value: Any) -> DataError:
 
 
 def _packed(value: Any) -> Any:
-    """A value whose dictionaries have words for keys, as JSON takes them."""
+    """Return a value with string keys in all dictionaries, as JSON needs them."""
     if isinstance(value, Mapping):
         items = [(key, _packed(part)) for key, part in value.items()]
         return dict(items) if all(isinstance(key, str) for key in value) else {ITEMS: [list(item) for item in items]}
@@ -171,7 +171,7 @@ def _packed(value: Any) -> Any:
 
 
 def _unpacked(value: Any) -> Any:
-    """What was packed."""
+    """Return the value of which :func:`_packed` made this."""
     if isinstance(value, dict):
         if set(value) == {ITEMS}:
             return {key: _unpacked(part) for key, part in value[ITEMS]}
@@ -180,7 +180,7 @@ def _unpacked(value: Any) -> Any:
 
 
 def _same(value: Any, found: Any) -> bool:
-    """Whether a value has come back: arrays bit for bit, lists for tuples, dictionaries for objects that say them."""
+    """Return whether a value was restored: arrays bit for bit, lists for tuples, dictionaries for objects with ``todict``."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(found, np.generic):

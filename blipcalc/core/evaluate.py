@@ -1,10 +1,10 @@
-"""A model crossed with its draws: the one function that every prediction goes through.
+"""Evaluation of a model for all draws; every prediction uses it.
 
     E_k(r) = E(r; θ ⊕ draw_k),    F_k = -∂E_k/∂r,    σ_k = (1/V) ∂E_k/∂ε,      k = 1 … K
 
-Equal to rounding: a plain loop (the ground truth), ``vmap`` over the stacked draws, and kernels traced from it, where geometry
-and whatever else the draws share is computed once (:mod:`blipcalc.core.kernels`).  Nothing is tried and replaced in silence: a
-model declares whether it supports ``vmap``, the caller chooses the rest, and a kernel that is wrong is an error.
+Three strategies agree to rounding: a plain loop (the reference), ``vmap`` over the stacked draws, and kernels traced from it,
+where geometry and all else that the draws share is computed once (:mod:`blipcalc.core.kernels`).  No strategy replaces another
+silently: a model declares whether it supports ``vmap``, the caller chooses the rest, and a wrong kernel is an error.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from blipcalc.errors import ConfigurationError
 from blipcalc.process import plain_state
 from blipcalc.settings import whole
 
-#: pairs times draws per pass on a CPU; more fall out of its caches: 8 draws for 9,856 pairs, compiled, cost 4.8 deterministic
-#: calls one by one, 9.0 four by four, 11.5 all at once (tests/benchmarks/draw_cost.py --systems 192 --chunk 1, 4, 8)
+#: pairs times draws per pass on a CPU, beyond which caches overflow: 8 compiled draws for 9,856 pairs cost 4.8 deterministic
+#: calls in passes of one draw, 9.0 in passes of four, 11.5 in one pass (tests/benchmarks/draw_cost.py --systems 192 --chunk 1, 4,
+#: 8)
 PAIRS = 4000
 Strategy = Literal["auto", "loop", "vmap", "traced", "compiled"]
 
@@ -34,10 +35,10 @@ class Samples(NamedTuple):
     """Energies and derivatives of K draws, float64, on the device of the model.
 
     energy : (K, S) eV
-    forces : (K, N, 3) eV/Å, or None where they were not asked for
-    stress : (K, S, 3, 3) eV/Å³, NaN for structures without a volume; None where it was not asked for
+    forces : (K, N, 3) eV/Å, or None where they were not requested
+    stress : (K, S, 3, 3) eV/Å³, NaN for structures without a volume; None where it was not requested
     energies : (K, N) eV per atom
-    energy_var : (K, S) eV², forces_cov : (K, N, 3, 3) (eV/Å)²: what mean-variance heads say of each draw; None without heads
+    energy_var : (K, S) eV², forces_cov : (K, N, 3, 3) (eV/Å)²: from the mean-variance heads of each draw; None without heads
     """
 
     energy: Tensor
@@ -49,15 +50,15 @@ class Samples(NamedTuple):
 
 
 class Evaluator:
-    """A model prepared for repeated evaluation; keeps the compiled function between calls.
+    """A model prepared for repeated evaluation; compiled functions are kept between calls.
 
     Parameters
     ----------
     model : an EnergyModel; its parameters fix dtype and device
-    strategy : ``loop``; ``vmap``; ``traced``, for many calls with the same atoms and draws (MD): a second at the first one,
+    strategy : ``loop``; ``vmap``; ``traced``, for many calls with the same atoms and draws (MD): one second at the first call,
         then about twice as fast; ``compiled``, the same through a C++ compiler, a minute or more at the first call, and
         again for second derivatives; or ``auto``: ``vmap`` where the model supports it, else ``loop``
-    chunk : draws per pass, to bound memory; None: on a CPU as many as make :data:`PAIRS` pairs, elsewhere all at once
+    chunk : draws per pass, to bound memory; None: on a CPU up to :data:`PAIRS` pairs, elsewhere all at once
     """
 
     def __init__(self, model: Network, *, strategy: Strategy = "auto", chunk: int | None = None) -> None:
@@ -77,14 +78,14 @@ class Evaluator:
         self._kernels: dict[object, Kernels] = {}
 
     def _comfortable(self, n: int, tensors: GraphTensors) -> int:
-        """Draws per pass where nobody asked for a number: a divisor of ``n``, so that all passes are alike."""
+        """Return the default number of draws per pass: a divisor of ``n``, so that all passes have the same size."""
         if self.device.type != "cpu":
             return n
         most = max(1, PAIRS // max(1, tensors.vectors.shape[0]))
         return max(k for k in range(1, n + 1) if n % k == 0 and k <= most)
 
     def _function(self, *, linear: bool, single: bool, whole: bool) -> Function:
-        """The gradient of one network, or of many at once, by the chosen strategy; ``whole``: all draws are in one pass."""
+        """Return the gradient function of one network, or of many, for the strategy; ``whole``: one pass takes all draws."""
         plain = self._gradient_linear if linear else self._gradient
         if not single:
             plain = torch.func.vmap(plain, in_dims=(None, 0, None))
@@ -99,14 +100,16 @@ class Evaluator:
 
     @plain_state()
     def gradient(self, draw: Draws, graph: GraphTensors) -> Tensor:
-        """(E, 3) eV/Å, ∂E/∂d of a single draw; without a kernel, for who asks once."""
+        """Return ∂E/∂d of a single draw, (E, 3) eV/Å, without a kernel, which a single call would not repay."""
         return (self._gradient_linear if draw.linear else self._gradient)(self.state, single_draw(draw), graph)[0]
 
     @plain_state()
     def curvature(self, draw: Draws, graph: GraphTensors) -> Callable[[Tensor], Tensor]:
-        """Directions (B, E, 3) -> (B, E, 3) ∂²E/∂d² times each, eV/Å², of a single draw; what they share is done here, once.
+        """Return a function from directions (B, E, 3) to ∂²E/∂d² times each, (B, E, 3) eV/Å², of a single draw.
 
-        Of kernels (``compiled``; tracing alone gains nothing) one belongs to each B and :func:`padded_number` of pairs.
+        Work that all directions share is done once, here.
+
+        With ``compiled`` (tracing alone gains nothing) there is one kernel for each B and :func:`padded_number` of pairs.
         """
         energy, overrides = self._linear if draw.linear else self._energy, single_draw(draw)
         if self.strategy == "compiled":
@@ -129,7 +132,7 @@ class Evaluator:
     def _linear(
         self, vectors: Tensor, state: Mapping[str, Tensor], overrides: Mapping[str, Tensor], graph: GraphTensors
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The same of the linearised network; variances of heads are those at the weights themselves."""
+        """Return energy and values of the linearised network; variances of heads are those at the weights themselves."""
         at = {name: state[name] for name in overrides}
         away = {name: value - state[name] for name, value in overrides.items()}
         values, slopes = torch.func.jvp(lambda w: self._values(vectors, {**state, **w}, graph), (at,), (away,))[:2]
@@ -154,7 +157,7 @@ class Evaluator:
     def _pass(
         self, draws: Draws, tensors: GraphTensors, *, gradient: bool, whole: bool
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Values of one chunk, (K, S) energy, (K, N) energies and those of heads, and the (K, E, 3) gradient."""
+        """Evaluate one chunk: values, (K, S) energy, (K, N) energies and those of heads, and the (K, E, 3) gradient."""
         if not gradient:
             energy = self._linear if draws.linear else self._energy
             outputs = [
@@ -173,14 +176,14 @@ class Evaluator:
         return list(values), g
 
     def __call__(self, draws: Draws, graph: Graph, *, forces: bool = True, stress: bool = False) -> Samples:
-        """Samples of all draws for one graph; the draws must be on the device and in the dtype of the model."""
+        """Return samples of all draws for one graph; the draws must have the device and dtype of the model."""
         return self._samples(draws, graph, forces=forces, stress=stress, chunk=self.chunk, whole=True)
 
     @plain_state()
     def _samples(
         self, draws: Draws, graph: Graph, *, forces: bool, stress: bool, chunk: int | None, whole: bool
     ) -> Samples:
-        """``whole``: where all draws are in one pass, these very draws come at every call."""
+        """Return samples of draws for one graph; ``whole``: one pass takes all draws, and every call brings the same draws."""
         graph = graph if graph.positions.device == self.device else graph.clone().to(str(self.device))
         vectors = graph.edge_vectors()
         tensors = graph.tensors(self.dtype, vectors.to(self.dtype))
@@ -200,7 +203,7 @@ class Evaluator:
             return Samples(energy, of_forces, of_stress, energies, *noise)
 
     def each(self, draws: Sequence[Draws], graphs: Sequence[Graph], *, stress: bool = False) -> list[Samples]:
-        """Each draw on the graph in its place alone; kernels take the draws in turn."""
+        """Evaluate draw k on graph k alone; kernels take the draws in turn."""
         return [
             self._samples(one, graph, forces=True, stress=stress, chunk=1, whole=False)
             for one, graph in zip(draws, graphs, strict=True)
@@ -208,7 +211,7 @@ class Evaluator:
 
 
 def single_draw(draw: Draws) -> dict[str, Tensor]:
-    """The tensors of draws of which there is one, without their leading axis."""
+    """Return the tensors of a set of one draw, without their leading axis."""
     return {name: value[0] for name, value in draw.overrides.items()}
 
 
@@ -218,7 +221,10 @@ def _products(
     overrides: Mapping[str, Tensor],
     graph: GraphTensors,
 ) -> Callable[[Tensor], Tensor]:
-    """Directions times second derivatives: the gradient is built here, and differentiated once more for each."""
+    """Return a function from directions to their products with the second derivatives.
+
+    The gradient is built once, and differentiated again for each direction.
+    """
 
     def slope(vectors: Tensor) -> Tensor:
         return torch.func.grad(energy, has_aux=True)(vectors, state, overrides, graph)[0]
@@ -234,12 +240,12 @@ def _along(
     graph: GraphTensors,
     directions: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same as a function for kernels."""
+    """Return the products of :func:`_products`, as a function for kernels."""
     return _products(energy, state, overrides, graph)(directions), ()
 
 
 def _stacked(rows: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Tuples of tensors, one per draw, as one tensor each with the draws in front."""
+    """Stack tuples of tensors, one per draw, into tensors with the draws in front."""
     return [torch.stack(values) for values in zip(*rows, strict=True)]
 
 
@@ -253,7 +259,7 @@ def evaluate(
     strategy: Strategy = "auto",
     chunk: int | None = None,
 ) -> Samples:
-    """Energies, forces and stress of every draw; see :class:`Evaluator` for repeated calls.
+    """Return energies, forces and stress of every draw; see :class:`Evaluator` for repeated calls.
 
     Examples
     --------

@@ -1,11 +1,11 @@
-"""Forces and stress from one derivative with respect to the edge vectors: the one place for autograd on geometry.
+"""Forces and stress from the derivative of the energy by the edge vectors, the only autograd on geometry.
 
 With g_e = ∂E/∂d_e for the vector d_e = r_source - r_target + shift · cell,
 
     F_a = Σ_{e: target = a} g_e - Σ_{e: source = a} g_e
     σ   = (1 / V) Σ_e sym(d_e ⊗ g_e)            (eV/Å³, positive under tension, as ASE)
 
-Leaves are the vectors and not the positions, so that K draws cost one backward and the virial costs nothing.
+The leaves are the vectors instead of the positions, so that K draws cost one backward pass and the virial costs nothing.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from blipcalc.core.graph import Graph
 
 
 def forces_from_gradient(gradient: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
-    """(…, E, 3) gradient of the energy -> (…, N, 3) forces, in the dtype of the gradient."""
+    """Return the forces (…, N, 3) of an energy gradient (…, E, 3), in the dtype of the gradient."""
     source, target = edge_index
     forces = gradient.new_zeros(*gradient.shape[:-2], n_atoms, 3)
     return forces.index_add(-2, target, gradient).index_add(-2, source, -gradient)
 
 
 def stress_from_gradient(gradient: Tensor, vectors: Tensor, graph: Graph) -> Tensor:
-    """(K, E, 3) gradient and (E, 3) vectors Å -> (K, S, 3, 3) stress eV/Å³.
+    """Return the stress (K, S, 3, 3) eV/Å³ of a gradient (K, E, 3) and vectors (E, 3) Å.
 
-    Structures that are not periodic in three directions have no volume, hence no stress: their rows are NaN.
+    Structures that are not periodic in three directions have no volume and no stress: their rows are NaN.
     """
     virial = 0.5 * (vectors[:, :, None] * gradient[..., None, :] + gradient[..., :, None] * vectors[:, None, :])
     structure = graph.batch[graph.edge_index[1]]

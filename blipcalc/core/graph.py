@@ -1,11 +1,11 @@
-"""The graph of a set of structures: what every model, posterior and calculator computes on.
+"""Graph of a set of structures, the input of every model.
 
 Edge e points from a *source* atom (the neighbour j) to a *target* atom (the centre i), as in PyG:
 ``edge_index[0]`` holds sources, ``edge_index[1]`` targets, and
 
     vectors[e] = positions[source] - positions[target] + shifts[e] @ cell[structure]        (Å)
 
-A model sees the geometry through ``vectors`` alone, so that one derivative with respect to them gives forces and stress
+A model reads the geometry from ``vectors`` alone, so that one derivative with respect to them gives forces and stress
 (:mod:`blipcalc.core.forces`).
 """
 
@@ -29,7 +29,7 @@ with quiet_imports():
 
 
 class GraphTensors(NamedTuple):
-    """The part of a :class:`Graph` that a model reads; plain tensors, so that it passes through ``vmap`` and ``compile``.
+    """The part of a :class:`Graph` that a model reads: plain tensors, which pass through ``vmap`` and ``compile``.
 
     vectors : (E, 3) Å, in the dtype of the model
     edge_index : (2, E) int64, rows (source, target)
@@ -59,9 +59,9 @@ class Graph(Data):
 
         Parameters
         ----------
-        atoms : the structure; an undefined (zero) cell vector is fine along an axis that is not periodic
+        atoms : the structure; an undefined (zero) cell vector is allowed along an axis that is not periodic
         cutoff : Å
-        neighbors : a list with skin to reuse between steps; without one the pairs are searched afresh
+        neighbors : a list with skin to reuse between steps; without one the pairs are searched anew
 
         Raises
         ------
@@ -87,27 +87,27 @@ class Graph(Data):
     @staticmethod
     @plain_state()
     def collate(graphs: Sequence[Graph]) -> Graph:
-        """Several graphs as one, atoms and pairs in the given order."""
+        """Join several graphs into one, atoms and pairs in the given order."""
         return Batch.from_data_list(list(graphs))
 
     @property
     def n_structures(self) -> int:
-        """S."""
+        """Number of structures S."""
         return int(self.cell.shape[0])
 
     @property
     def n_atoms(self) -> Tensor:
-        """(S,) atoms of each structure."""
+        """Number of atoms of each structure, (S,)."""
         return torch.bincount(self.batch, minlength=self.n_structures)
 
     def edge_vectors(self) -> Tensor:
-        """(E, 3) float64 vectors from target to source, Å."""
+        """Return the vectors (E, 3) from target to source, float64, Å."""
         source, target = self.edge_index
         offsets = torch.einsum("ei,eij->ej", self.shifts.to(self.positions.dtype), self.cell[self.batch[target]])
         return self.positions[source] - self.positions[target] + offsets
 
     def tensors(self, dtype: torch.dtype, vectors: Tensor | None = None) -> GraphTensors:
-        """What a model reads, with the vectors in ``dtype``; ``vectors`` replaces them (a differentiation leaf, say)."""
+        """Return the tensors that a model reads, with vectors in ``dtype``; ``vectors`` replaces them, as by a leaf."""
         if vectors is None:
             vectors = self.edge_vectors().to(dtype)
         return GraphTensors(vectors, self.edge_index, self.species, self.batch, self.n_structures)

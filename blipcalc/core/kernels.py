@@ -1,13 +1,13 @@
-"""The fast path: one straight list of tensor operations for one molecule and one set of draws.
+"""Kernels: traced, flat lists of tensor operations for one molecule and one set of draws.
 
-``vmap(grad(energy))`` is traced once per kernel with everything that stays (weights, draws, species) held constant; what
-depends on constants alone is computed then and there, and what is left runs without autograd and without ``vmap``: pairs and
-their vectors in, gradient and energies out, or directions in and second derivatives along them out.  Draws that come in
-several chunks are an input too, so that one kernel serves them all.  Tracing takes about a second.  ``compiled`` hands the same
-list to ``torch.compile``, which fuses it (a C++ compiler, a minute or more per kernel).
+``vmap(grad(energy))`` is traced once per kernel with constant weights, draws and species.  Whatever depends on constants alone
+is computed at once; the rest runs without autograd and without ``vmap``, from pairs and their vectors to gradient and energies,
+or from directions to second derivatives along them.  Draws in several chunks are an input too, so that one kernel serves all.
+Tracing takes about a second.  ``compiled`` passes the list to ``torch.compile``, which fuses it (a C++ compiler, a minute or more
+per kernel).
 
 A kernel belongs to the atoms of a graph and to a *padded* number of pairs: pairs are added at exactly the cutoff, where every
-model gives zero, and cut off again.  Every new kernel is compared with the plain result on the input it was made for.
+model gives zero, and removed from the result.  Every new kernel is compared with the plain result on its first input.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from blipcalc.core.graph import GraphTensors
 
 #: (derivatives (…, E, 3), (energy (…, S), energies (…, N), and the variances of heads where there are any; or nothing))
 Output = tuple[Tensor, tuple[Tensor, ...]]
-#: of (state, overrides, graph), and of directions (…, E, 3) where it takes them
+#: function of (state, overrides, graph), and possibly of directions (…, E, 3)
 Function = Callable[..., Output]
 
 #: of ``torch.compile``: one thread, since with two it fails on sums over pairs (torch 2.13, an assertion in its scheduler)
 OPTIONS = {"cpp.threads": 1}
-#: for messages: what a kernel is called, its results in their order, and what helps
+#: for messages: name and remedy, and the names of the results in order
 KERNEL, REMEDY = "a kernel", "use strategy='vmap'"
 RESULTS = ("derivatives", "energy", "energies", "energy_var", "forces_cov")
-#: kernels kept per function; a run of one molecule needs a few, for its numbers of pairs
+#: number of kernels kept per function; a run of one molecule needs a few, for its numbers of pairs
 KEPT = 16
 
 
 class Kernels:
-    """A function with kernels for the graphs and draws that it is called with.
+    """A function with kernels for its graphs and draws.
 
     Parameters
     ----------
     function : the plain function of (state, overrides, graph)
     cutoff : of the model, Å
-    compiled : give the traced operations to ``torch.compile``
+    compiled : whether to pass the traced operations to ``torch.compile``
     """
 
     def __init__(self, function: Function, cutoff: float, *, compiled: bool) -> None:
         self._plain, self._cutoff, self._compiled = function, cutoff, compiled
-        # a kernel, and the tensors it was made for: kept alive, so that their addresses stay theirs
+        # kernels with the tensors they were made for, kept alive so that no other tensor gets their addresses
         self._kernels: OrderedDict[tuple[object, ...], tuple[Callable[..., tuple[Tensor, ...]], object]] = OrderedDict()
 
     def __call__(
@@ -61,14 +61,14 @@ class Kernels:
         *directions: Tensor,
         constant: bool = True,
     ) -> Output:
-        """The result of the function.
+        """Return the result of the function.
 
-        directions : (…, E, 3), if it takes any
-        constant : these very draws come at every call; False where others of the same shapes take their turn
+        directions : (…, E, 3), for a function of directions
+        constant : whether every call has the same draws; False where other draws of the same shapes follow
 
         Raises
         ------
-        CompilationError : no working C++ compiler, or a kernel that is wrong
+        CompilationError : no working C++ compiler, or a wrong kernel
         """
         n_pairs = graph.vectors.shape[0]
         if n_pairs < 2:
@@ -116,26 +116,26 @@ class Kernels:
             gradient, values = self._plain(state, given, here, *along)
             return gradient, *values
 
-        # functional: an operation in place on a constant would spoil it for the next call
+        # functional, since an in-place operation on a constant would change it for the next call
         module = make_fx(torch.func.functionalize(run))(*inputs)
         folded = fold_constants(module)
         return through_compiler(folded, dynamic=False, fullgraph=True, options=OPTIONS) if self._compiled else folded
 
 
 def _run(kernel: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], n_pairs: int) -> Output:
-    """The result of a kernel without the padding."""
+    """Return the result of a kernel without the padding."""
     with compiler_named("use strategy='traced'"):
         gradient, *values = kernel(*inputs)
     return gradient[..., :n_pairs, :], tuple(values)
 
 
 def _named(output: Output) -> dict[str, Tensor]:
-    """Results by name, for messages."""
+    """Return results by name, for messages."""
     return dict(zip(RESULTS, (output[0], *output[1]), strict=False))
 
 
 def fold_constants(module: GraphModule) -> GraphModule:
-    """Compute now what depends on constants alone, and drop what nobody uses."""
+    """Compute all that depends on constants alone, and remove unused nodes."""
     graph, values = module.graph, {}
     for node in list(graph.nodes):
         if node.op == "get_attr":
@@ -159,19 +159,19 @@ def fold_constants(module: GraphModule) -> GraphModule:
 
 
 def _as_constant(module: GraphModule, node: Node, value: Tensor, name: str) -> None:
-    """Let a buffer stand where the node stood."""
+    """Replace a node by a buffer."""
     module.register_buffer(name, value.contiguous())
     with module.graph.inserting_before(node):
         node.replace_all_uses_with(module.graph.get_attr(name))
 
 
 def padded_number(n_pairs: int) -> int:
-    """At most an eighth more: few sizes for many E."""
+    """Return a number of pairs at most an eighth larger, so that many numbers share few sizes."""
     return n_pairs + -n_pairs % max(1, 2 ** (n_pairs.bit_length() - 4))
 
 
 def padded_pairs(graph: GraphTensors, cutoff: float) -> GraphTensors:
-    """The same graph with :func:`padded_number` of pairs, those added of atom 0 with itself at the cutoff."""
+    """Return the graph with :func:`padded_number` of pairs; those added join atom 0 with itself at the cutoff."""
     n_pairs = graph.vectors.shape[0]
     missing = padded_number(n_pairs) - n_pairs
     if not missing:

@@ -1,8 +1,8 @@
 """Neighbour pairs within a cutoff, in one canonical order.
 
-The search is ``matscipy.neighbour_list``; what is ours is the order (target, source, cell shift), the same for every way to
-get the pairs, and a skin list that survives small moves and then gives *the same pairs in the same order* as a fresh search.
-Bit-identical restarts rest on that: floating-point sums depend on the order of their terms.
+The search is ``matscipy.neighbour_list``.  This module adds a canonical order (target, source, cell shift), and a list with a
+skin that is reused after small moves and then gives *the same pairs in the same order* as a new search.  Bit-identical restarts
+need this, since floating-point sums depend on the order of their terms.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from matscipy.neighbours import neighbour_list
 from blipcalc.core.validate import check_distances
 from blipcalc.errors import ExtentError
 
-#: copies of the cell within the cutoff that are searched at most; a cube of 0.6 Å has as many for 6 Å
+#: largest number of copies of the cell within the cutoff; a cube of 0.6 Å has as many for 6 Å
 MOST_IMAGES = 10_000
-#: boxes of the search: a cell with more, which is mostly empty, is divided more coarsely
+#: largest number of boxes of the search; a cell with more is mostly empty, and is divided more coarsely
 MOST_BOXES = 10_000_000
 
 
 def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs closer than ``cutoff``, or a few more, in canonical order: (2, E) sources and targets, (E, 3) shifts."""
+    """Return all pairs closer than ``cutoff``, or a few more, in canonical order: (2, E) sources and targets, (E, 3) shifts."""
     box, origin = _search_box(positions, cell, pbc, cutoff)
     heights = 1.0 / np.linalg.norm(np.linalg.inv(box), axis=0)  # between opposite faces
     images = float(np.prod(1.0 + 2.0 * cutoff / heights[pbc]))
@@ -43,10 +43,10 @@ def search(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
 def _search_box(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cell and origin for the search, which divides the cell into boxes of the size of the cutoff.
+    """Return cell and origin for the search, which divides the cell into boxes of the size of the cutoff.
 
-    Whatever stands in the cell along axes that are not periodic is replaced: by unit vectors at right angles to the others,
-    and, where the atoms are dense enough for boxes to pay, as long as the structure.
+    Cell vectors along axes that are not periodic are replaced by unit vectors at right angles to the others; where the atoms
+    are dense enough for boxes to pay off, these are scaled to the length of the structure.
     """
     box, origin = complete_cell(np.where(pbc[:, None], cell, 0.0)), np.zeros(3)
     along = positions @ box[~pbc].T
@@ -62,7 +62,7 @@ def _search_box(
 def _squared_distances(
     positions: np.ndarray, cell: np.ndarray, edge_index: np.ndarray, shifts: np.ndarray
 ) -> np.ndarray:
-    """(E,) Å², by one formula for fresh and reused lists."""
+    """Return squared distances (E,) Å², by one formula for new and reused lists."""
     vectors = positions[edge_index[0]] - positions[edge_index[1]]
     if shifts.any():
         vectors = vectors + shifts @ cell
@@ -92,11 +92,11 @@ class NeighborList:
         if len(old_positions) != len(positions) or (old_pbc != pbc).any() or (old_cell != cell).any():
             return True
         moved = positions - old_positions
-        # written so that NaN counts as moved
+        # this form makes NaN count as moved
         return not np.einsum("ni,ni->n", moved, moved).max() < (0.5 * self.skin) ** 2
 
     def update(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs closer than the cutoff: (2, E) sources and targets, (E, 3) shifts, int64.
+        """Return the pairs closer than the cutoff: (2, E) sources and targets, (E, 3) shifts, int64.
 
         Raises :class:`CoincidentAtomsError` for two atoms at one place.
         """
@@ -117,5 +117,5 @@ class NeighborList:
 def neighbor_pairs(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A fresh search: (2, E) sources and targets, (E, 3) shifts; canonical order (target, source, shift)."""
+    """Return the pairs of a new search in canonical order (target, source, shift): (2, E) sources and targets, (E, 3) shifts."""
     return NeighborList(cutoff, skin=0.0).update(positions, cell, pbc)

@@ -1,7 +1,7 @@
-"""One thread at a time in an object that remembers: a calculator answers each question as a whole.
+"""Locks for calculators and predictors, which keep state between calls: one thread at a time.
 
-ASE's calculators keep the structure and the results of the last question.  Where a second thread asks between "is this the
-structure that I know?" and "then this is its result", the first one gets results of another structure.
+ASE's calculators keep the structure and the results of the last request.  Where a second thread calls between the comparison of
+the structure and the return of the result, the first thread gets results of another structure.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ class Lockable(Protocol):
 
     @property
     def lock(self) -> AbstractContextManager[Any]:
-        """Held by the thread that uses it; a thread that holds it may take it again."""
+        """Lock of the object; the thread that holds it may take it again."""
         ...
 
 
 class WithLock:
-    """A lock of its own for every object; copies and pickles get new ones."""
+    """Base class with one lock per object; copies and pickles get new locks."""
 
     lock: AbstractContextManager[Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """With a lock, before anything else can be done with it."""
+        """Create the object with its lock, before any other use."""
         made = super().__new__(cls)
         made.lock = threading.RLock()
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        """All attributes but the lock."""
+        """Return all attributes but the lock."""
         return {name: value for name, value in vars(self).items() if name != "lock"}
 
 
 def one_at_a_time(
     method: Callable[Concatenate[Owner, Arguments], Result],
 ) -> Callable[Concatenate[Owner, Arguments], Result]:
-    """The method of an object :class:`WithLock`, run while the thread holds the lock."""
+    """Wrap a method of an object :class:`WithLock` to run under the lock."""
 
     @functools.wraps(method)
     def locked(self: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -62,22 +62,22 @@ def one_at_a_time(
 
 
 class AnswersOneAtATime(WithLock, Calculator):
-    """To be named before ASE's ``Calculator`` among the bases of a calculator: each question is answered under its lock.
+    """Base of calculators whose requests run under the lock; it precedes ASE's ``Calculator`` among the bases.
 
-    Methods that a calculator defines itself and that change it, ``calculate`` first of all, take :func:`one_at_a_time`.
+    Methods of a calculator that change it, above all ``calculate``, need the decorator :func:`one_at_a_time`.
     """
 
     @one_at_a_time
     def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
-        """A copy of one result; see ASE."""
+        """Return a copy of one result; see ASE."""
         return super().get_property(name, atoms, allow_calculation)
 
     @one_at_a_time
     def calculate_properties(self, atoms: Any, properties: Any) -> Any:
-        """Several results, computed anew; see ASE."""
+        """Compute several results anew; see ASE."""
         return super().calculate_properties(atoms, properties)
 
     @one_at_a_time
     def reset(self) -> None:
-        """Forget all results."""
+        """Clear all results."""
         super().reset()

@@ -1,12 +1,12 @@
-"""From samples to a prediction: the one place where draws become a mean and a spread, and torch ends.
+"""Predictions from samples: mean and spread over the draws, as numpy arrays.
 
 For draws k = 1 … K of energy E_k and forces F_k,i (Kahle and Zipoli 2022 call this the committee estimate)
 
     E = mean_k E_k,   Var E = Σ_k (E_k - E)² / (K - 1),   Σ_i = Σ_k (F_k,i - F_i)(F_k,i - F_i)ᵀ / (K - 1)
 
-the epistemic part, to which mean-variance heads add mean_k of their variances, the aleatoric part.
+This spread is the epistemic part; mean-variance heads add the aleatoric part, mean_k of their variances.
 
-``energy_var`` is the variance of the *total* energies: per-atom variances are never summed, since errors of alike
+``energy_var`` is the variance of the *total* energies: per-atom variances are never summed, since errors of similar
 environments add coherently.
 """
 
@@ -33,9 +33,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class SampleArrays:
-    """Samples of one structure of n atoms as float64 arrays: energy (K,) eV · forces (K, n, 3) eV/Å · stress (K, 6) eV/Å³,
-    ASE's Voigt order · energies (K, n) eV · energy_var (K,) eV² and forces_cov (K, n, 3, 3) (eV/Å)² of mean-variance heads; None
-    where absent.
+    """Samples of the draws for one structure of n atoms, as float64 arrays; None where absent.
+
+    energy (K,) eV · forces (K, n, 3) eV/Å · stress (K, 6) eV/Å³, ASE's Voigt order · energies (K, n) eV · energy_var (K,) eV² and
+    forces_cov (K, n, 3, 3) (eV/Å)² of mean-variance heads
     """
 
     energy: Array
@@ -46,7 +47,7 @@ class SampleArrays:
     forces_cov: Array | None = None
 
     def first(self, k: int) -> SampleArrays:
-        """The first k draws."""
+        """Return the samples of the first k draws."""
 
         def cut(value: Array | None) -> Array | None:
             return None if value is None else value[:k]
@@ -63,14 +64,14 @@ class Prediction:
     energy, energies : eV, () and (n,); forces : (n, 3) eV/Å; stress : (6,) eV/Å³, ASE's Voigt order
     energy_var : eV², forces_cov : (n, 3, 3) (eV/Å)², stress_var : (6,) (eV/Å³)²; total; None for a single draw without heads
     pressure_var : (eV/Å³)² of -tr σ / 3; the diagonal of a stress covariance does not give it
-    energy_var_epistemic, forces_cov_epistemic : the part that the draws' spread makes up
-    energy_var_aleatoric, forces_cov_aleatoric : the part that noise heads make up; None without heads
+    energy_var_epistemic, forces_cov_epistemic : the part from the spread of the draws
+    energy_var_aleatoric, forces_cov_aleatoric : the part from mean-variance heads; None without heads
     n_draws : K
-    surface : which surface energy, forces and stress are taken from
-    calibration : the constants applied, None for raw posterior values
-    raw : the prediction before calibration, None where this is it
+    surface : the driving potential, which gives energy, forces and stress: ``mean`` or ``centre``
+    calibration : the calibration applied, None for raw posterior values
+    raw : the prediction before calibration, None for one without calibration
     draw_deviations : (K,) eV, energies of the draws less ``energy``; posterior values, None for a single draw
-    samples : the samples themselves, where they were asked for
+    samples : the samples, where they were requested
     """
 
     species: Array
@@ -103,42 +104,42 @@ class Prediction:
 
     @property
     def energy_var_epistemic(self) -> float | None:
-        """eV²."""
+        """Epistemic part of the energy variance, eV²."""
         if self.energy_var is None or self.energy_var_aleatoric is None:
             return self.energy_var
         return self.energy_var - self.energy_var_aleatoric
 
     @property
     def forces_cov_epistemic(self) -> Array | None:
-        """(n, 3, 3) (eV/Å)²."""
+        """Epistemic part of the force covariances, (n, 3, 3) (eV/Å)²."""
         if self.forces_cov is None or self.forces_cov_aleatoric is None:
             return self.forces_cov
         return self.forces_cov - self.forces_cov_aleatoric
 
     @property
     def forces_var(self) -> Array | None:
-        """(n, 3) component variances, (eV/Å)²."""
+        """Variances of the force components, (n, 3) (eV/Å)²."""
         return None if self.forces_cov is None else np.diagonal(self.forces_cov, axis1=1, axis2=2).copy()
 
     @property
     def atom_var(self) -> Array | None:
-        """(n,) rotation-invariant force variance tr Σ_i / 3, (eV/Å)²."""
+        """Rotation-invariant force variance tr Σ_i / 3 of each atom, (n,) (eV/Å)²."""
         return None if self.forces_cov is None else atom_variance(self.forces_cov)
 
     @property
     def atom_std(self) -> Array | None:
-        """(n,) root of :attr:`atom_var`, eV/Å: what monitors read."""
+        """Root of :attr:`atom_var`, (n,) eV/Å, which monitors read."""
         return None if self.forces_cov is None else np.sqrt(atom_variance(self.forces_cov))
 
     @property
     def draws_agree(self) -> bool:
-        """Whether there are variances, and all of them are exactly zero."""
+        """True where there are variances and all of them are exactly zero."""
         known = [v for v in (self.energy_var, self.forces_cov, self.stress_var) if v is not None]
         return bool(known) and not any(np.any(v) for v in known)
 
     @property
     def without_spread(self) -> str:
-        """Forces or stress, where their variances are all exactly zero although they are not: no error bar.  Else empty."""
+        """``forces`` or ``stress`` where its values are not zero but all its variances are; else an empty string."""
         of = {"forces": (self.forces, self.forces_cov), "stress": (self.stress, self.stress_var)}
         blank = [
             name for name, (values, v) in of.items() if values is not None and v is not None and is_blank(v, values)
@@ -146,7 +147,7 @@ class Prediction:
         return blank[0] if blank else ""
 
     def demand_spread(self) -> None:
-        """Refuse, with :class:`ZeroVarianceError`, variances that say nothing."""
+        """Raise :class:`ZeroVarianceError` where variances are all exactly zero, see :attr:`without_spread`."""
         if name := self.without_spread:
             raise ZeroVarianceError(
                 f"the variance of all {name} is exactly zero, although they reach {np.abs(getattr(self, name)).max():.3g} "
@@ -156,9 +157,9 @@ class Prediction:
             )
 
     def force_bound(self, level: float = 0.95) -> Array:
-        """(n,) eV/Å that the norm of an atom's force error stays under with that probability: q_atom · atom_std.
+        """Return (n,) eV/Å bounds on the norm of each atom's force error that hold with the given probability: q_atom · atom_std.
 
-        A conformal promise for one atom of a structure like those of the calibration; NaN for elements without it.
+        A conformal guarantee for one atom of a structure like those of the calibration; NaN for elements without a quantile.
         Raises CalibrationError without a calibration, without variances, or for a level that was not calibrated.
         """
         if self.calibration is None or self.forces_cov is None:
@@ -167,7 +168,7 @@ class Prediction:
 
 
 def sample_arrays(samples: Samples, graph: Graph) -> list[SampleArrays]:
-    """Samples of a batch, split into its structures."""
+    """Split the samples of a batch into its structures."""
     batch = graph.batch.cpu().numpy()
     parts = []
     for s in range(graph.n_structures):
@@ -195,9 +196,9 @@ def summarize(
     Parameters
     ----------
     species : (n,) atomic numbers
-    draws : the K draws; None where no variance is wanted (then ``centre`` is)
-    centre : the centre network alone; with it energy, forces and stress are its own, without it the mean over the draws.
-        Variances are those of the draws around *their* mean in either case.
+    draws : samples of the K draws; None where no variance is requested (``centre`` is needed then)
+    centre : samples of the network at the mean weights, which then gives energy, forces and stress; None: the mean over the
+        draws does.  Variances are those of the draws around *their* mean in either case.
     keep_samples : keep the draws in the prediction
 
     Raises
@@ -224,9 +225,9 @@ def summarize(
 
 
 def _variances(draws: SampleArrays) -> dict[str, Any]:
-    """Total variances and their aleatoric parts: between the draws, and the mean of what their heads say.
+    """Return total variances, between the draws plus the mean of their heads, and the aleatoric part from the heads.
 
-    The law of total variance; one draw with heads has their noise alone.
+    This is the law of total variance; a single draw with heads has only their noise.
     """
     noise: dict[str, Any] = {"energy_var": _mean(draws.energy_var), "forces_cov": None}
     if draws.forces is not None:
@@ -250,7 +251,7 @@ def _mean(samples: Array | None) -> Array | None:
 
 
 def _check_finite(samples: SampleArrays) -> None:
-    """Refuse NaN and infinity on the way out, naming draws and atoms."""
+    """Raise an error that names draws and atoms where samples hold NaN or infinity."""
     if not np.isfinite(samples.energy).all():
         raise NonFiniteError(
             f"energies of draws {np.flatnonzero(~np.isfinite(samples.energy)).tolist()} are not finite"
@@ -264,14 +265,14 @@ def _check_finite(samples: SampleArrays) -> None:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The constants that turn a posterior spread into an error bar, for one (model, surface, K, seed).
+    """Constants that turn a posterior spread into an error bar, for one (model, surface, K, seed).
 
-    surface, n_draws, seed, model_hash : what the constants belong to
+    surface, n_draws, seed, model_hash : the draws and the model that the constants belong to
     scale : {Z: factor on the force variance}, so that the mean squared z-score per component is 1 on the calibration frames
     scale_energy : the same for the energy variance
     q_atom : {Z: {level: conformal quantile of ‖force error‖ / scaled atom_std}}, for one atom
-    q_frame : {level: conformal quantile of the frame's maximum of the same ratio}, for the halt rule
-    n_frames, n_atoms : how many frames, and {Z: atoms}, the constants stand on
+    q_frame : {level: conformal quantile of the frame's maximum of the same ratio}, for the decision to halt
+    n_frames, n_atoms : number of calibration frames, and {Z: number of atoms}
     frames_hash : SHA-256 over the fingerprints of those frames
     """
 
@@ -297,11 +298,11 @@ class Calibration:
 
     @property
     def constants(self) -> str:
-        """All constants as text, by which two calibrations are told apart."""
+        """All constants as text, equal for equal calibrations."""
         return repr(asdict(self))
 
     def apply(self, prediction: Prediction) -> Prediction:
-        """The prediction with its variances scaled; atoms of an element that was never calibrated get NaN."""
+        """Return the prediction with scaled variances; atoms of an element that was never calibrated get NaN."""
         if prediction.calibration is not None:
             raise CalibrationError("this prediction is calibrated already; apply a calibration to its .raw")
         if (prediction.surface, prediction.n_draws) != (self.surface, self.n_draws) and prediction.n_draws:
@@ -327,25 +328,27 @@ class Calibration:
         )
 
     def halt_limit(self, tolerance: float, level: float = 0.95) -> float:
-        """Largest ``atom_std`` (eV/Å) at which the halt rule goes on: q_frame · max atom_std ≤ tolerance (eV/Å, a norm)."""
+        """Return the largest ``atom_std`` (eV/Å) without a halt: q_frame · max atom_std ≤ tolerance (eV/Å, a norm)."""
         self._check_level(level, self.q_frame, "frame")
         return tolerance / self.q_frame[level]
 
     def calibration_factor(self, numbers: Iterable[int], of: Literal["energy", "forces"]) -> float:
-        """c, the factor on the spread of what follows from draws; NaN with an element that was never calibrated.
+        """Return the calibration factor c on the spread of derived quantities; NaN with an element that was never calibrated.
 
-        of : total ``energy``, or what ``forces`` make, atom by atom on average: structures, curvatures, differences of energies
+        of : total ``energy``, or quantities that ``forces`` determine, averaged over atoms: structures, curvatures, differences
+            of
+        energies
         """
         if of == "energy":
             return float(np.sqrt(self.scale_energy))
         return float(np.sqrt(self._scales(numbers).mean()))
 
     def _scales(self, numbers: Iterable[int]) -> Array:
-        """(n,) factors on the force variances of atoms, NaN of an element that was never calibrated."""
+        """Return (n,) factors on the force variances of atoms, NaN for an element that was never calibrated."""
         return np.array([self.scale.get(int(z), np.nan) for z in numbers])
 
     def atom_quantile(self, species: Array, level: float = 0.95) -> Array:
-        """(n,) q_atom of each atom; NaN for an element without one. Raises CalibrationError for a level that none has."""
+        """Return (n,) q_atom of each atom, NaN for an element without one; raises CalibrationError for an unknown level."""
         self._check_level(level, {known for q in self.q_atom.values() for known in q}, "atom")
         of = {z: q.get(level, np.nan) for z, q in self.q_atom.items()}
         return np.array([of.get(int(z), np.nan) for z in species])
@@ -357,5 +360,5 @@ class Calibration:
             raise CalibrationError(f"no {of} quantile for level {level:g}; calibrated levels: {levels or 'none'}")
 
     def uncalibrated(self, species: Array) -> list[str]:
-        """Symbols of the elements of a structure that were never calibrated."""
+        """Return the symbols of the elements of a structure that were never calibrated."""
         return [chemical_symbols[z] for z in sorted({int(z) for z in species} - set(self.scale))]

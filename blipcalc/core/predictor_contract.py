@@ -1,4 +1,4 @@
-"""The contract of predictors: what is asked of them, what they answer, and when their variances say nothing."""
+"""Contract of predictors: requested properties, predictions, and the check of variances that are zero for all draws."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from blipcalc.core.domain import Domain
 from blipcalc.core.prediction import Calibration, Prediction
 from blipcalc.errors import ConfigurationError, ZeroVarianceError
 
-#: a copy that tells equal draws: Å, standard deviation of each displacement; isotropic strain of a cell that repeats
+#: of the copy that reveals equal draws: standard deviation of each displacement, Å; isotropic strain of a periodic cell
 DISPLACEMENT, STRAIN = 0.02, 0.01
-#: of its energy, by which a copy differs where something acts on its atoms
+#: relative change of energy above which something acts on the atoms of the copy
 ACTS = 1e-9
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a prediction must hold; nothing else is computed.
+    """Requested properties of a prediction; nothing else is computed.
 
     forces, stress : derivatives of the energy
     variance : the spread over the draws
-    samples : the draws themselves
+    samples : the values of every draw
     """
 
     forces: bool = True
@@ -37,20 +37,20 @@ class Need:
 
 @runtime_checkable
 class Predictor(Protocol):
-    """The one seam that the calculator knows.  A predictor derives from it and says what differs from these defaults.
+    """Base class of predictors, which calculators evaluate; a subclass overrides the defaults that differ.
 
-    One that also has ``identity``, see :class:`~blipcalc.core.identity.Identified`, is known by it again; any other is asked for
-    its numbers on a probe structure.
+    A predictor with ``identity`` (see :class:`~blipcalc.core.identity.Identified`) is recognised by it; any other is recognised
+    by its numbers on a probe structure.
 
     n_draws : K
-    seed : of the draws; None where they have none
-    surface : which surface energy and forces are taken from
-    species : atomic numbers that it knows; None where it cannot tell
+    seed : of the draws; None for draws without a seed
+    surface : the driving potential, which gives energy and forces: ``mean`` or ``centre``
+    species : known atomic numbers; None where these are not declared
     has_stress, has_energies : whether it gives a stress, and energies of single atoms
-    heads : which variances every single draw has already
-    calibration : the constants that it applies to variances, or None
-    domain : where the data of its model were, or None
-    device, dtype : that it computes with
+    heads : variances that every single draw has
+    calibration : applied to variances, or None
+    domain : of the model's training data, or None
+    device, dtype : of the computation
     """
 
     n_draws: int
@@ -66,25 +66,25 @@ class Predictor(Protocol):
     dtype: object = "float64"
 
     def __call__(self, structures: Sequence[Atoms], need: Need = ...) -> list[Prediction]:
-        """Predictions in the order of the structures."""
+        """Return predictions in the order of the structures."""
         ...
 
     def latent_distances(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
-        """(n,) of each structure: how far its atoms lie from the data, where there is a domain.
+        """Return (n,) of each structure: distance of its atoms from the training data.
 
-        raises : ConfigurationError without one
+        raises : ConfigurationError without a domain
         """
         raise ConfigurationError(f"{type(self).__name__} does not say where the data of its model were")
 
 
 def predictions(predictor: Predictor, structures: Sequence[Atoms], need: Need) -> list[Prediction]:
-    """Predictions in the order of the structures, their variances refused where they say nothing.
+    """Return predictions in the order of the structures, and refuse variances that are zero because all draws are equal.
 
-    Where no draw differs in anything that was asked for, copies with displaced atoms and a strained cell tell equal draws from
-    atoms without neighbours, and from minima that all draws share.
+    Where the draws agree in every requested property, copies with displaced atoms and a strained cell distinguish equal draws
+    from atoms without neighbours and from minima that all draws share.
 
-    raises : ZeroVarianceError, where variances are asked for and those of forces, or of the stress, are all exactly zero although
-        they themselves are not, or that of the energy is zero although it changes with the structure; and as the predictor
+    raises : ZeroVarianceError, where variances are requested and those of forces, or of the stress, are all exactly zero although
+        the values are not, or that of the energy is zero although the energy changes with the structure; errors of the predictor
     """
     found = predictor(structures, need)
     judged = list(found) if need.variance else []
@@ -104,7 +104,7 @@ def predictions(predictor: Predictor, structures: Sequence[Atoms], need: Need) -
 
 
 def _copy(atoms: Atoms) -> Atoms:
-    """A copy with displaced atoms and, where it repeats, a strained cell."""
+    """Return a copy with displaced atoms and, where it is periodic, a strained cell."""
     copy = atoms.copy()
     copy.set_constraint()
     if copy.pbc.any():

@@ -1,8 +1,8 @@
-"""Whether two predictors or calculators are the same: one rule for restarts, derived quantities and files.
+"""Signatures of predictors and calculators, which decide for restarts, derived quantities and files whether two are the same.
 
-What declares an :class:`~blipcalc.core.identity.Identity` is known by it.  What does not, such as a class derived from one that
-does, is known by its class, its parameters and the numbers that it gives on a probe, a structure made from that of the run:
-parameters may lie anywhere in a calculator, but they show in its energies and forces.
+An object that declares an :class:`~blipcalc.core.identity.Identity` is recognised by it.  Any other, such as one of a derived
+class, is recognised by its class, its parameters and its numbers on a probe, a structure made from that of the run: parameters
+may lie anywhere in a calculator, but they show in its energies and forces.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from blipcalc.core.identity import Identified, Identity
 from blipcalc.core.predictor_contract import Need
 from blipcalc.errors import StructureError
 
-#: Å; atoms of a probe are moved by so much: where a structure is symmetric, forces of any strength are zero
+#: Å, displacement of the atoms of a probe: by symmetry, forces of a structure may be zero for every potential
 SHIFT = 0.02
-#: of the largest number of its kind, by which two answers of one calculator may differ; sums in another order differ by less,
-#: in float32 too
+#: allowed difference of two answers of one calculator, relative to the largest number of the same quantity; rounding is
+#: smaller, even in float32
 TOLERANCE = 1e-5
-#: times the largest difference between an answer and so many more to the same question, within which an earlier one may lie
+#: an earlier answer may differ by SCATTER times the largest difference among ANSWERS repeated ones
 SCATTER, ANSWERS = 10.0, 3
-#: of an array of numbers on a probe so many sums with fixed random weights are kept
+#: number of sums with fixed random weights that are kept of an array of numbers on a probe
 SUMS = 4
 VARIANCES = ("energy_var", "forces_var")
 
@@ -38,17 +38,17 @@ Numbers = Mapping[str, Mapping[str, list[float | None]]]
 
 @dataclass(frozen=True)
 class Signature:
-    """Who a predictor or a calculator is.
+    """Signature of a predictor or a calculator.
 
-    name : SHA-256 over all that it, and its parts, declare
-    numbers : {part that declares nothing: {quantity: numbers on the probe, eV and Å; None for what is not finite}}
+    name : SHA-256 over all declared identities, its own and those of its parts
+    numbers : {part without an identity: {quantity: numbers on the probe, eV and Å; None for what is not finite}}
     """
 
     name: str
     numbers: Numbers = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """SHA-256 over both, numbers with four digits."""
+        """Return SHA-256 over both, numbers with four digits."""
         rounded = {
             part: {key: [None if x is None else f"{x:.3e}" for x in values] for key, values in of_part.items()}
             for part, of_part in self.numbers.items()
@@ -58,10 +58,10 @@ class Signature:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two signatures differ.
+    """Difference between two signatures.
 
-    other : whether they are of two different predictors or calculators
-    reason : in words, also for numbers that scatter by themselves; empty where there is no difference
+    other : whether the signatures belong to different predictors or calculators
+    reason : in words, also for numbers that scatter from call to call; empty where there is no difference
     """
 
     other: bool = False
@@ -69,7 +69,7 @@ class Difference:
 
 
 def probe_of(atoms: Atoms) -> Atoms:
-    """The structure on which calculators of a run are asked for their numbers: that of the run, its atoms moved a little."""
+    """Return the probe of a run: its structure with slightly displaced atoms."""
     probe = atoms.copy()
     probe.set_constraint()
     probe.positions += SHIFT * np.random.default_rng(0).standard_normal((len(probe), 3))
@@ -77,7 +77,7 @@ def probe_of(atoms: Atoms) -> Atoms:
 
 
 def signature_of(thing: object, probe: Atoms) -> Signature:
-    """The signature of a predictor or a calculator; those of its parts that declare nothing are evaluated once."""
+    """Return the signature of a predictor or a calculator; parts without an identity are evaluated once."""
     names, numbers = [], {}
     for place, part, declared in _parts(thing, ""):
         names.append(f"{place} {declared or _class_of(part)}")
@@ -87,10 +87,10 @@ def signature_of(thing: object, probe: Atoms) -> Signature:
 
 
 def difference(then: Signature, now: Signature, again: Callable[[], Signature] | None = None) -> Difference:
-    """How a predictor or calculator differs from the one of an earlier signature.
+    """Compare an earlier signature of a predictor or calculator with the present one.
 
-    again : asks it anew; numbers that differ are then held against how much its own answers scatter.  None: they are held to be
-        the same every time
+    again : repeats the evaluation, so that differences are compared with the scatter of repeated answers; None: answers count as
+        reproducible
     """
     if then.name != now.name or then.numbers.keys() != now.numbers.keys():
         return Difference(True, "its class, settings or weights are others")
@@ -115,12 +115,12 @@ def difference(then: Signature, now: Signature, again: Callable[[], Signature] |
 
 
 def same(one: object, other: object, probe: Atoms) -> bool:
-    """Whether two predictors or calculators are the same: one object, or equal in all that they declare and answer."""
+    """Return whether two predictors or calculators are the same object, or have equal signatures."""
     return one is other or not difference(signature_of(one, probe), signature_of(other, probe)).other
 
 
 def _parts(thing: object, place: str) -> Iterator[tuple[str, object, str | None]]:
-    """(place, part, what it declares or None) of a predictor or calculator and of all that is inside it."""
+    """Yield (place, part, declared identity or None) of a predictor or calculator and of all its parts."""
     declared = _declared(thing)
     yield place, thing, None if declared is None else declared.name
     for k, part in enumerate(() if declared is None else declared.parts):
@@ -132,7 +132,7 @@ def _parts(thing: object, place: str) -> Iterator[tuple[str, object, str | None]
 def _declared(thing: object) -> Identity | None:
     if thing is None:
         return Identity("nothing")
-    # what a class declares holds for that class: one derived from it may do anything, and is asked
+    # an identity holds for the declaring class only: a derived class may compute anything, so it is evaluated
     if "identity" in vars(type(thing)) and isinstance(thing, Identified):
         return thing.identity
     of_ase = type(thing).__module__ == LinearCombinationCalculator.__module__
@@ -142,13 +142,13 @@ def _declared(thing: object) -> Identity | None:
 
 
 def _class_of(thing: object) -> str:
-    """Class and parameters; where an object lies in memory is none of them."""
+    """Return class and parameters as text, without memory addresses."""
     parameters = dict(thing.parameters) if isinstance(thing, BaseCalculator) else {}
     return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(thing).__qualname__} {parameters!r}")
 
 
 def _numbers(thing: object, probe: Atoms) -> dict[str, list[float | None]]:
-    """{quantity: numbers} that a calculator or a predictor gives on a probe; none where it refuses the structure."""
+    """Return {quantity: numbers} of a calculator or predictor on a probe; empty where it refuses the structure."""
     try:
         answers = _of_calculator(thing, probe) if isinstance(thing, BaseCalculator) else _of_predictor(thing, probe)
     except StructureError:
@@ -157,7 +157,7 @@ def _numbers(thing: object, probe: Atoms) -> dict[str, list[float | None]]:
 
 
 def _of_calculator(calculator: BaseCalculator, probe: Atoms) -> dict[str, Any]:
-    calculator.atoms, calculator.results = None, {}  # it answers anew
+    calculator.atoms, calculator.results = None, {}  # forces a new evaluation
     keys = ("energy", "forces", *VARIANCES)
     return {key: calculator.get_property(key, probe) for key in keys if key in calculator.implemented_properties}
 
@@ -169,7 +169,7 @@ def _of_predictor(predictor: Any, probe: Atoms) -> dict[str, Any]:
 
 
 def _summed(values: np.ndarray) -> list[float | None]:
-    """A number as it is; of an array its root mean square and sums with random weights."""
+    """Return a number unchanged, or of an array its root mean square and sums with random weights."""
     if values.ndim:
         weights = np.random.default_rng(0).standard_normal((SUMS, values.size)) / np.sqrt(max(values.size, 1))
         values = np.array([np.sqrt(np.mean(values**2)), *(weights @ values.ravel())])
@@ -177,8 +177,9 @@ def _summed(values: np.ndarray) -> list[float | None]:
 
 
 def _deviation(then: Mapping[str, list[float | None]], now: Mapping[str, list[float | None]]) -> float:
-    """Largest relative deviation between numbers of one part; infinity where their kinds or what is finite differ, zero where
-    it refused the probe and nothing can be said.
+    """Return the largest relative deviation between numbers of one part.
+
+    It is infinite where quantities or finiteness differ, and zero where the part refused the probe.
     """
     if not then or not now:
         return 0.0

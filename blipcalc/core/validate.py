@@ -1,4 +1,4 @@
-"""Checks of a structure before it is evaluated: silence is the enemy, so every refusal has a name."""
+"""Checks of a structure before its evaluation; every refusal is a named error."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from blipcalc.errors import (
     UnknownElementError,
 )
 
-#: Å; closer pairs are the same atom twice. The shortest bond of any molecule is 0.74 Å.
+#: Å; closer pairs are one atom twice: the shortest bond of any molecule is 0.74 Å
 COINCIDENT_BELOW = 1e-3
-#: Å; beyond it float64 knows a distance to less than 1e-9 Å, and searches for pairs lose some
+#: Å; beyond it float64 no longer resolves 1e-9 Å in a distance, and searches miss pairs
 LARGEST = 1e6
-#: of one atom, in arrays that ASE knows
+#: shape per atom of the arrays that ASE knows
 OWN_SHAPE = {"positions": (3,), "momenta": (3,), "numbers": (), "masses": (), "tags": (), "initial_charges": ()}
 
 
 def check_structure(atoms: Atoms) -> None:
-    """Refuse a structure without atoms, of what is no element, with non-finite coordinates, or a singular periodic cell."""
+    """Raise an error for no atoms, unknown elements, non-finite coordinates, or a singular periodic cell."""
     check_arrays(atoms)
     check_all_arrays(atoms)
     if len(atoms) == 0:
@@ -65,7 +65,7 @@ def check_structure(atoms: Atoms) -> None:
 
 
 def check_arrays(atoms: Atoms) -> None:
-    """Refuse positions and atomic numbers of another shape or kind, as code that writes into ``atoms.arrays`` leaves them."""
+    """Raise an error for positions and atomic numbers of a wrong shape or type, possible after writes to ``atoms.arrays``."""
     n = np.size(atoms.arrays["numbers"])
     for name, shape, kinds in (("positions", (n, 3), "fiu"), ("numbers", (n,), "iu")):
         values = np.asarray(atoms.arrays[name])
@@ -77,9 +77,9 @@ def check_arrays(atoms: Atoms) -> None:
 
 
 def check_all_arrays(atoms: Atoms, *, for_files: bool = False) -> None:
-    """Refuse any array that is not one of values for each atom, which ASE cannot copy.
+    """Raise an error for any array without one value per atom, which ASE cannot copy.
 
-    for_files : nor of values that ASE writes and then cannot read
+    for_files : whether to refuse also values that ASE writes but cannot read
     """
     for name, values in atoms.arrays.items():
         expected = (len(atoms), *OWN_SHAPE.get(name, np.shape(values)[1:]))
@@ -91,7 +91,7 @@ def check_all_arrays(atoms: Atoms, *, for_files: bool = False) -> None:
 
 
 def check_motion(atoms: Atoms) -> None:
-    """Refuse momenta that are not finite, and masses that are not positive."""
+    """Raise an error for non-finite momenta and masses that are not positive."""
     n = len(atoms)
     for name, values, shape in (("momenta", atoms.get_momenta(), (n, 3)), ("masses", atoms.get_masses(), (n,))):
         values = np.asarray(values)
@@ -106,7 +106,7 @@ def check_motion(atoms: Atoms) -> None:
 
 
 def check_distances(squared: np.ndarray, edge_index: np.ndarray) -> None:
-    """Refuse pairs, (E,) squared distances in Å², closer than :data:`COINCIDENT_BELOW`, naming the atoms."""
+    """Raise an error, naming the atoms, for pairs with (E,) squared distances, Å², below that of :data:`COINCIDENT_BELOW`."""
     if not len(squared):
         return
     worst = int(squared.argmin())
@@ -119,7 +119,7 @@ def check_distances(squared: np.ndarray, edge_index: np.ndarray) -> None:
 
 
 def check_elements(numbers: np.ndarray, known: Sequence[int]) -> None:
-    """Refuse atomic numbers that the model does not know, naming them and the supported set."""
+    """Raise an error for atomic numbers unknown to the model, naming them and the supported set."""
     numbers = np.asarray(numbers)
     if numbers.dtype.kind not in "iu":
         raise UnknownElementError(f"expected whole atomic numbers, got {numbers.dtype}; set atoms.numbers")

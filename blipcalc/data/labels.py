@@ -1,7 +1,7 @@
-"""Labelled structures: reading them from files, and refusing bad ones by name.
+"""Reading of labelled structures from files, with checks of structures and labels.
 
 A labelled structure is an ``ase.Atoms`` whose calculator holds ``energy`` (eV) and ``forces`` (eV/Å), as ASE reads it from
-extxyz, ``.traj`` and ``ase.db``; rMD17-style ``.npz`` files are brought to the same form.
+extxyz, ``.traj`` and ``ase.db``; rMD17-style ``.npz`` files are converted to that form.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from blipcalc.errors import (
 from blipcalc.files.checksums import verify
 from blipcalc.units import ENERGY, LENGTH
 
-#: names under which .npz files of the MD17 family keep the same thing
+#: alternative names of arrays in .npz files of the MD17 family
 NPZ_KEYS = {
     "numbers": ("nuclear_charges", "z", "Z", "numbers"),
     "positions": ("coords", "R", "positions"),
@@ -46,10 +46,10 @@ NPZ_KEYS = {
     "forces": ("forces", "F"),
 }
 
-#: where in ``info`` the ``data`` of an ase.db row wait until the labels are taken from them
+#: key in ``info`` for the ``data`` of an ase.db row until the labels are taken from it
 ROW_DATA = "data of the row"
 
-#: Å; pairs are searched up to here for coincident atoms: shorter ranges cost more, as the search divides the cell by them
+#: Å, range of the search for coincident atoms; a shorter range costs more, as it divides the cell more finely
 SEARCH_RANGE = 3.0
 
 
@@ -76,7 +76,7 @@ def read_labelled(
 
     Raises
     ------
-    UnknownKeyError, MissingLabelsError, NonFiniteLabelsError, DataError, StructureError and its kinds
+    UnknownKeyError, MissingLabelsError, NonFiniteLabelsError, DataError, StructureError or a subclass
     """
     path = Path(path)
     if not path.exists():
@@ -88,7 +88,7 @@ def read_labelled(
         frames = chosen if isinstance(chosen, list) else [chosen]
     except BlipcalcError:
         raise
-    except Exception as error:  # each reader has errors of its own; all mean that the file or the index is unusable
+    except Exception as error:  # readers raise various errors; all mean that the file or the index is unusable
         raise DataError(f"{path} cannot be read with index {index!r}: {type(error).__name__}: {error}") from error
     if path.suffix != ".npz":
         frames = [_with_labels(atoms, energy_key, forces_key, f"{path}, frame {i}") for i, atoms in enumerate(frames)]
@@ -101,7 +101,7 @@ def read_labelled(
 
 
 def labels(atoms: Atoms) -> tuple[float, np.ndarray]:
-    """Energy (eV) and forces (n, 3) (eV/Å) of a labelled structure, constraints not applied."""
+    """Return energy (eV) and forces (n, 3) (eV/Å) of a labelled structure, without constraints."""
     if atoms.calc is None:
         raise MissingLabelsError("the structure carries no calculator with energy and forces")
     results = atoms.calc.results
@@ -112,12 +112,12 @@ def labels(atoms: Atoms) -> tuple[float, np.ndarray]:
 
 
 def check_labels(frames: Sequence[Atoms], where: str) -> None:
-    """Refuse missing or non-finite labels and impossible structures; warn where forces are not gradients of the energies.
+    """Raise an error for missing or non-finite labels and impossible structures; warn of forces that are no gradients.
 
     Messages begin with ``where`` and the number of the frame.
 
     raises : MissingLabelsError; NonFiniteLabelsError; DataError for forces of a wrong shape and atoms without an element;
-        the StructureError that the graph of the structure would meet (no atoms, coincident atoms, a singular cell)
+        a StructureError as from the graph of the structure (no atoms, coincident atoms, a singular cell)
     """
     for i, atoms in enumerate(frames):
         try:
@@ -141,7 +141,7 @@ def check_labels(frames: Sequence[Atoms], where: str) -> None:
 
 
 def _check_atoms(atoms: Atoms, where: str) -> None:
-    """Refuse atoms that are no element, two atoms at one place, and what else no graph can be made of."""
+    """Raise an error for atoms without an element, coincident atoms, and whatever else prevents a graph."""
     ghosts = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers >= len(chemical_symbols)))
     if ghosts.size:
         raise DataError(
@@ -157,12 +157,12 @@ def _check_atoms(atoms: Atoms, where: str) -> None:
 
 
 def gradient_ratio(frames: Sequence[Atoms], n_frames: int = 200, n_pairs: int = 60) -> float | None:
-    """Slope of energy differences against the work of the mean force, over the nearest pairs of frames.
+    """Return the slope of energy differences against the work of the mean force, over the nearest pairs of frames.
 
         ΔE ≈ -½ (F_a + F_b) · (r_b - r_a)
 
-    Exact for a harmonic well whatever the step, so the slope is near 1 when units and signs agree.  Molecules are rotated
-    onto each other first.  None where no composition has 50 frames (too few to find near ones), or where nothing moves.
+    This is exact in a harmonic well for any step, so the slope is near 1 when units and signs agree.  Molecules are rotated
+    onto each other first.  None where no composition has 50 frames (too few for near pairs), or where nothing moves.
     """
     groups: dict[tuple[int, ...], list[Atoms]] = {}
     for atoms in frames:
@@ -181,7 +181,7 @@ def gradient_ratio(frames: Sequence[Atoms], n_frames: int = 200, n_pairs: int = 
 
 
 def _works(group: Sequence[Atoms], n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Work of the mean force and change of energy, eV, for the nearest pairs of frames of one molecule (Kabsch 1976)."""
+    """Return work of the mean force and change of energy, eV, for the nearest pairs of frames of one molecule (Kabsch 1976)."""
     x = np.stack([atoms.positions - atoms.positions.mean(axis=0) for atoms in group])
     energies, forces = (np.array(part) for part in zip(*map(labels, group), strict=True))
     a, b = np.triu_indices(len(group), k=1)
@@ -195,7 +195,7 @@ def _works(group: Sequence[Atoms], n_pairs: int) -> tuple[np.ndarray, np.ndarray
 
 
 def frame_hash(atoms: Atoms) -> int:
-    """A 64-bit fingerprint of elements, positions (to 1e-6 Å), cell and pbc: the same frame, whatever its labels."""
+    """Return a 64-bit fingerprint of elements, positions (to 1e-6 Å), cell and pbc, independent of labels."""
     digest = hashlib.sha256()
     digest.update(np.asarray(atoms.numbers, dtype="<i4").tobytes())
     for values in (atoms.positions, atoms.cell.array):
@@ -239,7 +239,7 @@ def _read_npz(path: Path, energy_key: str, forces_key: str) -> list[Atoms]:
 
 
 def _read_ase(path: Path) -> list[Atoms]:
-    """All frames of a file that ASE reads; rows of an ase.db with their ``key_value_pairs`` and ``data`` in ``info``."""
+    """Return all frames of a file that ASE reads; rows of an ase.db have ``key_value_pairs`` and ``data`` in ``info``."""
     verify(path)
     check_counts(path)
     if filetype(str(path)) not in ("db", "json"):
@@ -260,7 +260,7 @@ def _read_ase(path: Path) -> list[Atoms]:
 
 
 def _with_labels(atoms: Atoms, energy_key: str, forces_key: str, where: str) -> Atoms:
-    """Bring labels that are kept under other names into a SinglePointCalculator.
+    """Move labels from other names into a SinglePointCalculator.
 
     raises : UnknownKeyError, MissingLabelsError; DataError for labels that are not numbers
     """
@@ -281,13 +281,13 @@ def _with_labels(atoms: Atoms, energy_key: str, forces_key: str, where: str) -> 
             "total energy"
         )
     if (energy_key, forces_key) == ("energy", "forces") and all(results.get(name) is not None for name in found):
-        return atoms  # as it came, with whatever else was computed
+        return atoms  # unchanged, with all other results
     atoms.calc = SinglePointCalculator(atoms, energy=found["energy"].item(), forces=found["forces"])
     return atoms
 
 
 def _numeric(value: object, what: str) -> np.ndarray:
-    """A label as float64, whatever its shape; DataError that begins with ``what`` for text, truth values and uneven rows."""
+    """Return a label of any shape as float64; raises DataError, beginning with ``what``, for text, booleans and uneven rows."""
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths

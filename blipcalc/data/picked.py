@@ -1,4 +1,4 @@
-"""Frames by an index as ASE has it."""
+"""Selection of frames by an ASE index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ase.io.formats import string2index
 
 
 def picked(frames: list[Atoms], index: int | str) -> Atoms | list[Atoms]:
-    """One frame for an int, also in text; a list for a slice in text.
+    """Return one frame for an int, also as text; a list for a slice as text.
 
     raises : TypeError for other text; IndexError where there is no such frame
     """

@@ -1,4 +1,4 @@
-"""Per-element reference energies and the energy scale of a data set."""
+"""Reference energies per element and energy scale of a data set."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from blipcalc.data.labels import labels
 
 
 def fit_references(frames: Sequence[Atoms]) -> dict[int, float]:
-    """Least-squares energy per element: E ≈ Σ_z n_z E0_z, eV.
+    """Return the least-squares energy per element: E ≈ Σ_z n_z E0_z, eV.
 
-    Where compositions do not determine the elements one by one (a single molecule, say) it is the solution nearest to the mean
-    energy per atom, which it then is for every element, as in Willow, …, Myung, arXiv 2510.03046; these are no energies of
-    isolated atoms.
+    Where compositions do not determine each element (such as for a single molecule) this is the solution nearest to the mean
+    energy per atom; for a single molecule it equals that for every element, as in Willow, …, Myung, arXiv 2510.03046.  These
+    are no energies of isolated atoms.
     """
     species = sorted({int(z) for atoms in frames for z in atoms.numbers})
     counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in species] for atoms in frames], dtype=np.float64)
@@ -26,7 +26,7 @@ def fit_references(frames: Sequence[Atoms]) -> dict[int, float]:
 
 
 def force_rms(frames: Sequence[Atoms]) -> float:
-    """Root mean square of the force components, eV/Å; times 1 Å it is the scale of the network's energies."""
+    """Return the root mean square of the force components, eV/Å; times 1 Å it is the scale of the network's energies."""
     total = sum(float((labels(atoms)[1] ** 2).sum()) for atoms in frames)
     count = sum(3 * len(atoms) for atoms in frames)
     return max(float(np.sqrt(total / count)), 1e-3)

@@ -1,7 +1,7 @@
 """Seeded splits of labelled structures into training, validation and calibration frames.
 
-A frame is in one part only: what occurs before (the same :func:`~blipcalc.data.labels.frame_hash`) is left out with a warning.
-Each file is split by itself, so that all of them are in all parts; files too small for that are pooled.
+A frame is in one part only: a repeated frame (the same :func:`~blipcalc.data.labels.frame_hash`) is left out with a warning.
+Each file is split alone, so that every part contains frames of it; files too small for that are pooled.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Split:
 
 
 def split_frames(frames: Sequence[Atoms], *, validation: float, calibration: float, seed: int) -> Split:
-    """Shuffle with a seed and cut off fractions for validation and calibration; the rest is for training.
+    """Shuffle with a seed and split off fractions for validation and calibration; the rest is for training.
 
-    :func:`split_files` for frames of one origin: duplicates, warnings and errors are the same.
+    This is :func:`split_files` for frames of one origin, with the same treatment of duplicates, warnings and errors.
     """
     return split_files([("one set", frames)], validation=validation, calibration=calibration, seed=seed)
 
@@ -36,7 +36,7 @@ def split_frames(frames: Sequence[Atoms], *, validation: float, calibration: flo
 def split_files(
     files: Sequence[tuple[str, Sequence[Atoms]]], *, validation: float, calibration: float, seed: int
 ) -> Split:
-    """Shuffle each file with the same seed and cut off fractions for validation and calibration; the rest is for training.
+    """Shuffle each file with the same seed and split off fractions for validation and calibration; the rest is for training.
 
     Files that cannot give a frame to every part are pooled and split together.
 
@@ -44,7 +44,7 @@ def split_files(
     ----------
     files : pairs of the name of a file, for messages, and all its frames
     validation, calibration : fractions in [0, 1), together below 1
-    seed : a file of so many frames is cut in the same way whatever the other files are
+    seed : of the shuffles; the split of a file depends on its number of frames, not on other files
 
     Returns
     -------
@@ -52,12 +52,12 @@ def split_files(
 
     Warns
     -----
-    DuplicateFramesWarning : frames that occur before, in the same or in an earlier file, were left out
+    DuplicateFramesWarning : repeated frames, of the same or an earlier file, were left out
 
     Raises
     ------
-    EmptySplitError : fractions that are none, or all files together leave no frame for training or validation, or none
-        for calibration although a fraction was asked for
+    EmptySplitError : invalid fractions, or all files together leave no frame for training or validation, or none for
+        calibration although a fraction was requested
     """
     if not (0 <= validation < 1 and 0 <= calibration < 1 and validation + calibration < 1):
         raise EmptySplitError(
@@ -82,13 +82,13 @@ def split_files(
 
 
 def _sizes(n: int, validation: float, calibration: float) -> tuple[int, int, int]:
-    """Frames for training, validation and calibration, of n."""
+    """Return the numbers of training, validation and calibration frames out of n."""
     n_validation, n_calibration = round(validation * n), round(calibration * n)
     return n - n_validation - n_calibration, n_validation, n_calibration
 
 
 def _first_empty(sizes: Sequence[int], calibration: float) -> str | None:
-    """Name of the first part that should have frames and has none."""
+    """Return the name of the first part that should have frames and has none."""
     wanted = {"training": True, "validation": True, "calibration": calibration > 0}
     return next((name for (name, want), n in zip(wanted.items(), sizes, strict=True) if want and n < 1), None)
 
@@ -101,7 +101,7 @@ def _deal(frames: Sequence[Atoms], sizes: Sequence[int], seed: int, parts: Seque
 
 
 def _without_duplicates(files: Sequence[tuple[str, Sequence[Atoms]]]) -> list[list[Atoms]]:
-    """The frames of each file that occur in no earlier place of any file; warns of the others."""
+    """Return the frames of each file without repeated ones, and warn of those."""
     places: dict[int, str] = {}
     kept: list[list[Atoms]] = []
     dropped = []
@@ -125,6 +125,6 @@ def _without_duplicates(files: Sequence[tuple[str, Sequence[Atoms]]]) -> list[li
 
 
 def _named(names: Sequence[str], most: int = 10, separator: str = ", ") -> str:
-    """The names in one line; the number of those beyond ``most``."""
+    """Return the names in one line, with the number of those beyond ``most``."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (separator.join(names[:most]) or "no file") + more

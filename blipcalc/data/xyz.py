@@ -1,4 +1,4 @@
-"""What ASE's reader of extxyz does not check: how many atoms a frame announces."""
+"""Check of the number of atoms that extxyz frames declare, which ASE's reader omits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SUFFIXES = (".xyz", ".extxyz")
 
 
 def check_counts(path: str | Path) -> None:
-    """Refuse a file with a frame of more atoms than the file has bytes; ASE would look for them behind its end, for days."""
+    """Raise an error for a frame that declares more atoms than the file has bytes, which ASE would search for days."""
     path = Path(path)
     if path.suffix not in SUFFIXES or not path.is_file():
         return
@@ -20,7 +20,7 @@ def check_counts(path: str | Path) -> None:
             try:
                 n = int(line)
             except ValueError:
-                return  # the reader says what is wrong with it
+                return  # the reader reports the error
             if n > size:
                 raise DataError(f"{path} announces a frame of {n:.3g} atoms, and has {size} bytes; it is damaged")
             for _ in range(n + 1):

@@ -1,4 +1,4 @@
-"""What comes with the package: models, and starting structures of the molecules and crystals that they are for."""
+"""Bundled files: models, and starting structures of the molecules and crystals that they are for."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ase.io import iread
 from blipcalc.errors import ConfigurationError
 from blipcalc.files.checksums import verify
 
-#: names of the starting structures: molecules of ``rmd17``, zeolites of ``silica``, of which it has not seen the last two
+#: names of the starting structures: molecules of ``rmd17``, zeolites of ``silica``, whose last two were not in its training
 MOLECULES = ("aspirin", "benzene", "ethanol", "malonaldehyde", "salicylic", "toluene", "uracil")
 ZEOLITES = ("abw", "bct", "dft", "edi", "gis", "nab", "cha", "sod")
 
 
 def bundle_path(name: str) -> Path:
-    """A file among the package data."""
+    """Return the path of a file in the package data."""
     return Path(str(resources.files("blipcalc") / "bundled" / name))
 
 
 def starting_structure(name: str) -> Atoms:
-    """The starting structure of one of :data:`MOLECULES` or :data:`ZEOLITES`, without a calculator.
+    """Return the starting structure of one of :data:`MOLECULES` or :data:`ZEOLITES`, without a calculator.
 
-    raises : ConfigurationError for another name, DamagedFileError for a file that is not as it was packed
+    raises : ConfigurationError for another name, DamagedFileError for a changed file
     """
     for file, names in (("rmd17.extxyz", MOLECULES), ("silica.extxyz", ZEOLITES)):
         if name in names:

@@ -1,16 +1,16 @@
-"""Checksums of files that grow part by part: which parts are as they were written, and a file that ends before the damage.
+"""Checksums of files that grow part by part: detection of damaged parts, and repair by keeping the parts before.
 
-Beside ``run.traj`` stands ``run.traj.sums`` with one line for each part that was added:
+Beside ``run.traj`` there is ``run.traj.sums`` with one line for each added part:
 
     number  start  stop  item  index  CRC-32 of the bytes from start to stop  CRC-32 of this line
 
-A part of a ``.traj`` is a frame: ``item`` is the place of its description, and ``index`` that of the table of places that was
-begun behind it, if one was (ASE writes frames one after the other, and a table of 42 times the size whenever the last is full:
+A part of a ``.traj`` is a frame: ``item`` is the offset of its description, and ``index`` that of the table of offsets started
+after it, if any (ASE writes frames one after the other, and a table of 42 times the size whenever the last is full:
 ``ase.io.ulm``).  Head and tables change as frames are added; they are left out of the sums, since they follow from the
-places.  So every byte of the file is either summed or known.  A part of a text file is what was added at once.
+offsets.  So every byte of the file is either summed or known.  A part of a text file is one addition to it.
 
-A file that is longer than its sums was killed between the two, or was added to by somebody else: the rest is not vouched for.
-A CRC-32 finds every flipped bit and every burst of up to 32; it is no protection against intent.
+A file is longer than its sums after a kill between the two writes, or after additions by another program: the rest is not
+verified.  A CRC-32 detects every flipped bit and every burst of up to 32; it does not protect against intent.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from blipcalc.files.row_seals import verify_rows
 from blipcalc.files.safetensors_file import write_atomically
 
 SUFFIX, DAMAGED = ".sums", ".damaged"
-#: bytes of a line of sums at most, and of a file that are read at once
+#: largest number of bytes of a line of sums, and of one read of a file
 LINE, BLOCK = 160, 2**20
-#: of a ``.traj``: its head ends with how many items there are, where the table is, and a table of one
+#: of a ``.traj``: length of the head, offset of its counts (number of items, offset of the table, first item), growth of tables
 HEAD, COUNTS, ITEMS = 56, 32, 42
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a file, see the module; item and index are 0 where there are none."""
+    """One part of a file, see the module; item and index are 0 where absent."""
 
     number: int
     start: int
@@ -47,25 +47,25 @@ class Part:
 
     @property
     def changing(self) -> tuple[tuple[int, int], ...]:
-        """(from, to) of its bytes that change as later parts are added."""
+        """Ranges (from, to) of bytes that change as later parts are added."""
         head = ((COUNTS, HEAD),) if self.item and self.number == 0 else ()
         return (*head, (self.index, self.stop)) if self.index else head
 
     def line(self) -> str:
-        """As it is written."""
+        """Return the line of sums of this part."""
         text = f"{self.number} {self.start} {self.stop} {self.item} {self.index} {self.crc:08x}"
         return f"{text} {zlib.crc32(text.encode()):08x}\n"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the sums say of a file.
+    """Result of the comparison of a file with its sums.
 
-    parts : those that the sums know
-    damaged : numbers of those that are not as they were written, or not there
-    is_ordered : whether the head and the tables of places fit the parts
-    are_sums_whole : whether the sums themselves are as they were written
-    n_beyond : bytes behind the last part that is known
+    parts : parts in the sums
+    damaged : numbers of changed or missing parts
+    is_ordered : whether the head and the tables of offsets fit the parts
+    are_sums_whole : whether the sums themselves are unchanged
+    n_beyond : bytes after the last part in the sums
     """
 
     parts: tuple[Part, ...]
@@ -76,12 +76,12 @@ class Findings:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether file and sums are undamaged."""
         return self.is_ordered and self.are_sums_whole and not self.damaged
 
     @property
     def n_good(self) -> int:
-        """How many of the first parts are as they were written."""
+        """Number of first parts that are unchanged."""
         return min(self.damaged, default=len(self.parts))
 
     def __str__(self) -> str:
@@ -92,12 +92,12 @@ class Findings:
 
 
 def sums_of(path: str | Path) -> Path:
-    """The file with the sums of a file."""
+    """Return the path of the sums of a file."""
     return Path(f"{path}{SUFFIX}")
 
 
 def add_sums(path: str | Path) -> None:
-    """Take in what a file holds behind the last part that its sums know; all of it where there are none yet."""
+    """Add the sums of all bytes after the last summed part; of the whole file where it has no sums."""
     path = Path(path)
     sums = sums_of(path)
     last = _last(sums)
@@ -108,20 +108,20 @@ def add_sums(path: str | Path) -> None:
 
 
 def n_parts(path: str | Path) -> int:
-    """How many parts of a file its sums know; 0 where there are none, or no file."""
+    """Return the number of parts of a file in its sums; 0 without sums or file."""
     last = _last(sums_of(path)) if Path(path).is_file() else None
     return 0 if last is None else last.number + 1
 
 
 def forget_sums(path: str | Path) -> None:
-    """Remove them, before the file itself is replaced."""
+    """Remove the sums, before the file itself is replaced."""
     sums_of(path).unlink(missing_ok=True)
 
 
 def inspect(path: str | Path) -> Findings:
     """Compare a file with its sums.
 
-    raises : DamagedFileError where there is no such file, or none with sums
+    raises : DamagedFileError for a missing file, or one without sums
     """
     path = Path(path)
     if not path.is_file() or not sums_of(path).is_file():
@@ -131,7 +131,7 @@ def inspect(path: str | Path) -> Findings:
     parts, is_whole = _read(sums_of(path))
     with path.open("rb") as file:
         known = [(at, expected, _bytes(file, at, len(expected))) for at, expected in _known_bytes(parts)]
-        # after head and tables: who adds to the file meanwhile makes it longer before he changes them
+        # after head and tables: an addition meanwhile makes the file longer before it changes them
         size = path.stat().st_size
         n_beyond = max(0, size - (parts[-1].stop if parts else 0))
         is_ordered = all(_agrees(*each, bool(n_beyond)) for each in known)
@@ -140,7 +140,7 @@ def inspect(path: str | Path) -> Findings:
 
 
 def verify(path: str | Path) -> None:
-    """Raise :class:`DamagedFileError` where a file is not as its sums say, or a database not as its seals; others pass."""
+    """Raise :class:`DamagedFileError` for a file that differs from its sums, or a database from its seals; pass others."""
     path = Path(path)
     if path.suffix == ".db" and path.is_file():
         verify_rows(path)
@@ -152,7 +152,7 @@ def verify(path: str | Path) -> None:
 
 
 def cut(path: str | Path, n_parts: int) -> None:
-    """Leave the first parts of a file alone; with none of them the file goes.  A kill on the way leaves a longer file."""
+    """Keep the first parts of a file alone; with none the file is removed.  A kill meanwhile leaves a longer file."""
     path = Path(path)
     kept = _read(sums_of(path))[0][:n_parts]
     if not kept:
@@ -170,11 +170,11 @@ def cut(path: str | Path, n_parts: int) -> None:
 
 
 def repair(path: str | Path) -> Findings:
-    """Keep what comes before the damage; the damaged file stays beside it as ``….damaged``, an older one as it is.
+    """Keep the parts before the damage, and the damaged file as ``….damaged``, without overwriting an older one.
 
     Returns
     -------
-    what was found; a whole file is not touched
+    the findings; an undamaged file is unchanged
     """
     path = Path(path)
     found = inspect(path)
@@ -194,7 +194,7 @@ def repair(path: str | Path) -> Findings:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged file to ``….damaged``, or ``….damaged.2``, …: what was set aside is never overwritten."""
+    """Rename a damaged file to ``….damaged``, or ``….damaged.2``, …, without overwriting an older one."""
     aside, k = Path(f"{path}{DAMAGED}"), 1
     while aside.exists():
         k += 1
@@ -203,7 +203,7 @@ def set_aside(path: Path) -> None:
 
 
 def _new_parts(path: Path, file: BinaryIO, last: Part | None) -> Iterator[Part]:
-    """The parts behind one, without their sums."""
+    """Yield the parts after the last summed one, without their sums."""
     number, start = (0, 0) if last is None else (last.number + 1, last.stop)
     if path.suffix != ".traj":
         size = path.stat().st_size
@@ -220,18 +220,18 @@ def _new_parts(path: Path, file: BinaryIO, last: Part | None) -> Iterator[Part]:
 
 
 def _is_full(n_items: int) -> bool:
-    """Whether so many items fill a table: 1, 42, 42² …"""
+    """Return whether a number of items fills a table: 1, 42, 42² …"""
     while n_items % ITEMS == 0:
         n_items //= ITEMS
     return n_items == 1
 
 
 def _known_bytes(parts: Sequence[Part]) -> Iterator[tuple[int, bytes]]:
-    """(place, bytes) of head and tables of a ``.traj`` with these parts; of other files nothing."""
+    """Yield (offset, bytes) of head and tables of a ``.traj`` with these parts; nothing of other files."""
     if not parts or not parts[0].item:
         return
     items, tables = [part.item for part in parts], [part for part in parts if part.index]
-    # the head first: one that is written before the tables names no frame that they do not
+    # head first: a head written before the tables names no frame that they lack
     yield COUNTS, struct.pack("<3q", len(parts), tables[-1].index if tables else HEAD - 8, items[0])
     for part in tables:
         size = (part.stop - part.index) // 8
@@ -245,7 +245,7 @@ def _bytes(file: BinaryIO, at: int, n: int) -> bytes:
 
 
 def _agrees(at: int, expected: bytes, found: bytes, has_more: bool) -> bool:
-    """Whether head or table are as expected; in a file with more behind its sums only as far as those reach."""
+    """Return whether head or table are as expected; in a file longer than its sums only as far as those reach."""
     if not has_more or len(found) < len(expected):
         return found == expected
     pairs = zip(struct.iter_unpack("<q", found), struct.iter_unpack("<q", expected), strict=True)
@@ -256,7 +256,7 @@ def _agrees(at: int, expected: bytes, found: bytes, has_more: bool) -> bool:
 
 
 def _crc(file: BinaryIO, part: Part) -> int:
-    """Of the bytes of a part, those that change taken for zeros."""
+    """Return the CRC-32 of the bytes of a part, with zeros in place of changing bytes."""
     file.seek(part.start)
     at, crc = part.start, 0
     while at < part.stop:
@@ -273,13 +273,13 @@ def _crc(file: BinaryIO, part: Part) -> int:
 
 
 def _numbers(file: BinaryIO, at: int, n: int) -> tuple[int, ...]:
-    """So many integers of 8 bytes."""
+    """Read n integers of 8 bytes at an offset."""
     file.seek(at)
     return struct.unpack(f"<{n}q", file.read(8 * n))
 
 
 def _read(sums: Path) -> tuple[list[Part], bool]:
-    """The parts of a file of sums up to its first fault, and whether it has none; a last line cut short is no fault."""
+    """Return the parts in a file of sums up to its first fault, and whether it has none; an incomplete last line is no fault."""
     *lines, _ = sums.read_bytes().split(b"\n")
     parts: list[Part] = []
     for line in lines:
@@ -291,7 +291,7 @@ def _read(sums: Path) -> tuple[list[Part], bool]:
 
 
 def _parsed(line: bytes) -> Part | None:
-    """A line of sums; None where it is damaged."""
+    """Return the part in a line of sums; None for a damaged line."""
     text, _, crc = line.rpartition(b" ")
     if crc != f"{zlib.crc32(text):08x}".encode():
         return None
@@ -301,7 +301,7 @@ def _parsed(line: bytes) -> Part | None:
 
 
 def _last(sums: Path) -> Part | None:
-    """The last part that the sums know.  A line cut short is removed; a damaged one is an error."""
+    """Return the last part in the sums; an incomplete line is removed, a damaged one is an error."""
     if not sums.is_file():
         return None
     with sums.open("r+b") as file:

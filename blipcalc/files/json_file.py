@@ -2,8 +2,8 @@
 
     {"kind": "limits", …, "sha256": "…"}
 
-The hash is that of the content as :func:`canonical` text, so that a file which is only laid out anew stays as it is.  A changed
-value is refused: such files are made by this package and are not edited by hand; each kind says how it is made anew.
+The hash covers the content as :func:`canonical` text, so that a new layout alone keeps it valid.  A changed value is refused:
+such files are made by this package and are not edited by hand; the error tells how to make the file anew.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ KIND, SEAL = "kind", "sha256"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of sealed JSON.
+    """Kind of a sealed JSON file.
 
-    name : as the file says it
-    remedy : how such a file is made anew, for messages
-    error : of a file that is not there, or holds something else
+    name : entry ``kind`` of the file
+    remedy : how to make such a file anew, for messages
+    error : raised for a missing file, or one of another content
     """
 
     name: str
@@ -36,15 +36,15 @@ class Kind:
 
 
 def json_text(value: object, *, ascii_only: bool = True) -> str:
-    """JSON that every reader takes: what is not finite, as the error bar of an element without calibration, is null.
+    """Return JSON for every reader: numbers that are not finite, such as uncalibrated error bars, become null.
 
-    ascii_only : other characters as escapes, for files; without, as they are, for people
+    ascii_only : whether to escape other characters, for files; they stay for output to people
     """
     return json.dumps(finite(value), indent=1, allow_nan=False, ensure_ascii=ascii_only)
 
 
 def finite(value: Any) -> Any:
-    """The same with None for every number that is not finite."""
+    """Return the value with None for every number that is not finite."""
     if isinstance(value, Mapping):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -53,31 +53,31 @@ def finite(value: Any) -> Any:
 
 
 def canonical(content: Mapping[str, Any]) -> str:
-    """The one text of a JSON object: keys sorted, no spaces, all digits.  Raises ``ValueError`` for NaN and infinity."""
+    """Return the canonical text of a JSON object: sorted keys, no spaces, all digits; raises ``ValueError`` for NaN, infinity."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def write_json(path: str | Path, kind: Kind, content: Mapping[str, Any]) -> None:
-    """Write a sealed file; an older one stays until the new one is whole.  What is not finite is written as null."""
+    """Write a sealed file; an older one stays until the new one is complete.  Numbers that are not finite become null."""
     if taken := {KIND, SEAL} & set(content):
         raise ValueError(f"a sealed file says {', '.join(sorted(taken))} by itself")
-    # as it will be read: keys are text there, and tuples are lists
+    # in the form that is read: keys become text, tuples become lists
     said = json.loads(json_text({KIND: kind.name, **content}))
     write_atomically(Path(path), json_text({**said, SEAL: text_hash(canonical(said))}).encode())
 
 
 def read_json(path: str | Path, kind: Kind | None = None) -> dict[str, Any]:
-    """The content of a sealed file, verified against its hash.
+    """Return the content of a sealed file, verified against its hash.
 
     Parameters
     ----------
     path : of the file
-    kind : that it must be of; None takes any
+    kind : required kind; None takes any
 
     Raises
     ------
-    DamagedFileError : no JSON, a key twice, or a content that does not match the hash
-    DataError, or what the kind says : no such file, none with a seal, or one of another kind
+    DamagedFileError : no JSON, a repeated key, or a content that does not match the hash
+    DataError, or the error of the kind : no such file, no seal, or another kind
     """
     path = Path(path)
     name, remedy, error = (
@@ -106,10 +106,10 @@ def read_json(path: str | Path, kind: Kind | None = None) -> dict[str, Any]:
 
 
 def _check(path: Path, said: dict[str, Any], seal: str, name: str, remedy: str) -> None:
-    """Hold a content against its hash."""
+    """Raise DamagedFileError for a content that does not match its hash."""
     try:
         found = text_hash(canonical(said))
-    except ValueError:  # a number beyond all numbers
+    except ValueError:  # a number too large for a float
         found = "nothing"
     if found != seal:
         raise DamagedFileError(

@@ -1,11 +1,11 @@
-"""One writer at a time: every file that is added to or replaced, and every run folder, is held while somebody writes.
+"""Locks for files and run folders: one writer at a time.
 
-The lock is on a hidden file beside it, ``.name.lock``, or ``.lock`` within a folder; for what is replaced by renaming is another
-file afterwards, and a lock on it would keep nobody away.  It goes with the process, however that ends, and the hidden file with
-the lock; one that a killed process left is taken over by the next writer, and goes with that one's lock.
+The lock is on a hidden file beside it, ``.name.lock``, or ``.lock`` within a folder, since a file replaced by renaming is another
+file afterwards, and a lock on it would have no effect.  The lock ends with the process in any case, and the hidden file with the
+lock; the next writer takes over the hidden file of a killed process, and removes it with its own lock.
 
-On network file systems these are locks of byte ranges, which Linux passes on to the server.  Where a file system has none, as on
-Windows, a file is held against threads of this process alone; a :class:`~blipcalc.errors.NoLockWarning` says so.
+On network file systems these are locks of byte ranges, which Linux passes on to the server.  Without such locks, as on Windows,
+a file is locked against threads of this process alone, with a :class:`~blipcalc.errors.NoLockWarning`.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]  # a module or nothing
 
-#: within a folder
+#: name of the hidden file within a folder
 LOCK = ".lock"
-#: s; who adds a frame is done before
+#: s; longer than any addition of a frame
 PATIENCE = 20.0
-#: s between two looks at a lock
+#: s between two attempts at a lock
 PAUSE = 0.01
-#: what a file system without locks says
+#: error numbers of a file system without locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _guard = threading.Lock()
-#: who in this process holds what: {file or folder: (process, thread)}
+#: owners in this process: {file or folder: (process, thread)}
 _owners: dict[Path, tuple[int, int]] = {}
 
 
 @contextlib.contextmanager
 def held(path: str | Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Hold a file, which need not be there yet, or a folder against all others: processes, and threads of this one.
+    """Lock a file, which need not exist yet, or a folder against other processes, and other threads of this process.
 
-    patience : s to wait where somebody else holds it
+    patience : s to wait for another owner
 
-    raises : FileBusyError, or RunFolderBusyError for a folder, where somebody still does
+    raises : FileBusyError, or RunFolderBusyError for a folder, where another owner remains
     """
-    place = Path(path).resolve()  # a link and what it leads to are one file
+    place = Path(path).resolve()  # a link and its target are one file
     lock = _taken(place, time.monotonic() + patience)
     try:
         yield
@@ -58,9 +58,9 @@ def held(path: str | Path, *, patience: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def adding(path: str | Path) -> Iterator[None]:
-    """Hold a file for as long as it takes to add to it or to replace it; a thread that holds it already goes on.
+    """Lock a file during an addition or a replacement; a thread that already holds the lock continues.
 
-    raises : FileBusyError where somebody else holds it for longer, such as a run that writes to it
+    raises : FileBusyError where another owner holds it for longer, such as a run that writes to it
     """
     if _owners.get(Path(path).resolve()) == _me():
         yield
@@ -70,9 +70,9 @@ def adding(path: str | Path) -> Iterator[None]:
 
 
 def lock_open_file(file: IO[Any], *, wait: bool = False) -> bool:
-    """Lock an open file until it is closed, or its process ends; False where the system or the file system has no locks.
+    """Lock an open file until it is closed or its process ends; return False where system or file system have no locks.
 
-    raises : BlockingIOError where another has locked it; with ``wait`` its end is waited for
+    raises : BlockingIOError for a locked file, unless ``wait``, which waits for the end of that lock
     """
     if fcntl is None:
         return False
@@ -94,7 +94,7 @@ def _lock_of(place: Path) -> Path:
 
 
 def _taken(place: Path, deadline: float) -> IO[Any] | None:
-    """The locked file; None where there are no locks."""
+    """Return the locked file; None where there are no locks."""
     while True:
         try:
             with _guard:
@@ -110,7 +110,7 @@ def _taken(place: Path, deadline: float) -> IO[Any] | None:
 
 
 def _locked(path: Path) -> IO[Any] | None:
-    """A locked file, made where it is not there; None where there are no locks; raises BlockingIOError where it is locked."""
+    """Return a locked file, created if needed; None where there are no locks; raises BlockingIOError for a file in use."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = path.open("a")
@@ -131,7 +131,7 @@ def _locked(path: Path) -> IO[Any] | None:
         except OSError:
             file.close()
             raise
-        # who held it has removed it meanwhile: a lock on a file that is gone keeps nobody away
+        # the last owner removed it meanwhile: a lock on a removed file has no effect
         file.close()
 
 
@@ -140,7 +140,7 @@ def _given_back(place: Path, lock: IO[Any] | None) -> None:
         _owners.pop(place, None)
         if lock is not None:
             Path(lock.name).unlink(missing_ok=True)
-            fcntl.flock(lock, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open still
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a child forked meanwhile still has the file open
             lock.close()
 
 

@@ -1,4 +1,4 @@
-"""Sealed arrays: an ``.npz`` that numpy reads, with a SHA-256 over names, kinds, shapes and bytes among its entries."""
+"""Sealed arrays: an ``.npz`` file for numpy with a SHA-256 over names, dtypes, shapes and bytes of its arrays."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ SEAL = "sha256"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays of numbers; an older file stays until the new one is whole."""
+    """Write arrays of numbers; an older file stays until the new one is complete."""
     buffer = io.BytesIO()
-    # numpy's types let an array have the name of its one option
+    # by numpy's annotations an array could have the name of the option
     np.savez(buffer, **arrays, **{SEAL: np.array(_hash(arrays))})  # type: ignore[arg-type]
     write_atomically(path, buffer.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file; raises :class:`DamagedFileError` where they are not as they were written."""
+    """Return the arrays of a file; raises :class:`DamagedFileError` for a changed file."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         seal = str(arrays.pop(SEAL))
         found = _hash(arrays)
-    except Exception as error:  # of zip, of headers, of arrays too large for any memory
+    except Exception as error:  # errors of zip, of headers, of arrays larger than the memory
         raise DamagedFileError(
             f"{path} cannot be read: {type(error).__name__}: {error}; write the frames again"
         ) from None

@@ -1,7 +1,7 @@
-"""Seals of the rows of an ``ase.db``: a database that we wrote says of every row of ours what was in it.
+"""Seals of the rows of an ``ase.db``: hashes of the rows that this package wrote.
 
-The seals stand in the metadata of the database, ``{"blipcalc": {id: first 64 bits of a SHA-256}}``, so that a row which is gone
-is missed too.  A row that others added has none, and is not vouched for.
+The seals are in the metadata of the database, ``{"blipcalc": {id: first 64 bits of a SHA-256}}``, so that a removed row is
+detected too.  Rows from other programs have no seal, and are not verified.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from ase.io.jsonio import encode
 
 from blipcalc.errors import BlipcalcError, DamagedFileError, DataError
 
-#: in the metadata
+#: key in the metadata
 KEY = "blipcalc"
-#: of a row, which say nothing of its structure
+#: keys of a row that do not describe its structure
 OWN = {"id", "unique_id", "ctime", "mtime", "user"}
-#: rows that a message names
+#: largest number of rows in a message
 MOST = 10
 
 
 def seal_rows(database: Any, ids: Iterable[int]) -> None:
-    """Seal rows of an open database as they are read from it."""
+    """Seal rows of an open database in the form in which they are read."""
     seals = {str(k): _seal(database.get(id=k)) for k in ids}
     database.metadata = database.metadata | {KEY: database.metadata.get(KEY, {}) | seals}
 
 
 def verify_rows(path: Path) -> None:
-    """Hold the rows of a database against their seals; one without seals passes.
+    """Compare the rows of a database with their seals; one without seals passes.
 
-    raises : DamagedFileError for rows that are not as they were written, or gone; DataError for a file that is no database
+    raises : DamagedFileError for changed or missing rows; DataError for a file that is no database
     """
     try:
         database = connect(path, type="db", use_lock_file=False)
@@ -45,7 +45,7 @@ def verify_rows(path: Path) -> None:
         wrong = [k for k in seals if found.get(k) != seals[k]]
     except BlipcalcError:
         raise
-    except Exception as error:  # of sqlite, of JSON, of arrays that do not fit their bytes
+    except Exception as error:  # errors of sqlite, of JSON, of arrays that do not fit their bytes
         raise DataError(f"{path} cannot be read as a database: {type(error).__name__}: {error}") from None
     if wrong:
         named = ", ".join(wrong[:MOST]) + " …" * (len(wrong) > MOST)

@@ -1,4 +1,4 @@
-"""The folder of a run that may be killed: checkpoints in two generations, what run they belong to, one process at a time."""
+"""Run folder with two generations of checkpoints, the identity of the run, and a lock for one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEWEST, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 @dataclass(frozen=True)
 class State:
-    """All that a run needs to go on as if it had never stopped.
+    """State from which a run continues as if it had not stopped.
 
     tensors : {kind: {name: tensor}}
     figures : plain values: epoch, step, seconds, …
@@ -33,21 +33,21 @@ class State:
     figures: Mapping[str, Any]
 
     def of(self, kind: str) -> Mapping[str, Tensor]:
-        """The tensors of a kind; none where the run had none."""
+        """Return the tensors of a kind; empty where the run has none."""
         return self.tensors.get(kind, {})
 
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of one run.
+    """Checkpoints of one run.
 
     folder : of the run
-    identity : hash of all that the run belongs to
+    identity : hash that identifies the run
     settings : as plain values
-    may_change : names of settings that may differ from those the run began with
+    may_change : names of settings that may differ from the first ones
     what : kind of run, in words
-    belongs_to : what the identity is made of, in words
-    schema : of all that a checkpoint holds beside tensors; None takes anything
+    belongs_to : contents of the identity, in words
+    schema : of the contents of a checkpoint beside tensors; None takes anything
     """
 
     folder: Path
@@ -57,11 +57,11 @@ class Checkpoints:
     what: str = "training"
     belongs_to: str = "network or other data"
     schema: type[Settings] | None = None
-    #: a damaged newest checkpoint is overwritten, never moved over the good one before it
+    #: a damaged newest checkpoint is overwritten, and never replaces the good previous one
     _newest_is_whole: bool = field(default=False, init=False)
 
     def save(self, state: State) -> None:
-        """Write the newest checkpoint; the one before it stays as the previous."""
+        """Write the newest checkpoint; the last one becomes the previous."""
         tensors = {f"{kind}/{name}": value for kind, part in state.tensors.items() for name, value in part.items()}
         manifest = {"kind": f"{self.what} checkpoint", "config": dict(self.settings), "identity": self.identity}
         path = self.folder / NEWEST
@@ -71,10 +71,9 @@ class Checkpoints:
         self._newest_is_whole = True
 
     def load(self) -> State | None:
-        """The state of the newest whole checkpoint; None where there is none.
+        """Return the state of the newest undamaged checkpoint; None where there is none.
 
-        raises : ConfigurationError where the folder holds another run, or the same with other settings; SchemaError where it
-            holds something else
+        raises : ConfigurationError for another run in the folder, or other settings; SchemaError for another kind of content
         """
         found = last_checkpoint(self.folder)
         if found is None:
@@ -101,7 +100,7 @@ class Checkpoints:
 
 
 def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bool] | None:
-    """The newest whole checkpoint of a run folder and whether it is the newest file; None where there is none."""
+    """Return the newest undamaged checkpoint of a run folder and whether it is the newest file; None where there is none."""
     for name in (NEWEST, PREVIOUS):
         path = folder / name
         if path.exists():
@@ -114,7 +113,7 @@ def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], bo
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however that ends.
+    """Lock the folder for this process; the lock ends with the process in any case.
 
     raises : RunFolderBusyError where another process holds it
     """

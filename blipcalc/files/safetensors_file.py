@@ -1,11 +1,11 @@
-"""Sealed tensor files: safetensors with a JSON manifest, hashed, written atomically.  Never a pickle.
+"""Sealed tensor files: safetensors with a JSON manifest, hashed, written atomically, without pickle.
 
-What each file that is read again promises; a seal finds damage, a schema refuses what cannot be though its seal is right:
+Checks of every file that is read again: a seal detects damage, a schema refuses impossible contents with a valid seal:
 
 | file | seal | schema | damaged |
 |---|---|---|---|
 | model ``.blip``, calibrations inside | SHA-256 of manifest, of tensors (here) | ``manifest`` | refused: get a fresh copy |
-| ``checkpoint.safetensors`` | the same | ``StoredCheckpoint``, ``StoredTraining`` | the one before it goes on, with a warning |
+| ``checkpoint.safetensors`` | the same | ``StoredCheckpoint``, ``StoredTraining`` | the previous one is used, with a warning |
 | ``limits.json`` | SHA-256 of the content (``json_file``) | ``Limits`` | refused: ``blipcalc check`` |
 | ``summary.json`` of a run | the same | ``md.summary`` | refused: remove it, checkpoints hold the rest |
 | ``evaluation.json`` | the same | ``StoredEvaluation`` | refused: ``blipcalc evaluate`` |
@@ -17,7 +17,7 @@ What each file that is read again promises; a seal finds damage, a schema refuse
 | rows of a ``.db`` | SHA-256 of every row (``row_seals``) | ``io`` | refused: ``ase.db`` reads the others |
 | ``.traj``, ``.xyz`` of ``blipcalc.write`` | CRC-32 with ``checksums=True``, else none | ``io`` | as a trajectory |
 
-Files of other programs have no seal.  None of this is a protection against intent.
+Files of other programs have no seal.  Seals do not protect against intent.
 
 Layout: one plain safetensors file.  Its metadata hold ``manifest`` (JSON), ``manifest_sha256`` and ``tensors_sha256``; the
 latter covers names, dtypes, shapes and bytes of all tensors in sorted order, because safetensors itself has no checksum and
@@ -48,17 +48,17 @@ from blipcalc.errors import DamagedFileError, ModelFileError, NonFiniteWeightsEr
 from blipcalc.files.locks import lock_open_file
 from blipcalc.process import plain_state
 
-#: bytes; our largest files are a few MB, a header is some hundred kB
+#: bytes; our largest files have a few MB, a header some hundred kB
 MAX_HEADER = 16 * 2**20
-#: how the name of a temporary file ends: process, thread
+#: end of the name of a temporary file: process, thread
 TEMPORARY = re.compile(r"\.\d+\.\d+\.tmp$")
-#: what a file may hold
+#: allowed dtypes
 DTYPES = (torch.float64, torch.float32, torch.int64, torch.int32, torch.uint8, torch.bool)
 
 
 @plain_state()
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and little-endian bytes, in the order of the names."""
+    """Return SHA-256 over names, dtypes, shapes and little-endian bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -68,14 +68,14 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def text_hash(text: str) -> str:
-    """SHA-256 of its UTF-8."""
+    """Return SHA-256 of the UTF-8 bytes of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside ``path``, sync it, rename it over ``path``, sync the folder.
+    """Write a temporary file beside ``path``, sync it, rename it to ``path``, sync the folder.
 
-    What a process that was killed on its way left of an earlier write is removed.
+    Temporary files of killed processes are removed.
     """
     path = Path(path).resolve()  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,28 +98,28 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _own(temporary: Path) -> BinaryIO:
-    """A new file, locked for as long as it is open, so that others see that it is no leftover."""
+    """Open a new file that is locked while open, so that other processes do not remove it as a leftover."""
     while True:
         stream = temporary.open("wb")
         if not lock_open_file(stream, wait=True) or temporary.exists():
             return stream
-        stream.close()  # it was taken for a leftover before it was locked
+        stream.close()  # another process removed it as a leftover before it was locked
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files of a file that nobody has locked: a lock goes with its process, however that ends."""
+    """Remove temporary files without a lock, whose processes have ended."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if not TEMPORARY.search(leftover.name):
             continue
         with contextlib.suppress(OSError), leftover.open("rb") as stream:
-            # renamed meanwhile, the name may stand for another file
+            # after a renaming meanwhile, the name may belong to another file
             if lock_open_file(stream) and os.path.samestat(os.fstat(stream.fileno()), leftover.stat()):
                 leftover.unlink()
 
 
 @plain_state()
 def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
-    """Write tensors and manifest as one sealed file; the old file stays until the new one is whole."""
+    """Write tensors and manifest as one sealed file; the old file stays until the new one is complete."""
     text = json.dumps(manifest, sort_keys=True, allow_nan=False)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"manifest": text, "manifest_sha256": text_hash(text), "tensors_sha256": tensors_hash(tensors)}
@@ -127,13 +127,13 @@ def write_sealed(path: str | Path, tensors: Mapping[str, Tensor], manifest: Mapp
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest alone, its hash checked; the tensors are not read."""
+    """Return the manifest, verified against its hash, without reading the tensors."""
     return _parse(Path(path), _read_bytes(Path(path), header_only=True))[0]
 
 
 @plain_state()
 def read_sealed(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and manifest of a sealed file, both verified against their hashes.
+    """Return tensors and manifest of a sealed file, both verified against their hashes.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def json_object(path: Path, what: str, text: str | bytes) -> dict[str, Any]:
-    """A JSON object, no key twice; raises DamagedFileError for text that is no JSON, SchemaError for JSON that is no object."""
+    """Return a JSON object without repeated keys; raises DamagedFileError for invalid JSON, SchemaError for another value."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = sorted({key for key, n in Counter(key for key, _ in pairs).items() if n > 1})

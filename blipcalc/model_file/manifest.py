@@ -1,4 +1,4 @@
-"""The manifest of a model file: what it says of itself, and what of that is refused."""
+"""Manifest of a model file and its validation."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class StoredCalibration(Settings):
     frames_hash: str
 
     def calibration(self) -> Calibration:
-        """As it is used."""
+        """Return the :class:`~blipcalc.core.prediction.Calibration`."""
         return Calibration(**self.model_dump())
 
 
 class StoredDomain(Settings):
-    """A :class:`~blipcalc.core.domain.Domain` but for its ellipsoids, which are tensors."""
+    """A :class:`~blipcalc.core.domain.Domain` as JSON without its ellipsoids, which are stored as tensors."""
 
     closest: dict[str, Positive]
     n_frames: AtLeastOne
@@ -47,14 +47,14 @@ class StoredDomain(Settings):
 
 
 class Units(Settings):
-    """The only units there are."""
+    """Units of a model file, which are fixed."""
 
     energy: Literal["eV"] = "eV"
     length: Literal["Angstrom"] = "Angstrom"
 
 
 class Manifest(Settings):
-    """What a model file says of itself."""
+    """Metadata of a model file."""
 
     schema_version: Literal[1]
     architecture: str
@@ -78,7 +78,7 @@ class Manifest(Settings):
 
 
 def validated(path: Path, raw: dict[str, Any]) -> Manifest:
-    """The manifest of a file; raises :class:`SchemaError`, naming the fields that are wrong."""
+    """Return the manifest of a file; raises :class:`SchemaError`, which names the wrong fields."""
     if raw.get("schema_version") != SCHEMA:
         raise SchemaError(
             f"{path} has schema version {raw.get('schema_version')!r}; this version of blipcalc reads {SCHEMA}. "

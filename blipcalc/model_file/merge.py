@@ -1,4 +1,4 @@
-"""What two writers made of one model file, put together."""
+"""Merging of two changes of one model file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from blipcalc.model_file.model import Model
 
 
 def put_together(path: object, loaded: Model, mine: Model, stored: Model) -> Model:
-    """My model with the changes that somebody else made to its file; all three are of one network.
+    """Return my model with the changes that another process made to its file; all three are of one network.
 
     path : of the file, for the message
-    loaded : as both began; mine : as it is to be saved; stored : as somebody else saved it meanwhile
+    loaded : as both began; mine : to be saved; stored : as the other process saved it meanwhile
 
-    raises : ChangedFileError where both changed the same, and not alike
+    raises : ChangedFileError where both changed the same entry differently
     """
     found = merged(path, *map(_changeable, (loaded, mine, stored)))
     domain = mine.domain if found.pop("domain") == _changeable(mine)["domain"] else stored.domain
@@ -28,7 +28,7 @@ def put_together(path: object, loaded: Model, mine: Model, stored: Model) -> Mod
 def merged(
     path: object, loaded: Mapping[str, Any], mine: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """{name: value} with the changes of both; a name that is missing, or None, stands for something that is not there.
+    """Return {name: value} with the changes of both; a missing name, or None, stands for an absent entry.
 
     raises : ChangedFileError
     """
@@ -47,7 +47,7 @@ def merged(
 
 
 def _changeable(model: Model) -> dict[str, Any]:
-    """{name: value} of what may change while the network stays."""
+    """Return {name: value} of the entries that may change for the same network."""
     fixed = {
         "surface": model.surface,
         "training": model.training,

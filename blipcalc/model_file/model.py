@@ -1,4 +1,4 @@
-"""A trained model: network, posterior, calibrations, and what a file of it holds."""
+"""A trained model: network, posterior, calibrations and metadata."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from blipcalc.posteriors.stored import StoredPosterior
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model file as it was read.
+    """A model file as it was when read.
 
-    path : of the file; seal : SHA-256 of its bytes; content : what it held
+    path : of the file; seal : SHA-256 of its bytes; content : the model in it
     """
 
     path: Path
@@ -35,15 +35,15 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model: network, posterior, calibrations and where it comes from.
+    """A trained model: network, posterior, calibrations and provenance.
 
     network : an EnergyModel; posterior : gives its draws
-    surface : the surface that its maker recommends
-    calibrations : for the (surface, K, seed) it was calibrated for
+    surface : recommended driving potential, ``mean`` or ``centre``
+    calibrations : one for each calibrated (surface, K, seed)
     training : command, settings, data hash, seed, wall time, machine, versions
     frames : (n,) int64 fingerprints of the frames it was trained on
-    domain : where those frames are, for a monitor that does not look at variances; no part of the hash
-    loaded : the file that it was read from, if any, as it was then
+    domain : of those frames, for a monitor without variances; no part of the hash
+    loaded : the file that the model was read from, as it was then, or None
     """
 
     network: Network
@@ -75,41 +75,41 @@ class Model:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over weights, architecture and posterior: what calibrations belong to."""
+        """SHA-256 over weights, architecture and posterior, which calibrations belong to."""
         identity = {
             "tensors": tensors_hash(tensors_of(self)),
             "species": list(self.network.species),
             "cutoff": self.network.cutoff,
-            # without defaults: a setting that is added later leaves the hash of older files as it is
+            # without defaults, so that a setting added later does not change the hash of older files
             **architecture_of(self, exclude_defaults=True),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def calibration(self, surface: Surface, n_draws: int, seed: int) -> Calibration | None:
-        """The calibration for these settings, or None."""
+        """Return the calibration for these settings, or None."""
         wanted = (surface, n_draws, seed)
         return next((c for c in self.calibrations if (c.surface, c.n_draws, c.seed) == wanted), None)
 
     def with_calibrations(self, *new: Calibration) -> Model:
-        """The same model with calibrations added, each replacing an older one of its (surface, K, seed)."""
+        """Return the model with calibrations added, each replacing an older one of its (surface, K, seed)."""
         keys = {(c.surface, c.n_draws, c.seed) for c in new}
         kept = tuple(c for c in self.calibrations if (c.surface, c.n_draws, c.seed) not in keys)
         return replace(self, calibrations=kept + new)
 
 
 def total_seconds(model: Model) -> float | None:
-    """Wall time of its training and of what it started from, seconds; None where its file does not say."""
+    """Return the wall time of the training and of that of the starting model, seconds; None where the file does not say."""
     own = model.training.get("wall_seconds")
     return None if own is None else own + (model.training.get("wall_seconds_before") or 0)
 
 
 def backbone_of(network: Network) -> Network:
-    """The network without noise of one with it; any other network itself."""
+    """Return the network without weight noise; a network without noise is returned unchanged."""
     return network.backbone if isinstance(network, HasSlots) else network
 
 
 def architecture_of(model: Model, *, exclude_defaults: bool = False) -> dict[str, Any]:
-    """Entries of the manifest that say what network and what posterior to build."""
+    """Return the manifest entries that determine network and posterior."""
     backbone, of_noise = backbone_of(model.network), None
     if isinstance(model.network, HasSlots):
         of_noise = model.network.config.model_dump(mode="json", exclude_defaults=exclude_defaults)
@@ -122,7 +122,7 @@ def architecture_of(model: Model, *, exclude_defaults: bool = False) -> dict[str
 
 
 def tensors_of(model: Model) -> dict[str, Tensor]:
-    """What is stored: members stacked, the rest of the network once."""
+    """Return the stored tensors: stacked members, and the other tensors of the network once."""
     members = dict(model.posterior.members)
     network = {n: v for n, v in model.network.state_dict().items() if n not in members}
     kinds = {"model": network, "members": members, "posterior": model.posterior.tensors()}

@@ -1,9 +1,9 @@
-"""The model file: one sealed safetensors file, ``name.blip``, with everything that a trained model is.
+"""Model file ``name.blip``: one sealed safetensors file with a complete trained model.
 
 Tensors: ``model/<name>`` parameters and buffers of the network, ``members/<name>`` stacked (M, *shape) parameters of an
-ensemble or a mixture, ``posterior/<name>`` what a distribution around the network has beside it, ``domain/<Z>/centre`` and
-``root`` (lower triangle, row by row, float32) where the features of its data lie, ``frames`` the 64-bit fingerprints of the
-frames it was trained on.  The manifest holds the rest.
+ensemble or a mixture, ``posterior/<name>`` further tensors of the posterior, ``domain/<Z>/centre`` and ``root`` (lower
+triangle, row by row, float32) of the ellipsoids of the training features, ``frames`` the 64-bit fingerprints of the training
+frames.  The manifest holds the rest.
 """
 
 from __future__ import annotations
@@ -43,38 +43,38 @@ from blipcalc.process import plain_state
 from blipcalc.registries import MODELS, POSTERIORS
 from blipcalc.stats.ellipsoid import Ellipsoid
 
-#: the draws whose hash is kept: enough to notice a changed random stream
+#: draws whose hash is stored, to detect a changed random stream
 WITNESS_DRAWS, WITNESS_SEED = 2, 0
 
 
 @plain_state()
 def save_model(model: Model, path: str | Path) -> None:
-    """Write a model file; an older file of that name stays until the new one is whole.
+    """Write a model file; an older file of that name stays until the new one is complete.
 
-    What another process has added to the file since the model was read from it, such as calibrations of another (surface, K,
-    seed), is kept; so are calibrations of the same network in a file that the model was not read from.
+    Additions by other processes since the model was read, such as calibrations of another (surface, K, seed), are kept; so are
+    calibrations of the same network in a file that the model was not read from.
 
     Raises
     ------
     NonFiniteWeightsError : NaN or infinite weights; nothing is written
-    ChangedFileError : the file that the model was read from holds another one now, or a change that contradicts one of its own
-    FileBusyError : somebody else writes to the file
+    ChangedFileError : the file now holds another model than was read, or a change that contradicts one of this model
+    FileBusyError : another process writes to the file
     """
     with adding(path):
         whole = _with_changes_of_others(model, Path(path))
         _write(whole, path)
         place = Path(path).resolve()
-        # the next save begins with what this one wrote; the file is compared again where others added something
+        # the next save starts from this one; the file is compared again where others added something
         seal = _seal(place) if whole is model else ""
         object.__setattr__(model, "loaded", Loaded(place, seal, replace(model, loaded=None)))
 
 
 def _with_changes_of_others(model: Model, path: Path) -> Model:
-    """The model with what a file has been given by others."""
+    """Return the model with the changes that other processes made to the file."""
     own = model.loaded if model.loaded is not None and model.loaded.path == path.resolve() else None
     if not path.is_file() or (own is not None and _seal(path) == own.seal):
         return model
-    if own is None:  # a file that is to be replaced: what it says of another network is of no use
+    if own is None:  # the file is replaced: its entries on another network are useless
         if _hash_in(path) != model.hash:
             return model
         kept = [c for c in load(path).calibrations if model.calibration(c.surface, c.n_draws, c.seed) is None]
@@ -89,7 +89,7 @@ def _with_changes_of_others(model: Model, path: Path) -> Model:
 
 
 def _hash_in(path: Path) -> str | None:
-    """The hash of the model in a file; None where there is none to be read."""
+    """Return the hash of the model in a file; None where no model can be read."""
     try:
         return validated(path, read_manifest(path)).model_hash
     except ModelFileError:
@@ -134,7 +134,7 @@ def load(source: str | Path) -> Model:
 
     Raises
     ------
-    DamagedFileError, SchemaError, NonFiniteWeightsError, ChangedRandomStreamError : all kinds of ModelFileError
+    DamagedFileError, SchemaError, NonFiniteWeightsError, ChangedRandomStreamError : subclasses of ModelFileError
     """
     path = find_model(source)
     seal = _seal(path) if path.is_file() else ""
@@ -153,18 +153,18 @@ def load(source: str | Path) -> Model:
 
 
 def model_info(source: str | Path) -> dict[str, Any]:
-    """The manifest of a model file, validated; its tensors are not read."""
+    """Return the validated manifest of a model file, without reading its tensors."""
     path = find_model(source)
     return validated(path, read_manifest(path)).model_dump(mode="json")
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Return the names of the models in the package."""
     return sorted(path.stem for path in bundle_path("").glob("*.blip"))
 
 
 def find_model(source: str | Path) -> Path:
-    """A path as it is; a name without a folder or suffix is looked up among the bundled models."""
+    """Return the path unchanged; look up a name without folder or suffix among the bundled models."""
     path = Path(source)
     if path.suffix == ".blip" or path.is_file() or path.parent != Path("."):
         return path
@@ -176,7 +176,7 @@ def find_model(source: str | Path) -> Path:
 
 
 def _packages(model: Model) -> dict[str, str]:
-    """Distributions that architecture and posterior come from, where they are not our own."""
+    """Return the distributions that provide architecture and posterior, where they are not our own."""
     found = {
         "architecture": MODELS.package(model_name(backbone_of(model.network))),
         "posterior": POSTERIORS.package(model.posterior.name),
@@ -202,7 +202,7 @@ def _domain_tensors(domain: Domain | None) -> dict[str, Tensor]:
 
 
 def _domain(path: Path, stored: StoredDomain | None, tensors: dict[str, Tensor]) -> Domain | None:
-    """The domain from its parts, its shapes checked."""
+    """Return the domain from its stored parts, after a check of shapes."""
     if (stored is None) != (not tensors):
         raise SchemaError(f"{path}: the manifest and the tensors do not agree on whether there is a domain")
     if stored is None:
@@ -223,18 +223,18 @@ def _domain(path: Path, stored: StoredDomain | None, tensors: dict[str, Tensor])
 
 
 def _draws_hash(posterior: StoredPosterior) -> str | None:
-    """Fingerprint of the random numbers of a fixed seed; None where draws do not depend on any."""
+    """Return the hash of random numbers from a fixed seed; None where draws need no random numbers."""
     numbers = posterior.random_numbers(WITNESS_DRAWS, torch.Generator().manual_seed(WITNESS_SEED))
     return tensors_hash(numbers) if numbers else None
 
 
 def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Model:
-    """Network and posterior from a validated manifest and verified tensors."""
+    """Return the model from a validated manifest and verified tensors."""
     made_with = manifest.packages
     try:
         MODELS.get(manifest.architecture, made_with.get("architecture", ""))
         method = POSTERIORS.get(manifest.posterior, made_with.get("posterior", ""))(manifest.posterior_config)
-        with torch.random.fork_rng(devices=[]):  # the weights it starts with are overwritten, the user's stream is not
+        with torch.random.fork_rng(devices=[]):  # new weights are overwritten, the user's random stream must not change
             network = build_model(manifest.architecture, manifest.architecture_config, manifest.species)
             network = method.network(network)
     except (ValueError, RuntimeError) as error:
@@ -269,7 +269,7 @@ def _rebuild(path: Path, manifest: Manifest, tensors: dict[str, Tensor]) -> Mode
 
 
 def _check_conventions(path: Path, stored: dict[str, float], own: dict[str, float]) -> None:
-    """Refuse weights that would mean something else here."""
+    """Raise :class:`SchemaError` for weights trained under other conventions."""
     if stored.keys() != own.keys() or not all(math.isclose(stored[k], own[k], rel_tol=1e-9) for k in own):
         raise SchemaError(
             f"{path}: its weights were trained under the conventions {stored}, this installation has {own} (coupling "
@@ -278,7 +278,7 @@ def _check_conventions(path: Path, stored: dict[str, float], own: dict[str, floa
 
 
 def _load_state(path: Path, network: Network, state: dict[str, Tensor], members: dict[str, Tensor]) -> None:
-    """Fill the network strictly: every name, shape and dtype must match; member 0 stands in for stacked parameters."""
+    """Fill the network strictly: every name, shape and dtype must match; member 0 replaces stacked parameters."""
     state = state | {name: value[0] for name, value in members.items()}
     weights = {value.dtype for name, value in state.items() if name in dict(network.named_parameters())}
     if weights == {torch.float64}:

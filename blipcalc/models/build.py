@@ -1,4 +1,4 @@
-"""Models by name: what a model file or a command line calls an architecture."""
+"""Construction of models by the names of their architectures."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from blipcalc.registries import MODELS
 
 @plain_state()
 def build_model(name: str, config: Mapping[str, object], species: Sequence[int]) -> Network:
-    """A model with fresh weights.
+    """Return a model with new weights.
 
     Parameters
     ----------
     name : in :data:`MODELS`
-    config : sizes, the fields of the ``Config`` of that model; what is missing takes its default
-    species : atomic numbers that the model shall know
+    config : sizes, the fields of the ``Config`` of that model; a missing field has its default
+    species : atomic numbers of the model
 
     Raises
     ------
-    ConfigurationError : unknown name or key (naming the nearest known one), or a value that is refused
+    ConfigurationError : unknown name or key (naming the nearest known one), or an invalid value
     """
     cls = MODELS[name]
     if not len(species):
@@ -31,5 +31,5 @@ def build_model(name: str, config: Mapping[str, object], species: Sequence[int])
 
 
 def model_name(model: Network) -> str:
-    """The name under which a model is registered; raises :class:`ConfigurationError` for a foreign one."""
+    """Return the registered name of a model; raises :class:`ConfigurationError` for an unregistered one."""
     return MODELS.name_of(type(model))

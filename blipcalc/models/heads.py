@@ -1,4 +1,4 @@
-"""Mean-variance heads: what a network says of the noise of its own labels, beside their mean.
+"""Mean-variance heads: outputs of a network for its label noise, beside the mean.
 
     σ²_E = Σ_i s² u_E² e^{h_i},    Σ_i = s² (u_F² e^{k_i} exp(Q_i) + ε² 1)     equivariant: k_i a scalar, Q_i a traceless tensor
                                    Σ_i = s² (u_F² L_i L_iᵀ + ε² 1)              paper: L_i lower triangular, six scalars
@@ -6,13 +6,13 @@
 | symbol | variable |
 |---|---|
 | h_i, k_i, entries of L_i | ``raw`` (N, n), invariant outputs of the readout |
-| Q_i | ``quadrupole`` (N, 3, 3), symmetric and traceless, turns with the molecule |
+| Q_i | ``quadrupole`` (N, 3, 3), symmetric and traceless, rotates with the molecule |
 | s | the energy scale of the network, eV (and eV/Å) |
-| u_E, u_F | ``unit`` (2,), what training found residuals to be before it turned to variances; one before that |
+| u_E, u_F | ``unit`` (2,), residuals found in training before variances were trained; one until then |
 | ε | ``floor`` |
 
 Forces stay the gradient of the mean energy; the covariance is a direct output, as in Willow, …, Myung, arXiv 2510.03046, whose
-L stands in the axes of the laboratory and does not turn with the molecule.  The equivariant form is our default (cf. e²IP, arXiv
+L is in the axes of the laboratory and does not rotate with the molecule.  The equivariant form is our default (cf. e²IP, arXiv
 2602.10419).  Nix and Weigend 1994 is the source of heads that predict a variance.
 """
 
@@ -30,14 +30,14 @@ from blipcalc.nn.scatter import segment_sum
 from blipcalc.nn.symmetric import bounded, symmetric_exp
 from blipcalc.settings import Settings
 
-#: of logarithms of variances, in units of the scale: wide, so that only a runaway meets them
+#: bounds of logarithms of variances, in units of the scale, so wide that only divergence reaches them
 LOWEST, HIGHEST = -20.0, 10.0
 #: largest norm of Q: standard deviations along two axes differ by at most e^{√2 · 4 / 2}, a factor of 17
 ANISOTROPY = 4.0
 
 
 class HeadsConfig(Settings):
-    """Outputs beside the energy."""
+    """Settings of the outputs beside the energy."""
 
     predict: Heads = Field(
         default="none",
@@ -60,14 +60,14 @@ class HeadsConfig(Settings):
 
     @property
     def n_outputs(self) -> int:
-        """Outputs of a readout, the energy among them."""
+        """Number of outputs of a readout, including the energy."""
         if self.predict == "joint":
             return 3 if self.has_quadrupole else 8
         return 1 if self.predict == "none" else 2
 
     @property
     def has_quadrupole(self) -> bool:
-        """Whether a tensor per atom is wanted from the network."""
+        """Whether the network gives a tensor per atom."""
         return self.predict == "joint" and self.covariance == "equivariant"
 
 
@@ -80,9 +80,9 @@ def with_noise(
     scale: Tensor,
     unit: Tensor | None,
 ) -> ModelOutput:
-    """The output with variances, float64: ``energy_var`` (S,) eV², and for joint heads ``forces_cov`` (N, 3, 3) (eV/Å)².
+    """Return the output with variances, float64: ``energy_var`` (S,) eV², and for joint heads ``forces_cov`` (N, 3, 3) (eV/Å)².
 
-    raw (N, n - 1) the outputs behind the first, quadrupole (N, 3, 3) or None, scale eV, unit (2,) or None without heads
+    raw (N, n - 1) the outputs after the first, quadrupole (N, 3, 3) or None, scale eV, unit (2,) or None without heads
     """
     if config.predict == "none" or unit is None:
         return output
@@ -107,7 +107,7 @@ def with_noise(
 
 
 def lower_triangle(raw: Tensor) -> Tensor:
-    """Six numbers (xx, yy, zz, yz, xz, xy) as L, its diagonal exponentiated; (N, 6) -> (N, 3, 3)."""
+    """Return six numbers (xx, yy, zz, yz, xz, xy) as L with an exponentiated diagonal; (N, 6) -> (N, 3, 3)."""
     xx, yy, zz = raw[:, :3].clamp(LOWEST / 2, HIGHEST / 2).exp().unbind(dim=1)
     yz, xz, xy = raw[:, 3:].unbind(dim=1)
     zero = torch.zeros_like(xx)

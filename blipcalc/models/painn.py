@@ -22,10 +22,10 @@ from blipcalc.nn.scatter import gather_rows, segment_sum
 from blipcalc.nn.symmetric import symmetric_traceless
 from blipcalc.settings import Settings
 
-#: rounds the norm of a vanishing vector, (feature unit)²: at 1e-8 the force near a site of inversion symmetry has a cusp
-#: (2500 eV/Å² at 1e-5 Å in fcc Cu with random weights), at 1e-4 it is linear below 1e-2 Å
+#: smooths the norm of a vanishing vector, (feature unit)²: with 1e-8 the force near a site of inversion symmetry has a cusp
+#: (2500 eV/Å² at 1e-5 Å in fcc Cu with random weights), with 1e-4 it is linear below 1e-2 Å
 NORM_EPSILON = 1e-4
-#: pairs of vectors whose products make the tensor of a force covariance
+#: number of vector pairs whose products make the tensor of a force covariance
 QUADRUPOLES = 8
 
 
@@ -40,7 +40,7 @@ class PaiNNConfig(Settings):
 
     @classmethod
     def small(cls) -> PaiNNConfig:
-        """A small preset for tests and laptops: 32 features, 2 interactions."""
+        """Return a small preset for tests and laptops: 32 features, 2 interactions."""
         return cls(features=32, interactions=2, n_radial=12)
 
 
@@ -60,7 +60,7 @@ class Message(nn.Module):
     def forward(
         self, s: Tensor, v: Tensor, radial: Tensor, envelope: Tensor, unit: Tensor, edge_index: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """S (N, F), v (N, 3, F), radial (E, B), envelope (E,), unit (E, 3) -> Δs (N, F), Δv (N, 3, F)."""
+        """Compute Δs (N, F), Δv (N, 3, F) of s (N, F), v (N, 3, F), radial (E, B), envelope (E,), unit (E, 3)."""
         source, target = edge_index
         phi = self.outer(nn.functional.silu(self.inner(s)))
         x = gather_rows(phi, source) * (self.filter(radial) * envelope[:, None])
@@ -86,7 +86,7 @@ class Update(nn.Module):
         self.outer = nn.Linear(features, 3 * features)
 
     def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """S (N, F), v (N, 3, F) -> Δs (N, F), Δv (N, 3, F)."""
+        """Compute Δs (N, F), Δv (N, 3, F) of s (N, F), v (N, 3, F)."""
         u, w = self.mix_u(v), self.mix_v(v)
         norm = torch.sqrt((w * w).sum(dim=1) + NORM_EPSILON)
         a = self.outer(nn.functional.silu(self.inner(torch.cat([s, norm], dim=-1))))
@@ -95,12 +95,12 @@ class Update(nn.Module):
 
 
 class PaiNN(Potential):
-    """PaiNN behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
+    """An equivariant message-passing network on scalars and vectors.
 
     Parameters
     ----------
     config : sizes
-    species : atomic numbers that it knows
+    species : known atomic numbers
     """
 
     Config = PaiNNConfig
@@ -119,18 +119,18 @@ class PaiNN(Potential):
             self.quadrupole_u = nn.Linear(features, QUADRUPOLES, bias=False)
             self.quadrupole_v = nn.Linear(features, QUADRUPOLES, bias=False)
         xavier(self)
-        with torch.no_grad():  # variances start as those of the labels, isotropic
+        with torch.no_grad():  # initial variances are those of the labels, isotropic
             self.readout_outer.weight[1:] = 0.0
             if config.heads.has_quadrupole:
                 self.quadrupole_v.weight.zero_()
 
     @property
     def heads(self) -> Heads:
-        """Which variances the network gives itself."""
+        """Variances that the network itself gives."""
         return self.config.heads.predict
 
     def layer_roles(self) -> dict[str, Role]:
-        """Which rows each linear layer runs over, by construction."""
+        """Return the role of each linear layer."""
         roles: dict[str, Role] = {}
         for i in range(self.config.interactions):
             roles |= {f"messages.{i}.inner": "node", f"messages.{i}.outer": "node", f"messages.{i}.filter": "edge"}
@@ -141,7 +141,7 @@ class PaiNN(Potential):
         return roles | {"readout_inner": "node", "readout_outer": "node"}
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
-        """Energies of a graph."""
+        """Compute the energies of a graph."""
         rows = self.table(graph.species)
         distances = torch.linalg.vector_norm(graph.vectors, dim=-1)
         unit = graph.vectors / distances[:, None]

@@ -1,4 +1,4 @@
-"""What all networks here have in common behind the :class:`~blipcalc.core.contracts.EnergyModel` contract."""
+"""Base class of all networks here, which fulfil the :class:`~blipcalc.core.contracts.EnergyModel` contract."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from blipcalc.nn.species import SpeciesTable
 
 
 class Potential(Network):
-    """Sizes, elements and the way from outputs to energies; a subclass adds its layers and ``forward``.
+    """Sizes, elements and conversion of outputs to energies; a subclass adds its layers and ``forward``.
 
     Parameters
     ----------
     config : sizes, with a ``cutoff`` in Å
-    species : atomic numbers that it knows, in any order
+    species : known atomic numbers, in any order
     """
 
     supports_vmap = True
@@ -36,20 +36,22 @@ class Potential(Network):
         self.register_buffer("noise_unit", None if self.heads == "none" else torch.ones(2))
 
     def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
-        """Start from the training frames: reference energies (eV per element), scale (eV), mean number of pairs per atom."""
+        """Set statistics of the training frames: reference energies (eV per element), scale (eV), mean pairs per atom."""
         self.energies.set(references, scale, self.species)
 
     def last_layers(self) -> tuple[str, ...]:
-        """The layers whose first outputs are added up to the energy."""
+        """Return the layers whose first outputs sum to the energy."""
         return ("readout_outer",)
 
     def conventions(self) -> dict[str, float]:
-        """What the meaning of the weights rests on beside the architecture, as numbers that a model file keeps."""
+        """Return conventions beside the architecture that the weights rely on, as numbers for the model file."""
         return {}
 
     def set_noise_unit(self, energy: float, forces: float) -> None:
-        """What variances of heads are multiples of, in units of the scale: root mean square residuals of a force component, and
-        of the energy over √(number of atoms).  Heads that say nothing then say what residuals are.
+        """Set the units of variances of heads, in units of the scale.
+
+        They are root mean square residuals of a force component, and of the energy over √(number of atoms): zero outputs of heads
+        then mean these.
         """
         if self.noise_unit is None:
             raise ConfigurationError(f"{type(self).__name__} has no heads, whose variances would have a unit")
@@ -57,17 +59,17 @@ class Potential(Network):
 
     @property
     def heads(self) -> Heads:
-        """Which variances the network gives itself; a config without heads has none."""
+        """Variances that the network itself gives; a config without heads has none."""
         return "none"
 
     @property
     def energy_scale(self) -> float:
-        """EV."""
+        """Unit of the network's outputs, eV."""
         return float(self.energies.scale)
 
 
 def xavier(*modules: nn.Module) -> None:
-    """Start every linear layer inside with uniform Glorot weights and zero biases."""
+    """Initialise every linear layer inside with uniform Glorot weights and zero biases."""
     for module in (inner for outer in modules for inner in outer.modules()):
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -13,14 +13,14 @@
 
 Source: Willow, …, Myung, arXiv 2510.03046 (v2), figures 1c and S1.  Where its text, figures and published code disagree, the
 choice here is: readouts from the post-residual A, with the product inside the trunk (figures and both codes, against
-equation 16); messages divided by n̄ in all, √n̄ before and after the linear map (both codes, not in the text); readout width 64
-without bias (the PyTorch code).  Weights start as e3nn's do, with the scale in the weights instead of a factor beside them, so
-learning rates are those of a plain network.
+equation 16); messages divided by n̄ in total, √n̄ before and after the linear map (both codes, not in the text); readout width 64
+without bias (the PyTorch code).  Initial weights are those of e3nn, with the scale in the weights instead of a separate factor,
+so learning rates are those of a plain network.
 
-``a ⊗ M`` followed by a linear map is exactly a matrix per element, W'_Z = Σ_f a_f(Z) W_f: it is computed in that folded form.
+``a ⊗ M`` followed by a linear map is exactly a matrix per element, W'_Z = Σ_f a_f(Z) W_f: it is computed in that form.
 Options beyond the paper, off in its presets: ``gate``, a nonlinearity of the trunk (Weiler et al. 2018, as in NequIP), and
 ``correlation``, which adds to M_i its products with itself (Batatia et al. 2022, as in MACE): the paper's layers are chains
-of pairs, and tell angles at i only by walks through other atoms.
+of pairs, which resolve angles at i only by walks through other atoms.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ from blipcalc.nn.irreps import (
 from blipcalc.nn.radial import BesselBasis, polynomial_envelope
 from blipcalc.nn.scatter import gather_rows, segment_sum
 
-#: makes the second moment of SiLU of a standard normal one (e3nn's ``normalize2mom``)
+#: factor that gives SiLU of a standard normal number a second moment of one (e3nn's ``normalize2mom``)
 SILU_GAIN = 1.6791767
-#: pairs per atom, before the training frames say
+#: pairs per atom, before the training frames set it
 NEIGHBORS = 16.0
 
 
@@ -67,10 +67,10 @@ class Layer(nn.Module):
     ----------
     config : sizes of the network
     n_species : S
-    inputs : channels per irrep that there are parameters for
-    outputs : the same for what it gives
-    carried : irreps of the messages that are computed: those that are not zero and reach an energy
-    wanted : the same of the outputs
+    inputs : channels per irrep with parameters
+    outputs : channels per irrep of the outputs
+    carried : irreps of the messages that are computed, those that are not zero and reach an energy
+    wanted : the same for the outputs
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Layer(nn.Module):
         self.sent = {ir: hidden[ir] for ir in inputs if ir in hidden}
         self.carried, self.wanted = sorted(carried), sorted(wanted)
         received = {ir: n for ir, n in hidden.items() if ir in outputs or ir in carried}
-        #: (irrep, None, same irrep): the message as it is; (irrep, l, irrep): its product with the harmonics of that degree
+        #: (irrep, None, same irrep): the message alone; (irrep, l, irrep): its product with the harmonics of that degree
         self.paths: list[tuple[str, int | None, str]] = [(ir, None, ir) for ir in self.sent if ir in received]
         self.paths += paths(list(self.sent), list(received), config.l_max)
         self.up = IrrepsLinear(inputs, self.sent)
@@ -119,7 +119,7 @@ class Layer(nn.Module):
 
     @property
     def gate_sizes(self) -> list[int]:
-        """Channels of each path."""
+        """Number of channels of each path."""
         return [self.sent[start] for start, _, _ in self.paths]
 
     def forward(
@@ -132,7 +132,10 @@ class Layer(nn.Module):
         edge_index: Tensor,
         neighbors: Tensor,
     ) -> tuple[Features, tuple[Tensor, Tensor, Tensor]]:
-        """A (N, 2l + 1, C) per irrep, a (S, F), one_hot (N, S), radial (E, B) -> A of the next layer, and what is read there."""
+        """Return A of the next layer and the readout.
+
+        A (N, 2l + 1, C) per irrep, a (S, F), one_hot (N, S), radial (E, B)
+        """
         sums = self.down(self._messages(self.up(x), self._gates(radial), couplings, edge_index, len(one_hot)))
         messages = {ir: value / neighbors.to(radial.dtype) for ir, value in sums.items()}
         if self.contraction is not None:
@@ -152,7 +155,7 @@ class Layer(nn.Module):
         return out, self._read(out)
 
     def _gates(self, radial: Tensor) -> tuple[Tensor, ...]:
-        """(E, B) -> (E, C) of every path."""
+        """Return the gates (E, C) of every path from the radial basis (E, B)."""
         first, second, last = self.radial
         hidden = normal_silu(second(normal_silu(first(radial))))
         return last(hidden).split(self.gate_sizes, dim=-1)
@@ -165,14 +168,14 @@ class Layer(nn.Module):
         edge_index: Tensor,
         n: int,
     ) -> Features:
-        """Sums over neighbours of all paths into each irrep: (N, 2l + 1, channels of all its paths)."""
+        """Return the sums over neighbours of all paths into each irrep: (N, 2l + 1, channels of all its paths)."""
         source, target = edge_index
         gathered = {ir: gather_rows(value, source) for ir, value in x.items()}
         parts: dict[str, list[Tensor]] = {}
         for (start, l_sh, end), gate in zip(self.paths, gates, strict=True):
             if end not in self.carried:
                 continue
-            if start not in gathered:  # it is zero, but a matrix is there for it
+            if start not in gathered:  # it is zero, but has a matrix
                 parts.setdefault(end, []).append(gate.new_zeros(n, 2 * degree(end) + 1, gate.shape[-1]))
                 continue
             message = gathered[start]
@@ -182,30 +185,30 @@ class Layer(nn.Module):
         return {ir: torch.cat(values, dim=-1) for ir, values in parts.items()}
 
     def _read(self, x: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """A -> outputs (N, n), the features (N, W) that they are linear in, and (N, 5) of a tensor for force covariances."""
+        """Return outputs (N, n), the features (N, W) that they are linear in, and (N, 5) of a tensor for force covariances."""
         features = normal_silu(self.readout_inner(x["0e"][:, 0]))
         tensor = features.new_zeros(len(features), 5) if self.quadrupole is None else self.quadrupole(x["2e"])[..., 0]
         return self.readout_outer(features), features, tensor
 
 
 def normal_silu(x: Tensor) -> Tensor:
-    """SiLU, scaled so that of a standard normal it has second moment one (e3nn's ``normalize2mom``)."""
+    """Return SiLU, scaled to a second moment of one for a standard normal number (e3nn's ``normalize2mom``)."""
     return SILU_GAIN * nn.functional.silu(x)
 
 
 def _matrices(shapes: dict[str, tuple[int, int, int]], *, fan: int) -> nn.ParameterDict:
-    """(n, C, C') per irrep; ``fan``: how many of the n are added up, for weights that keep the variance."""
+    """Return matrices (n, C, C') per irrep; ``fan``: number of the n that are summed, for weights that keep the variance."""
     start = {ir: torch.randn(shape) * (fan * shape[1]) ** -0.5 for ir, shape in shapes.items()}
     return nn.ParameterDict({ir: nn.Parameter(value) for ir, value in start.items()})
 
 
 class Race(Potential):
-    """RACE behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
+    """A restratified equivariant message-passing network.
 
     Parameters
     ----------
     config : sizes
-    species : atomic numbers that it knows
+    species : known atomic numbers
     """
 
     Config = RaceConfig
@@ -241,45 +244,45 @@ class Race(Potential):
         used = {(degree(a), l_sh, degree(b)) for layer in layers for a, l_sh, b in layer.paths if l_sh}
         self.couplings = Couplings(list(used), config.l_max)
         self.register_buffer("tensors", coupling(1, 1, 2).permute(2, 0, 1).contiguous(), persistent=False)
-        # kept by name: a network that was made Bayesian has other classes there
+        # stored by name, since a Bayesian network has other classes there
         self._linear = tuple(name for name, module in self.named_modules() if isinstance(module, nn.Linear))
         self.register_buffer("neighbors", torch.tensor(config.neighbors or NEIGHBORS, dtype=torch.float32))
 
     def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
-        """Reference energies (eV per element), scale (eV), and pairs per atom, unless the settings name them."""
+        """Set reference energies (eV per element), scale (eV), and pairs per atom, unless the settings give these."""
         super().set_statistics(references, scale, neighbors)
         if self.config.neighbors is None:
             self.neighbors.fill_(neighbors)
 
     @property
     def heads(self) -> Heads:
-        """Which variances the network gives itself."""
+        """Variances that the network itself gives."""
         return self.config.heads.predict
 
     def conventions(self) -> dict[str, float]:
-        """What the weights rest on beside the architecture: fingerprints of harmonics, couplings and bases of products."""
+        """Return conventions that the weights rely on: fingerprints of harmonics, couplings and bases of products."""
         found = {"couplings": fingerprint(self.config.l_max)}
         if self.config.correlation > 1:
             found["products"] = products_fingerprint(list(parse_irreps(self.config.hidden)), self.config.correlation)
         return found
 
     def last_layers(self) -> tuple[str, ...]:
-        """The layers whose first outputs are added up to the energy: one per stratum."""
+        """Return the layers whose first outputs sum to the energy, one per stratum."""
         return tuple(f"layers.{i}.readout_outer" for i in range(len(self.layers)))
 
     def layer_roles(self) -> dict[str, Role]:
-        """Which rows each linear layer runs over, by construction."""
+        """Return the role of each linear layer."""
         kinds: dict[str, Role] = {"radial": "edge", "readout_inner": "node", "readout_outer": "node"}
         return {name: kinds.get(name.split(".")[2], "vector") for name in self._linear}
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
-        """Energies of a graph."""
+        """Compute the energies of a graph."""
         rows = self.table(graph.species)
         distances = torch.linalg.vector_norm(graph.vectors, dim=-1)
         unit = graph.vectors / distances[:, None]
         radial = self.basis(distances / self.cutoff) * polynomial_envelope(distances, self.cutoff, p=2)[:, None]
         couplings = self.couplings(unit)
-        # not nn.functional.one_hot, which looks at the values and so cannot be traced
+        # not nn.functional.one_hot, which reads the values and so cannot be traced
         one_hot = (rows[:, None] == torch.arange(len(self.species), device=rows.device)).to(unit.dtype)
         stratum = self.embedding @ self.stratum
         x: Features = {"0e": (one_hot @ self.embedding)[:, None, :]}
@@ -289,7 +292,7 @@ class Race(Potential):
             read.append(outputs_of_layer)
         outputs, features, tensors = zip(*read, strict=True)
         output = self.energies(sum(outputs)[:, 0], rows, graph, features=torch.cat(features, dim=-1))
-        # variances are averages over layers, where energies are sums
+        # variances are averages over layers, whereas energies are sums
         raw, quadrupole = (sum(values) / len(read) for values in (outputs, tensors))
         quadrupole = torch.einsum("nm,mij->nij", quadrupole.double(), self.tensors.double())
         return with_noise(
@@ -298,7 +301,7 @@ class Race(Potential):
 
 
 def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[tuple[list[str], list[str]]]:
-    """Irreps of the messages and of the outputs of every layer that are not zero and reach an energy."""
+    """Return the irreps of messages and outputs of every layer that are not zero and reach an energy."""
     arriving, reached = {"0e"}, []
     for _ in range(config.layers):
         ends = {end for _, _, end in paths(sorted(arriving & set(hidden)), list(hidden), config.l_max)}
@@ -308,7 +311,7 @@ def _wanted(hidden: dict[str, int], config: RaceConfig) -> list[tuple[list[str],
     read = {"0e", "2e"} if config.heads.has_quadrupole else {"0e"}
     needed = set(read)
     for ends, here in reversed(reached):
-        # the square of any message has a part in the scalars, which are always needed
+        # the square of any message contributes to the scalars, which are always needed
         used = needed if config.correlation == 1 else set(hidden)
         wanted.insert(0, (sorted(ends & used), sorted(here & needed)))
         needed = read | {ir for ir in hidden if ir in needed or paths([ir], sorted(used), config.l_max)}

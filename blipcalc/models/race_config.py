@@ -15,7 +15,7 @@ def _both_parities(channels: int, l_max: int) -> str:
 
 
 class RaceConfig(Settings):
-    """Sizes of a :class:`~blipcalc.models.race.Race`; the defaults are for CPUs, those of the paper stand under their names."""
+    """Sizes of a :class:`~blipcalc.models.race.Race`; the defaults are for CPUs, and class methods give those of the paper."""
 
     hidden: str = Field(default="32x0e+32x1o+32x2e", description="H, channels per irrep of every layer")
     embedding: int = Field(default=64, ge=1, description="F, channels of the embedding of elements")
@@ -51,32 +51,32 @@ class RaceConfig(Settings):
 
     @classmethod
     def small(cls) -> RaceConfig:
-        """A small preset for tests and laptops."""
+        """Return a small preset for tests and laptops."""
         return cls(hidden="8x0e+8x1o+8x2e", embedding=8, layers=2, radial_width=16, readout_width=8, neighbors=8.0)
 
     @classmethod
     def qm9(cls) -> RaceConfig:
-        """The paper's size for QM9 (table 2)."""
+        """Return the paper's size for QM9 (table 2)."""
         return cls._paper(_both_parities(64, 2), cutoff=5.0, neighbors=28.0)
 
     @classmethod
     def psb3(cls) -> RaceConfig:
-        """The paper's size for PSB3."""
+        """Return the paper's size for PSB3."""
         return cls._paper(_both_parities(64, 2), embedding=64, cutoff=6.0, neighbors=13.0)
 
     @classmethod
     def rmd17(cls) -> RaceConfig:
-        """The paper's size for rMD17; its n̄ are 9 (ethanol, malonaldehyde), 16 to 21 (the others)."""
+        """Return the paper's size for rMD17; its n̄ are 9 (ethanol, malonaldehyde), 16 to 21 (the others)."""
         return cls._paper(_both_parities(64, 3), l_max=3, cutoff=5.0)
 
     @classmethod
     def bpa(cls) -> RaceConfig:
-        """The paper's size for 3BPA."""
+        """Return the paper's size for 3BPA."""
         return cls._paper(_both_parities(64, 3), cutoff=6.0, neighbors=26.0)
 
     @classmethod
     def obn25(cls) -> RaceConfig:
-        """The size of the published inputs for oBN25 (its table S7 has F = 128)."""
+        """Return the size of the published inputs for oBN25 (its table S7 has F = 128)."""
         return cls._paper("32x0o+32x0e+16x1o+16x1e+8x2o+8x2e", embedding=32, cutoff=3.0, neighbors=19.0)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""From features to energies: what every model ends with."""
+"""Conversion of network outputs to energies, the end of every model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AtomicEnergies(nn.Module):
     | E0 | ``reference`` (n_species,) eV, per element |
     | scale | ``scale`` eV |
 
-    Sums are taken in float64 whatever the dtype of the network: in float32 the total energy of a large system loses meV.
+    Sums are in float64 for networks of any dtype: in float32 the total energy of a large system loses meV.
     """
 
     reference: Tensor
@@ -36,10 +36,10 @@ class AtomicEnergies(nn.Module):
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move with the module, but keep float64."""
+        """Move with the module, but stay in float64."""
         reference, scale = self.reference, self.scale
         super()._apply(fn, recurse)
-        # the moved ones tell the device only: a detour through float32 would cost 1e-4 eV of a reference energy
+        # only the device of the moved ones is used: a detour through float32 would cost 1e-4 eV of a reference energy
         self.reference, self.scale = reference.to(self.reference.device), scale.to(self.scale.device)
         return self
 
@@ -50,6 +50,6 @@ class AtomicEnergies(nn.Module):
         self.scale.fill_(float(scale))
 
     def forward(self, outputs: Tensor, rows: Tensor, graph: GraphTensors, features: Tensor | None) -> ModelOutput:
-        """(N,) outputs and species rows -> energies (N,), energy (S,), float64 eV."""
+        """Compute energies (N,) and energy (S,), float64 eV, of outputs and species rows (N,)."""
         energies = self.reference[rows] + self.scale * outputs.double()
         return ModelOutput(segment_sum(energies, graph.batch, graph.n_structures), energies, features)

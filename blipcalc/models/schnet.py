@@ -38,12 +38,12 @@ class SchNetConfig(Settings):
 
     @classmethod
     def small(cls) -> SchNetConfig:
-        """A small preset for tests and laptops: 32 features, 2 interactions."""
+        """Return a small preset for tests and laptops: 32 features, 2 interactions."""
         return cls(features=32, filters=32, interactions=2, n_radial=20)
 
 
 class SchNet(Potential):
-    """SchNet behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
+    """A network of continuous-filter convolutions on distances.
 
         x_i ← x_i + W · ssp(Σ_j W_in x_j ∘ f(r_ij) c(r_ij))
 
@@ -56,7 +56,7 @@ class SchNet(Potential):
     Parameters
     ----------
     config : sizes
-    species : atomic numbers that it knows
+    species : known atomic numbers
     """
 
     Config = SchNetConfig
@@ -79,7 +79,7 @@ class SchNet(Potential):
         xavier(self.readout_inner, self.readout_outer)
 
     def layer_roles(self) -> dict[str, Role]:
-        """Which rows each linear layer runs over, by construction."""
+        """Return the role of each linear layer."""
         roles: dict[str, Role] = {}
         for i in range(self.config.interactions):
             block = f"interactions.{i}"
@@ -88,7 +88,7 @@ class SchNet(Potential):
         return roles | {"readout_inner": "node", "readout_outer": "node"}
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
-        """Energies of a graph."""
+        """Compute the energies of a graph."""
         rows = self.table(graph.species)
         distances = torch.linalg.vector_norm(graph.vectors, dim=-1)
         radial = self.basis(distances)

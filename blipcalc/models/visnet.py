@@ -12,7 +12,7 @@ differ:
 * norms are ``sqrt(Σ x² + ε)``, smooth at zero, where the plain norm has no second derivative (isolated atoms, perfect
   crystals);
 * the edge update projects the vectors of atoms before it gathers them to pairs: the same numbers from N rows, not E;
-* the readout has no vector channel in its last block, which nothing would read.
+* the last block of the readout has no vector channel, which would be unused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from blipcalc.settings import Settings
 with quiet_imports():
     from torch_geometric.nn.models.visnet import CosineCutoff, ExpNormalSmearing, Sphere, ViS_MP
 
-#: rounds the tip of the norm off where vectors vanish by symmetry, as in a perfect crystal; (feature unit)².  Measured
+#: smooths the norm where vectors vanish by symmetry, as in a perfect crystal; (feature unit)².  Measured
 #: on one atom displaced in fcc copper, random weights: with 1e-8 the restoring force per Å falls by a factor of 3.6
 #: between 1e-4 and 3e-2 Å (a cusp, not a spring), with 1e-4 by 0.4 %.
 NORM_EPSILON = 1e-4
@@ -58,17 +58,17 @@ class ViSNetConfig(Settings):
 
     @classmethod
     def small(cls) -> ViSNetConfig:
-        """A small preset for tests and laptops: 32 features, 2 layers, 4 heads."""
+        """Return a small preset for tests and laptops: 32 features, 2 layers, 4 heads."""
         return cls(features=32, layers=2, heads=4, n_radial=16)
 
 
 def _norm(vectors: Tensor) -> Tensor:
-    """(N, M, F) -> (N, F), over the M components."""
+    """Return norms (N, F) over the M components of vectors (N, M, F)."""
     return torch.sqrt((vectors * vectors).sum(dim=1) + NORM_EPSILON)
 
 
 class NeighborEmbedding(nn.Module):
-    """The first features of an atom: its element and those of its neighbours.
+    """Initial features of an atom from its element and those of its neighbours.
 
     x_i = W_c [e(Z_i), Σ_j e'(Z_j) ∘ W_d(r_ij) c(r_ij)]
     """
@@ -82,7 +82,7 @@ class NeighborEmbedding(nn.Module):
         self.envelope = CosineCutoff(cutoff)
 
     def forward(self, rows: Tensor, radial: Tensor, distances: Tensor, edge_index: Tensor) -> Tensor:
-        """Rows (N,), radial (E, B), distances (E,) Å -> x (N, F)."""
+        """Compute x (N, F) of rows (N,), radial (E, B), distances (E,) Å."""
         source, target = edge_index
         own = self.own(rows)
         weights = self.distance_proj(radial) * self.envelope(distances)[:, None]
@@ -91,7 +91,7 @@ class NeighborEmbedding(nn.Module):
 
 
 class EdgeUpdate(nn.Module):
-    """New pair features from the vectors at both ends, each without its part along the pair.
+    """Update of pair features from the vectors at both ends, each without its part along the pair.
 
     Δf_ij = silu(W_f f_ij) ∘ Σ_m Rej(W_t v_i, d_ij)_m ∘ Rej(W_s v_j, d_ij)_m,    Rej(v, d) = v - (v · d) d
     """
@@ -103,7 +103,7 @@ class EdgeUpdate(nn.Module):
         self.w_trg_proj = nn.Linear(features, features, bias=False)
 
     def forward(self, v: Tensor, f: Tensor, harmonics: Tensor, edge_index: Tensor) -> Tensor:
-        """V (N, M, F), f (E, F), harmonics (E, M) -> Δf (E, F)."""
+        """Compute Δf (E, F) of v (N, M, F), f (E, F), harmonics (E, M)."""
         source, target = edge_index
         at_target = ViS_MP.vector_rejection(gather_rows(self.w_trg_proj(v), target), harmonics)
         at_source = ViS_MP.vector_rejection(gather_rows(self.w_src_proj(v), source), harmonics)
@@ -128,7 +128,7 @@ class Readout(nn.Module):
         self.last_outer = nn.Linear(half, 1)
 
     def forward(self, x: Tensor, v: Tensor) -> Tensor:
-        """X (N, F), v (N, M, F) -> (N,)."""
+        """Compute outputs (N,) of x (N, F), v (N, M, F)."""
         gates = self.outer(nn.functional.silu(self.inner(torch.cat([x, _norm(self.mix_u(v))], dim=-1))))
         scalar, gate = gates.chunk(2, dim=-1)
         x, v = nn.functional.silu(scalar), gate[:, None, :] * self.mix_v(v)
@@ -137,12 +137,12 @@ class Readout(nn.Module):
 
 
 class ViSNet(Potential):
-    """ViSNet behind the :class:`~blipcalc.core.contracts.EnergyModel` contract.
+    """A network of vector-scalar interactive message passing.
 
     Parameters
     ----------
     config : sizes
-    species : atomic numbers that it knows
+    species : known atomic numbers
     """
 
     Config = ViSNetConfig
@@ -167,7 +167,7 @@ class ViSNet(Potential):
         xavier(self)
 
     def layer_roles(self) -> dict[str, Role]:
-        """Which rows each linear layer runs over, by construction."""
+        """Return the role of each linear layer."""
         roles: dict[str, Role] = {"embedding.distance_proj": "edge", "embedding.combine": "node", "edge_proj": "edge"}
         for i in range(self.config.layers):
             roles |= {f"layers.{i}.{name}": "node" for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
@@ -180,11 +180,11 @@ class ViSNet(Potential):
         return roles | {f"readout.{name}": "node" for name in ("inner", "outer", "last_inner", "last_outer")}
 
     def last_layers(self) -> tuple[str, ...]:
-        """The layers whose first outputs are added up to the energy."""
+        """Return the layers whose first outputs sum to the energy."""
         return ("readout.last_outer",)
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
-        """Energies of a graph."""
+        """Compute the energies of a graph."""
         rows = self.table(graph.species)
         source, target = graph.edge_index
         distances = torch.linalg.vector_norm(graph.vectors, dim=-1)

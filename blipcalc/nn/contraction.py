@@ -1,4 +1,4 @@
-"""Products of features with themselves, channel by channel: what lets one layer see more than two bodies at a time.
+"""Products of features with themselves, channel by channel, which give one layer terms of higher body order.
 
     B^{ZLM}_c = Σ_{ν=2}^{order} Σ_p W^{Z}_{p c} Σ_q U^{ν p}_{M q} x^ν_{q c}
 
@@ -8,13 +8,13 @@
 | U^{ν p}, an equivariant polynomial of degree ν; p counts a basis of them | ``symmetric_couplings`` |
 | W, per element, path and channel | ``weights`` |
 
-With x_i = Σ_j φ(r_ij) the products of ν of them are sums over ν neighbours of i at once: terms of body order ν + 1, where a
-message alone has two.  The factors of a product are the same features, so that only its symmetric part is there: couplings
-that differ by the order of the factors are one, antisymmetric ones vanish.  The basis holds each polynomial once, where a
-chain of coupling coefficients is an overcomplete set.
+With x_i = Σ_j φ(r_ij) a product of ν of them is a sum over ν neighbours of i at once: terms of body order ν + 1, whereas a
+message alone has two.  The factors of a product are the same features, so only its symmetric part remains: couplings that
+differ in the order of the factors coincide, antisymmetric ones vanish.  The basis contains each polynomial once, whereas chains
+of coupling coefficients are an overcomplete set.
 
 Source: Batatia et al., NeurIPS 2022 (arXiv 2206.07697), equations 10 and 11; the basis: Dusson et al., J. Comput. Phys. 454,
-110946 (2022), doi:10.1016/j.jcp.2022.110946.  The term ν = 1 is left to the linear map that takes the sum.
+110946 (2022), doi:10.1016/j.jcp.2022.110946.  The linear map after the sum provides the term ν = 1.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from torch import Tensor, nn
 from blipcalc.errors import ConfigurationError
 from blipcalc.nn.irreps import Features, coupling, degree
 
-#: part of a candidate that must be new for it to count: rounding leaves 1e-15, a new one of degrees up to 5 at least 0.4
+#: least new part of a candidate: rounding leaves 1e-15, a truly new one of degrees up to 5 at least 0.4
 NEW = 1e-6
-#: products start as a small part of the message: with weights of order one, energies of fresh networks (3 layers, ethanol,
-#: n̄ = 8) were 10 (ν = 2) to 10⁶ times (ν = 3) those without products, as powers of what is above one grow
+#: initial weight of the products, small: with weights of order one, energies of new networks (3 layers, ethanol, n̄ = 8) were
+#: 10 (ν = 2) to 10⁶ times (ν = 3) those without products, since powers of numbers above one grow
 START = 0.1
-#: largest degree that e3nn has coefficients for
+#: largest degree with coefficients in e3nn
 LARGEST_DEGREE = 11
 
 
 def check_channels(hidden: dict[str, int], order: int) -> None:
-    """Irreps whose channels can be multiplied with each other; raises :class:`ConfigurationError` otherwise."""
+    """Raise :class:`ConfigurationError` for irreps whose channels cannot be multiplied with each other."""
     if order > 1 and len(set(hidden.values())) > 1:
         counts, equal = (
             "+".join(f"{n}x{ir}" for ir, n in channels.items())
@@ -59,11 +59,11 @@ def check_channels(hidden: dict[str, int], order: int) -> None:
 
 @cache
 def symmetric_couplings(irreps: tuple[str, ...], order: int, out: str) -> Tensor:
-    """An orthonormal basis of the equivariant homogeneous polynomials of degree ``order`` from some irreps to one.
+    """Return an orthonormal basis of the equivariant homogeneous polynomials of degree ``order`` from some irreps to one.
 
     Orthonormal under Fischer's product ⟨f, g⟩ = Σ_α α! f_α g_α of coefficients, for every component of the output: harmonic
-    polynomials then keep unit variance.  Candidates are taken in a fixed order and orthogonalised one after the other, so
-    that a basis is the same everywhere, which the singular vectors of degenerate values would not be.
+    polynomials then keep unit variance.  Candidates are orthogonalised one after the other in a fixed order, so
+    that a basis is the same everywhere, unlike singular vectors of degenerate values.
 
     irreps, each once, in the order of the components -> (P, 2l + 1, Q), float64, Q as in :class:`Monomials`
     """
@@ -85,7 +85,7 @@ def symmetric_couplings(irreps: tuple[str, ...], order: int, out: str) -> Tensor
 
 
 def _starts(irreps: Sequence[str]) -> list[int]:
-    """Where the components of each irrep start, and how many there are of all."""
+    """Return the position of the first component of each irrep, and the total number of components."""
     starts = [0]
     for ir in irreps:
         starts.append(starts[-1] + 2 * degree(ir) + 1)
@@ -93,13 +93,13 @@ def _starts(irreps: Sequence[str]) -> list[int]:
 
 
 def _basis(chains: Iterator[Tensor], terms: list[int], scale: Tensor) -> Tensor:
-    """Chains as polynomials with coefficients √α! f_α, orthonormalised; (2l + 1, products of factors) each -> (P, 2l + 1, q)."""
+    """Orthonormalise chains (2l + 1, products of factors) as polynomials with coefficients √α! f_α, (P, 2l + 1, q)."""
     kept: list[Tensor] = []
     for chain in chains:
-        # coefficients of equal products are added up: this is what symmetrises
+        # adding the coefficients of equal products symmetrises
         candidate = chain.new_zeros(len(chain), len(scale)).index_add(1, torch.tensor(terms), chain) * scale
         rest = candidate
-        for _ in range(2):  # once more, against rounding
+        for _ in range(2):  # twice, against rounding
             rest = rest - sum(b * (b * rest).sum() / len(b) for b in kept)
         if rest.norm() > NEW * chain.norm():
             kept.append(rest * len(rest) ** 0.5 / rest.norm())
@@ -107,7 +107,7 @@ def _basis(chains: Iterator[Tensor], terms: list[int], scale: Tensor) -> Tensor:
 
 
 def _chains(degrees: Sequence[int], l_out: int) -> Iterator[Tensor]:
-    """All couplings of one factor after the other, (l_1 l_2) L, (L l_3) …, that end in l_out: (2 l_out + 1, Π (2 l_i + 1))."""
+    """Yield all couplings of one factor after the other, (l_1 l_2) L, (L l_3) …, to l_out: (2 l_out + 1, Π (2 l_i + 1))."""
     partial = [(degrees[0], torch.eye(2 * degrees[0] + 1, dtype=torch.float64))]
     for n, l_next in enumerate(degrees[1:], start=2):
         longer = []
@@ -121,13 +121,13 @@ def _chains(degrees: Sequence[int], l_out: int) -> Iterator[Tensor]:
 
 
 def reached_by_products(irreps: Sequence[str], outputs: Sequence[str], order: int) -> set[str]:
-    """Which of the outputs some product of 2 to ``order`` of the irreps has a part in."""
+    """Return the outputs to which some product of 2 to ``order`` of the irreps contributes."""
     sources = tuple(sorted(irreps))
     return {ir for ir in outputs for n in range(2, order + 1) if len(symmetric_couplings(sources, n, ir))}
 
 
 def products_fingerprint(irreps: Sequence[str], order: int) -> float:
-    """One number for the bases of all products of some irreps: the same wherever weights mean the same."""
+    """Return one number for the bases of all products of some irreps, equal wherever weights have the same meaning."""
     sources = tuple(sorted(irreps))
     bases = [symmetric_couplings(sources, n, ir).flatten() for n in range(2, order + 1) for ir in sources]
     values = torch.cat(bases)
@@ -137,9 +137,9 @@ def products_fingerprint(irreps: Sequence[str], order: int) -> float:
 class Monomials(nn.Module):
     """All products of 2 to ``order`` of d components, each once: x_0 x_0, x_0 x_1, … x_1 x_1, …
 
-    A product of ν is one component times a product of ν - 1 of those that are not before it.  Both are picked by matrices of
-    zeros and ones.  Slices of all widths take half the time for large structures, but ``torch.compile`` takes twenty times
-    longer over them, and its kernels may write beyond their buffers (torch 2.13, CPU: "double free or corruption").
+    A product of ν is one component times a product of ν - 1 components that are not before it.  Matrices of zeros and ones
+    select both.  Slices of all widths need half the time for large structures, but ``torch.compile`` takes twenty times
+    longer with them, and its kernels may write beyond their buffers (torch 2.13, CPU: "double free or corruption").
     """
 
     def __init__(self, size: int, order: int) -> None:
@@ -155,7 +155,7 @@ class Monomials(nn.Module):
             shorter = terms
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, d) -> (…, Q)."""
+        """Compute the products (…, Q) of components (…, d)."""
         last, found = x, []
         for n in range(2, self.order + 1):
             first, rest = (getattr(self, f"{kind}_{n}").to(x.dtype) for kind in ("first", "rest"))
@@ -165,12 +165,12 @@ class Monomials(nn.Module):
 
 
 class SymmetricContraction(nn.Module):
-    """B of the formula above.
+    """Contraction of products of features with trainable weights, B of the formula above.
 
     Parameters
     ----------
     inputs : irreps of the features that are multiplied
-    outputs : irreps to give; those that no product has a part in are left out
+    outputs : requested irreps; those without a contribution of any product are left out
     channels : C, of every irrep
     n_species : S
     order : largest ν, 2 or more
@@ -186,7 +186,7 @@ class SymmetricContraction(nn.Module):
         self.weights = nn.ParameterDict()
         for ir in self.outputs:
             parts = [symmetric_couplings(self.inputs, n, ir) for n in range(2, order + 1)]
-            # products of different degrees are different columns
+            # products of different degrees are in different columns
             blocks = [torch.block_diag(*(part[:, m] for part in parts)) for m in range(2 * degree(ir) + 1)]
             couplings = torch.stack(blocks, dim=1)
             self.register_buffer(f"couplings_{ir}", couplings, persistent=False)
@@ -194,10 +194,10 @@ class SymmetricContraction(nn.Module):
             self.weights[ir] = nn.Parameter(start)
 
     def forward(self, x: Features, one_hot: Tensor) -> Features:
-        """{irrep: (N, 2l + 1, C)}, one_hot (N, S) -> the same shapes for the outputs.
+        """Contract features {irrep: (N, 2l + 1, C)}, with one_hot (N, S), to the outputs, of the same shapes.
 
-        Weights are folded into the couplings first, as that costs nothing per atom: what remains is one matrix per channel and
-        element, of all monomials to all components.
+        Weights are multiplied into the couplings first, at no cost per atom, which leaves one matrix per channel and element,
+        from all monomials to all components.
         """
         powers = self.monomials(torch.cat([x[ir] for ir in self.inputs], dim=1).permute(2, 0, 1).contiguous())
         folded = [

@@ -3,7 +3,7 @@
 Features are a mapping from an irrep ("0e", "1o", …: degree l and parity) to a tensor (N, 2l + 1, C) with C channels.  Names,
 spherical harmonics and coupling coefficients are those of e3nn (Geiger and Smidt, arXiv 2207.09453), but for the sign of the
 coefficients: e3nn 0.4 and 0.5 differ in it for (1, 2, 2) and (1, 3, 3), so that the same weights gave other energies.  Here
-the first entry that does not vanish is positive, whatever the version.
+the first nonzero entry is positive for all versions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from blipcalc.errors import ConfigurationError
 from blipcalc.process import quiet_imports
 
-# e3nn 0.4 unpickles its constants at import, which torch 2.6 and newer refuse without this
+# e3nn 0.4 unpickles its constants at import, which torch 2.6 and newer otherwise refuse
 with quiet_imports(), torch.serialization.safe_globals([slice]):
     from e3nn import o3
 
@@ -26,7 +26,7 @@ Path = tuple[str, int, str]
 
 
 def parse_irreps(text: str) -> dict[str, int]:
-    """Channels per irrep of e.g. ``"32x0e+16x1o"``; raises :class:`ConfigurationError` for text that is none."""
+    """Return the channels per irrep of a text such as ``"32x0e+16x1o"``; raises :class:`ConfigurationError` for other text."""
     try:
         parts = [(str(part.ir), part.mul) for part in o3.Irreps(text)]
     except (ValueError, AssertionError) as error:
@@ -42,12 +42,12 @@ def parse_irreps(text: str) -> dict[str, int]:
 
 
 def degree(irrep: str) -> int:
-    """The l of an irrep."""
+    """Return the degree l of an irrep."""
     return int(irrep[:-1])
 
 
 def paths(inputs: Sequence[str], outputs: Sequence[str], l_max: int) -> list[Path]:
-    """Couplings (irrep, degree of the harmonic, irrep) that lead from inputs to outputs; harmonics have parity (-1)^l."""
+    """Return the couplings (irrep, degree of the harmonic, irrep) from inputs to outputs; harmonics have parity (-1)^l."""
     found = []
     for start in inputs:
         for l_sh in range(l_max + 1):
@@ -60,14 +60,14 @@ def paths(inputs: Sequence[str], outputs: Sequence[str], l_max: int) -> list[Pat
 
 @cache
 def coupling(l_in: int, l_sh: int, l_out: int) -> Tensor:
-    """(2 l_in + 1, 2 l_sh + 1, 2 l_out + 1) coefficients, float64, normalised so that the output keeps unit variance."""
+    """Return coefficients (2 l_in + 1, 2 l_sh + 1, 2 l_out + 1), float64, normalised so that the output keeps unit variance."""
     w = o3.wigner_3j(l_in, l_sh, l_out, dtype=torch.float64)
     first = w.flatten()[w.flatten().abs() > 1e-6][0]
     return w * first.sign() * (2 * l_out + 1) ** 0.5
 
 
 def fingerprint(l_max: int) -> float:
-    """One number for harmonics and couplings up to l_max: the same wherever weights mean the same."""
+    """Return one number for harmonics and couplings up to l_max, equal wherever weights have the same meaning."""
     direction = torch.tensor([[0.48, -0.6, 0.64]], dtype=torch.float64)
     harmonics = _harmonics(direction, l_max)
     degrees = [(a, b, c) for a in range(l_max + 1) for b in range(l_max + 1) for c in range(abs(a - b), l_max + 1)]
@@ -76,16 +76,16 @@ def fingerprint(l_max: int) -> float:
 
 
 def _harmonics(unit: Tensor, l_max: int) -> Tensor:
-    """(E, 3) unit vectors -> (E, (l_max + 1)²), each degree with Σ_m Y² = 2l + 1."""
+    """Return spherical harmonics (E, (l_max + 1)²) of unit vectors (E, 3), each degree with Σ_m Y² = 2l + 1."""
     return o3.spherical_harmonics(list(range(l_max + 1)), unit, normalize=False, normalization="component")
 
 
 class Couplings(nn.Module):
-    """Spherical harmonics of the directions of pairs, as matrices that take features of one degree to another.
+    """Spherical harmonics of pair directions, as matrices that map features of one degree to another.
 
         T^{l l' l''}_{m'' m}(r̂) = Σ_m' C^{l l' l''}_{m m' m''} Y_{l' m'}(r̂)
 
-    They depend on the geometry alone: computed once per graph, for all layers, parities, channels and draws.
+    They depend on the geometry alone, so they are computed once per graph for all layers, parities, channels and draws.
     """
 
     coefficients: Tensor
@@ -101,7 +101,7 @@ class Couplings(nn.Module):
         self.register_buffer("coefficients", torch.cat(columns, dim=1), persistent=False)
 
     def forward(self, unit: Tensor) -> dict[tuple[int, int, int], Tensor]:
-        """(E, 3) unit vectors -> {(l, l', l''): (E, 2l'' + 1, 2l + 1)}."""
+        """Compute {(l, l', l''): (E, 2l'' + 1, 2l + 1)} of unit vectors (E, 3)."""
         flat = _harmonics(unit, self.l_max) @ self.coefficients.to(unit.dtype)
         shapes = [(2 * l_out + 1, 2 * l_in + 1) for l_in, _, l_out in self.triples]
         parts = flat.split([a * b for a, b in shapes], dim=1)
@@ -109,7 +109,7 @@ class Couplings(nn.Module):
 
 
 class IrrepsLinear(nn.Module):
-    """One matrix per irrep, from and to its channels, without bias; irreps that are not in both are dropped."""
+    """Linear map with one matrix per irrep over its channels, without bias; irreps in inputs or outputs alone are dropped."""
 
     def __init__(self, inputs: dict[str, int], outputs: dict[str, int]) -> None:
         super().__init__()
@@ -117,12 +117,12 @@ class IrrepsLinear(nn.Module):
         self.blocks = nn.ModuleDict({ir: unit_linear(inputs[ir], n) for ir, n in self.outputs.items()})
 
     def forward(self, x: Features) -> Features:
-        """{irrep: (N, 2l + 1, C)} -> {irrep: (N, 2l + 1, C')}."""
+        """Map features {irrep: (N, 2l + 1, C)} to {irrep: (N, 2l + 1, C')}."""
         return {ir: self.blocks[ir](value) for ir, value in x.items() if ir in self.blocks}
 
 
 class IrrepsGate(nn.Module):
-    """A nonlinearity that keeps equivariance: SiLU of the scalars; all others times a sigmoid of scalars.
+    """Equivariant nonlinearity: SiLU of the scalars; all others times a sigmoid of scalars.
 
     Source: Weiler et al., NeurIPS 2018 (arXiv 1807.02547), section 4.3.
     """
@@ -132,14 +132,14 @@ class IrrepsGate(nn.Module):
         self.blocks = nn.ModuleDict({ir: unit_linear(channels["0e"], n) for ir, n in channels.items() if ir != "0e"})
 
     def forward(self, x: Features) -> Features:
-        """{irrep: (N, 2l + 1, C)} -> the same shapes."""
+        """Apply the gate to features {irrep: (N, 2l + 1, C)}, of the same shapes."""
         scalars = x["0e"]
         gated = {ir: value * torch.sigmoid(self.blocks[ir](scalars)) for ir, value in x.items() if ir != "0e"}
         return {"0e": nn.functional.silu(scalars), **gated}
 
 
 def unit_linear(n_in: int, n_out: int, *, bias: bool = False) -> nn.Linear:
-    """A linear layer whose outputs have the variance of its inputs: weights N(0, 1/n_in), bias zero (e3nn's normalisation)."""
+    """Return a linear layer that keeps the variance: weights N(0, 1/n_in), bias zero (e3nn's normalisation)."""
     layer = nn.Linear(n_in, n_out, bias=bias)
     nn.init.normal_(layer.weight, std=n_in**-0.5)
     if bias:
@@ -148,9 +148,9 @@ def unit_linear(n_in: int, n_out: int, *, bias: bool = False) -> nn.Linear:
 
 
 def species_linear(x: Tensor, weights: Tensor, one_hot: Tensor) -> Tensor:
-    """Every atom through the matrix of its element: y_n = x_n W_{Z_n}.
+    """Multiply every atom by the matrix of its element: y_n = x_n W_{Z_n}.
 
-    x (N, M, C), weights (S, C, C'), one_hot (N, S) -> (N, M, C').  All S products are taken and one is kept: S is small, and
-    a dense product beats gathered matrices of C·C' numbers per atom.
+    x (N, M, C), weights (S, C, C'), one_hot (N, S) -> (N, M, C').  All S products are computed and one is kept: S is small, and
+    a dense product is faster than gathered matrices of C·C' numbers per atom.
     """
     return torch.einsum("nmc,scd,ns->nmd", x, weights, one_hot)

@@ -31,13 +31,13 @@ class BesselBasis(nn.Module):
         )
 
     def forward(self, distances: Tensor) -> Tensor:
-        """(E,) Å -> (E, n_basis)."""
+        """Compute the basis (E, n_basis) at distances (E,) Å."""
         r = distances[:, None]
         return math.sqrt(2.0 / self.cutoff) * torch.sin(self.frequencies.to(r.dtype) * r) / r
 
 
 def polynomial_envelope(distances: Tensor, cutoff: float, p: int = 6) -> Tensor:
-    """A polynomial that is 1 at zero and vanishes with its first two derivatives at the cutoff.
+    """Return a polynomial that is 1 at zero and vanishes with its first two derivatives at the cutoff.
 
         u(x) = 1 - (p+1)(p+2)/2 · x^p + p(p+2) · x^(p+1) - p(p+1)/2 · x^(p+2),   x = r / c,   0 beyond
 

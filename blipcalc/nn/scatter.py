@@ -1,4 +1,4 @@
-"""Rows of atoms at their pairs, and sums of rows over the pairs of an atom or the atoms of a structure."""
+"""Gathering of atom rows at pairs, and sums of rows over the pairs of an atom or the atoms of a structure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def gather_rows(x: Tensor, index: Tensor) -> Tensor:
-    """Rows of x at an index: y_r = x_{index_r}.
+    """Return rows of x at an index: y_r = x_{index_r}.
 
-    The gradient of ``x[index]`` in float32 is summed in an order that differs from call to call where there are several
-    threads (torch 2.13, CPU: atomic additions); this one repeats bit for bit, and costs no more.
+    The gradient of ``x[index]`` in float32 is summed in a varying order with several threads (torch 2.13, CPU: atomic
+    additions); this one repeats bit for bit, at the same cost.
 
     x (n, …), index (R,) in 0 … n - 1 -> (R, …)
     """
@@ -17,11 +17,11 @@ def gather_rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def segment_sum(x: Tensor, index: Tensor, n: int) -> Tensor:
-    """Rows of x summed by their index: y_a = Σ_{r: index_r = a} x_r.
+    """Sum rows of x by their index: y_a = Σ_{r: index_r = a} x_r.
 
     The accumulator is made *from x*, so that under ``vmap`` it has the axis of the draws whenever x has.  An accumulator
     without that axis (``torch.zeros(n, …)``) is expanded by ``vmap`` with stride zero, and ``torch.compile`` (measured with
-    torch 2.13 on CPU) then adds all draws into one buffer: wrong numbers, in silence.
+    torch 2.13 on CPU) then silently adds all draws into one buffer.
 
     x (R, …), index (R,) in 0 … n - 1 -> (n, …)
     """

@@ -1,4 +1,4 @@
-"""Atomic numbers as rows of a table."""
+"""Table of the known elements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class SpeciesTable(nn.Module):
-    """Atomic numbers -> consecutive rows 0 … len(species) - 1."""
+    """Map from atomic numbers to consecutive rows 0 … len(species) - 1."""
 
     rows: Tensor
 
@@ -20,5 +20,5 @@ class SpeciesTable(nn.Module):
         self.register_buffer("rows", rows, persistent=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """(N,) Z -> (N,) rows."""
+        """Return the rows (N,) of atomic numbers (N,)."""
         return self.rows[numbers]

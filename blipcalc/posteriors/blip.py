@@ -1,7 +1,7 @@
 """BLIP: adaptive variational dropout for message-passing potentials.
 
-A small inference network (:mod:`blipcalc.posteriors.inference`) sets the relative noise variance α of every node and edge row of
-every Bayesian layer; layers and noise are in :mod:`blipcalc.posteriors.variational`.
+A small inference network (:mod:`blipcalc.posteriors.inference`) sets the relative variance α of the weight noise for every node
+and edge row of every Bayesian layer; layers and noise are in :mod:`blipcalc.posteriors.variational`.
 
 Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5–9.
 """
@@ -26,9 +26,9 @@ from blipcalc.process import plain_state
 
 
 class BlipModel(Network):
-    """A backbone whose chosen layers are variational, with the inference network that sets their noise.
+    """A backbone with variational layers, and the inference network that sets their weight noise.
 
-    Behind the :class:`~blipcalc.core.contracts.EnergyModel` contract; without draws it is the backbone, bit for bit.
+    It fulfils the :class:`~blipcalc.core.contracts.EnergyModel` contract; without draws it equals the backbone, bit for bit.
     """
 
     config: BlipConfig
@@ -58,47 +58,47 @@ class BlipModel(Network):
 
     @property
     def supports_vmap(self) -> bool:
-        """Frozen noise is part of the state; local noise is drawn inside the call from a seed, which ``vmap`` cannot."""
+        """Whether ``vmap`` works: yes for frozen noise, part of the state; no for local noise, drawn inside the call."""
         return self.backbone.supports_vmap and self.config.mode == "frozen"
 
     @property
     def energy_scale(self) -> float:
-        """EV."""
+        """Unit of the network's outputs, eV."""
         return self.backbone.energy_scale
 
     @property
     def heads(self) -> Heads:
-        """Those of the backbone."""
+        """Variances that the backbone gives."""
         return self.backbone.heads
 
     def set_statistics(self, references: Mapping[int, float], scale: float, neighbors: float) -> None:
-        """Of the backbone."""
+        """Set the statistics of the backbone."""
         self.backbone.set_statistics(references, scale, neighbors)
 
     def conventions(self) -> dict[str, float]:
-        """Those of the backbone."""
+        """Return the conventions of the backbone."""
         return self.backbone.conventions()
 
     def set_noise_unit(self, energy: float, forces: float) -> None:
-        """Of the backbone."""
+        """Set the noise unit of the backbone's heads."""
         self.backbone.set_noise_unit(energy, forces)
 
     def last_layers(self) -> tuple[str, ...]:
-        """None: noise on the last weights is not a function of them alone."""
+        """Return no layers: with noise on the last weights the energy is not a function of them alone."""
         return ()
 
     def layer_roles(self) -> dict[str, Role]:
-        """Those of the backbone, under its prefix."""
+        """Return the roles of the backbone's layers, with the prefix ``backbone.``."""
         return {f"backbone.{name}": role for name, role in self.backbone.layer_roles().items()}
 
     def slot_shapes(self) -> dict[str, tuple[int, ...]]:
-        """{slot: shape} of the noise that a draw carries."""
+        """Return {slot: shape} of the weight noise in a draw."""
         if self.config.mode == "local":
             return {"noise_seed": ()}
         return {f"backbone.{name}.weight_noise": shape for name, shape in self.weight_shapes.items()}
 
     def forward(self, graph: GraphTensors) -> ModelOutput:
-        """Energies, with noise where a draw has filled the slots; the KL over all rows and layers as ``penalty``."""
+        """Compute energies, with noise where a draw fills the slots; ``penalty`` is the KL over all rows and layers."""
         alphas = self.inference(graph)
         slots = {f"{name}.alpha": alphas.node[:, k] for k, name in enumerate(self.node_layers)}
         slots |= {f"{name}.alpha": alphas.edge[:, k] for k, name in enumerate(self.edge_layers)}
@@ -108,12 +108,12 @@ class BlipModel(Network):
         return output._replace(penalty=self._kl(alphas))
 
     def _kl(self, alphas: Alphas) -> Tensor:
-        """(terms, 2) sum and count over atoms and node layers, and over all pairs and edge layers (BLIP, §3.4)."""
+        """Return sum and count of the KL, (terms, 2), over atoms and node layers, and over pairs and edge layers (BLIP, §3.4)."""
         terms = [kl_divergence(a, self.config.alpha_prior) for a in alphas if a.numel()]
         return torch.stack([torch.stack([kl.sum(), kl.new_tensor(float(kl.numel()))]) for kl in terms])
 
     def _row_noise(self, graph: GraphTensors) -> dict[str, Tensor]:
-        """Fresh ε per row and channel from the seed of this draw; made on the CPU, whose stream does not vary by device."""
+        """Draw ε per row and channel from the seed of this draw, on the CPU: its random stream is the same on all devices."""
         generator = torch.Generator().manual_seed(int(self.noise_seed))
         like, slots = graph.vectors, {}
         for name, role in self.roles.items():
@@ -124,7 +124,7 @@ class BlipModel(Network):
 
 
 def _chosen_layers(backbone: Network, config: BlipConfig) -> dict[str, Role]:
-    """Names and roles of the layers to convert."""
+    """Return {name: role} of the layers to convert."""
     roles = {name: role for name, role in backbone.layer_roles().items() if config.vectors or role != "vector"}
     if config.where in ("node", "edge"):
         roles = {name: role for name, role in roles.items() if (role == "edge") == (config.where == "edge")}
@@ -136,7 +136,7 @@ def _chosen_layers(backbone: Network, config: BlipConfig) -> dict[str, Role]:
 
 
 def _last_block(roles: dict[str, Role]) -> dict[str, Role]:
-    """Layers of the last numbered block, and those without a number that come after it: the readout."""
+    """Return the layers of the last numbered block, and those after it without a number, the readout."""
     blocks = {name: next((int(part) for part in name.split(".") if part.isdigit()), None) for name in roles}
     last = max((block for block in blocks.values() if block is not None), default=None)
     names = list(roles)
@@ -151,16 +151,16 @@ def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
 
 @plain_state()
 def bayesianize(model: Network, config: BlipConfig | None = None, **settings: object) -> BlipModel:
-    """Turn a deterministic potential into a BLIP: chosen linear layers become variational, their weights stay.
+    """Turn a deterministic potential into a BLIP: chosen linear layers become variational and keep their weights.
 
     Parameters
     ----------
-    model : an EnergyModel; converted in place, its parameters become those of the result
+    model : an EnergyModel; converted in place, so that the result shares its parameters
     config : settings, or give them as keywords (``where="last"``, ``mode="local"``, …)
 
     Raises
     ------
-    ConfigurationError : no layer chosen, or a model that is a BLIP already
+    ConfigurationError : no layer chosen, or the model is a BLIP already
     """
     if isinstance(model, BlipModel):
         raise ConfigurationError("this model is a BLIP already; bayesianize its backbone with other settings instead")
@@ -169,7 +169,7 @@ def bayesianize(model: Network, config: BlipConfig | None = None, **settings: ob
 
 @dataclass(frozen=True)
 class BlipPosterior(OneNetwork):
-    """Frozen (or local) noise over the layers of one BLIP.
+    """Frozen or local weight noise in the layers of one BLIP.
 
     slots : {slot name: shape}, from :meth:`BlipModel.slot_shapes`
     """
@@ -179,33 +179,33 @@ class BlipPosterior(OneNetwork):
 
     @property
     def noise(self) -> Self:
-        """Itself."""
+        """This posterior, which is the weight noise of the layers."""
         return self
 
     def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """The noise of one draw."""
+        """Return the noise of one draw."""
         return _noise(self.slots, generator)
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
-        """K independent draws; draw k is the same whatever K is."""
+        """Return K independent draws; draw k does not depend on K."""
         refuse_none(n)
         per_draw = [self.numbers(generator) for _ in range(n)]
         return Draws(n, {name: torch.stack([noise[name] for noise in per_draw]) for name in self.slots})
 
     def random_numbers(self, n: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """The noise of n draws."""
+        """Return the noise of n draws."""
         return self.draw(n, generator=generator).overrides
 
     @classmethod
     def of(cls, network: Network) -> Self:
-        """The noise of a BLIP; raises :class:`DrawsError` for another network."""
+        """Return the posterior over the noise of a BLIP; raises :class:`DrawsError` for another network."""
         if not isinstance(network, BlipModel):
             raise DrawsError(f"expected a BLIP, got {type(network).__name__}, whose layers carry no noise")
         return cls(network.slot_shapes())
 
 
 class Blip(PosteriorMethod):
-    """One network with noise in its layers."""
+    """One network with weight noise in its layers."""
 
     name = "blip"
     Config = BlipConfig
@@ -213,23 +213,23 @@ class Blip(PosteriorMethod):
     has_noise = True
 
     def network(self, trained: Network) -> BlipModel:
-        """The network as a BLIP."""
+        """Return the trained network as a BLIP."""
         return bayesianize(trained, self.settings)
 
     def noise(self, network: Network) -> BlipPosterior:
-        """That of its layers."""
+        """Return the posterior over the weight noise."""
         return BlipPosterior.of(network)
 
     def restore(
         self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> StoredPosterior:
-        """From a BLIP alone."""
+        """Restore the posterior from a BLIP without further tensors."""
         refuse_more(self.name, members, tensors)
         return BlipPosterior.of(network)
 
 
 def _noise(slots: Mapping[str, tuple[int, ...]], generator: torch.Generator) -> dict[str, Tensor]:
-    """One draw's noise, in the order of the slots."""
+    """Draw the noise of one draw, in the order of the slots."""
     return {
         name: torch.randint(0, 2**62, (), generator=generator)
         if name == "noise_seed"

@@ -1,7 +1,7 @@
 """Deep ensembles and mixtures of BLIPs: a few independently trained networks.
 
 Sources: Lakshminarayanan, Pritzel, Blundell 2017 (arXiv 1612.01474) for the ensemble.  A mixture of BLIPs draws over both
-the members and the noise of each: noise around one mode hardly sees a stretched bond, two modes do.
+the members and the noise of each: noise around one mode barely reacts to a stretched bond, two modes do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blipcalc.posteriors.stored import StoredPosterior, n_networks, refuse_more,
 
 
 def stack_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """State dicts of M members of one architecture -> {name: (M, *shape)}.
+    """Stack the state dicts of M members of one architecture as {name: (M, *shape)}.
 
     Raises :class:`DrawsError` where names or shapes differ between members.
     """
@@ -35,7 +35,7 @@ def stack_members(members: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _networks(name: str, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The members; raises :class:`DrawsError` where there are none, or more than they."""
+    """Return the members; raises :class:`DrawsError` where there are none, or further tensors."""
     refuse_more(name, tensors)
     if not members:
         raise DrawsError(f"a posterior {name!r} is made of two networks or more, got one")
@@ -44,7 +44,7 @@ def _networks(name: str, members: Mapping[str, Tensor], tensors: Mapping[str, Te
 
 @dataclass(frozen=True)
 class EnsemblePosterior(StoredPosterior):
-    """M equally weighted networks.
+    """Posterior of M equally weighted networks.
 
     members : {parameter name: (M, *shape)}
     """
@@ -55,34 +55,34 @@ class EnsemblePosterior(StoredPosterior):
 
     @property
     def most_draws(self) -> int:
-        """M."""
+        """Largest number of draws, M."""
         return n_networks(self)
 
     def with_members(self, members: Mapping[str, Tensor]) -> Self:
-        """Other networks."""
+        """Return the posterior with other networks."""
         return replace(self, members=members)
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
-        """The first K members, in order; an ensemble has no more networks than it has."""
+        """Return the first K members, in order; raises :class:`DrawsError` for more draws than members."""
         if not 1 <= n <= self.most_draws:
             raise DrawsError(f"the ensemble has {self.most_draws} members, so n_draws is at most that; got {n}")
         return Draws(n, {name: value[:n] for name, value in self.members.items()})
 
     def centre(self) -> Draws:
-        """Refused: the mean of independently trained weights is no network."""
+        """Raise :class:`DrawsError`: the mean of independently trained weights is no useful network."""
         raise DrawsError("an ensemble has no centre network; use surface='mean'")
 
     def tensors(self) -> dict[str, Tensor]:
-        """None beside the members."""
+        """Return no tensors: the members are all."""
         return {}
 
     def random_numbers(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """None: draws are the members in their order."""
+        """Return no random numbers: draws are the members in order."""
         return {}
 
 
 class Ensemble(PosteriorMethod):
-    """Several networks that differ in their start and the order of their data."""
+    """Several networks that differ in their initial weights and in the order of their data."""
 
     name = "ensemble"
     is_several = True
@@ -91,17 +91,17 @@ class Ensemble(PosteriorMethod):
     def restore(
         self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> EnsemblePosterior:
-        """From members."""
+        """Restore the posterior from members."""
         refuse_noise(self.name, network)
         return EnsemblePosterior(_networks(self.name, members, tensors))
 
 
 @dataclass(frozen=True)
 class MixturePosterior(StoredPosterior):
-    """M BLIPs of equal weight, each with its noise; draw k is taken from member k mod M.
+    """M BLIPs of equal weight, each with weight noise; draw k belongs to member k mod M.
 
     members : {parameter name: (M, *shape)}
-    noise : the noise that every member carries
+    noise : weight noise of every member
     """
 
     members: Mapping[str, Tensor]
@@ -111,30 +111,30 @@ class MixturePosterior(StoredPosterior):
     most_draws: ClassVar[int | None] = None
 
     def with_members(self, members: Mapping[str, Tensor]) -> Self:
-        """Other networks with the same noise."""
+        """Return the posterior with other networks and the same noise."""
         return replace(self, members=members)
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
-        """K draws, spread evenly over the members."""
+        """Return K draws, spread evenly over the members."""
         noise = self.noise.draw(n, generator=generator)
         index = torch.arange(n) % n_networks(self)
         return Draws(n, {**{name: value[index] for name, value in self.members.items()}, **noise.overrides})
 
     def centre(self) -> Draws:
-        """The M members without noise: their mean surface is conservative and costs M evaluations instead of K."""
+        """Return the M members without noise: their mean surface is conservative and costs M evaluations instead of K."""
         return Draws(n_networks(self), dict(self.members))
 
     def tensors(self) -> dict[str, Tensor]:
-        """None beside the members."""
+        """Return no tensors: the members are all."""
         return {}
 
     def random_numbers(self, n: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """The noise of n draws."""
+        """Return the noise of n draws."""
         return self.noise.random_numbers(n, generator)
 
 
 class Mixture(Blip):
-    """Several networks with noise in their layers."""
+    """Several networks with weight noise in their layers."""
 
     name = "mixture"
     is_several = True
@@ -142,5 +142,5 @@ class Mixture(Blip):
     def restore(
         self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> MixturePosterior:
-        """From a BLIP and its members."""
+        """Restore the posterior from a BLIP and its members."""
         return MixturePosterior(_networks(self.name, members, tensors), BlipPosterior.of(network))

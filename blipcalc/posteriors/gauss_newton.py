@@ -1,4 +1,4 @@
-"""The Gauss-Newton matrix of energies and forces over all weights of a network, in a form that can be kept.
+"""Gauss-Newton matrix of energies and forces over all weights of a network, in a compact form.
 
     G = σ_E⁻² Σ_E vec J vec Jᵀ + σ_F⁻² Σ_F vec J vec Jᵀ
 
@@ -7,7 +7,8 @@
 | J, the derivative of one energy or force component by the weights | ``jacobian``, of one tensor of weights |
 | form of G | :class:`Structure`: its diagonal (:class:`Diagonal`), or :class:`~blipcalc.posteriors.kronecker.Kronecker` |
 
-Energies and forces are summed apart, since their noise is known last.  (Schraudolph 2002, Neural Computation 14, 1723.)
+Energies and forces are summed separately, since their noise is fitted afterwards.  (Schraudolph 2002, Neural Computation 14,
+1723.)
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from blipcalc.core.contracts import Network
 from blipcalc.core.forces import forces_from_gradient
 from blipcalc.core.graph import Graph
 
-#: outputs differentiated at once; each takes as much memory as the weights
+#: number of outputs differentiated at once; each needs as much memory as the weights
 CHUNK = 32
 
 
 class Eigen(NamedTuple):
-    """A block of G in its own axes.
+    """Eigenvalues and axes of a block of G.
 
     values : (B, m, n), or the shape of the weights: its eigenvalues
-    left, right : (B, m, m) U and (B, n, n) V of the axes U ⊗ V; None where they are those of the weights
+    left, right : (B, m, m) U and (B, n, n) V of the axes U ⊗ V; None for the axes of the weights
     """
 
     values: Tensor
@@ -42,34 +43,34 @@ class Eigen(NamedTuple):
 
 
 class Structure(Protocol):
-    """What is kept of a block of G, the one of a tensor of weights."""
+    """Form in which a block of G, for one tensor of weights, is stored."""
 
     def sums(self, jacobian: Tensor) -> tuple[Tensor, ...]:
-        """Sums over O outputs of their derivatives (O, *shape), to be added up over the data, float64."""
+        """Return sums over O outputs of products of their derivatives (O, *shape), float64, to be added up over the data."""
         ...
 
     def eigen(self, sums: tuple[Tensor, ...]) -> Eigen:
-        """The block that stands for such sums."""
+        """Return the block of G that belongs to such sums."""
         ...
 
 
 class Diagonal:
-    """G_kk alone."""
+    """The diagonal G_kk of a block alone."""
 
     def sums(self, jacobian: Tensor) -> tuple[Tensor, ...]:
-        """Squares."""
+        """Return the sum of the squared derivatives."""
         return (jacobian.square().sum(dim=0),)
 
     def eigen(self, sums: tuple[Tensor, ...]) -> Eigen:
-        """As they are."""
+        """Return the sums as eigenvalues."""
         return Eigen(sums[0])
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """What one pass over the data leaves: sums of products of derivatives by the weights, and squared residuals.
+    """Sums from one pass over the data: products of derivatives by the weights, and squared residuals.
 
-    structure : which sums
+    structure : form of the sums
     energy, forces : {parameter: sums over energies} eV² and {parameter: sums over force components} (eV/Å)²
     sse, n : squared residuals (eV², (eV/Å)²), and numbers of energies and force components
     """
@@ -81,7 +82,7 @@ class Curvature:
     n: tuple[int, int]
 
     def block(self, name: str, noise_energy: Tensor | float, noise_forces: Tensor | float) -> Eigen:
-        """The block of G of one parameter, for σ_E (eV) and σ_F (eV/Å)."""
+        """Return the block of G of one parameter, for σ_E (eV) and σ_F (eV/Å)."""
         pairs = zip(self.energy[name], self.forces[name], strict=True)
         return self.structure.eigen(tuple(e / noise_energy**2 + f / noise_forces**2 for e, f in pairs))
 
@@ -93,7 +94,7 @@ def curvature(
     device: str = "cpu",
     dtype: torch.dtype = torch.float64,
 ) -> Curvature:
-    """Sums over all energies and force components of labelled graphs; structure by structure, exact."""
+    """Sum over all energies and force components of labelled graphs, one structure at a time, exactly."""
     network = copy.deepcopy(network).to(device, dtype).eval()
     parameters = {name: value.detach() for name, value in network.named_parameters()}
     none = {name: value.new_zeros((0, *value.shape), dtype=torch.float64) for name, value in parameters.items()}
@@ -116,7 +117,7 @@ def curvature(
 
 
 def _outputs(network: Network, parameters: dict[str, Tensor], graph: Graph, device: str, dtype: torch.dtype) -> Tensor:
-    """(1 + 3n,) energy (eV) and force components (eV/Å) of one structure as a function of the weights."""
+    """Return energy (eV) and force components (eV/Å) of one structure as a function of the weights, (1 + 3n,)."""
     graph = graph.clone().to(device)
     tensors = graph.tensors(dtype, graph.vectors.to(dtype))
 

@@ -1,9 +1,9 @@
-"""A Gaussian over all weights of a network: diagonal, in their own axes or in turned ones, or diagonal plus low rank.
+"""Gaussian over all weights of a network: diagonal, in the axes of the weights or in rotated ones, or diagonal plus low rank.
 
     θ_k = θ̄ + U (s ⊙ z_k) Vᵀ + Σ_r D_r y_kr,     z_k ~ N(0, 1), y_k ~ N(0, 1)
 
-What SWAG, IVON and Laplace over all weights end in; how they get s, D, U and V stands in their own files.  U and V, orthogonal,
-turn the rows and the columns of every matrix of weights (:func:`stack_shape`); without them the axes are those of the weights.
+SWAG, IVON and Laplace over all weights give such a Gaussian; their own files derive s, D, U and V.  The orthogonal U and V rotate
+rows and columns of every weight matrix (:func:`stack_shape`); without them the axes are those of the weights.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from blipcalc.posteriors.stored import OneNetwork, refuse_more, refuse_noise, re
 
 
 def stack_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """(B, m, n) of a tensor as B matrices: a vector is one row, more than two axes are a stack of the last two."""
+    """Return the shape (B, m, n) of a tensor as B matrices: a vector is one row, further axes form a stack of the last two."""
     rows, columns = (1, 1, *shape)[-2:]
     return math.prod(shape[:-2]), rows, columns
 
 
 @dataclass(frozen=True)
 class GaussianPosterior(OneNetwork):
-    """N(θ̄, (U ⊗ V) diag s² (U ⊗ V)ᵀ + D Dᵀ), matrices as vectors of their rows.
+    """Gaussian N(θ̄, (U ⊗ V) diag s² (U ⊗ V)ᵀ + D Dᵀ), with matrices as vectors of their rows.
 
-    name : of the method that it comes from
+    name : of the method
     mean : {parameter: θ̄}, the weights of the network; std : {parameter: s} of the same shapes
     deviations : {parameter: D (R, *shape)}, or empty for rank zero
-    linear : it is right for the network linearised around θ̄ only, which is then what its draws are
+    linear : whether it holds only for the network linearised around θ̄; draws are then draws of that network
     left, right : {parameter: U (B, m, m)} and {parameter: V (B, n, n)} for B matrices of m rows and n columns, or empty
     """
 
@@ -49,17 +49,17 @@ class GaussianPosterior(OneNetwork):
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Rank R of the low-rank part."""
         return next((len(value) for value in self.deviations.values()), 0)
 
     def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """The standard normal numbers behind one draw, float64: y (R,) under the empty name, and z of every parameter."""
+        """Return the standard normal numbers of one draw, float64: y (R,) under the empty name, and z of every parameter."""
         shared = torch.randn(self.rank, generator=generator, dtype=torch.float64)
         own = {k: torch.randn(v.shape, generator=generator, dtype=torch.float64) for k, v in self.mean.items()}
         return {"": shared} | own
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
-        """K independent draws; draw k is the same whatever K is."""
+        """Return K independent draws; draw k does not depend on K."""
         refuse_none(n)
         draws = [self._one(generator) for _ in range(n)]
         stacked = {name: torch.stack([draw[name] for draw in draws]) for name in self.mean}
@@ -78,16 +78,16 @@ class GaussianPosterior(OneNetwork):
         return draw
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file keeps beside the network."""
+        """Return the tensors that a file keeps beside the network."""
         parts = {"std": self.std, "deviations": self.deviations, "left": self.left, "right": self.right}
         return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
 class GaussianMethod(PosteriorMethod, Protocol):
-    """Base of the methods that end in a Gaussian over all weights.
+    """Base of the methods that give a Gaussian over all weights.
 
-    is_linear : it is right for the linearised network
-    is_turned : it has axes of its own
+    is_linear : whether the Gaussian holds for the linearised network
+    is_turned : whether the Gaussian has rotated axes
     """
 
     is_linear: ClassVar[bool] = False
@@ -96,7 +96,7 @@ class GaussianMethod(PosteriorMethod, Protocol):
     def restore(
         self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> GaussianPosterior:
-        """From a network and the tensors of a Gaussian over its weights."""
+        """Restore the posterior from a network and the tensors of a Gaussian over its weights."""
         refuse_noise(self.name, network)
         refuse_more(self.name, members)
         mean = {key: value.detach().cpu() for key, value in network.named_parameters()}

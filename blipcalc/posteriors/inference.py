@@ -1,6 +1,6 @@
-"""How large the noise of a BLIP is: its settings, and the inference network that sets α of every node and edge row.
+"""Settings of a BLIP, and the inference network that sets the noise variance α of every node and edge row.
 
-What the network sees is ``BlipConfig.inputs``:
+``BlipConfig.inputs`` chooses the inputs of the network:
 
     species (paper)       α_node[i, ℓ] = g(MLP_node(h_i))_ℓ           α_edge[e, ℓ] = g(MLP_edge(r_e² / c²))_ℓ
     neighbourhood         α_node[i, ℓ] = g(MLP_node(c_i))_ℓ           α_edge[e, ℓ] = g(MLP_edge(r_e² / c², c_i + c_j))_ℓ
@@ -14,8 +14,8 @@ What the network sees is ``BlipConfig.inputs``:
 | r_e, c | length of pair e = (j → i), cutoff, Å |
 | b, u | Bessel basis and envelope of :mod:`blipcalc.nn.radial` |
 
-Species and lengths alone cannot tell a C-H bond of benzene from one of toluene, whose forces are six times as wrong; a
-neighbourhood can.  Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5-7; the neighbourhood is our own.
+Species and lengths alone cannot distinguish a C-H bond of benzene from one of toluene, whose force errors are six times as
+large; a neighbourhood can.  Source: Coscia, de Haan, Welling, arXiv 2508.14022 (2025), eqs. 5-7; the neighbourhood is our own.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from blipcalc.settings import Settings
 
 #: the clamp of the paper's sigmoid: α ≤ 4
 PAPER_P_MAX = 0.8
-#: keeps the derivative of √α finite where the sigmoid underflows
+#: lower bound that keeps the derivative of √α finite where the sigmoid underflows
 P_MIN = 1e-20
 #: channels of the species embedding, radial functions of a neighbourhood
 N_EMBEDDING, N_RADIAL = 32, 8
-#: which scalar layers become variational
+#: scalar layers that become variational
 Where = Literal["all", "node", "edge", "last"]
 
 
@@ -82,12 +82,12 @@ class BlipConfig(Settings):
 
     @property
     def top(self) -> float:
-        """The largest α there can be."""
+        """Largest possible α."""
         return self.alpha_max if self.bound == "smooth" else PAPER_P_MAX / (1 - PAPER_P_MAX)
 
     @classmethod
     def paper(cls) -> BlipConfig:
-        """The published PaiNN settings: local reparametrisation, clamped odds, α₀ = 1, detached α."""
+        """Return the published PaiNN settings: local reparametrisation, clamped odds, α₀ = 1, detached α."""
         return cls(mode="local", bound="paper", alpha_prior=1.0, alpha_initial=0.5, detach=True, inputs="species")
 
 
@@ -99,7 +99,7 @@ class Alphas(NamedTuple):
 
 
 class Neighbourhood(nn.Module):
-    """c_i of every atom from its species and its neighbours within the cutoff: smooth, and zero contribution at the cutoff."""
+    """Smooth features c_i of every atom from its species and its neighbours, with zero contribution at the cutoff."""
 
     def __init__(self, cutoff: float, width: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Neighbourhood(nn.Module):
         self.mix = nn.Linear(2 * N_EMBEDDING, width)
 
     def forward(self, h: Tensor, distances: Tensor, edge_index: Tensor) -> Tensor:
-        """H (N, 32), distances (E,) Å -> c (N, width)."""
+        """Compute c (N, width) from h (N, 32) and distances (E,) Å."""
         source, target = edge_index
         weights = self.filter(self.basis(distances)) * polynomial_envelope(distances, self.cutoff)[:, None]
         around = segment_sum(gather_rows(h, source) * weights, target, h.shape[0])
@@ -117,9 +117,9 @@ class Neighbourhood(nn.Module):
 
 
 class InferenceNetwork(nn.Module):
-    """Two small networks, one for α of atoms and one for α of pairs, with one output per layer.
+    """Two small networks, for α of atoms and for α of pairs, with one output per layer.
 
-    Rotation-invariant by construction: pairs enter by their length alone.
+    Rotation-invariant by construction: of a pair only its length enters.
     """
 
     def __init__(self, config: BlipConfig, species: tuple[int, ...], cutoff: float, n_node: int, n_edge: int) -> None:
@@ -137,21 +137,21 @@ class InferenceNetwork(nn.Module):
         self.neighbourhood = Neighbourhood(cutoff, config.width) if sees_neighbours else None
 
     def _network(self, n_inputs: int, n_outputs: int, start: float) -> nn.Sequential:
-        """A network of two layers whose outputs are all near ``start``."""
+        """Return a network of two layers with all outputs near ``start``."""
         first, last = nn.Linear(n_inputs, self.config.width), nn.Linear(self.config.width, n_outputs)
         nn.init.normal_(last.weight, std=0.01)
         nn.init.constant_(last.bias, start)
         return nn.Sequential(first, nn.SiLU(), last)
 
     def _inverse(self, alpha: float) -> float:
-        """X with g(x) = α."""
+        """Return x with g(x) = α."""
         if self.config.bound == "paper":
             return math.log(alpha)
         p = alpha / self.config.alpha_max
         return math.log(p / (1 - p))
 
     def _bounded(self, x: Tensor) -> Tensor:
-        """g: last-layer output -> α."""
+        """Apply g to the output of the last layer, which gives α."""
         p = P_MIN + (1 - P_MIN) * torch.sigmoid(x)
         if self.config.bound == "paper":
             p = torch.clamp(p, max=PAPER_P_MAX)
@@ -159,7 +159,7 @@ class InferenceNetwork(nn.Module):
         return self.config.alpha_max * p
 
     def forward(self, graph: GraphTensors) -> Alphas:
-        """α of every row of every Bayesian layer."""
+        """Compute α of every row of every Bayesian layer."""
         n, e = graph.species.shape[0], graph.vectors.shape[0]
         if self.config.alpha == "constant":
             level = self._bounded(self.level)

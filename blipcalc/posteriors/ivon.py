@@ -7,14 +7,14 @@
 
 | symbol | variable |
 |---|---|
-| ℓ, mean loss of an example | what is differentiated |
+| ℓ, mean loss of an example | the loss |
 | λ, effective number of examples | ``ess`` |
 | δ, precision of the prior over λ | ``weight_decay`` |
 | h, estimate of the Hessian's diagonal; h₀ | ``hess``; ``hess_init`` |
 | m; g | the parameters; ``momentum`` |
 
-Its fixed point for a quadratic loss is the diagonal of the Hessian, and N(m, σ²) the best diagonal Gaussian.  Written from the
-paper: Shen et al. 2024 (arXiv 2402.17641), algorithm 1.
+For a quadratic loss the fixed point of h is the diagonal of the Hessian, and N(m, σ²) is the best diagonal Gaussian.  Source:
+Shen et al. 2024 (arXiv 2402.17641), algorithm 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from blipcalc.settings import Settings
 
 
 class IvonConfig(Settings):
-    """Settings of the optimiser."""
+    """Settings of the IVON optimiser."""
 
     ess: float | None = Field(
         default=None,
@@ -56,7 +56,7 @@ class IvonConfig(Settings):
 
 
 class IvonOptimizer(torch.optim.Optimizer):
-    """The optimiser; its parameters are the means m.
+    """IVON optimiser, whose parameters are the means m.
 
     A step takes the gradient at sampled weights: :meth:`sample` gives them, and ``p.grad`` of every mean must be the gradient
     with respect to its sample.  Parameters without a gradient stay as they are.
@@ -76,12 +76,15 @@ class IvonOptimizer(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def std(self, p: Tensor) -> Tensor:
-        """σ of a parameter."""
+        """Return σ of a parameter."""
         return torch.rsqrt(self.ess * (self.state[p]["hess"] + self.config.weight_decay))
 
     @torch.no_grad()
     def sample(self, named: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Weights to differentiate at, leaves of their own; drawn on the CPU, whose stream does not vary by device."""
+        """Return sampled weights at which to take the gradient, as new leaves.
+
+        They are drawn on the CPU, whose random stream does not depend on the device.
+        """
         samples = {}
         for name, p in named.items():
             noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
@@ -112,13 +115,13 @@ class IvonOptimizer(torch.optim.Optimizer):
                 p -= group["lr"] * (c.hess_init + delta) * update
 
     def gaussian(self, named: Mapping[str, Tensor]) -> GaussianPosterior:
-        """N(m, σ²) as it stands."""
+        """Return the current N(m, σ²)."""
         mean = {name: p.detach().cpu().clone() for name, p in named.items()}
         return GaussianPosterior("ivon", mean, {name: self.std(p).detach().cpu() for name, p in named.items()})
 
 
 class IvonFit(OnlineFit):
-    """IVON in the place of Adam; its gradients measure curvature, so they are not clipped."""
+    """Training with IVON in place of Adam; its gradients measure curvature, so they are not clipped."""
 
     clips = False
 
@@ -128,29 +131,29 @@ class IvonFit(OnlineFit):
 
     @property
     def ivon(self) -> IvonOptimizer:
-        """The optimiser; raises ConfigurationError before it is made."""
+        """The optimiser; raises ConfigurationError before :meth:`optimizer` is called."""
         if self._ivon is None:
             raise ConfigurationError("a training with IVON begins with its optimizer(); none was asked for")
         return self._ivon
 
     def optimizer(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> IvonOptimizer:
-        """The optimiser itself."""
+        """Make the IVON optimiser of groups of parameters."""
         own = [{**group, "factor": group["factor"] * self.config.rate} for group in groups]
         self._ivon = IvonOptimizer(own, self.config, self.ess)
         return self._ivon
 
     def step_weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
-        """A sample around the means."""
+        """Return a sample around the means."""
         return self.ivon.sample(parameters, generator)
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> tuple[GaussianPosterior, Mapping[str, Tensor]]:
-        """N(m, σ²) and m."""
+        """Return N(m, σ²) and m."""
         found = self.ivon.gaussian(parameters)
         return found, found.mean
 
 
 class Ivon(GaussianMethod):
-    """A Gaussian over all weights, from a variational optimiser in the place of Adam."""
+    """A Gaussian over all weights, from a variational optimiser in place of Adam."""
 
     name = "ivon"
     Config = IvonConfig
@@ -158,5 +161,5 @@ class Ivon(GaussianMethod):
     is_online = True
 
     def online(self, ess: float) -> IvonFit:
-        """The optimiser."""
+        """Return a training with IVON."""
         return IvonFit(self.settings, ess)

@@ -1,4 +1,4 @@
-"""Laplace: a Gaussian around the trained weights, by the curvature of the likelihood at them; no retraining.
+"""Laplace posterior: a Gaussian around the trained weights from the curvature of the likelihood, without retraining.
 
     θ ~ N(θ̂, (G + τ 1)⁻¹)
 
@@ -9,8 +9,8 @@ with σ_E, σ_F and τ at the maximum of the marginal likelihood (:mod:`~blipcal
       Σ_w = (σ_E⁻² Σ φφᵀ + σ_F⁻² Σ JᵀJ + τ 1)⁻¹
 * over all weights: G is the Gauss-Newton matrix, its diagonal or a Kronecker product (:mod:`~blipcalc.posteriors.gauss_newton`).
   The predictions are those of the *linearised* network, for which the Gauss-Newton matrix is the Hessian (Immer, Korzepa, Bauer
-  2021, arXiv 2008.08400); draws put into the network itself would leave the range where the quadratic form means anything.  The
-  mean of the linearised network is the trained one.
+  2021, arXiv 2008.08400); draws used as weights of the network itself would leave the range in which the quadratic form holds.
+  The mean of the linearised network is the trained one.
 
 Source: Daxberger et al. 2021, arXiv 2106.14806.  (Published as RACE-LA with the diagonal of energies alone, and with the
 hyper-parameters left at their start, arXiv 2510.03046 and its code.)
@@ -39,7 +39,7 @@ from blipcalc.process import plain_state
 
 
 def last_layer_laplace(weights: Mapping[str, Tensor], gram: Gram) -> tuple[LastLayerPosterior, dict[str, Any]]:
-    """The Laplace posterior at the maximum of the marginal likelihood, and the σ_E, σ_F and τ found there."""
+    """Return the Laplace posterior at the maximum of the marginal likelihood, with its σ_E, σ_F and τ."""
     mode = flat(weights)
     start = (
         math.sqrt(gram.energy_sse / gram.n_energy),
@@ -52,7 +52,7 @@ def last_layer_laplace(weights: Mapping[str, Tensor], gram: Gram) -> tuple[LastL
 
 
 class Laplace(LastLayerMethod):
-    """A Gaussian over the last layers of a trained network, exact, from one pass over its training frames."""
+    """An exact Gaussian over the last layers of a trained network, from one pass over its training frames."""
 
     name = "laplace"
     reads = ("train",)
@@ -65,14 +65,14 @@ class Laplace(LastLayerMethod):
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
     ) -> tuple[LastLayerPosterior, dict[str, Any]]:
-        """At the maximum of the marginal likelihood; figures: σ_E, σ_F and τ found there."""
+        """Return the posterior at the maximum of the marginal likelihood; figures: its σ_E, σ_F and τ."""
         return last_layer_laplace(last_weights(network), accumulate(jacobians(network, frames["train"], device)))
 
 
 def log_evidence(
     curved: Curvature, mode: Mapping[str, Tensor], noise_energy: Tensor, noise_forces: Tensor, prior: Tensor
 ) -> Tensor:
-    """Logarithm of the marginal likelihood of the labels by all weights, with all constants."""
+    """Return the logarithm of the marginal likelihood of the labels by all weights, with all constants."""
     total = log_likelihood(curved.sse, curved.n, (noise_energy, noise_forces))
     for name, value in mode.items():
         precision = curved.block(name, noise_energy, noise_forces).values + prior
@@ -84,7 +84,7 @@ def log_evidence(
 def laplace_over_all(
     name: str, curved: Curvature, mode: Mapping[str, Tensor]
 ) -> tuple[GaussianPosterior, dict[str, float]]:
-    """The posterior around the trained weights {parameter: value}, and the σ_E, σ_F and τ it stands on."""
+    """Return the posterior around the trained weights {parameter: value}, with its σ_E, σ_F and τ."""
     of_energy, of_forces = (math.sqrt(s / n) for s, n in zip(curved.sse, curved.n, strict=True))
     norm = sum(float(value.double().square().sum()) for value in mode.values())
     start = (of_energy, of_forces, sum(value.numel() for value in mode.values()) / norm)
@@ -95,7 +95,7 @@ def laplace_over_all(
     for key, value in mode.items():
         block = curved.block(key, found["noise_energy"], found["noise_forces"])
         std[key] = (block.values + found["prior_precision"]).rsqrt().reshape(value.shape).to(value.dtype)
-        # in the order of rows, as a file gives them back: products then have the same last digits
+        # row order, as after reading a file, so that products have the same last digits
         for axes, turned in ((block.left, left), (block.right, right)):
             if axes is not None:
                 turned[key] = axes.to(value.dtype).contiguous()
@@ -103,9 +103,9 @@ def laplace_over_all(
 
 
 class _OverAllWeights(GaussianMethod, Protocol):
-    """Base of the two over all weights.
+    """Base of the two Laplace methods over all weights.
 
-    structure : what is kept of the Gauss-Newton matrix
+    structure : form in which the Gauss-Newton matrix is kept
     """
 
     structure: ClassVar[Structure]
@@ -120,20 +120,20 @@ class _OverAllWeights(GaussianMethod, Protocol):
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
     ) -> tuple[GaussianPosterior, dict[str, Any]]:
-        """At the maximum of the marginal likelihood; figures: σ_E, σ_F and τ found there."""
+        """Return the posterior at the maximum of the marginal likelihood; figures: its σ_E, σ_F and τ."""
         mode = {name: value.detach().cpu().clone() for name, value in network.named_parameters()}
         return laplace_over_all(self.name, curvature(network, frames["train"], self.structure, device), mode)
 
 
 class LaplaceAll(_OverAllWeights):
-    """A Gaussian over all weights of a trained network, linearised, by the diagonal of the Gauss-Newton matrix."""
+    """A Gaussian over all weights of a trained, linearised network, from the diagonal of the Gauss-Newton matrix."""
 
     name = "laplace-all"
     structure = Diagonal()
 
 
 class LaplaceKron(_OverAllWeights):
-    """A Gaussian over all weights of a trained network, linearised, by one Kronecker product for each matrix of weights."""
+    """A Gaussian over all weights of a trained, linearised network, from one Kronecker product per weight matrix."""
 
     name = "laplace-kron"
     structure = Kronecker()

@@ -1,7 +1,7 @@
-"""Derivatives of energies and forces by the weights of the last layers: one pass over data.
+"""Derivatives of energies and forces by the weights of the last layers, in one pass over the data.
 
-The energy is linear in the last weights w: φ = ∂E/∂w takes no more than the network below them, and J = -∂φ/∂r one pass
-forward for each coordinate of a structure, however many weights there are.
+The energy is linear in the last weights w: φ = ∂E/∂w needs only the network below them, and J = -∂φ/∂r one forward
+pass for each coordinate of a structure, for any number of weights.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from blipcalc.core.graph import Graph, GraphTensors
 from blipcalc.posteriors.last_layer import Gram, flat, last_weights
 
 Features = Callable[[Tensor], Tensor]
-#: of a structure, see :func:`jacobians`
+#: errors and derivatives of one structure, see :func:`jacobians`
 Outputs = tuple[Tensor, Tensor, tuple[Tensor, Tensor]]
 
 
 def accumulate(outputs: Iterable[Outputs]) -> Gram:
-    """Sums over all energies and forces of the structures."""
+    """Sum over all energies and forces of the structures."""
     energy = forces = torch.zeros((), dtype=torch.float64)
     sse, counts = [0.0, 0.0], [0, 0]
     for energy_error, forces_error, (of_energy, of_forces) in outputs:
@@ -39,7 +39,10 @@ def accumulate(outputs: Iterable[Outputs]) -> Gram:
 
 
 def jacobians(network: Network, graphs: Sequence[Graph], device: str = "cpu") -> Iterator[Outputs]:
-    """Of structures: errors of energies (1,) eV and forces (n, 3) eV/Å, and their derivatives φ (P, 1) and J (P, n, 3) by w."""
+    """Yield the errors of energies and forces of each structure, and their derivatives by w.
+
+    errors (1,) eV and (n, 3) eV/Å; derivatives φ (P, 1) and J (P, n, 3)
+    """
     network = copy.deepcopy(network).to(device, torch.float64).eval().requires_grad_(False)
     evaluator, one = Evaluator(network), Draws(1)
     weights = {name: value.to(device) for name, value in last_weights(network).items()}
@@ -78,7 +81,7 @@ def jacobians(network: Network, graphs: Sequence[Graph], device: str = "cpu") ->
 
 
 def _directions(graph: Graph, coordinates: range) -> Tensor:
-    """(coordinates, E, 3) what every pair vector does where a coordinate, 3 · atom + axis, grows."""
+    """Return the change of every pair vector with each coordinate 3 · atom + axis, (coordinates, E, 3)."""
     chosen = torch.arange(coordinates.start, coordinates.stop, device=graph.positions.device)
     moves = graph.positions.new_zeros(len(chosen), graph.edge_index.shape[1], 3)
     source, target = graph.edge_index

@@ -1,9 +1,9 @@
-"""LLPR, the last-layer prediction rigidity: a Gaussian over the last layers, scaled on held-out errors.
+"""LLPR, the last-layer prediction rigidity: a Gaussian over the last layers, scaled to held-out errors.
 
     Σ_w = α² (Fᵀ F + ς² 1)⁻¹
 
-with rows of F the derivatives of energies and forces in units of their residuals, α² by maximum likelihood on frames that were
-not trained on, and ς² the smallest that keeps the matrix well conditioned.
+where the rows of F are the derivatives of energies and forces in units of their residuals, α² comes from maximum likelihood on
+frames outside the training set, and ς² is the smallest that keeps the matrix well conditioned.
 
 Source: Bigi, Chong, Ceriotti, Grasselli 2024, arXiv 2403.02251.
 """
@@ -29,16 +29,18 @@ REGULARISATION = 1e-10
 
 
 def llpr(weights: Mapping[str, Tensor], gram: Gram) -> LastLayerPosterior:
-    """The LLPR posterior for α = 1; see :func:`rescaled`."""
+    """Return the LLPR posterior for α = 1; see :func:`rescaled`."""
     scaled = gram.energy * (gram.n_energy / gram.energy_sse) + gram.forces * (gram.n_forces / gram.forces_sse)
     regular = REGULARISATION * scaled.diagonal().mean() * torch.eye(len(scaled), dtype=scaled.dtype)
     return LastLayerPosterior(weights, inverse_root(scaled + regular), "llpr")
 
 
 def best_alpha(error: Tensor, variance: Tensor) -> float:
-    """α of maximum likelihood for errors of Gaussian variances α² v: root mean r² / v.
+    """Return the maximum-likelihood α for errors with Gaussian variances α² v: root mean r² / v.
 
-    What cannot vary, such as the force on an atom without neighbours, says nothing.  raises : ConfigurationError where all is so
+    Outputs that cannot vary, such as the force on an atom without neighbours, are left out.
+
+    raises : ConfigurationError where none can vary
     """
     known = variance > 1e-12 * variance.max()
     if not known.any():
@@ -47,12 +49,12 @@ def best_alpha(error: Tensor, variance: Tensor) -> float:
 
 
 def rescaled(posterior: LastLayerPosterior, alpha: float) -> LastLayerPosterior:
-    """The posterior with α² times the variance."""
+    """Return the posterior with the variance times α²."""
     return LastLayerPosterior(posterior.weights, alpha * posterior.factor, posterior.name)
 
 
 class Llpr(LastLayerMethod):
-    """A Gaussian over the last layers of a trained network, scaled on its validation frames."""
+    """A Gaussian over the last layers of a trained network, scaled to the errors on its validation frames."""
 
     name = "llpr"
     reads = ("train", "validation")
@@ -65,7 +67,7 @@ class Llpr(LastLayerMethod):
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
     ) -> tuple[LastLayerPosterior, dict[str, Any]]:
-        """With the α of best likelihood on the forces of validation, which is the figure of the fit."""
+        """Return the posterior with the maximum-likelihood α for the forces of validation; figure: α."""
         posterior = llpr(last_weights(network), accumulate(jacobians(network, frames["train"], device)))
         errors, variances = [], []
         for _, forces, (_, of_forces) in jacobians(network, frames["validation"], device):

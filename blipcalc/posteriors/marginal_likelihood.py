@@ -1,4 +1,4 @@
-"""The marginal likelihood of energies and forces, whose maximum sets the hyper-parameters of every Laplace posterior.
+"""Marginal likelihood of energies and forces; its maximum sets the hyper-parameters of every Laplace posterior.
 
     ln p(D) = ln p(D | θ̂) - τ ‖θ̂‖² / 2 + P/2 ln τ - ½ ln det (G + τ 1),     G = σ_E⁻² G_E + σ_F⁻² G_F
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def maximum_evidence(log_evidence: Callable[..., Tensor], start: tuple[float, float, float]) -> dict[str, float]:
-    """σ_E, σ_F and τ at the maximum of a function of them, and its value there; searched in their logarithms."""
+    """Return σ_E, σ_F and τ at the maximum of a function of them, and its value; searched in their logarithms."""
     logs = torch.tensor([math.log(max(x, 1e-12)) for x in start], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logs], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-12)
 
@@ -33,7 +33,7 @@ def maximum_evidence(log_evidence: Callable[..., Tensor], start: tuple[float, fl
 
 
 def log_likelihood(sse: tuple[float, float], n: tuple[int, int], noise: tuple[Tensor, Tensor]) -> Tensor:
-    """Logarithm of the Gaussian likelihood of energies and forces with squared residuals ``sse``, and all constants."""
+    """Return the log of the Gaussian likelihood of energies and forces with squared residuals ``sse``, with all constants."""
     terms = [
         -0.5 * s / sigma**2 - count * (sigma.log() + 0.5 * math.log(2 * math.pi))
         for s, count, sigma in zip(sse, n, noise, strict=True)

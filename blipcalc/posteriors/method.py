@@ -1,4 +1,4 @@
-"""What a method declares: all that training, model file and command line know of it.
+"""Base class of posterior methods: everything that training, model file and command line need to know of one.
 
 A method is a class that derives from :class:`PosteriorMethod` and is registered by its name in
 :data:`~blipcalc.registries.POSTERIORS`; ``blipcalc train --help`` shows the first line of its docstring.
@@ -18,71 +18,71 @@ from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.registries import POSTERIORS
 from blipcalc.settings import Settings
 
-#: labelled frames of a training: those that it learns from, and those that it is validated on
+#: parts of the labelled frames of a training
 Part = Literal["train", "validation"]
-#: residual of a trained network, in units of the label scale, that λ of an online fit takes for granted
+#: assumed residual of a trained network, in units of the label scale, for λ of an online fit
 RESIDUAL = 0.02
 
 
 def with_noise() -> str:
-    """Names of the methods whose networks carry noise, for a message."""
+    """Return the names of the methods with weight noise, for a message."""
     return " or ".join(repr(name) for name in POSTERIORS.names() if POSTERIORS[name].has_noise)
 
 
 class OnlineFit(Protocol):
-    """A posterior that is made while weights are trained; as it stands: Adam alone, and no posterior.
+    """Fit of a posterior during the training of the weights; this base class uses Adam and makes no posterior.
 
     clips : whether the norm of the gradients is clipped
-    counts_epochs : whether more epochs than were planned would change what was done in those before
+    counts_epochs : whether the fit in an epoch depends on the planned number of epochs
     """
 
     clips: ClassVar[bool] = True
     counts_epochs: ClassVar[bool] = False
 
     def optimizer(self, groups: Sequence[Mapping[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
-        """The optimiser of groups of parameters, each with a ``factor`` on the learning rate."""
+        """Return the optimiser of groups of parameters, each with a ``factor`` on the learning rate."""
         return torch.optim.Adam([dict(group) for group in groups], lr=learning_rate, foreach=True)
 
     def step_weights(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
-        """The weights at which a step takes its gradient, leaves."""
+        """Return the weights, as leaves, at which a step takes its gradient."""
         return parameters
 
     def rate(self, epoch: int, epochs: int) -> float | None:
-        """Constant learning rate in an epoch (from 0) as a fraction of the peak; None: that of the schedule."""
+        """Return the constant learning rate in an epoch (from 0) as a fraction of the peak; None for that of the schedule."""
         return None
 
     def end_epoch(self, epoch: int, epochs: int, parameters: Mapping[str, Tensor]) -> None:
-        """Take note of the weights that an epoch (from 1) ends with."""
+        """Record the weights at the end of an epoch (from 1)."""
         return
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> tuple[StoredPosterior, Mapping[str, Tensor]] | None:
-        """The posterior that the training ended in and the weights at its centre; None without one."""
+        """Return the posterior at the end of the training and its mean weights; None without one."""
         return None
 
     def state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint keeps, beside the state of the optimiser."""
+        """Return what a checkpoint keeps, beside the state of the optimiser."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`state`."""
+        """Restore :meth:`state`."""
         return
 
 
 class Adam(OnlineFit):
-    """No posterior: the trained weights are all that is wanted."""
+    """Training with Adam that makes no posterior."""
 
 
 class PosteriorMethod(Protocol):
-    """One way to a posterior.
+    """Base class of posterior methods.
 
-    name : under which it is registered
-    Config : its settings, ``model.posterior_settings`` of a training
-    is_several : it takes several networks, each trained on its own
-    is_random : its draws differ
-    has_centre : one network, or the few of a mixture, stands in the middle of its draws
-    has_noise : the layers of its networks carry noise, which the stage ``noise`` fits
-    is_online : it is made while weights are trained, see :meth:`online`
-    reads : labelled frames that :meth:`fit` reads, after training
+    name : registered name
+    Config : class of the settings, ``model.posterior_settings`` of a training
+    is_several : whether it needs several networks, each trained alone
+    is_random : whether draws differ
+    has_centre : whether it has a network at the mean weights, or the few of a mixture, for the surface ``centre``
+    has_noise : whether layers carry weight noise, which the stage ``noise`` fits
+    is_online : whether it is fitted during training, see :meth:`online`
+    reads : parts of the labelled frames that :meth:`fit` reads, after training
     """
 
     name: ClassVar[str]
@@ -102,21 +102,21 @@ class PosteriorMethod(Protocol):
         return f"{self.name}({self.settings!r})"
 
     def check(self, epochs: int, patience: int) -> None:
-        """Refuse a training of so many epochs that could not make it, with :class:`ConfigurationError`."""
+        """Raise :class:`ConfigurationError` for a number of epochs or a patience that cannot make the posterior."""
         return
 
     def network(self, trained: Network) -> Network:
-        """The network that the posterior is of, from one without noise."""
+        """Return the network of the posterior, made from one without weight noise."""
         return trained
 
     def noise(self, network: Network) -> Posterior | None:
-        """What gives the draws of every training step; None: there is no noise."""
+        """Return the posterior that gives the draws of every training step; None without weight noise."""
         return None
 
     def online(self, ess: float) -> OnlineFit:
-        """A fit that goes along with the training of one network.
+        """Return a fit that runs during the training of one network.
 
-        ess : λ, the weight of the mean loss that makes it the log-likelihood of all labels
+        ess : λ, the factor that turns the mean loss into the negative log-likelihood of all labels
         """
         return Adam()
 
@@ -127,7 +127,7 @@ class PosteriorMethod(Protocol):
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
     ) -> tuple[StoredPosterior, dict[str, Any] | None]:
-        """The posterior of trained networks, and the figures of its fit.
+        """Return the posterior of trained networks, and the figures of its fit.
 
         members : {parameter: (M, *shape)} of several networks; empty for one
         frames : labelled graphs of the parts that it :attr:`reads`
@@ -137,8 +137,8 @@ class PosteriorMethod(Protocol):
     def restore(
         self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     ) -> StoredPosterior:
-        """The posterior from the network and the tensors of a file.
+        """Restore the posterior from the network and the tensors of a file.
 
-        raises : DrawsError where they do not fit
+        raises : DrawsError where the tensors do not fit
         """
         ...

@@ -1,4 +1,4 @@
-"""One network without error bars: the baseline of every comparison."""
+"""Point estimate: one network without error bars, the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from blipcalc.posteriors.stored import OneNetwork, refuse_more, refuse_noise
 
 @dataclass(frozen=True)
 class PointPosterior(OneNetwork):
-    """All mass on the weights of the model."""
+    """Point estimate: all probability at the weights of the model."""
 
     name: ClassVar[str] = "point"
     is_random: ClassVar[bool] = False
     most_draws: ClassVar[int | None] = 1
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
-        """The one draw there is; more than one is refused, since K equal draws would report no uncertainty."""
+        """Return the only draw; more than one is refused, since K equal draws would report no uncertainty."""
         if n != 1:
             raise DrawsError(
                 f"a point estimate has one network, so n=1; got n={n}. Train a BLIP or an ensemble for more"
@@ -32,19 +32,19 @@ class PointPosterior(OneNetwork):
         return Draws(1)
 
     def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """None."""
+        """Return no random numbers: the only draw is the network."""
         return {}
 
 
 class Point(PosteriorMethod):
-    """Weights, and nothing else."""
+    """One trained network, without error bars."""
 
     name = "point"
     is_random = False
     has_centre = False
 
     def restore(self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> PointPosterior:
-        """From a network alone."""
+        """Restore the posterior from a network alone."""
         refuse_noise(self.name, network)
         refuse_more(self.name, members, tensors)
         return PointPosterior()

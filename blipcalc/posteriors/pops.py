@@ -1,4 +1,6 @@
-"""A box of weights of the last layers that holds, for every label, the nearest ones that meet it exactly: POPS.
+"""POPS: a uniform posterior over a box of last-layer weights.
+
+For every label the box contains the nearest weights that fit it exactly:
 
     δ_n = Σ_w x_n r_n / (x_nᵀ Σ_w x_n),     w = ŵ + V c,     c_i ~ U(min_n v_iᵀ δ_n, max_n v_iᵀ δ_n)
 
@@ -10,9 +12,9 @@
 | δ_n, the smallest change in the metric Σ_w⁻¹ with x_nᵀ δ_n = r_n | a column of :func:`corrections` |
 | V, eigenvectors of Σ_n δ_n δ_nᵀ | ``axes`` |
 
-A likelihood of independent noise narrows the weights with every label, also around errors that no weights mend.  The box does
-not: the predictions of its weights reach every label that it was made from.  It takes all that the network misses for what the
-network cannot say, so it is for labels with little noise.
+A likelihood of independent label noise narrows the weights with every label, even around errors that no weights correct.  The
+box does not: the predictions of its weights reach every label that it was made from.  It attributes all residuals to the limits
+of the network, so it is for labels with little noise.
 
 (Swinburne and Perez 2025, Mach. Learn.: Sci. Technol. 6, 015008, doi 10.1088/2632-2153/ad9fce, arXiv 2402.01810.  Here the box
 is the whole posterior, without the Gaussian of the likelihood beside it, and it holds ŵ.  Their package, popsregression 0.4,
@@ -38,15 +40,15 @@ from blipcalc.posteriors.method import Part, PosteriorMethod
 from blipcalc.posteriors.stored import OneNetwork, refuse_none
 from blipcalc.process import plain_state
 
-#: least leverage x_nᵀ Σ_w x_n / σ² of a label with the noise σ, relative to P / N, what its mean over N labels is at most: one
-#: that the weights move a hundred times less than others, as a force that vanishes by symmetry, asks for a change of them a
-#: hundred times larger to mend its own noise.  In 60 frames of three molecules of rMD17 the least is 6e-3
+#: least leverage x_nᵀ Σ_w x_n / σ² of a label with noise σ, relative to P / N, the upper bound of its mean over N labels.  A
+#: label that depends a hundred times less on the weights, such as a force that vanishes by symmetry, needs a hundred times larger
+#: change of weights to fit its own noise.  In 60 frames of three molecules of rMD17 the least is 6e-3
 LEVERAGE = 1e-4
 
 
 @dataclass(frozen=True)
 class PopsPosterior(OneNetwork):
-    """Uniform over ŵ + V c for c between ``low`` and ``high``; its mean is the middle of the box, not ŵ.
+    """Uniform distribution over ŵ + V c for c between ``low`` and ``high``; its mean is the middle of the box, not ŵ.
 
     weights : {parameter: value} of the last layers of the trained network, float64
     axes : V (P, P), orthogonal; low, high : (P,); float64
@@ -59,28 +61,28 @@ class PopsPosterior(OneNetwork):
     name: ClassVar[str] = "pops"
 
     def numbers(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """The numbers (P,), uniform from 0 to 1, behind one draw, float64."""
+        """Return the numbers (P,) of one draw, uniform from 0 to 1, float64."""
         return {"weights": torch.rand(len(self.low), generator=generator, dtype=torch.float64)}
 
     def draw(self, n: int, *, generator: torch.Generator) -> Draws:
-        """K independent draws; draw k is the same whatever K is."""
+        """Return K independent draws; draw k does not depend on K."""
         refuse_none(n)
         return with_rows(self.weights, flat(self.weights) + torch.stack([self._one(generator) for _ in range(n)]))
 
     def _one(self, generator: torch.Generator) -> Tensor:
-        """V c (P,) of one draw."""
+        """Return V c (P,) of one draw."""
         return self.axes @ (self.low + (self.high - self.low) * self.numbers(generator)["weights"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a file keeps beside the network."""
+        """Return the tensors that a file keeps beside the network."""
         return {"axes": self.axes, "low": self.low, "high": self.high}
 
 
 def corrections(factor: Tensor, rows: Tensor, errors: Tensor, least: float) -> Tensor:
-    """δ (P, m) of those m of n labels that the weights move.
+    """Return δ (P, m) of the m of n labels that depend on the weights.
 
     factor : L (P, P); rows : x (P, n) and errors : r (n,), of energies or of force components
-    least : x_nᵀ Σ_w x_n that a label needs, eV² or (eV/Å)²
+    least : smallest x_nᵀ Σ_w x_n of the labels that are used, eV² or (eV/Å)²
     """
     whitened = factor.T @ rows
     leverage = whitened.square().sum(dim=0)
@@ -89,10 +91,10 @@ def corrections(factor: Tensor, rows: Tensor, errors: Tensor, least: float) -> T
 
 
 def pops(laplace: LastLayerPosterior, labels: Sequence[tuple[Tensor, Tensor, float]]) -> PopsPosterior:
-    """The box around the mode of a Laplace posterior.
+    """Return the box around the mode of a Laplace posterior.
 
     labels : ``rows`` and ``errors`` of :func:`corrections`, and σ (eV or eV/Å), of any number of labels at a time
-    raises : ConfigurationError where no label that the network misses depends on the last layers
+    raises : ConfigurationError where no label with a residual depends on the last layers
     """
     factor, second = laplace.factor, torch.zeros_like(laplace.factor)
     share = LEVERAGE * len(factor) / sum(len(errors) for _, errors, _ in labels)
@@ -110,7 +112,7 @@ def pops(laplace: LastLayerPosterior, labels: Sequence[tuple[Tensor, Tensor, flo
 
 
 class Pops(PosteriorMethod):
-    """A box of last-layer weights of a trained network that reaches every label."""
+    """A box of last-layer weights of a trained network, with predictions that reach every label."""
 
     name = "pops"
     reads = ("train",)
@@ -123,9 +125,9 @@ class Pops(PosteriorMethod):
         frames: Mapping[Part, Sequence[Graph]],
         device: str = "cpu",
     ) -> tuple[PopsPosterior, dict[str, Any]]:
-        """Around the Laplace posterior, whose σ_E, σ_F and τ are the figures.
+        """Return the box around the Laplace posterior; figures: the σ_E, σ_F and τ of that.
 
-        It goes over the derivatives of all labels three times, so they stay in memory: 8 P bytes for each label.
+        The derivatives of all labels are used three times, so they stay in memory: 8 P bytes for each label.
         """
         outputs = list(jacobians(network, frames["train"], device))
         posterior, figures = last_layer_laplace(last_weights(network), accumulate(outputs))
@@ -138,7 +140,7 @@ class Pops(PosteriorMethod):
         return pops(posterior, labels), figures
 
     def restore(self, network: Network, members: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> PopsPosterior:
-        """From a network and the sides of its box."""
+        """Restore the posterior from a network and the sides of its box."""
         weights = weights_alone(self.name, network, members)
         n = len(flat(weights))
         expected = {"axes": (n, n), "low": (n,), "high": (n,)}

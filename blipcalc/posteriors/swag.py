@@ -1,12 +1,12 @@
-"""SWAG: a Gaussian from the weights that an optimiser walks through at a constant rate.
+"""SWAG: a Gaussian from the weights along a training at a constant learning rate.
 
 Of snapshots t = 1 … T, with θ̄ their mean,
 
     Σ_diag = mean θ² - θ̄²,     D̂ = the last R of θ_t - θ̄_t
     θ = θ̄ + Σ_diag^½ z / √2 + D̂ y / √(2 (R - 1))
 
-Source: Maddox et al. 2019 (arXiv 1902.02476), algorithm 1 and equation 1; the ½ stands on both parts, as there (its published
-code leaves it out unless told).  θ̄_t is the running mean at the time of the snapshot.
+Source: Maddox et al. 2019 (arXiv 1902.02476), algorithm 1 and equation 1; the ½ applies to both parts, as there (the published
+code omits it by default).  θ̄_t is the running mean at the time of the snapshot.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from blipcalc.posteriors.gaussian import GaussianMethod, GaussianPosterior
 from blipcalc.posteriors.method import OnlineFit
 from blipcalc.settings import Settings
 
-#: snapshots that a Gaussian takes
+#: smallest number of snapshots for a Gaussian
 LEAST = 3
 
 
 class SwagConfig(Settings):
-    """When snapshots are taken, and how many directions are kept."""
+    """Settings of the snapshots and of the rank."""
 
     start: float = Field(default=0.6, ge=0, lt=1, description="fraction of all epochs after which snapshots are taken")
     every: int = Field(default=1, ge=1, description="epochs between snapshots")
@@ -40,16 +40,16 @@ class SwagConfig(Settings):
     )
 
     def is_snapshot(self, epoch: int, epochs: int) -> bool:
-        """Whether the weights that an epoch (from 1) of so many ends with are taken."""
+        """Return whether the weights at the end of an epoch (from 1) are a snapshot."""
         return epoch > self.start * epochs and (epochs - epoch) % self.every == 0
 
     def n_snapshots(self, epochs: int) -> int:
-        """How many so many epochs give."""
+        """Return the number of snapshots of a training."""
         return sum(self.is_snapshot(epoch, epochs) for epoch in range(1, epochs + 1))
 
 
 class SwagMoments(OnlineFit):
-    """Running moments of the snapshots; float64 on the CPU."""
+    """Running moments of the snapshots, float64 on the CPU."""
 
     counts_epochs = True  # snapshots are counted from the end
 
@@ -60,7 +60,7 @@ class SwagMoments(OnlineFit):
         self.deviations: dict[str, Tensor] = {}
 
     def add(self, weights: Mapping[str, Tensor]) -> None:
-        """Take a snapshot."""
+        """Add a snapshot."""
         self.count += 1
         for name, value in weights.items():
             x = value.detach().cpu().double()
@@ -70,29 +70,32 @@ class SwagMoments(OnlineFit):
                 continue
             before = x - self.mean[name]
             self.mean[name] = self.mean[name] + before / self.count
-            # sums of squared deviations (Welford 1962): mean θ² - θ̄² without its cancellation
+            # sums of squared deviations (Welford 1962) avoid the cancellation in mean θ² - θ̄²
             self.square[name] = self.square[name] + before * (x - self.mean[name])
             kept = self.deviations[name][-(self.config.rank - 1) :]
             self.deviations[name] = torch.cat([kept, (x - self.mean[name])[None]])
 
     def rate(self, epoch: int, epochs: int) -> float | None:
-        """That of the walk, from its first epoch on."""
+        """Return the constant learning rate, from the first epoch with snapshots on."""
         return self.config.rate if epoch >= self.config.start * epochs else None
 
     def end_epoch(self, epoch: int, epochs: int, parameters: Mapping[str, Tensor]) -> None:
-        """Take a snapshot where one is wanted."""
+        """Add a snapshot where the epoch has one."""
         if self.config.is_snapshot(epoch, epochs):
             self.add(parameters)
 
     def posterior(self, parameters: Mapping[str, Tensor]) -> tuple[GaussianPosterior, Mapping[str, Tensor]]:
-        """The Gaussian around the mean of the snapshots, in the order of the parameters: a checkpoint has another."""
+        """Return the Gaussian around the mean of the snapshots, and that mean.
+
+        Tensors are in the order of the parameters, which a checkpoint does not keep.
+        """
         found = self.gaussian(next(iter(parameters.values())).dtype, parameters)
         return found, found.mean
 
     def gaussian(self, dtype: torch.dtype = torch.float64, order: Iterable[str] = ()) -> GaussianPosterior:
-        """The Gaussian, in the dtype of the weights; raises :class:`DrawsError` for fewer than three snapshots.
+        """Return the Gaussian, in the dtype of the weights; raises :class:`DrawsError` for fewer than three snapshots.
 
-        order : names of the parameters as the network has them, which draws depend on
+        order : names of the parameters in the order of the network; draws depend on it
         """
         if self.count < LEAST:
             raise DrawsError(
@@ -109,7 +112,7 @@ class SwagMoments(OnlineFit):
         return GaussianPosterior("swag", mean, std, deviations)
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint; nothing before the first snapshot."""
+        """Return the moments for a checkpoint; empty before the first snapshot."""
         if not self.count:
             return {}
         parts = {"mean": self.mean, "square": self.square, "deviations": self.deviations}
@@ -117,7 +120,7 @@ class SwagMoments(OnlineFit):
         return {"count": torch.tensor(self.count), **found}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`state`."""
+        """Restore :meth:`state`."""
         self.count = int(state.get("count", 0))
         for key, value in state.items():
             part, _, name = key.partition("/")
@@ -126,7 +129,7 @@ class SwagMoments(OnlineFit):
 
 
 class Swag(GaussianMethod):
-    """A Gaussian over all weights, from snapshots of a training at a constant rate."""
+    """A Gaussian over all weights, from snapshots of the weights during training at a constant learning rate."""
 
     name = "swag"
     Config = SwagConfig
@@ -134,7 +137,7 @@ class Swag(GaussianMethod):
     is_online = True
 
     def check(self, epochs: int, patience: int) -> None:
-        """Refuse a training that would end with too few snapshots."""
+        """Raise :class:`ConfigurationError` for a training with too few snapshots, or with patience."""
         n = self.settings.n_snapshots(epochs)
         if n < LEAST or patience:
             raise ConfigurationError(
@@ -143,5 +146,5 @@ class Swag(GaussianMethod):
             )
 
     def online(self, ess: float) -> SwagMoments:
-        """Moments of the snapshots."""
+        """Return the moments of the snapshots, as a fit during training."""
         return SwagMoments(self.settings)

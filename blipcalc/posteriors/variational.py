@@ -1,8 +1,8 @@
-"""Variational linear layers: the noise of BLIP.
+"""Variational linear layers: the weight noise of BLIP.
 
     q(ω) = N(θ, α θ²)   ⟺   ω = θ ∘ (1 + √α ε),   ε ~ N(0, 1)
 
-with one α per row r (atom or pair) and layer.  Two ways to use it:
+with one α per row r (atom or pair) and layer.  There are two modes:
 
 frozen (eq. R, methods of this project for MD): one ε per *weight* and draw, the same for all rows, structures and steps
 
@@ -19,8 +19,8 @@ local (eq. LR, Coscia, de Haan, Welling 2025; local reparametrisation, Kingma et
 | ε | ``weight_noise`` (out, in) or ``row_noise`` (rows, out) |
 | δ | ``VARIANCE_FLOOR`` |
 
-α and noise are buffers of size zero by default, *slots* that a caller fills for one call through ``functional_call``; with
-empty slots the layer is the linear layer it was made from, bit for bit.
+α and noise are *slots*: buffers of size zero by default, which a caller fills for one call through ``functional_call``.  With
+empty slots the layer equals its original linear layer, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: feature unit²; below it the square root of eq. LR bends sharply, which ruins the derivative of forces
+#: feature unit²; below it the square root of eq. LR curves sharply, which spoils the derivative of forces
 VARIANCE_FLOOR = 1e-10
 
 
 class VariationalLinear(nn.Module):
-    """A linear layer with open slots for α and noise; shares the parameters of the layer it replaces."""
+    """A linear layer with open slots for α and weight noise; it shares the parameters of the layer that it replaces."""
 
     alpha: Tensor
     weight_noise: Tensor
@@ -47,7 +47,7 @@ class VariationalLinear(nn.Module):
             self.register_buffer(slot, torch.empty(0), persistent=False)
 
     def forward(self, h: Tensor) -> Tensor:
-        """(rows, …, in) -> (rows, …, out)."""
+        """Apply the layer, (rows, …, in) -> (rows, …, out)."""
         z = nn.functional.linear(h, self.weight, self.bias)
         if self.weight_noise.numel():
             noise = nn.functional.linear(h, self.weight * self.weight_noise)
@@ -59,12 +59,12 @@ class VariationalLinear(nn.Module):
 
 
 def _per_row(alpha: Tensor, like: Tensor) -> Tensor:
-    """(rows,) -> (rows, 1, …) with the number of axes of ``like``."""
+    """Reshape (rows,) to (rows, 1, …) with the number of axes of ``like``."""
     return alpha.reshape(alpha.shape[0], *([1] * (like.ndim - 1)))
 
 
 def kl_divergence(alpha: Tensor, alpha_prior: float) -> Tensor:
-    """KL(q ‖ p) per weight of N(θ, α θ²) from N(0, α₀ θ²); θ cancels.
+    """Return KL(q ‖ p) per weight of N(θ, α θ²) from N(0, α₀ θ²); θ cancels.
 
         KL = ½ [ (α + 1)/α₀ + ln α₀ - ln α - 1 ],    minimum 1/(2 α₀) at α = α₀
 

@@ -1,1 +1,1 @@
-"""Numbers only: spreads, scores, ranks, conformal quantiles and bootstraps; no atoms, no torch."""
+"""Statistics of plain numbers: spreads, scores, ranks, conformal quantiles and bootstraps, without atoms or torch."""

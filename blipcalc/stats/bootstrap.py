@@ -1,4 +1,4 @@
-"""Sampling errors of numbers over atoms: atoms of one frame are not independent, so whole frames are resampled."""
+"""Sampling errors of numbers over atoms by resampling whole frames, since atoms of one frame are not independent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class FrameLayout(NamedTuple):
     """Rows sorted by frame.
 
     order : (n,) row numbers, frame after frame
-    starts : (F,) where each of the F frames begins in ``order``
-    counts : (F,) how many rows it has
+    starts : (F,) position in ``order`` of the first row of each of F frames
+    counts : (F,) number of rows of each frame
     """
 
     order: NDArray[np.intp]
@@ -27,9 +27,9 @@ class FrameLayout(NamedTuple):
 
 
 def frame_layout(frames: ArrayLike, n: int) -> FrameLayout:
-    """Which rows belong to which frame, frames in the order of their sorted labels.
+    """Return the rows of each frame, with frames in the order of their sorted labels.
 
-    frames : (n,) label of the frame of each row; n : how many rows there must be
+    frames : (n,) label of the frame of each row; n : expected number of rows
     raises : ValueError where there are no rows or not as many labels as rows
     """
     labels = np.asarray(frames)
@@ -41,13 +41,13 @@ def frame_layout(frames: ArrayLike, n: int) -> FrameLayout:
 
 
 def _at_least_two(layout: FrameLayout, n_resamples: int) -> None:
-    """Refuse what cannot be resampled."""
+    """Raise ValueError for fewer than two frames or two resamples."""
     if len(layout.counts) < 2 or n_resamples < 2:
         raise ValueError(f"expected >= 2 frames and >= 2 resamples, got {len(layout.counts)} and {n_resamples}")
 
 
 def _rows_of(layout: FrameLayout, picked: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Rows of the picked frames, a frame as often as it is picked."""
+    """Return the rows of the picked frames, repeated for repeated frames."""
     counts = layout.counts[picked]
     shift = layout.starts[picked] - (np.cumsum(counts) - counts)
     return layout.order[np.repeat(shift, counts) + np.arange(counts.sum())]
@@ -61,9 +61,9 @@ def frame_bootstrap(
     n_resamples: int = 1000,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic, by resampling whole frames with replacement.
+    """Return the percentile interval of a statistic by resampling whole frames with replacement.
 
-    values : (n, ...) one row per atom; columns may carry what the statistic needs together (an error and its variance)
+    values : (n, ...) one row per atom; columns may hold several inputs of the statistic (an error and its variance)
     frames : (n,) label of the frame of each row
     statistic : rows (m, ...) -> number
     returns : (low, high), in the unit of the statistic
@@ -84,7 +84,7 @@ def frame_bootstrap(
 def effective_sample_size(
     values: ArrayLike, frames: ArrayLike, rng: np.random.Generator, n_resamples: int = 1000
 ) -> float:
-    """How many independent points would give the mean of these values the sampling error that it has.
+    """Return the number of independent points whose mean would have the same sampling error.
 
         n_eff = n v_iid / v_frames
 

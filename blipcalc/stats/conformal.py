@@ -1,6 +1,6 @@
-"""Conformal quantiles of calibration scores, for atoms and for frames, and how far an observed coverage may stray.
+"""Conformal quantiles of calibration scores, for atoms and for frames, and sampling limits of an observed coverage.
 
-A score is an error over its own scale, such as ||force error|| / atom_std.  With n scores that are exchangeable with a
+A score is an error divided by its scale, such as ||force error|| / atom_std.  With n scores that are exchangeable with a
 new one, the new one stays below the conformal quantile with probability at least ``level`` = 1 - alpha.  Atoms of one
 frame are not exchangeable with atoms of another, frames are: hence the quantiles over frames.
 """
@@ -17,7 +17,7 @@ from blipcalc.stats.bootstrap import frame_layout
 
 Array = NDArray[np.float64]
 
-ROUNDING = 1e-9  # (n + 1) * level is a whole number in exact arithmetic more often than in floating point
+ROUNDING = 1e-9  # (n + 1) * level may be a whole number that floating point misses
 
 
 def _check_level(level: float, name: str = "level") -> None:
@@ -26,7 +26,7 @@ def _check_level(level: float, name: str = "level") -> None:
 
 
 def _checked(scores: ArrayLike) -> Array:
-    """Scores as one axis; a NaN has no rank and is refused."""
+    """Return scores as one axis; raises ValueError for NaN, which has no rank."""
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"expected scores of shape (n,), got {values.shape}")
@@ -38,12 +38,12 @@ def _checked(scores: ArrayLike) -> Array:
 
 
 def _rank(count: float, level: float) -> int:
-    """The whole number ceil(count * level), from 1."""
+    """Return the whole number ceil(count * level), at least 1."""
     return max(1, math.ceil(count * level - ROUNDING))
 
 
 def conformal_quantile(scores: ArrayLike, level: float) -> float:
-    """The ceil((n + 1) level)-th smallest of n scores.
+    """Return the ceil((n + 1) level)-th smallest of n scores.
 
     scores : (n,)
     level : 1 - alpha
@@ -58,17 +58,17 @@ def conformal_quantile(scores: ArrayLike, level: float) -> float:
 
 
 def minimum_count(level: float) -> int:
-    """Least number of scores with a finite conformal quantile: n >= level / (1 - level); 19 at 0.95, 99 at 0.99."""
+    """Return the least number of scores with a finite conformal quantile: n >= level / (1 - level); 19 at 0.95, 99 at 0.99."""
     _check_level(level)
     return max(1, math.ceil(level / (1 - level) - ROUNDING))
 
 
 def confident_count(level: float, confidence: float = 0.95) -> int:
-    """Least number of scores whose largest covers ``level`` of new ones with the given confidence.
+    """Return the least number of scores whose largest covers ``level`` of new ones with the given confidence.
 
         n >= ln(1 - confidence) / ln(level)
 
-    59 at 0.95 and 299 at 0.99 with confidence 0.95: what one class (an element) needs to have a quantile of its own.
+    It is 59 at 0.95 and 299 at 0.99 with confidence 0.95, the number that a class (an element) needs for its own quantile.
 
     source : Wilks 1941, doi:10.1214/aoms/1177731788
     """
@@ -78,7 +78,7 @@ def confident_count(level: float, confidence: float = 0.95) -> int:
 
 
 def coverage_law(n_calibration: int, level: float) -> tuple[int, int]:
-    """Parameters (a, b) of the Beta law of the true coverage, given one calibration set of independent scores.
+    """Return parameters (a, b) of the Beta law of the true coverage, given one calibration set of independent scores.
 
         coverage ~ Beta(n + 1 - l, l),   l = floor((n + 1)(1 - level))
 
@@ -93,14 +93,14 @@ def coverage_law(n_calibration: int, level: float) -> tuple[int, int]:
 
 
 def coverage_limits(n_calibration: int, n_test: int, level: float, confidence: float = 0.99) -> tuple[float, float]:
-    """Beta-binomial limits of the coverage that n_test points show when calibration and test points are exchangeable.
+    """Return beta-binomial limits of the coverage of n_test points exchangeable with the calibration points.
 
         covered ~ BetaBinomial(n_test; n + 1 - l, l)
 
-    A binomial law around ``level`` would forget that the quantile is itself random, and reject good models.
+    A binomial law around ``level`` would ignore that the quantile itself is random, and reject good models.
 
     n_calibration, n_test : numbers of independent points: frames, not atoms
-    returns : (low, high), fractions; an observed coverage outside has less than 1 - confidence of probability
+    returns : (low, high), fractions; a coverage outside has a probability below 1 - confidence
     raises : ValueError as :func:`coverage_law`, and for n_test < 1
     source : :func:`coverage_law`; Angelopoulos, Bates 2023
     """
@@ -112,7 +112,7 @@ def coverage_limits(n_calibration: int, n_test: int, level: float, confidence: f
 
 
 def one_per_frame(scores: ArrayLike, frames: ArrayLike, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Row number of one atom from each frame, drawn uniformly; frames in the order of their sorted labels.
+    """Return the row number of one atom from each frame, drawn uniformly; frames in the order of their sorted labels.
 
     scores : (n,), refused where NaN; frames : (n,)
     returns : (number of frames,)
@@ -124,15 +124,15 @@ def one_per_frame(scores: ArrayLike, frames: ArrayLike, rng: np.random.Generator
 def subsampled_quantile(
     scores: ArrayLike, frames: ArrayLike, level: float, rng: np.random.Generator, repeats: int = 100
 ) -> float:
-    """Conformal quantile for one atom of a new frame, from repeated draws of one atom per frame.
+    """Return the conformal quantile for one atom of a new frame, from repeated draws of one atom per frame.
 
     One draw gives F exchangeable scores and an exact but noisy quantile.  The repeats are combined by averaging their
     p-values, not their quantiles:
 
         q = the ceil(R (F + 1) level)-th smallest of all R F drawn scores
 
-    For one repeat this is :func:`conformal_quantile`; for many it tends to :func:`frame_weighted_quantile`, which keeps
-    the coverage of at least ``level``, where a median of the quantiles would only promise 2 level - 1.
+    For one repeat this is :func:`conformal_quantile`; for many it tends to :func:`frame_weighted_quantile`, with a
+    coverage of at least ``level``, where a median of the quantiles would guarantee only 2 level - 1.
 
     scores, frames : (n,)
     repeats : R
@@ -154,7 +154,7 @@ def subsampled_quantile(
 
 
 def frame_weighted_quantile(scores: ArrayLike, frames: ArrayLike, level: float) -> float:
-    """Limit of :func:`subsampled_quantile` for many repeats: every frame weighs 1, shared by its atoms; no randomness.
+    """Return the limit of :func:`subsampled_quantile` for many repeats: every frame weighs 1, shared by its atoms; no randomness.
 
         q = min { s : sum_(f, i : s_fi <= s) 1 / n_f >= (F + 1) level }
 
@@ -179,7 +179,7 @@ def frame_weighted_quantile(scores: ArrayLike, frames: ArrayLike, level: float) 
 
 
 def frame_maximum(scores: ArrayLike, frames: ArrayLike) -> Array:
-    """Largest score of every frame, frames in the order of their sorted labels; NaN where a frame has one.
+    """Return the largest score of every frame, frames in the order of their sorted labels; NaN where a frame has one.
 
     scores, frames : (n,)
     returns : (number of frames,), exchangeable scores for a quantile that covers a whole frame

@@ -1,15 +1,15 @@
-"""How far a point lies from a cloud of points, in units of the cloud: Mahalanobis' distance.
+"""Mahalanobis distance of a point from a cloud of points.
 
     d(x) = √( (x - μ)ᵀ Σ⁻¹ (x - μ) / F ),    Σ = D ((1 - ρ) R + ρ I) D
 
 | symbol | variable | meaning |
 |---|---|---|
 | μ, D | ``centre``, in ``root`` | means and standard deviations of the cloud |
-| R | | its correlations |
-| ρ | | shrinkage, so that few points serve: oracle approximating, Chen, Wiesel, Eldar, Hero 2010, doi:10.1109/TSP.2010.2053029 |
+| R | | correlations of the cloud |
+| ρ | | shrinkage for few points: oracle approximating, Chen, Wiesel, Eldar, Hero 2010, doi:10.1109/TSP.2010.2053029 |
 | Σ⁻¹ | ``root @ root.T`` | |
 
-Points of the cloud have a mean of d² of about one, whatever F.
+Over points of the cloud the mean of d² is about one for any F.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: of the largest standard deviation: a feature that varies less does not vary
+#: relative to the largest standard deviation; a feature that varies less counts as constant
 CONSTANT = 1e-9
 
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """A cloud of points.
+    """Mean and covariance of a cloud of points.
 
     centre : (F,)
     root : (F, F) lower triangle
@@ -34,12 +34,12 @@ class Ellipsoid:
     root: np.ndarray
 
     def distance(self, points: np.ndarray) -> np.ndarray:
-        """(N,) of points (N, F)."""
+        """Return the distances (N,) of points (N, F)."""
         return np.linalg.norm((points - self.centre) @ self.root, axis=1) / np.sqrt(len(self.centre))
 
 
 def fit_ellipsoid(points: np.ndarray) -> Ellipsoid:
-    """The ellipsoid of points (n, F), n ≥ 2."""
+    """Return the ellipsoid of points (n, F), n ≥ 2."""
     n, size = points.shape
     centre, deviation = points.mean(axis=0), points.std(axis=0)
     deviation = np.maximum(deviation, CONSTANT * max(float(deviation.max()), CONSTANT))

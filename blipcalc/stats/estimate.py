@@ -1,18 +1,18 @@
-"""A derived quantity with its error bar: what K surfaces say of a bond length, a barrier, a frequency.
+"""Estimate: a derived quantity, such as a bond length, a barrier or a frequency, with its error bar from K draws.
 
-Every quantity is worked out on the surface that drives and, in the same way, on each of the K draws.  Differences of two
-quantities are formed draw by draw: errors that both share cancel, which adding variances would count twice.
+Every quantity is computed on the driving potential and, in the same way, on each of the K draws.  Differences of two quantities
+are formed draw by draw: common errors cancel, which a sum of variances would count twice.
 
     std = c · sd_k(f_k),   bias = mean_k(f_k) - f,   interval = f ± t_{K-1} √(1 + 1/K) · std
 
 | symbol | variable | meaning |
 |---|---|---|
-| f | ``value`` | on the surface that drives |
+| f | ``value`` | on the driving potential |
 | f_k | ``draws`` | on draw k |
-| c | ``calibration_factor`` | what a calibration makes of a spread, wider or narrower; 1: posterior values |
-| t | | Student's quantile: of K draws the spread itself is uncertain |
+| c | ``calibration_factor`` | calibration factor on the spread; 1: posterior values |
+| t | | Student's quantile, since the spread of K draws is itself uncertain |
 
-The interval is that of one more draw, for the truth is held to be one (Geisser 1993, chapter 2).
+The interval is that of one more draw, since the truth is regarded as one (Geisser 1993, chapter 2).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from blipcalc.stats.conformal import conformal_quantile
 from blipcalc.stats.spread import spread
 
 Array = NDArray[np.float64]
-#: labelled values of a quantity that an interval of its own takes
+#: least number of labelled values of a quantity for a conformal interval
 LEAST = 20
-#: of a value, below which its error bar is rounding
+#: relative to a value; a smaller error bar is rounding
 ROUNDING = 1e-12
 
 
@@ -46,19 +46,19 @@ ROUNDING = 1e-12
 class Estimate:
     """A number or an array with its error bar.
 
-    value : of any shape, in ``unit``, on the surface that drives
+    value : of any shape, in ``unit``, on the driving potential
     draws : (K, *shape) on each draw, K ≥ 2
     unit : such as ``"eV"``
-    calibration_factor : c ≥ 0, on the spread; 1 for posterior values; NaN, and error bars with it, where an element was never
+    calibration_factor : c ≥ 0, on the spread; 1 for posterior values; NaN, and NaN error bars, where an element was never
         calibrated
-    calibrated : whether c comes from a calibration, of forces or energies: none of them is one of this very quantity
-    of_differences : c of differences of such quantities, where that is another; None: it is the same.  Draws of a total energy
-        share an offset that a difference does not have
-    note : how it was come by, where that is not clear from its name
-    source : which draws these are; those of other sources are not combined with them
+    calibrated : whether c comes from a calibration, which is one of forces or energies, not of this quantity
+    of_differences : c of differences of such quantities; None for the same c.  Draws of a total energy share an offset that
+        cancels in differences
+    note : method, where the name of the quantity does not tell it
+    source : identity of the draws; estimates from different draws cannot be combined
 
-    raises : DrawsError for fewer than two draws, or draws of another shape than the value; ConfigurationError for a
-        calibration factor that is none
+    raises : DrawsError for fewer than two draws, or draws of another shape than the value; ConfigurationError for an
+        invalid calibration factor
     """
 
     value: Array
@@ -83,7 +83,7 @@ class Estimate:
 
     @property
     def n_draws(self) -> int:
-        """K."""
+        """Number of draws K."""
         return len(self.draws)
 
     @cached_property
@@ -92,37 +92,37 @@ class Estimate:
 
     @property
     def std(self) -> Array:
-        """Error bar, of the shape of the value."""
+        """Error bar, with the shape of the value."""
         return self.calibration_factor * np.sqrt(self._moments[1])
 
     @property
     def bias(self) -> Array:
-        """How far the mean of the draws lies from the value, which a curved quantity makes of symmetric draws."""
+        """Mean of the draws less the value; nonzero where the quantity is a curved function of symmetric draws."""
         return self._moments[0] - self.value
 
     def half_width(self, level: float = 0.95) -> Array:
-        """Of the interval that holds the truth with that probability."""
+        """Return half the width of the interval that contains the truth with the given probability."""
         if not 0 < number("level", level) < 1:
             raise ConfigurationError(f"level={level}; expected a number between 0 and 1")
         quantile = student.ppf(0.5 + level / 2, self.n_draws - 1)
         return float(quantile) * np.sqrt(1 + 1 / self.n_draws) * self.std
 
     def bounds(self, quantile: float) -> tuple[Array, Array]:
-        """Ends of a conformal interval, f ± q · std with q of :func:`conformal_factor`."""
+        """Return the limits of a conformal interval, f ± q · std with q of :func:`conformal_factor`."""
         half = number("quantile", quantile, above=-1e-300) * self.std
         return self.value - half, self.value + half
 
     def interval(self, level: float = 0.95) -> tuple[Array, Array]:
-        """Its ends."""
+        """Return the limits of the interval that contains the truth with the given probability."""
         half = self.half_width(level)
         return self.value - half, self.value + half
 
     def holds(self, truth: ArrayLike, level: float = 0.95) -> NDArray[np.bool_]:
-        """Whether a true value lies inside."""
+        """Return whether a true value lies in the interval."""
         return np.abs(np.asarray(truth, dtype=np.float64) - self.value) <= self.half_width(level)
 
     def map(self, function: Callable[[Array], ArrayLike], unit: str | None = None, note: str | None = None) -> Estimate:
-        """The same function of the value and of every draw."""
+        """Apply a function to the value and to every draw."""
         return replace(
             self,
             value=np.asarray(function(self.value)),
@@ -132,17 +132,17 @@ class Estimate:
         )
 
     def __getitem__(self, index: Any) -> Estimate:
-        """A part of an array."""
+        """Return the estimate of a part of the array."""
         return self.map(lambda values: values[index])
 
     def relative(self) -> Estimate:
-        """The same as a quantity that is a difference of such."""
+        """Return the estimate with the calibration factor of differences."""
         if self.of_differences is None:
             return self
         return replace(self, calibration_factor=self.of_differences, of_differences=None)
 
     def widened(self) -> Estimate:
-        """The same with its calibration_factor put into the draws: deviations from their mean times c."""
+        """Return the estimate with its calibration factor applied to the draws: deviations from their mean times c."""
         mean = self._moments[0]
         return replace(self, draws=mean + self.calibration_factor * (self.draws - mean), calibration_factor=1.0)
 
@@ -156,7 +156,7 @@ class Estimate:
         return self._with(other, np.add, "+")
 
     def __mul__(self, factor: float) -> Estimate:
-        """By a number that is known."""
+        """Multiply by an exact number."""
         return self.map(lambda values: values * factor)
 
     __rmul__, __radd__ = __mul__, __add__
@@ -179,7 +179,7 @@ class Estimate:
                 f"draws are combined one by one: expected the same unit, K and draws, got {ours} and {theirs}"
             )
         one, two = (self.relative(), other.relative()) if operation is np.subtract else (self, other)
-        # of two molecules, or of energies and forces: widened by factors of their own
+        # of two molecules, or of energies and forces: each gets its own calibration factor
         if one.calibration_factor != two.calibration_factor:
             one, two = one.widened(), two.widened()
         return replace(
@@ -203,7 +203,7 @@ class Estimate:
         return f"{with_error(float(self.value), float(self.std))} {self.unit}".rstrip()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {
             "value": self.value.tolist(),
             "std": self.std.tolist(),
@@ -219,9 +219,9 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Estimate:
-        """From :meth:`to_dict`, in memory or in a file, where null stands for NaN.
+        """Return the estimate of :meth:`to_dict`, from memory or a file, where null stands for NaN.
 
-        raises : DataError for what is no such estimate, DrawsError for draws that do not fit the value
+        raises : DataError for anything but such a dictionary, DrawsError for draws that do not fit the value
         """
         said = checked(StoredEstimate, finite(stored), "no estimate")
         of_differences = said.of_differences
@@ -246,7 +246,7 @@ def _array(name: str, said: object) -> Array:
         raise DataError(f"no estimate: {name}: {error}; expected numbers, or lists of as many each") from None
 
 
-#: an array as JSON has it; null where a number is not finite
+#: array in JSON; null for a number that is not finite
 Nested = TypeAliasType("Nested", "float | list[Nested] | None")
 
 
@@ -266,13 +266,13 @@ class StoredEstimate(Settings):
 
 
 def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: float = 0.95) -> float:
-    """Factor q such that f ± q · std holds the truth with that probability, from labelled values of the very quantity.
+    """Return q such that f ± q · std contains the truth with the given probability, from labelled values of the quantity itself.
 
-    q is the conformal quantile of |f - truth| / std over values like the one to come; without :data:`LEAST` of them a quantity
-    has no calibrated interval, whatever the forces of the model say.
+    q is the conformal quantile of |f - truth| / std over values exchangeable with the new one; with fewer than :data:`LEAST` a
+    quantity has no calibrated interval, even for calibrated forces.
 
     estimates : of single numbers; truths : (n,) in their unit
-    raises : CalibrationError for fewer than 20, or an error bar that is zero or not finite
+    raises : CalibrationError for fewer than 20 values, or an error bar that is zero or not finite
     source : Vovk, Gammerman, Shafer 2005; Lei et al. 2018, doi:10.1080/01621459.2017.1307116
     """
     values, stds = (np.array([getattr(one, name) for one in estimates], dtype=float) for name in ("value", "std"))
@@ -287,7 +287,7 @@ def conformal_factor(estimates: Sequence[Estimate], truths: ArrayLike, level: fl
 
 
 def with_error(value: float, std: float) -> str:
-    """``1.0954 ± 0.0012``: the error bar with two digits, the value as far as that goes."""
+    """Return ``1.0954 ± 0.0012``: the error bar with two digits, the value with as many decimals."""
     if not (np.isfinite(value) and np.isfinite(std)) or std <= ROUNDING * abs(value) or std == 0:
         return f"{value:.6g} ± {std:.2g}"
     decimals = max(0, 1 - int(np.floor(np.log10(std))))

@@ -1,13 +1,13 @@
-"""Evidence that grows with a stream of values: p-values against a reference, bets, detectors, and a confidence sequence.
+"""Sequential tests of a stream of values: p-values against a reference, bets, detectors, and a confidence sequence.
 
-A bet is a function of a p-value that is 1 on average where the p-value is uniform; products of bets are a martingale, and
-statements by it hold at every time, not at one chosen before.  All of it takes *independent* values: thin a correlated series
-by its statistical inefficiency first.  A detector may watch many streams at once: its state has the shape of what it is fed.
+A bet is a function of a p-value with mean 1 for uniform p-values; products of bets are a martingale, and statements from it
+hold at all times, not only at one chosen before.  All tests need *independent* values: thin a correlated series by its
+statistical inefficiency first.  A detector may monitor many streams at once: its state has the shape of its input.
 
 | rule | update | alarm |
 |---|---|---|
-| conformal martingale | M ← M · bet(p) | M ≥ A; probability ≤ 1 / A for ever (Ville) |
-| Shiryaev-Roberts e-detector | M ← (M + 1) · bet(p) | M ≥ A; on average not before A values |
+| conformal martingale | M ← M · bet(p) | M ≥ A; probability ≤ 1 / A over all times (Ville) |
+| Shiryaev-Roberts e-detector | M ← (M + 1) · bet(p) | M ≥ A; after A values or more on average |
 | CUSUM | C ← max(0, C + z - k) | C > h |
 
 Source: Vovk, Gammerman, Shafer 2005, chapter 7 (conformal martingales); Shin, Ramdas, Rinaldo 2023, arXiv:2203.03532
@@ -24,13 +24,14 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-#: products of bets stay finite
+#: limit that keeps products of bets finite
 LARGEST_LOG = 700.0
 
 
 def conformal_p(values: ArrayLike, reference: ArrayLike, rng: np.random.Generator) -> Array:
-    """P-values (#{reference > x} + U (#{reference = x} + 1)) / (m + 1), U uniform: small where x is larger than most of the m
-    references.  A value ranks uniformly among those that are equal to it, itself one of them.
+    """Return p-values (#{reference > x} + U (#{reference = x} + 1)) / (m + 1), with U uniform.
+
+    They are small where x exceeds most of m references.  A value ranks uniformly among its equals, itself included.
 
     values : (n,); reference : (m,), sorted or not
     returns : (n,) in (0, 1], uniform where a value is exchangeable with the references, ties or not
@@ -45,7 +46,7 @@ def conformal_p(values: ArrayLike, reference: ArrayLike, rng: np.random.Generato
 
 
 def log_bet(p: ArrayLike) -> Array:
-    """Logarithm of ∫₀¹ ε p^(ε-1) dε = (1 - p + p ln p) / (p ln² p): bets on small p of unknown smallness.
+    """Return the logarithm of ∫₀¹ ε p^(ε-1) dε = (1 - p + p ln p) / (p ln² p), a bet on small p of unknown size.
 
     p : in (0, 1]
     source : Vovk, Gammerman, Shafer 2005, section 7.1 (the simple mixture)
@@ -63,38 +64,38 @@ def log_bet(p: ArrayLike) -> Array:
 
 @dataclass
 class ShiryaevRoberts:
-    """The e-detector: M ← (M + 1) · bet.
+    """Shiryaev-Roberts e-detector: M ← (M + 1) · bet.
 
-    run_length : A, values that pass on average before a false alarm
+    run_length : A, lower bound of the mean number of values before a false alarm
     """
 
     run_length: float
     log_evidence: float | Array = -math.inf
 
     def update(self, log_e: float | Array) -> bool | NDArray[np.bool_]:
-        """Take the logarithm of a bet; whether M ≥ A."""
+        """Add the logarithm of a bet; return whether M ≥ A."""
         self.log_evidence = np.minimum(np.logaddexp(self.log_evidence, 0.0) + log_e, LARGEST_LOG)
         return ~(self.log_evidence < math.log(self.run_length))
 
 
 @dataclass
 class Martingale:
-    """M ← M · bet; alarm where M ≥ A."""
+    """Conformal martingale: M ← M · bet; alarm where M ≥ A."""
 
     threshold: float
     log_evidence: float | Array = 0.0
 
     def update(self, log_e: float | Array) -> bool | NDArray[np.bool_]:
-        """Take the logarithm of a bet; whether M ≥ A."""
+        """Add the logarithm of a bet; return whether M ≥ A."""
         self.log_evidence = np.minimum(self.log_evidence + log_e, LARGEST_LOG)
         return ~(self.log_evidence < math.log(self.threshold))
 
 
 @dataclass
 class Cusum:
-    """C ← max(0, C + z - k), for values z in units of their standard deviation around their mean.
+    """CUSUM: C ← max(0, C + z - k), for values z in units of their standard deviation around their mean.
 
-    slack : k, half of the shift that is looked for; threshold : h
+    slack : k, half of the shift to detect; threshold : h
     """
 
     slack: float = 0.5
@@ -102,22 +103,22 @@ class Cusum:
     sum: float | Array = 0.0
 
     def update(self, z: float | Array) -> bool | NDArray[np.bool_]:
-        """Take a value; whether C > h."""
+        """Add a value; return whether C > h."""
         self.sum = np.maximum(0.0, self.sum + z - self.slack)
         return ~(self.sum <= self.threshold)
 
 
 class BettingSequence:
-    """Confidence sequence for the mean of values in [0, 1]: an interval that holds at all times at once.
+    """Confidence sequence for the mean of values in [0, 1]: an interval that is valid at all times at once.
 
-    For each candidate mean m two gamblers bet against it, one that the mean is higher, one that it is lower.  Their capitals
+    For each candidate mean m there are two bets against it, that the mean is higher and that it is lower.  Their capitals
 
         K⁺_t(m) = Π (1 + λ_i (x_i - m)),   λ_i at most 1 / 2m;      K⁻_t(m) = Π (1 - λ_i (x_i - m)),   λ_i at most 1 / 2(1 - m)
 
-    are martingales where m is the mean, so that {m : K⁺_t(m) < 2 / α and K⁻_t(m) < 2 / α}, α = 1 - confidence, keeps it for ever.
-    The bets λ_i know the values before x_i alone.  K⁺ falls with m and K⁻ rises, hence what lies below a candidate that K⁺ rules
-    out is ruled out too: ends of the interval lie on a grid, outwards of where they would lie without one, and an interval
-    that is narrower than the grid is never empty.
+    are martingales where m is the mean, so that {m : K⁺_t(m) < 2 / α and K⁻_t(m) < 2 / α}, α = 1 - confidence, contains it at all
+    times, with probability 1 - α.  The bets λ_i depend only on the values before x_i.  K⁺ falls with m and K⁻ rises, so all
+    candidates below one that K⁺ excludes are excluded too.  The limits lie on a grid, rounded outwards, so that an interval
+    narrower than the grid is never empty.
 
     source : Waudby-Smith, Ramdas 2024, doi:10.1093/jrsssb/qkad009, theorem 3 (hedged capital, predictable plug-in bets)
     """
@@ -134,7 +135,7 @@ class BettingSequence:
         self._sum, self._squares = 0.5, 0.25
 
     def update(self, x: float) -> None:
-        """Take a value."""
+        """Add a value."""
         if not 0 <= x <= 1:
             raise ValueError(f"expected a value between 0 and 1, got {x}")
         largest, t, m = math.log(2 / (1 - self.confidence)), self.count + 1, self._grid
@@ -150,10 +151,10 @@ class BettingSequence:
 
     @property
     def log_capitals(self) -> tuple[Array, Array, Array]:
-        """Candidate means m, and the logarithms of K⁺(m) and K⁻(m)."""
+        """Return candidate means m, and the logarithms of K⁺(m) and K⁻(m)."""
         return self._grid.copy(), self._up.copy(), self._down.copy()
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Limits of the mean.  Each is a statement of its own, and the lower one lies above the other where the mean changed."""
+        """Return the limits of the mean.  Each is valid alone; the lower one exceeds the upper one where the mean has changed."""
         return float(self._low), float(self._high)

@@ -1,4 +1,4 @@
-"""Closed-form recalibration constants."""
+"""Recalibration constants in closed form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from blipcalc.stats.scores import zms
 
 
 def variance_scale(error: ArrayLike, variance: ArrayLike) -> float:
-    """Factor on a variance after which the mean squared z-score is 1.
+    """Return the factor on a variance after which the mean squared z-score is 1.
 
         scale = mean(e^2 / s^2),   mean(e^2 / (scale s^2)) = 1
 

@@ -1,12 +1,12 @@
-"""How much a label would tell about which draw is right: BALD for Gaussian predictions, in closed form.
+"""BALD, the information of a label on the right draw, for Gaussian predictions in closed form.
 
 Of M draws with means mu_m and covariances S_m
 
     BALD = 1/2 [ln det S_tot - mean_m ln det S_m],   S_tot = mean_m (S_m + mu_m mu_m^T) - mu mu^T
 
-the mutual information between label and draw where their mixture is taken for the Gaussian of the same moments: an upper
-bound, zero for draws that agree.  A covariance that is wrong by a factor makes the share of the draws too small, so variances
-must be those of the errors (see :mod:`blipcalc.training.objectives` on weights in a likelihood).
+the mutual information between label and draw, with the mixture replaced by the Gaussian of the same moments: an upper bound,
+zero for draws that agree.  A covariance too large by a factor makes the contribution of the draws too small, so variances must
+be those of the errors (see :mod:`blipcalc.training.objectives` on weights in a likelihood).
 
 Source: Houlsby et al. 2011 (arXiv 1112.5745); Willow et al. 2025 (arXiv 2510.03046), eq. 1.
 """
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 def mixture_moments(means: ArrayLike, covariances: ArrayLike) -> tuple[Array, Array]:
-    """Mean and covariance of equally weighted Gaussians, divisor M.
+    """Return mean and covariance of equally weighted Gaussians, divisor M.
 
     means : (M, ..., D), in u; covariances : (M, ..., D, D), in u^2
     returns : (..., D) and (..., D, D)
@@ -36,7 +36,7 @@ def mixture_moments(means: ArrayLike, covariances: ArrayLike) -> tuple[Array, Ar
 
 
 def bald(means: ArrayLike, variances: ArrayLike) -> Array:
-    """BALD of scalars, such as energies, in nats.
+    """Return the BALD of scalars, such as energies, in nats.
 
     means : (M, ...), in u; variances : (M, ...), in u^2, positive
     returns : (...), not negative
@@ -47,7 +47,7 @@ def bald(means: ArrayLike, variances: ArrayLike) -> Array:
 
 
 def bald_vector(means: ArrayLike, covariances: ArrayLike) -> Array:
-    """BALD of vectors, such as the force on an atom, in nats; the same in every orientation.
+    """Return the BALD of vectors, such as the force on an atom, in nats; rotation-invariant.
 
     means : (M, ..., D), in u; covariances : (M, ..., D, D), in u^2, positive definite
     returns : (...), not negative

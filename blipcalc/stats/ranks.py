@@ -1,4 +1,4 @@
-"""Does a large sigma go with a large error: rank correlation, its ceiling, and the separation of two sets."""
+"""Rank correlation of sigma and error, its ceiling, and the separation of two sets of scores."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 
-MINIMUM_GROUP = 3  # two points correlate to +1 or -1 whatever they are
+MINIMUM_GROUP = 3  # two points always correlate to +1 or -1
 
 
 def _equally_long(**columns: ArrayLike) -> list[NDArray[Any]]:
-    """The columns as one-dimensional arrays of one length."""
+    """Return the columns as one-dimensional arrays of one length."""
     arrays = [np.asarray(column) for column in columns.values()]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(columns, arrays, strict=True))
@@ -23,7 +23,7 @@ def _equally_long(**columns: ArrayLike) -> list[NDArray[Any]]:
 
 
 def spearman(sigma: ArrayLike, error: ArrayLike) -> float:
-    """Spearman rank correlation of sigma with the size of the error, ties at their mean rank.
+    """Return the Spearman rank correlation of sigma with the size of the error, ties at their mean rank.
 
     sigma : (n,) predicted standard deviations; error : (n,) absolute errors or norms, both on any scale
     returns : -1 to 1; NaN where one of the two is constant, has a NaN, or n < 2
@@ -39,11 +39,11 @@ def spearman(sigma: ArrayLike, error: ArrayLike) -> float:
 
 
 def spearman_ceiling(sigma: ArrayLike, rng: np.random.Generator, dimension: int = 3, repeats: int = 20) -> float:
-    """Rank correlation that a perfect model with these sigmas would reach on average.
+    """Return the mean rank correlation of a perfect model with these sigmas.
 
         rho_max = mean over repeats of rho(sigma_i, sigma_i ||g_i||),   g_i ~ N(0, 1) in ``dimension`` components
 
-    It is set by the spread of sigma alone, so a low correlation may be ideal: report rho / rho_max.
+    It depends on the spread of sigma alone, so a low correlation may be ideal: report rho / rho_max.
 
     sigma : (n,); dimension : 3 for norms of force errors, 1 for scalar errors; repeats : replicates of the whole set
     returns : 0 to 1; NaN for constant sigmas
@@ -57,9 +57,9 @@ def spearman_ceiling(sigma: ArrayLike, rng: np.random.Generator, dimension: int 
 
 
 def spearman_within(sigma: ArrayLike, error: ArrayLike, groups: ArrayLike) -> float:
-    """Rank correlation within groups such as elements, averaged with one weight per group.
+    """Return the rank correlation within groups such as elements, averaged with one weight per group.
 
-    Pooled over elements, a correlation may only say that one element is harder than another.
+    A correlation pooled over elements may only show that one element is harder than another.
 
     sigma, error, groups : (n,)
     returns : -1 to 1; groups of fewer than 3 points or of constant sigma (or error) are skipped, NaN where none is left
@@ -73,13 +73,15 @@ def spearman_within(sigma: ArrayLike, error: ArrayLike, groups: ArrayLike) -> fl
 
 
 def auroc(score_in: ArrayLike, score_out: ArrayLike) -> float:
-    """Area under the ROC curve: the probability that a score from outside exceeds one from inside, ties counting half.
+    """Return the area under the ROC curve.
+
+    It is the probability that an out-of-distribution score exceeds an in-distribution one, ties counting half.
 
         AUC = [R_out - m (m + 1) / 2] / (n m)
 
     | symbol | meaning |
     | --- | --- |
-    | R_out | sum of the ranks of the m outside scores among all n + m |
+    | R_out | sum of the ranks of the m out-of-distribution scores among all n + m |
 
     score_in : (n,) scores that should be low; score_out : (m,) scores that should be high
     returns : 0 to 1; 0.5 for no separation

@@ -1,24 +1,24 @@
-"""Rates of rare events: what a number of events in a time says, and which level is passed how often.
+"""Rates of rare events: a rate from a number of events in a time, and how often a level is passed.
 
 | symbol | meaning |
 |---|---|
 | M_1 … M_n | maxima of n independent blocks of length b |
 | L_j | the j-th largest of them |
-| p(L) | probability that the maximum of a new block is beyond L |
+| p(L) | probability that the maximum of a new block exceeds L |
 | λ(L) | rate at which a run passes L: it stays below L for a time t with probability exp(-λ t) |
 
 A run of k blocks stays below L with probability (1 - p)^k, hence
 
     λ = -ln(1 - p) / b,
 
-which is p / b only where p is small: a maximum does not say how often its block was beyond L.  For a continuous law
-p(L_j) ~ Beta(j, n + 1 - j), whatever the law, so that
+which is p / b only for small p: a maximum does not tell how often its block exceeded L.  For any continuous law
+p(L_j) ~ Beta(j, n + 1 - j), so that
 
     E λ(L_j) = (1/b) Σ_{i = n+1-j}^{n} 1/i,
 
-and quantiles of λ follow from those of p.  Of a given level that j of n blocks are beyond, j is binomial, and the same sum is an
-estimate of -ln(1 - p) whose bias is Σ_{i > n} p^i / i.  A level that no block was beyond is passed less often than
-3.0 / (n b) with confidence 0.95.  A run that goes on after an event is one that begins anew once it has forgotten it: see
+and quantiles of λ follow from those of p.  Where j of n blocks exceed a given level, j is binomial, and the same sum is an
+estimate of -ln(1 - p) with bias Σ_{i > n} p^i / i.  A level that no block exceeds is passed less often than 3.0 / (n b) with
+confidence 0.95.  A run that continues after an event counts as a new run once its memory of the event has decayed: see
 :func:`events_at_risk`.
 """
 
@@ -34,7 +34,7 @@ from scipy.stats import beta, binomtest, chi2
 
 
 def poisson_interval(events: int, exposure: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided limits of a rate, in 1 / unit of the exposure.
+    """Return exact two-sided limits of a rate, in 1 / unit of the exposure.
 
     source : Garwood 1936, doi:10.2307/2333958
     """
@@ -46,7 +46,7 @@ def poisson_interval(events: int, exposure: float, confidence: float = 0.95) -> 
 
 
 def same_rate(events: int, exposure: float, other_events: int, other_exposure: float) -> float:
-    """p-value of equal rates: given their sum, events are binomial with the share of their exposure.
+    """Return the p-value of equal rates: given their sum, events are binomial with the fraction of their exposure.
 
     source : Przyborowski, Wilenski 1940, doi:10.1093/biomet/31.3-4.313
     """
@@ -56,9 +56,9 @@ def same_rate(events: int, exposure: float, other_events: int, other_exposure: f
 
 
 def events_at_risk(beyond: ArrayLike, memory: int) -> tuple[int, int]:
-    """Events in a series of checks, and the number of checks at which one could have come: their ratio is λ per check.
+    """Return the number of events in a series of checks, and the number of checks at risk; their ratio is λ per check.
 
-    Checks within the memory of an event tell nothing new: they make no event of their own, and are no time at risk.
+    Checks within the memory of an event carry no new information: they are neither events nor at risk.
 
     beyond : (n,) whether a level was passed at each check; memory : in checks, 0 for independent ones
     """
@@ -73,14 +73,13 @@ def events_at_risk(beyond: ArrayLike, memory: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Level:
-    """A level on a statistic and how often it is passed.
+    """A level of a statistic and the rate at which it is passed.
 
     value : in the unit of the maxima
-    rate : λ as it is to be expected, per unit of the block's length; interval : of the rate, two-sided; bound : of the rate,
-        one-sided
+    rate : expected λ, per unit of the block's length; interval : of the rate, two-sided; bound : of the rate, one-sided
     confidence : of interval and bound
-    n_blocks, exposure : how many blocks, and how long they are together
-    n_beyond : blocks of the reference at or beyond it
+    n_blocks, exposure : number of blocks, and their total length
+    n_beyond : number of reference blocks at or above the level
     """
 
     value: float
@@ -94,7 +93,7 @@ class Level:
 
 
 def level_for_rate(maxima: ArrayLike, block: float, rate: float, confidence: float = 0.95) -> Level | None:
-    """The lowest level that is passed less often than ``rate`` with the given confidence; None where no data carry that.
+    """Return the lowest level passed less often than ``rate`` with the given confidence; None where the data do not suffice.
 
     maxima : (n,) of independent blocks; block : their length; rate : per unit of that length
     """
@@ -106,7 +105,7 @@ def level_for_rate(maxima: ArrayLike, block: float, rate: float, confidence: flo
 
 
 def exposure_needed(rate: float, confidence: float = 0.95) -> float:
-    """How long a reference without a single event must be to bound a rate, whatever the block: -ln(1 - confidence) / rate."""
+    """Return the length of a reference without events that bounds a rate, for any block: -ln(1 - confidence) / rate."""
     _check_confidence(confidence)
     return -math.log1p(-confidence) / rate
 
@@ -114,10 +113,9 @@ def exposure_needed(rate: float, confidence: float = 0.95) -> float:
 def rate_of_level(
     maxima: ArrayLike, block: float, level: float, confidence: float = 0.95, most: float = math.inf
 ) -> Level:
-    """How often a given level is passed: blocks beyond it, with the exact limits of their share.
+    """Return the rate at which a given level is passed, from the blocks above it, with the exact limits of their fraction.
 
-    most : rate that no other exceeds, such as an event at every check; without it a level that all blocks are beyond has no upper
-        limit
+    most : largest possible rate, such as an event at every check; without it a level below all blocks has no upper limit
     source : Clopper, Pearson 1934, doi:10.1093/biomet/26.4.404
     """
     values, n = _checked(maxima, block, 1.0, confidence)
@@ -130,12 +128,12 @@ def rate_of_level(
 
 
 def _at_rank(values: np.ndarray, rank: int, block: float, confidence: float) -> Level:
-    """The rank-th largest of the maxima, falling."""
+    """Return the level of the rank-th largest of the maxima, in falling order."""
     return _level(float(values[rank - 1]), rank, len(values), block, _limits(rank, len(values), confidence), confidence)
 
 
 def _limits(rank: int, n: int, confidence: float) -> tuple[float, float, float]:
-    """Both limits and the one-sided bound of p ~ Beta(rank, n + 1 - rank), which is 0 for no rank and 1 for one beyond all."""
+    """Return both limits and the one-sided bound of p ~ Beta(rank, n + 1 - rank): 0 for rank below 1, 1 for rank above n."""
     if not 1 <= rank <= n:
         return (0.0,) * 3 if rank < 1 else (1.0,) * 3
     tail = (1 - confidence) / 2
@@ -146,14 +144,14 @@ def _limits(rank: int, n: int, confidence: float) -> tuple[float, float, float]:
 def _level(
     value: float, beyond: int, n: int, block: float, limits: tuple[float, float, float], confidence: float
 ) -> Level:
-    """A level with the rates of its probabilities."""
+    """Return a level with the rates of its probabilities."""
     low, high, bound = (_rate(p, block) for p in limits)
     expected = float(digamma(n + 1) - digamma(n + 1 - beyond)) / block
     return Level(value, expected, (float(low), float(high)), float(bound), confidence, n, n * block, beyond)
 
 
 def _rate(p: ArrayLike, block: float) -> np.ndarray:
-    """λ = -ln(1 - p) / b."""
+    """Return λ = -ln(1 - p) / b."""
     with np.errstate(divide="ignore"):
         return -np.log1p(-np.asarray(p, dtype=np.float64)) / block
 

@@ -1,12 +1,12 @@
-"""From averages of one ensemble to those of K others close by: weights on the frames of a single run.
+"""Reweighting of the frames of one run: averages of K similar ensembles from a single one.
 
-A run in equilibrium on the surface E samples exp(-βE).  Averages on surface k are averages of the same frames with other weights:
+A run in equilibrium on the surface E samples exp(-βE).  Averages on surface k use the same frames with other weights:
 
     h_k = β (E_k - E)
 
-    direct           w_tk = exp(-h_tk) / Σ_t exp(-h_tk)      exact; few frames carry the weight where h varies
+    direct           w_tk = exp(-h_tk) / Σ_t exp(-h_tk)      exact; few frames carry the weight where h varies strongly
     cumulant (CEA)   w_tk = [1 - (h_tk - ⟨h_k⟩)] / T      ⟨A⟩ - [⟨A h_k⟩ - ⟨A⟩⟨h_k⟩], first order
-    next cumulant    w_tk = ½ [(h_tk - ⟨h_k⟩)² - ⟨(h_tk - ⟨h_k⟩)²⟩] / T      what the first order leaves out
+    next cumulant    w_tk = ½ [(h_tk - ⟨h_k⟩)² - ⟨(h_tk - ⟨h_k⟩)²⟩] / T      the next order
 
 | symbol | variable | meaning |
 |---|---|---|
@@ -14,7 +14,7 @@ A run in equilibrium on the surface E samples exp(-βE).  Averages on surface k 
 | h | ``h`` | (T, K), at each of T frames |
 | A | ``values`` | (T, 1, …), or (T, K, …) where it differs between the surfaces itself |
 
-At constant pressure pV is that of the same frame on both surfaces, and cancels.  A constant in E_k - E does so too.
+At constant pressure pV is the same on both surfaces, and cancels.  A constant in E_k - E cancels too.
 
 Source: Imbalzano et al. 2021, doi:10.1063/5.0036522; how the error of direct weights grows with the spread of h: Ceriotti et al.
 2012, doi:10.1098/rspa.2011.0413; N_eff: Kish 1965.
@@ -32,7 +32,7 @@ Method = Literal["reweight", "cea"]
 
 
 def weights(h: ArrayLike, method: Method) -> Array:
-    """(T, K) weights of frames, whose sum over the frames is 1 for each surface; see the head of this module."""
+    """Return weights of frames (T, K) with sum 1 over the frames for each surface; see the docstring of this module."""
     h = np.asarray(h, dtype=np.float64)
     if method == "reweight":
         found = np.exp(h.min(axis=0) - h)
@@ -41,20 +41,20 @@ def weights(h: ArrayLike, method: Method) -> Array:
 
 
 def next_weights(h: ArrayLike) -> Array:
-    """(T, K) of the next cumulant, whose sum is 0."""
+    """Return weights of the next cumulant, (T, K), with sum 0."""
     values = np.asarray(h)
     squares = np.square(values - values.mean(axis=0))
     return 0.5 * (squares - squares.mean(axis=0)) / len(squares)
 
 
 def effective_fraction(h: ArrayLike) -> Array:
-    """(K,) N_eff / N of direct weights, (Σ w)² / (N Σ w²): of independent frames; exp(-Var h) where h is Gaussian."""
+    """Return N_eff / N of direct weights, (K,): (Σ w)² / (N Σ w²) for independent frames; exp(-Var h) where h is Gaussian."""
     found = weights(h, "reweight")
     return 1.0 / (len(found) * np.square(found).sum(axis=0))
 
 
 def averages(values: ArrayLike, frame_weights: ArrayLike) -> Array:
-    """Σ_t w_tk A_tk; values (T, 1 or K, …), weights (T, K) -> (K, …)."""
+    """Return Σ_t w_tk A_tk (K, …) of values (T, 1 or K, …) and weights (T, K)."""
     values, w = np.asarray(values, dtype=np.float64), np.asarray(frame_weights, dtype=np.float64)
     if values.shape[1] == 1:
         return np.tensordot(w, values[:, 0], axes=(0, 0))

@@ -1,4 +1,4 @@
-"""How good predictions and their variances are: proper scores, averages and calibration errors.
+"""Scores of predictions and their variances: proper scores, averages and calibration errors.
 
 Everywhere ``error`` is reference minus mean, in some unit u, and ``variance`` is the predicted variance of the same
 numbers in u^2, of the same shape; a force enters per component.  Every function averages over all elements and returns
@@ -18,7 +18,7 @@ LEVELS = np.arange(1, 100) / 100
 
 
 def _flat(values: ArrayLike, name: str) -> Array:
-    """The values as one non-empty float64 axis."""
+    """Return the values as one non-empty float64 axis."""
     flat = np.asarray(values, dtype=np.float64).ravel()
     if not flat.size:
         raise ValueError(f"expected at least one {name}, got none")
@@ -26,7 +26,7 @@ def _flat(values: ArrayLike, name: str) -> Array:
 
 
 def _pair(error: ArrayLike, variance: ArrayLike) -> tuple[Array, Array]:
-    """Errors and standard deviations, flat; refuses unequal shapes and variances that are not positive and finite."""
+    """Return errors and standard deviations, flat; raises ValueError for unequal shapes and variances not positive and finite."""
     if np.shape(error) != np.shape(variance):
         raise ValueError(f"error has shape {np.shape(error)}, variance {np.shape(variance)}; expected the same")
     errors, variances = _flat(error, "error"), _flat(variance, "variance")
@@ -39,17 +39,17 @@ def _pair(error: ArrayLike, variance: ArrayLike) -> tuple[Array, Array]:
 
 
 def mae(error: ArrayLike) -> float:
-    """Mean absolute error, in u."""
+    """Return the mean absolute error, in u."""
     return float(np.abs(_flat(error, "error")).mean())
 
 
 def rmse(error: ArrayLike) -> float:
-    """Root mean squared error, in u."""
+    """Return the root mean squared error, in u."""
     return float(np.sqrt((_flat(error, "error") ** 2).mean()))
 
 
 def nll(error: ArrayLike, variance: ArrayLike) -> float:
-    """Gaussian negative log-likelihood, mean per coordinate (not per 3-vector), with its constant.
+    """Return the Gaussian negative log-likelihood, mean per coordinate (not per 3-vector), with its constant.
 
         NLL = mean [ ln(2 pi s^2) + e^2 / s^2 ] / 2
 
@@ -61,7 +61,7 @@ def nll(error: ArrayLike, variance: ArrayLike) -> float:
 
 
 def crps_gaussian(error: ArrayLike, variance: ArrayLike) -> float:
-    """Continuous ranked probability score of Gaussian predictions, mean per coordinate, in u.
+    """Return the continuous ranked probability score of Gaussian predictions, mean per coordinate, in u.
 
         CRPS = mean s [ z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi) ],   z = e / s
 
@@ -76,7 +76,7 @@ def crps_gaussian(error: ArrayLike, variance: ArrayLike) -> float:
 
 
 def crps_samples(samples: ArrayLike, reference: ArrayLike) -> float:
-    """Fair CRPS of K samples: unbiased for the CRPS of the distribution that they are drawn from, in u.
+    """Return the fair CRPS of K samples, unbiased for the CRPS of their distribution, in u.
 
         CRPS = mean [ sum_k |x_k - y| / K - sum_(j<k) |x_j - x_k| / (K (K - 1)) ]
 
@@ -101,7 +101,7 @@ def crps_samples(samples: ArrayLike, reference: ArrayLike) -> float:
 
 
 def zms(error: ArrayLike, variance: ArrayLike) -> float:
-    """Mean squared z-score, mean e^2 / s^2: 1 where variances are right on average.
+    """Return the mean squared z-score, mean e^2 / s^2: 1 where variances are right on average.
 
     error, variance : any one shape, u and u^2
     raises : ValueError as :func:`nll`
@@ -112,7 +112,7 @@ def zms(error: ArrayLike, variance: ArrayLike) -> float:
 
 
 def ence(error: ArrayLike, variance: ArrayLike, bins: int = 10) -> float:
-    """Expected normalized calibration error over bins of equal count, ordered by variance.
+    """Return the expected normalized calibration error over bins of equal count, ordered by variance.
 
         ENCE = mean_b |RMSE_b - RMV_b| / RMV_b
 
@@ -135,12 +135,12 @@ def ence(error: ArrayLike, variance: ArrayLike, bins: int = 10) -> float:
 
 
 def binned(error: ArrayLike, sigma: ArrayLike, bins: int) -> tuple[Array, Array]:
-    """Root mean squares of errors and of sigmas in bins of equal count, ordered by sigma.
+    """Return root mean squares of errors and of sigmas in bins of equal count, ordered by sigma.
 
-    Each of several points of one sigma counts with the mean square of their errors, so that the order of the points is without
-    meaning where a bin ends among them.
+    Points of equal sigma all count with the mean square of their errors, so that their order does not matter where a bin ends
+    among them.
 
-    error, sigma : (n,) in one unit; bins : at most n of them are there
+    error, sigma : (n,) in one unit; bins : at most n
     returns : (bins,) each, in that unit
     """
     errors, sigmas = np.asarray(error, dtype=np.float64), np.asarray(sigma, dtype=np.float64)
@@ -152,7 +152,7 @@ def binned(error: ArrayLike, sigma: ArrayLike, bins: int) -> tuple[Array, Array]
 
 
 def ence_null(n: int, bins: int = 10) -> float:
-    """What :func:`ence` gives on average for a perfect Gaussian model: sqrt(B / (pi n)) = 0.564 sqrt(B / n).
+    """Return the mean of :func:`ence` for a perfect Gaussian model: sqrt(B / (pi n)) = 0.564 sqrt(B / n).
 
     n : number of independent points; bins : B
     raises : ValueError unless 1 <= bins <= n
@@ -164,13 +164,13 @@ def ence_null(n: int, bins: int = 10) -> float:
 
 
 def _pit(error: ArrayLike, variance: ArrayLike) -> Array:
-    """Sorted Gaussian CDF values Phi(e / s) of the references; uniform for a perfect model."""
+    """Return sorted Gaussian CDF values Phi(e / s) of the references; uniform for a perfect model."""
     errors, sigma = _pair(error, variance)
     return np.sort(ndtr(errors / sigma))
 
 
 def miscalibration_area(error: ArrayLike, variance: ArrayLike) -> float:
-    """Area between the curve of the Gaussian CDF values and the diagonal, integrated exactly; 0 to 1/2.
+    """Return the area between the curve of the Gaussian CDF values and the diagonal, integrated exactly; 0 to 1/2.
 
         A = int_0^1 |F(p) - p| dp,   F(p) = fraction of Phi(e / s) <= p
 
@@ -188,11 +188,11 @@ def miscalibration_area(error: ArrayLike, variance: ArrayLike) -> float:
 
 
 def ece_cdf(error: ArrayLike, variance: ArrayLike) -> float:
-    """One-sided calibration error of the BLIP paper: mean of |F(p) - p| over 100 levels p from 0 to 1.
+    """Return the one-sided calibration error of the BLIP paper: mean of |F(p) - p| over 100 levels p from 0 to 1.
 
         F(p) = fraction of Phi(e / s) <= p,   p in linspace(0, 1, 100)
 
-    Absolute differences and a one-sided curve: not comparable with central intervals or squared differences.
+    Absolute differences on a one-sided curve are not comparable with central intervals or squared differences.
 
     error, variance : any one shape, u and u^2
     raises : ValueError as :func:`nll`
@@ -204,14 +204,14 @@ def ece_cdf(error: ArrayLike, variance: ArrayLike) -> float:
 
 
 def ce_central(error: ArrayLike, variance: ArrayLike) -> float:
-    """Calibration error of the RACE paper: mean of (p - p_hat)^2 over the central intervals of 99 levels; 0 to 1/3.
+    """Return the calibration error of the RACE paper: mean of (p - p_hat)^2 over the central intervals of 99 levels; 0 to 1/3.
 
         p_hat(p) = fraction of |e| / s <= Phi^-1((1 + p) / 2),   p = 0.01, 0.02 ... 0.99
 
-    Total overconfidence gives 0.3317 and so do infinitely wide variances: look at :func:`zms` for the direction.  21
-    levels with 0 and 1 among them, as its curves show, give other numbers than its tables.
+    Total overconfidence gives 0.3317, as do infinite variances: :func:`zms` gives the direction.  The paper's curves
+    have 21 levels including 0 and 1, which give other numbers than its tables.
 
-    error, variance : any one shape, u and u^2; a variance of zero with an error that is not counts as outside
+    error, variance : any one shape, u and u^2; a nonzero error with a variance of zero counts as outside
     raises : ValueError for unequal shapes or variances that are negative or not finite
     source : Willow et al. 2025, arXiv:2510.03046, section F (the formula is not printed; this one gives its values)
     """
@@ -226,7 +226,7 @@ def ce_central(error: ArrayLike, variance: ArrayLike) -> float:
 
 
 def coverage_of(ratio: ArrayLike, levels: ArrayLike) -> Array:
-    """Fraction of |e| / s inside the central Gaussian interval of each level; (n,) and (L,) -> (L,)."""
+    """Return the fraction of |e| / s inside the central Gaussian interval of each level; (n,) and (L,) -> (L,)."""
     sorted_ratio = np.sort(np.asarray(ratio, dtype=np.float64))
     limits = ndtri((1.0 + np.asarray(levels, dtype=np.float64)) / 2.0)
     return np.searchsorted(sorted_ratio, limits, side="right") / sorted_ratio.size
@@ -235,11 +235,11 @@ def coverage_of(ratio: ArrayLike, levels: ArrayLike) -> Array:
 def composite_score(
     energy_rmse: float, forces_rmse: float, auroc: float, energy_ce: float = 0.0, forces_ce: float = 0.0
 ) -> float:
-    """The RACE paper's score for choosing a model; smaller is better.
+    """Return the RACE paper's score for the choice of a model; smaller is better.
 
         23.06 (RMSE_E + RMSE_F) / 4 + (CE'_E + CE'_F) / 8 + (1 - AUROC) / 4
 
-    Errors dominate it: calibration hardly counts.  Its OOD data enter, so it is for comparison with the paper only.
+    Errors dominate it, and calibration hardly counts.  It uses OOD data, so it is for comparison with the paper only.
 
     energy_rmse, forces_rmse : eV, eV/A; energy_ce, forces_ce : scaled to 0 ... 1 over the candidates
     source : Willow et al. 2025, arXiv:2510.03046, section F.1

@@ -1,7 +1,7 @@
-"""Time series of one number: how long it remembers, its running mean, its largest values.
+"""Time series of one number: memory, running mean and largest values.
 
-A check every 10 fs of a signal that remembers 3 ps is no new check: rules made for independent values, fed with all of them,
-stop a run hundreds of times per nanosecond.  Either thin by the statistical inefficiency, or calibrate on maxima of blocks.
+Checks every 10 fs of a signal with a memory of 3 ps are not independent: rules for independent values, applied to all of them,
+halt a run hundreds of times per nanosecond.  Either thin by the statistical inefficiency, or calibrate on maxima of blocks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from blipcalc.stats.spread import spread
 
 Array = NDArray[np.float64]
 
-#: sum of two autocorrelations, over the last tenth of the longest replica, below which the memory is taken to end with it
+#: sum of two autocorrelations, over the last tenth of the longest replica, below which the memory counts as ended there
 ENDED = 0.15
 
 
 def _series(replicas: Sequence[ArrayLike]) -> list[Array]:
-    """Replicas as arrays (n, d); refused where one is empty or not finite."""
+    """Return replicas as arrays (n, d); raises ValueError where one is empty or not finite."""
     found = [np.asarray(values, dtype=np.float64) for values in replicas]
     if not found or any(values.ndim not in (1, 2) or values.size == 0 for values in found):
         raise ValueError(
@@ -34,7 +34,7 @@ def _series(replicas: Sequence[ArrayLike]) -> list[Array]:
 
 
 def autocorrelation(replicas: Sequence[ArrayLike]) -> Array:
-    """ρ(k) of replicas of one process around their common mean, for k below the length of the longest.
+    """Return ρ(k) of replicas of one process around their common mean, for k below the length of the longest.
 
         ρ(k) = c(k) / c(0),   c(k) = Σ_r Σ_t δ_t · δ_{t+k} / Σ_r (n_r - k),   over replicas that are longer than k
 
@@ -54,10 +54,10 @@ def autocorrelation(replicas: Sequence[ArrayLike]) -> Array:
 
 
 def statistical_inefficiency(replicas: Sequence[ArrayLike]) -> float:
-    """How many values of a series weigh as much as one independent value: g = 1 + 2 Σ_k ρ(k).
+    """Return the number of correlated values that weigh as much as one independent value: g = 1 + 2 Σ_k ρ(k).
 
     The sum ends at the first pair ρ(2m) + ρ(2m + 1) that is not positive, and pairs may not grow (the initial monotone
-    sequence), since what lies behind it is noise.
+    sequence), since later terms are noise.
 
     replicas : series (n_r,) or (n_r, d) of one process
     returns : in values, >= 1; infinite where the memory outlasts the longest replica
@@ -73,7 +73,7 @@ def statistical_inefficiency(replicas: Sequence[ArrayLike]) -> float:
 
 
 def moving_average(values: ArrayLike, window: int) -> Array:
-    """Means of the last ``window`` values; (n,) -> (n - window + 1,), empty where there are fewer."""
+    """Return means of the last ``window`` values; (n,) -> (n - window + 1,), empty where there are fewer."""
     series = np.asarray(values, dtype=np.float64)
     if window < 1:
         raise ValueError(f"expected a window of at least one value, got {window}")
@@ -84,7 +84,7 @@ def moving_average(values: ArrayLike, window: int) -> Array:
 
 
 def block_maxima(replicas: Sequence[ArrayLike], block: int) -> Array:
-    """The largest value of every whole block of ``block`` values, replica after replica; what is left of a replica is dropped."""
+    """Return the largest value of every complete block of ``block`` values, replica after replica; remainders are dropped."""
     if block < 1:
         raise ValueError(f"expected blocks of at least one value, got {block}")
     whole = [np.asarray(values, dtype=np.float64) for values in replicas]
@@ -92,9 +92,9 @@ def block_maxima(replicas: Sequence[ArrayLike], block: int) -> Array:
 
 
 def blocks(lengths: Sequence[int], least: float) -> list[NDArray[np.intp]]:
-    """Values of replicas laid end to end, cut into blocks of nearly the same length, none across two replicas.
+    """Cut replicas, laid end to end, into blocks of nearly equal length, none across two replicas.
 
-    lengths : n_r; least : values in a block at least, but for replicas that are shorter, each of which is one block
+    lengths : n_r; least : least number of values in a block; a shorter replica is one block
     returns : indices of each block
     """
     starts = np.cumsum([0, *lengths[:-1]])
@@ -106,11 +106,11 @@ def blocks(lengths: Sequence[int], least: float) -> list[NDArray[np.intp]]:
 
 
 def jackknife(estimator: Callable[[NDArray[np.intp]], Array], parts: Sequence[NDArray[np.intp]]) -> Array:
-    """Sampling error of an estimator of correlated values, by leaving out one block after the other.
+    """Return the sampling error of an estimator of correlated values, by leaving out one block after the other.
 
         var = (B - 1) / B · Σ_b (θ_b - mean θ_b)²
 
-    For a plain mean it is that of block averages.  Blocks of m times the memory make a variance too small by about 1 / 2m.
+    For a plain mean it equals that of block averages.  Blocks of m times the memory give a variance too small by about 1 / 2m.
 
     estimator : indices of values -> number or array, in some unit u
     parts : B ≥ 2 blocks, see :func:`blocks`

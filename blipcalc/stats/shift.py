@@ -1,15 +1,15 @@
-"""Conformal quantiles under covariate shift: calibration points weighted as they would be drawn where the quantile is used.
+"""Conformal quantiles under covariate shift, with calibration points weighted by the density at the place of use.
 
     w(x) = p_there(x) / p_here(x),      q = inf { s : Σ_i w_i 1[s_i ≤ s] ≥ level · (Σ_i w_i + w_new) }
 
 | symbol | variable |
 |---|---|
 | s_i | ``scores`` of the calibration points |
-| w_i | ``weights``, here from a logistic regression that tells the two samples apart |
-| w_new | the largest weight among the points of there, so that q holds for most of them |
-| ESS | (Σ w)² / Σ w², how many points the weighted ones are worth |
+| w_i | ``weights``, here from a logistic regression that separates the two samples |
+| w_new | a high quantile of the weights of points there, so that q holds for most of them |
+| ESS | (Σ w)² / Σ w², effective number of weighted points |
 
-Weights restore the coverage until a few points carry all of it: below :data:`LEAST` effective points there is no statement.
+Weights restore the coverage unless a few points carry all weight: below :data:`LEAST` effective points no quantile is given.
 
 Source: Tibshirani, Barber, Candès, Ramdas 2019, arXiv 1904.06019; ESS: Kish 1965.
 """
@@ -22,21 +22,21 @@ import numpy as np
 
 from blipcalc.stats.conformal import ROUNDING
 
-#: effective points that a statement takes
+#: least number of effective points for a quantile
 LEAST = 300
-#: ridge on the standardised coefficients of the regression, relative to a point; most steps, and when they end
+#: ridge on the standardised coefficients of the regression, relative to a point; most steps, and tolerance to stop
 RIDGE, STEPS, CLOSE = 1e-3, 100, 1e-10
-#: quantile of the weights of there that stands for a new one
+#: quantile of the weights of points there that is used as w_new
 NEW = 0.95
 
 
 @dataclass(frozen=True)
 class Shifted:
-    """What can be said of scores somewhere else.
+    """Conformal quantile of scores at another place.
 
-    quantile : in the unit of the scores; None where nothing can be said
+    quantile : in the unit of the scores; None for too few effective points
     plain : the quantile without weights; None for too few points
-    effective : points that the weighted ones are worth; n : how many there are
+    effective : effective number of points; n : number of points
     """
 
     quantile: float | None
@@ -46,14 +46,15 @@ class Shifted:
 
 
 def effective_size(weights: np.ndarray) -> float:
-    """(Σ w)² / Σ w²; 0 where all weights are."""
+    """Return (Σ w)² / Σ w²; 0 where all weights are 0."""
     total = float(weights.sum())
     return total**2 / float((weights**2).sum()) if total > 0 else 0.0
 
 
 def weighted_quantile(scores: np.ndarray, weights: np.ndarray, level: float, new: float) -> float:
-    """The weighted conformal quantile of scores (n,) with weights (n,), for a new point of weight ``new``; infinite where the
-    points do not carry the level.
+    """Return the weighted conformal quantile of scores (n,) with weights (n,), for a new point of weight ``new``.
+
+    It is infinite where the points do not reach the level.
     """
     order = np.argsort(scores)
     mass = np.cumsum(weights[order])
@@ -62,8 +63,9 @@ def weighted_quantile(scores: np.ndarray, weights: np.ndarray, level: float, new
 
 
 def density_ratio(here: np.ndarray, there: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """(m,) p_there / p_here at points (m, p), from samples (n, p) and (k, p): logistic regression, linear in the coordinates,
-    which is exact for Gaussians of one covariance.
+    """Return p_there / p_here (m,) at points (m, p), from samples (n, p) and (k, p).
+
+    Logistic regression, linear in the coordinates, is exact for Gaussians of one covariance.
     """
     both = np.concatenate([here, there])
     centre, scale = both.mean(axis=0), both.std(axis=0)
@@ -88,9 +90,9 @@ def density_ratio(here: np.ndarray, there: np.ndarray, at: np.ndarray) -> np.nda
 def shifted_quantile(
     scores: np.ndarray, here: np.ndarray, there: np.ndarray, level: float, *, least: float = LEAST
 ) -> Shifted:
-    """The conformal quantile of scores (n,) at coordinates (n, p), for points at coordinates (k, p).
+    """Return the conformal quantile of scores (n,) at coordinates (n, p), for points at coordinates (k, p).
 
-    returns : its ``quantile`` is None below ``least`` effective points
+    returns : with ``quantile`` None below ``least`` effective points
     """
     weights, ones = density_ratio(here, there, here), np.ones(len(scores))
     effective = effective_size(weights)

@@ -1,6 +1,6 @@
-"""Mean and spread of K draws: the one place of the package where a variance over samples is computed.
+"""Mean and spread of K draws; every variance over samples in the package is computed here.
 
-Divisor K-1, float64, and deviations taken from the first draw, so that draws that agree to the last digit have a
+The divisor is K-1, in float64.  Deviations are taken from the first draw, so that draws equal to the last digit have a
 variance of exactly zero and a large common offset (a total energy of -1e6 eV) costs no digits.
 """
 
@@ -11,22 +11,22 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-#: values below are what rounding leaves of sums that cancel; eV/Å of forces, eV/Å³ of a stress
+#: smaller values are rounding of cancelling sums; eV/Å of forces, eV/Å³ of a stress
 CANCELLED = 1e-8
 
 
 def is_blank(spreads: ArrayLike, values: ArrayLike) -> bool:
-    """Whether all spreads are exactly zero although some value is not: samples that are the same say nothing of an error.
+    """Return whether all spreads are exactly zero although some value is not: equal samples carry no information on errors.
 
-    Values that vanish, such as forces by symmetry, have a spread of zero rightly.
+    A spread of zero is correct for values that vanish, such as forces by symmetry.
 
-    spreads : standard deviations or variances, any shape; values : that they are of, any shape
+    spreads : standard deviations or variances, any shape; values : the values, any shape
     """
     return not np.any(spreads) and bool(np.abs(values).max(initial=0.0) > CANCELLED)
 
 
 def _centred(samples: ArrayLike, axis: int) -> tuple[Array, Array]:
-    """Mean of K samples, and their deviations from it with K in front.
+    """Return the mean of K samples, and their deviations from it with K in front.
 
     Raises ValueError for fewer than two samples.
     """
@@ -41,14 +41,14 @@ def _centred(samples: ArrayLike, axis: int) -> tuple[Array, Array]:
 
 
 def spread(samples: ArrayLike, axis: int = 0) -> tuple[Array, Array]:
-    """Mean and variance of K samples along one axis.
+    """Return mean and variance of K samples along one axis.
 
         var = [sum_k d_k^2 - (sum_k d_k)^2 / K] / (K - 1),   d_k = x_k - mean
 
     | symbol | variable | meaning |
     | --- | --- | --- |
     | x_k | ``samples`` | K samples along ``axis`` |
-    | d_k | ``deviations`` | their second sum is zero but for rounding, which it corrects |
+    | d_k | ``deviations`` | their sum in the second term is zero but for rounding, which it corrects |
 
     samples : any shape with K >= 2 along ``axis``, in some unit u
     returns : mean in u, variance in u^2, float64, the shape of ``samples`` without ``axis``
@@ -62,7 +62,7 @@ def spread(samples: ArrayLike, axis: int = 0) -> tuple[Array, Array]:
 
 
 def covariance(samples: ArrayLike) -> Array:
-    """Covariance of K samples of n vectors, divisor K-1.
+    """Return the covariance of K samples of n vectors, divisor K-1.
 
         C_i = sum_k d_ki d_ki^T / (K - 1),   d_ki = x_ki - mean_i
 
@@ -81,7 +81,7 @@ def covariance(samples: ArrayLike) -> Array:
 
 
 def cross_covariance(scalars: ArrayLike, samples: ArrayLike) -> Array:
-    """Covariance of K numbers with K samples of any shape, divisor K-1.
+    """Return the covariance of K numbers with K samples of any shape, divisor K-1.
 
         C = sum_k e_k d_k / (K - 1),   e_k = scalar_k - mean,   d_k = x_k - mean
 
@@ -97,7 +97,7 @@ def cross_covariance(scalars: ArrayLike, samples: ArrayLike) -> Array:
 
 
 def atom_variance(covariances: ArrayLike) -> Array:
-    """Rotation-invariant variance of one component: the third of the trace.
+    """Return the rotation-invariant variance of one component, a third of the trace.
 
     covariances : (n, 3, 3) in u^2
     returns : (n,) in u^2

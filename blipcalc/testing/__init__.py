@@ -1,6 +1,6 @@
-"""Contract suites for models and posteriors of other packages: what each promises.
+"""Test suites for models and posteriors of other packages, which check the contracts.
 
-Each ``check_*`` function raises ``AssertionError`` with the numbers.  The authors of a model inherit a test class::
+Each ``check_*`` function raises ``AssertionError`` with the numbers.  Authors of a model derive a test class::
 
     class TestMyModel(ModelContract):
         def make_model(self, dtype):

@@ -1,4 +1,4 @@
-"""What the checks stand on: structures, one evaluation, and comparisons that say by how much they fail."""
+"""Helpers of the checks: structures, evaluations, and comparisons that report the deviation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_one(model: Network, structure: Atoms | Graph) -> Evaluation:
-    """Energy, forces and stress of the network as it stands."""
+    """Return energy, forces and stress of the network without draws."""
     graph = structure if isinstance(structure, Graph) else Graph.from_atoms(structure, model.cutoff)
     samples = evaluate(model, Draws(1), graph, stress=True)
     forces, stress = demanded(samples.forces, "forces"), demanded(samples.stress, "a stress")
@@ -34,18 +34,18 @@ def evaluate_one(model: Network, structure: Atoms | Graph) -> Evaluation:
 
 
 def energies_of(model: Network, structures: Sequence[Atoms]) -> np.ndarray:
-    """(S,) eV, in one batch without derivatives."""
+    """Return energies (S,) eV from one batch without derivatives."""
     graph = Graph.collate([Graph.from_atoms(atoms, model.cutoff) for atoms in structures])
     return evaluate(model, Draws(1), graph, forces=False).energy[0].numpy()
 
 
 def dtype_of(model: Network) -> torch.dtype:
-    """The dtype of its parameters."""
+    """Return the dtype of the parameters."""
     return next(model.parameters()).dtype
 
 
 def perturbed(model: Network, scale: float = 0.1, seed: int = 0) -> Network:
-    """A copy with ``scale`` · N(0, 1) added to every parameter, so that zero biases hide nothing."""
+    """Return a copy with ``scale`` · N(0, 1) added to every parameter, so that zero biases hide no fault."""
     generator = torch.Generator().manual_seed(seed)
     model = copy.deepcopy(model)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def perturbed(model: Network, scale: float = 0.1, seed: int = 0) -> Network:
 
 
 def default_structures(species: Sequence[int]) -> list[Atoms]:
-    """A molecule, a triclinic crystal, a slab without a third cell vector and a wire, of the elements of the model."""
+    """Return a molecule, a triclinic crystal, a slab without a third cell vector and a wire, of the elements of the model."""
     rng = np.random.default_rng(7)
     grid = np.stack(np.meshgrid(*[[0.0, 1.7]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     molecule = Atoms(positions=(grid + rng.uniform(-0.25, 0.25, grid.shape))[:5], numbers=[1] * 5)
@@ -73,7 +73,7 @@ def default_structures(species: Sequence[int]) -> list[Atoms]:
 
 
 def close(what: str, got: ArrayLike, expected: ArrayLike, tolerance: float) -> None:
-    """Raise unless |got - expected| ≤ tolerance · max(1, |expected|), and unless both are NaN at the same places."""
+    """Raise unless |got - expected| ≤ tolerance · max(1, |expected|), with NaN at the same places."""
     got, expected = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     if got.shape != expected.shape or (np.isnan(got) != np.isnan(expected)).any():
         raise AssertionError(f"{what}: got {got}, expected {expected}")
@@ -84,6 +84,6 @@ def close(what: str, got: ArrayLike, expected: ArrayLike, tolerance: float) -> N
 
 
 def same(what: str, got: Evaluation, expected: Evaluation, tolerance: float) -> None:
-    """Every field of two evaluations, by :func:`close`."""
+    """Compare every field of two evaluations by :func:`close`."""
     for name in Evaluation._fields:
         close(f"{name} {what}", getattr(got, name), getattr(expected, name), tolerance)

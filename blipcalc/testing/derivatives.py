@@ -1,4 +1,4 @@
-"""Forces, stress and the gradients of training against central differences; smoothness at the cutoff."""
+"""Checks of forces, stress and training gradients against central differences, and of smoothness at the cutoff."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.testing.comparisons import dtype_of, energies_of, evaluate_one
 
-#: steps of the finite differences (Å, or strain), the best first: truncation rules the large ones, rounding the small
+#: steps of the finite differences (Å, or strain), the best first: truncation limits the large ones, rounding the small
 STEPS = (1e-3, 1e-4, 1e-5, 1e-2)
 
 
 def sweep(
     what: str, exact: np.ndarray, difference: Callable[[float], np.ndarray], absolute: float, relative: float = 0.0
 ) -> float:
-    """The error of ``exact`` at the first of :data:`STEPS` that is within the tolerance; raises where none is."""
+    """Return the error of ``exact`` at the first of :data:`STEPS` within the tolerance; raise where there is none."""
     allowed = absolute + relative * np.abs(exact).max()
     errors = {}
     for step in STEPS:
@@ -31,7 +31,7 @@ def sweep(
 
 
 def check_forces(model: Network, atoms: Atoms, tolerance: float = 1e-6) -> float:
-    """Forces are minus the gradient of the energy (eV/Å); returns the largest error."""
+    """Check that forces are minus the gradient of the energy (eV/Å); return the largest error."""
 
     def difference(step: float) -> np.ndarray:
         moved = [atoms.copy() for _ in range(6 * len(atoms))]
@@ -44,7 +44,7 @@ def check_forces(model: Network, atoms: Atoms, tolerance: float = 1e-6) -> float
 
 
 def check_stress(model: Network, atoms: Atoms, tolerance: float = 1e-7) -> float:
-    """Stress is the derivative of the energy by the strain, over the volume (eV/Å³); returns the largest error."""
+    """Check that stress is the derivative of the energy by the strain over the volume (eV/Å³); return the largest error."""
 
     def difference(step: float) -> np.ndarray:
         stress = np.zeros((3, 3))
@@ -63,7 +63,7 @@ def check_stress(model: Network, atoms: Atoms, tolerance: float = 1e-7) -> float
 
 
 def check_cutoff(model: Network, width: float = 1e-5, tolerance: float = 1e-4) -> None:
-    """Energy (eV) and forces (eV/Å) are continuous when two molecules come within the cutoff of each other."""
+    """Check that energy (eV) and forces (eV/Å) are continuous when two molecules come within the cutoff of each other."""
     graphs = []
     for distance in (model.cutoff - width, model.cutoff + width):
         left = [[0.0, 0.0, 0.0], [-1.2, 0.5, 0.0], [-0.8, -1.1, 0.3]]
@@ -86,7 +86,7 @@ def check_cutoff(model: Network, width: float = 1e-5, tolerance: float = 1e-4) -
 
 
 def check_force_training(model: Network, atoms: Atoms, tolerance: float = 1e-5) -> None:
-    """Parameter gradients of a force loss are right along one direction, and finite at isolated and symmetric atoms."""
+    """Check that parameter gradients of a force loss are right, and finite for isolated and symmetric atoms."""
     generator = torch.Generator().manual_seed(3)
     directions = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in model.named_parameters()}
     dtype = dtype_of(model)

@@ -1,4 +1,4 @@
-"""Claims about how a model runs: vmap, the roles of its layers, float32."""
+"""Checks of the declared properties of a model: vmap, roles of its layers, float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blipcalc.testing.comparisons import close, dtype_of, evaluate_one, perturbe
 
 
 def check_vmap(model: Network, atoms: Atoms, n: int = 3, tolerance: float = 1e-12) -> None:
-    """Where a model declares ``supports_vmap``, vmap over n perturbed copies of its parameters equals the loop."""
+    """Check, where a model declares ``supports_vmap``, that vmap over n perturbed copies of its parameters equals the loop."""
     if not model.supports_vmap:
         return
     copies = [dict(perturbed(model, seed=seed).named_parameters()) for seed in range(1, n + 1)]
@@ -27,7 +27,7 @@ def check_vmap(model: Network, atoms: Atoms, n: int = 3, tolerance: float = 1e-1
 
 
 def check_layer_roles(model: Network, atoms: Atoms) -> None:
-    """``layer_roles`` names every ``nn.Linear``, and the rows that each sees are those of its role."""
+    """Check that ``layer_roles`` names every ``nn.Linear``, and that the rows of each belong to its role."""
     graph = Graph.from_atoms(atoms, model.cutoff)
     roles, modules = model.layer_roles(), dict(model.named_modules())
     linear = {name for name, module in modules.items() if isinstance(module, nn.Linear)}
@@ -49,7 +49,7 @@ def check_layer_roles(model: Network, atoms: Atoms) -> None:
 
 
 def check_last_layers(model: Network, atoms: Atoms, tolerance: float = 1e-10) -> None:
-    """The energy is linear in the weights of the layers that ``last_layers`` names."""
+    """Check that the energy is linear in the weights of the layers in ``last_layers``."""
     names = [f"{layer}.{kind}" for layer in model.last_layers() for kind in ("weight", "bias")]
     first = {name: value.detach() for name, value in model.named_parameters() if name in names}
     if not first:
@@ -62,6 +62,6 @@ def check_last_layers(model: Network, atoms: Atoms, tolerance: float = 1e-10) ->
 
 
 def check_precision(model: Network, atoms: Atoms, single: Network | None = None, tolerance: float = 1e-4) -> None:
-    """``single``, by default a copy of the model in float32, agrees with the model in float64."""
+    """Check that ``single``, by default a copy of the model in float32, agrees with the model in float64."""
     single = copy.deepcopy(model).float() if single is None else single
     same("in float32", evaluate_one(single, atoms), evaluate_one(model, atoms), tolerance)

@@ -1,4 +1,4 @@
-"""What may not change the answer: symmetries, lattice vectors, batches, cells, far atoms."""
+"""Checks of invariance: symmetries, lattice vectors, batches, cells, distant atoms."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from blipcalc.core.contracts import Network
 from blipcalc.core.graph import Graph
 from blipcalc.testing.comparisons import Evaluation, close, dtype_of, evaluate_one, same
 
-#: attributes without which nothing works
+#: required attributes
 CONTRACT = ("cutoff", "species", "supports_vmap", "energy_scale", "heads", "layer_roles", "forward")
 
 
 def check_protocol(model: Network, atoms: Atoms) -> None:
-    """Attributes are there; energies are finite, float64, of the right shape, add up, and come out twice the same."""
+    """Check that attributes exist, and that energies are finite, float64, of the right shape, additive and reproducible."""
     if missing := [n for n in CONTRACT if n not in dir(model)]:
         raise AssertionError(f"{type(model).__name__} is not an EnergyModel; it lacks {missing}")
     tensors = Graph.from_atoms(atoms, model.cutoff).tensors(dtype_of(model))
@@ -34,7 +34,7 @@ def check_protocol(model: Network, atoms: Atoms) -> None:
 
 
 def check_symmetries(model: Network, atoms: Atoms, tolerance: float = 1e-10) -> None:
-    """Translation, rotation, reflection and permutation leave the energy; forces and stress turn with the structure."""
+    """Check that translation, rotation, reflection and permutation keep the energy, and rotate forces and stress."""
     rng = np.random.default_rng(0)
     energy, forces, stress = reference = evaluate_one(model, atoms)
     moved = atoms.copy()
@@ -53,7 +53,7 @@ def check_symmetries(model: Network, atoms: Atoms, tolerance: float = 1e-10) -> 
 
 
 def check_lattice_shifts(model: Network, atoms: Atoms, tolerance: float = 1e-10) -> None:
-    """Atoms moved by lattice vectors are the same atoms."""
+    """Check that atoms moved by lattice vectors are equivalent."""
     counts = np.random.default_rng(1).integers(-3, 4, size=(len(atoms), 3)) * atoms.pbc
     moved = atoms.copy()
     moved.positions += counts @ atoms.cell.array
@@ -61,7 +61,7 @@ def check_lattice_shifts(model: Network, atoms: Atoms, tolerance: float = 1e-10)
 
 
 def check_batch(model: Network, structures: Sequence[Atoms], tolerance: float = 1e-10) -> None:
-    """A batch gives what its structures give alone."""
+    """Check that a batch gives the results of its structures alone."""
     batch = evaluate_one(model, Graph.collate([Graph.from_atoms(a, model.cutoff) for a in structures]))
     singles = [evaluate_one(model, a) for a in structures]
     joined = Evaluation(*(np.concatenate(values) for values in zip(*singles, strict=True)))
@@ -69,7 +69,7 @@ def check_batch(model: Network, structures: Sequence[Atoms], tolerance: float = 
 
 
 def check_isolated_atoms(model: Network, tolerance: float = 1e-10) -> None:
-    """An atom without neighbours has a finite energy and no force; far atoms do not know each other."""
+    """Check that an atom without neighbours has a finite energy and no force, and that distant atoms do not interact."""
     singles = []
     for number in model.species:
         result = evaluate_one(model, Atoms(numbers=[number], positions=[[0.3, -0.2, 0.1]]))
@@ -83,7 +83,7 @@ def check_isolated_atoms(model: Network, tolerance: float = 1e-10) -> None:
 
 
 def check_supercell(model: Network, tolerance: float = 1e-10) -> None:
-    """Cells of one and two atoms, smaller than the cutoff, equal their supercells per cell."""
+    """Check that cells of one and two atoms, smaller than the cutoff, equal their supercells per cell."""
     cell = 0.5 * model.cutoff * np.array([[1.0, 0.0, 0.0], [0.16, 0.96, 0.0], [0.08, -0.12, 1.04]])
     one = Atoms(numbers=[model.species[0]], positions=[[0.1, 0.2, 0.3]], cell=cell, pbc=True)
     two = one + Atoms(numbers=[model.species[-1]], scaled_positions=[[0.45, 0.6, 0.55]], cell=cell)

@@ -1,4 +1,4 @@
-"""The test class that the authors of a model inherit."""
+"""Base test class for models of other packages."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from blipcalc.testing.invariance import (
 
 
 class ModelContract:
-    """Tests that a model class inherits; ``make_model`` is all that has to be written."""
+    """Base test class of a model; a subclass must define ``make_model`` alone."""
 
     def make_model(self, dtype: torch.dtype) -> Network:
-        """The model under test, small, with weights from a fixed seed."""
+        """Return the model under test, small, with weights from a fixed seed."""
         raise NotImplementedError("make_model(dtype) must return the model to test")
 
     def structures(self) -> list[Atoms]:
-        """Structures of elements that the model knows; at least one with a volume."""
+        """Return structures of known elements; at least one with a volume."""
         return default_structures(self.make_model(torch.float64).species)
 
     def model(self) -> Network:
-        """The model in float64 with every parameter perturbed."""
+        """Return the model in float64 with every parameter perturbed."""
         return perturbed(self.make_model(torch.float64))
 
     def _each(self, check: Callable[[Network, Atoms], object]) -> None:

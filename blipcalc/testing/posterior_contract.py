@@ -1,4 +1,4 @@
-"""The test class that the authors of a posterior inherit."""
+"""Base test class for posteriors of other packages."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from blipcalc.registries import POSTERIORS
 
 
 class PosteriorContract:
-    """Tests that a posterior inherits; ``make`` is all that has to be written.
+    """Base test class of a posterior; a subclass must define ``method`` and ``make`` alone.
 
-    method : what is registered
+    method : the registered class
     """
 
     method: type[PosteriorMethod]
 
     def make(self) -> tuple[Network, StoredPosterior]:
-        """A small network of a registered model, and the posterior of it."""
+        """Return a small network of a registered model, and its posterior."""
         raise NotImplementedError("make() must return a network and its posterior")
 
     def _n(self, posterior: StoredPosterior, wanted: int) -> int:

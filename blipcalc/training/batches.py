@@ -1,4 +1,4 @@
-"""Labelled graphs in batches."""
+"""Batches of labelled graphs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from blipcalc.data.labels import labels
 
 
 class Labelled(NamedTuple):
-    """A batch: what the model reads, with energies (S,) eV and forces (N, 3) eV/Å."""
+    """A batch: inputs of the model, energies (S,) eV and forces (N, 3) eV/Å."""
 
     graph: GraphTensors
     energy: Tensor
     forces: Tensor
 
     def to(self, device: torch.device | str) -> Labelled:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         old = self.graph
         graph = GraphTensors(
             old.vectors.to(device),
@@ -34,7 +34,7 @@ class Labelled(NamedTuple):
 
 
 def labelled_graphs(frames: Sequence[Atoms], cutoff: float) -> list[Graph]:
-    """One graph per frame, with its labels and edge vectors attached; pairs are searched once for the whole training."""
+    """Return one graph per frame with labels and edge vectors; neighbour pairs are searched once for the whole training."""
     graphs = []
     for atoms in frames:
         graph = Graph.from_atoms(atoms, cutoff)
@@ -47,7 +47,7 @@ def labelled_graphs(frames: Sequence[Atoms], cutoff: float) -> list[Graph]:
 
 
 def collate(graphs: Sequence[Graph], dtype: torch.dtype) -> Labelled:
-    """Several labelled graphs as one batch."""
+    """Join labelled graphs into one batch."""
     batch = Graph.collate(graphs)
     return Labelled(batch.tensors(dtype, batch.vectors.to(dtype)), batch.energy, batch.forces.to(dtype))
 
@@ -62,9 +62,9 @@ def shuffled_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Labelled]:
-    """The batches of one epoch: a function of (seed, epoch) alone, so that a resumed run sees the same ones.
+    """Yield the batches of one epoch, which depend on (seed, epoch) alone, so that a resumed run has the same ones.
 
-    With ``world`` processes each takes every ``world``-th structure of a batch; a last incomplete batch is dropped unless it
+    With ``world`` processes each takes every ``world``-th structure of a batch; an incomplete last batch is dropped unless it
     is the only one.
     """
     generator = torch.Generator().manual_seed((seed << 20) + epoch)
@@ -76,6 +76,6 @@ def shuffled_batches(
 
 
 def ordered_batches(graphs: Sequence[Graph], batch_size: int, dtype: torch.dtype) -> Iterator[Labelled]:
-    """All graphs in order."""
+    """Yield batches of all graphs in order."""
     for start in range(0, len(graphs), batch_size):
         yield collate(graphs[start : start + batch_size], dtype)

@@ -1,4 +1,4 @@
-"""Settings of a training run; every field is documented where it is declared, and an unknown one is an error."""
+"""Settings of a training; each field is documented at its declaration, and an unknown field is an error."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from blipcalc.settings import Settings
 from blipcalc.units import EnergyUnit, LengthUnit
 
 ObjectiveName = Literal["mae", "mse", "gaussian_nll", "crps", "nll_e", "nll_jef"]
-#: of the noise fit without a number of epochs; fewer steps than these leave the noise near its start
+#: least numbers of epochs and of steps of a noise fit by default; fewer steps leave the noise near its start
 EPOCHS, STEPS = 20, 300
-#: networks of an ensemble or a mixture without a number
+#: default number of networks of an ensemble or a mixture
 MEMBERS = 2
 
 
 class DataConfig(Settings):
-    """Where labels come from and how they are split."""
+    """Settings of the labels and of their split."""
 
     energy_key: str = "energy"
     forces_key: str = "forces"
@@ -32,7 +32,7 @@ class DataConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """What is trained."""
+    """Settings of the model."""
 
     architecture: str | None = Field(
         default=None, description="a name in blipcalc.registries.MODELS; None: painn, or that of ``start``"
@@ -58,22 +58,22 @@ class ModelConfig(Settings):
 
     @property
     def method(self) -> PosteriorMethod:
-        """What the posterior declares; raises :class:`ConfigurationError` for an unknown name or setting."""
+        """The posterior method; raises :class:`ConfigurationError` for an unknown name or setting."""
         return POSTERIORS[self.posterior](self.posterior_settings)
 
     @property
     def architecture_or_default(self) -> str:
-        """Of fresh networks."""
+        """Architecture of new networks."""
         return self.architecture or "painn"
 
     @property
     def n_members(self) -> int:
-        """Networks to train."""
+        """Number of networks to train."""
         return (self.members or MEMBERS) if self.method.is_several else 1
 
 
 class TrainConfig(Settings):
-    """How to train one network."""
+    """Settings of the training of one network."""
 
     objective: ObjectiveName = Field(
         default="mae",
@@ -132,7 +132,7 @@ class TrainConfig(Settings):
 
 
 class NoiseConfig(Settings):
-    """How to fit the noise after training."""
+    """Settings of the noise fit after training."""
 
     epochs: int | None = Field(
         default=None,
@@ -149,9 +149,9 @@ class NoiseConfig(Settings):
     device: str = "cpu"
 
     def epochs_for(self, n_frames: int) -> int:
-        """Epochs for so many frames."""
+        """Return the number of epochs for a number of frames."""
         return self.epochs or max(EPOCHS, -(-STEPS // self.steps_per_epoch(n_frames)))
 
     def steps_per_epoch(self, n_frames: int) -> int:
-        """Steps of one pass over so many frames."""
+        """Return the number of steps in one pass over a number of frames."""
         return max(1, n_frames // self.batch_size)

@@ -1,9 +1,9 @@
-"""How the weights of one network move: an optimiser, the average it leaves behind, the best of it, and a Gaussian around it.
+"""Optimisation of the weights of one network, with an average of the weights and an online posterior.
 
     θ ← θ - step(∇),    θ̄ ← θ̄ + (1 - d)(θ - θ̄),    d = min(decay, (1 + t) / (10 + t))
 
-What makes a posterior on the way (:class:`~blipcalc.posteriors.method.OnlineFit`) chooses the optimiser, the weights at which
-gradients are taken, and takes note of what it needs.
+A posterior fitted during training (:class:`~blipcalc.posteriors.method.OnlineFit`) chooses the optimiser and the weights at which
+gradients are taken, and records what it needs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from blipcalc.posteriors.stored import StoredPosterior
 from blipcalc.training.config import TrainConfig
 from blipcalc.training.schedules import learning_rate
 
-#: parameters whose names contain this belong to the BLIP inference network and get their own learning rate
+#: part of the names of parameters of the BLIP inference network, which has its own learning rate
 INFERENCE_PREFIX = "inference."
 
 
 class Descent:
-    """The moving weights of a training run.
+    """Weights of a training run, with their optimiser and their average.
 
     Parameters
     ----------
-    parameters : {name: leaf}, moved in place
+    parameters : {name: leaf}, updated in place
     config : settings of the training
-    online : what makes a posterior on the way
+    online : fit of a posterior during training
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], config: TrainConfig, online: OnlineFit) -> None:
@@ -42,14 +42,14 @@ class Descent:
         self.optimizer = online.optimizer(self._groups(), config.learning_rate)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameters, with factors on the learning rate."""
+        """Return groups of parameters, with factors on the learning rate."""
         inference = [p for name, p in self.parameters.items() if INFERENCE_PREFIX in name]
         backbone = [p for name, p in self.parameters.items() if INFERENCE_PREFIX not in name]
         groups = [{"params": backbone, "factor": 1.0}]
         return groups + ([{"params": inference, "factor": self.config.inference_rate}] if inference else [])
 
     def rate(self, epoch: int, total_steps: int) -> float:
-        """The learning rate now."""
+        """Return the current learning rate."""
         c = self.config
         constant = self.online.rate(epoch, c.epochs)
         if constant is not None:
@@ -59,59 +59,59 @@ class Descent:
         )
 
     def start(self, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """Begin a step: the weights to take the gradient at, leaves without one."""
+        """Begin a step: return the weights at which to take the gradient, leaves without one."""
         self.optimizer.zero_grad(set_to_none=True)
         return self.online.step_weights(self.parameters, generator)
 
     def collect(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the gradients that the weights of :meth:`start` hold for those of the parameters."""
+        """Copy the gradients of the weights of :meth:`start` to the parameters."""
         for name, parameter in self.parameters.items():
             parameter.grad = weights[name].grad
 
     def gradient_norm(self) -> Tensor:
-        """Norm of the gradients, which are clipped where the fit allows it."""
+        """Return the norm of the gradients before clipping, and clip them where the fit allows it."""
         largest = self.config.clip_norm if self.online.clips else float("inf")
         return torch.nn.utils.clip_grad_norm_(self.parameters.values(), largest)
 
     def apply(self, rate: float) -> None:
-        """One step with the gradients that the parameters hold."""
+        """Do one step with the gradients of the parameters, and update the average."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimizer.step()
         self.step_count += 1
-        # a short memory early on, so that the average does not carry the random start
+        # a short memory at first, so that the average forgets the random initial weights
         decay = min(self.config.ema_decay, (1 + self.step_count) / (10 + self.step_count))
         live = [p.detach() for p in self.parameters.values()]
         torch._foreach_lerp_(list(self.average.values()), live, 1.0 - decay)
 
     def keep_best(self) -> None:
-        """The average as it stands is the best so far."""
+        """Store the current average as the best so far."""
         self.best = {name: value.clone() for name, value in self.average.items()}
 
     def end_epoch(self, epoch: int) -> None:
-        """Tell the fit that an epoch (from 1) has ended."""
+        """Report the end of an epoch (from 1) to the fit."""
         self.online.end_epoch(epoch, self.config.epochs, self.parameters)
 
     @property
     def posterior(self) -> StoredPosterior | None:
-        """The posterior that was made on the way; None without one."""
+        """Posterior fitted during training; None without one."""
         made = self.online.posterior(self.parameters)
         return None if made is None else made[0]
 
     @property
     def result(self) -> Mapping[str, Tensor]:
-        """The weights that were looked for: the centre of a posterior that was made on the way, else the best average."""
+        """Final weights: the mean weights of a posterior fitted during training, else the best average."""
         made = self.online.posterior(self.parameters) if self.step_count else None
         return self.best if made is None else made[1]
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Put these weights in the place of the parameters."""
+        """Set the parameters to these weights."""
         for name, value in weights.items():
             self.parameters[name].copy_(value)
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """All tensors of it, by kind, for a checkpoint."""
+        """Return all tensors by kind, for a checkpoint."""
         state = {
             f"{key}/{name}": value
             for name, parameter in self.parameters.items()
@@ -122,10 +122,10 @@ class Descent:
         return tensors | ({"posterior": of_fit} if of_fit else {})
 
     def restore(self, state: State, step_count: int) -> None:
-        """Go on from :meth:`tensors`."""
+        """Restore :meth:`tensors`."""
         self.step_count = step_count
         self.load(state.of("model"))
-        # in the order of the parameters: a file keeps its tensors in another one
+        # in the order of the parameters, which differs from that of a file
         where = {name: p.device for name, p in self.parameters.items()}
         self.average = {name: state.of("ema")[name].to(device) for name, device in where.items()}
         self.best = {name: state.of("best")[name].to(device) for name, device in where.items()}

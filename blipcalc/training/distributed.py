@@ -1,4 +1,4 @@
-"""One or many processes under torchrun: gradients are averaged over processes, everything else is the same code."""
+"""Training in one or several processes under torchrun; gradients are averaged over processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; its gradient is the sum of their gradients."""
+    """Sum over processes, whose gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: object, values: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class _Sum(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among its peers."""
+    """Rank of this process and number of processes."""
 
     rank: int
     world: int
@@ -36,7 +36,7 @@ class Processes:
 
     @classmethod
     def join(cls, device: str) -> Processes:
-        """Join the group that torchrun describes in the environment (read, never written); alone without one."""
+        """Join the group that torchrun describes in the environment (read, never written); without one a single process."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls(0, 1, torch.device(device))
@@ -53,9 +53,9 @@ class Processes:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """Average over the elements of all processes; differentiable, and the same number everywhere.
+        """Return the average over the elements of all processes, differentiable and equal in all of them.
 
-        Each process's gradient is ``world`` times its share, so that the average of the gradients is the gradient.
+        The gradient in each process is ``world`` times its share, so that the average over processes is the gradient.
         """
         if self.world == 1:
             return values.mean()
@@ -64,15 +64,15 @@ class Processes:
         return _Sum.apply(values.sum()) / count
 
     def sum_of_means(self, terms: Tensor) -> Tensor:
-        """Σ sum/count over the rows (sum, count) of terms (T, 2), each taken over all processes; () and differentiable."""
+        """Return Σ sum/count over the rows (sum, count) of terms (T, 2), each taken over all processes; () and differentiable."""
         total = terms if self.world == 1 else _Sum.apply(terms)
         return (total[:, 0] / total[:, 1]).sum()
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replace every gradient by its mean over processes, in one flat reduction.
+        """Replace every gradient by its mean over processes, in one reduction of a flat tensor.
 
-        Data parallelism by hand instead of ``DistributedDataParallel``: forces are derivatives taken inside the step, which
-        the wrapper's hooks on ``forward`` do not see, and a forces-only loss leaves parameters without a gradient.
+        This replaces ``DistributedDataParallel``, whose hooks on ``forward`` miss the forces, which are derivatives taken inside
+        the step; also, a forces-only loss leaves parameters without a gradient.
         """
         if self.world == 1:
             return
@@ -84,7 +84,7 @@ class Processes:
             p.grad = part.view_as(p)
 
     def as_first(self, values: dict[str, float]) -> dict[str, float]:
-        """The figures of the first process, everywhere: decisions that rest on them are the same in all processes."""
+        """Return the figures of the first process in every process, so that all of them decide alike."""
         if self.world == 1:
             return values
         shared = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
@@ -93,7 +93,7 @@ class Processes:
 
     @torch.no_grad()
     def weights_as_first(self, parameters: Iterable[Tensor]) -> None:
-        """Give all processes the weights of the first, in place."""
+        """Copy the weights of the first process to all processes, in place."""
         if self.world > 1:
             for parameter in parameters:
                 dist.broadcast(parameter, src=0)

@@ -1,4 +1,4 @@
-"""Logs of a run: ``log.csv``, and TensorBoard events where that package is installed."""
+"""Logs of a training: ``log.csv``, and TensorBoard events where that package is installed."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from blipcalc.files.safetensors_file import write_atomically
 
 
 class Totals:
-    """Means of figures that come step by step."""
+    """Running means of figures over steps."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
         self.n = 0
 
     def add(self, figures: Mapping[str, float]) -> None:
-        """Those of one more step."""
+        """Add the figures of one step."""
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.n += 1
 
     def means(self) -> dict[str, float]:
-        """Over all steps so far."""
+        """Return the means over all steps so far."""
         return {name: value / self.n for name, value in self.sums.items()}
 
 
 class RunLog:
-    """One row per epoch.
+    """Log of a run, with one row per epoch.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class RunLog:
                 self._events = SummaryWriter(str(folder / "tensorboard"))
 
     def rows(self) -> list[dict[str, str]]:
-        """What is written so far; raises :class:`DamagedFileError` where it is not as it was written."""
+        """Return the rows written so far; raises :class:`DamagedFileError` for a changed file."""
         if not self.path.exists():
             return []
         verify(self.path)
@@ -58,7 +58,7 @@ class RunLog:
             return list(csv.DictReader(stream))
 
     def keep(self, epoch: int) -> None:
-        """Drop rows after ``epoch``: a resumed run writes them again."""
+        """Remove the rows after ``epoch``, which a resumed run writes again."""
         if not (self.active and self.path.exists()):
             return
         kept = io.StringIO()
@@ -93,6 +93,6 @@ class RunLog:
         add_sums(self.path)
 
     def close(self) -> None:
-        """Flush the events."""
+        """Close the TensorBoard events."""
         if self._events is not None:
             self._events.close()

@@ -1,4 +1,4 @@
-"""Training of the networks of a model: one after the other, or side by side."""
+"""Training of the networks of a model, one after the other or as a vectorised ensemble."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from blipcalc.training.trainer import Trainer
 class Member:
     """One trained network.
 
-    figures : epoch and score of the weights that were kept, seconds; the same of a warm stage as ``warm``
-    posterior : what was made while it was trained; None without it
+    figures : epoch and score of the selected weights, seconds; those of a warm stage as ``warm``
+    posterior : fitted during training; None without one
     """
 
     network: Network
@@ -44,17 +44,17 @@ class Member:
     posterior: StoredPosterior | None
 
     def state(self) -> dict[str, Tensor]:
-        """All that members differ in, on the CPU: weights, and what variances of heads are multiples of."""
+        """Return all tensors that differ between members, on the CPU: weights, and the noise units of heads."""
         units = [(name, value) for name, value in self.network.named_buffers() if name.endswith(NOISE_UNIT)]
         return {name: value.detach().cpu().clone() for name, value in (*self.network.named_parameters(), *units)}
 
 
 def train_members(numbers: Sequence[int], plan: Plan, prepared: Prepared, folder: Path) -> list[Member]:
-    """Networks of these numbers: fresh or from a model file, a warm deterministic stage if asked for, then the stage proper.
+    """Train the networks of these numbers, new or from a model file: a warm stage where requested, then the main stage.
 
-    Several go side by side, but where there is noise in their steps.
+    Steps without weight noise can train several networks as a vectorised ensemble.
 
-    raises : RunFolderBusyError where another process trains in one of their folders
+    raises : RunFolderBusyError where another process trains in one of the folders
     """
     folders = [folder / f"member-{k}" if plan.model.n_members > 1 else folder for k in numbers]
     with ExitStack() as held:
@@ -99,9 +99,9 @@ def _fitted(
     folders: Sequence[Path],
     method: PosteriorMethod | None = None,
 ) -> list[Trainer]:
-    """The finished runs of one stage."""
+    """Run one stage of all networks, and return its trainers."""
     together = len(networks) > 1 and not posterior.is_random
-    # side by side the shared step is compiled, and none of their own
+    # in a vectorised ensemble the shared step is compiled instead of the members' own
     own = config.model_copy(update={"compile": config.compile and not together})
     runs = []
     for network, seed, folder in zip(networks, seeds, folders, strict=True):
@@ -115,33 +115,33 @@ def _fitted(
 
 
 def _selected(trainer: Trainer) -> dict[str, Any]:
-    """Epoch and score of the weights that were kept."""
+    """Return epoch and score of the selected weights."""
     return dict(trainer.best) if trainer.best["epoch"] >= 0 else {"score": None, "epoch": 0}
 
 
 def _network(k: int, plan: Plan, prepared: Prepared) -> Network:
-    """Network number k as it starts."""
+    """Return network number k with its initial weights."""
     if plan.start is None:
         return _fresh(prepared, plan.model, plan.training.seed + k)
     return _started(prepared, plan.start, k)
 
 
 def _made(method: PosteriorMethod, network: Network, seed: int) -> Network:
-    """The network that a posterior is of; what it adds starts as the seed alone says."""
+    """Return the network of the posterior; the seed alone sets the initial values of what the posterior adds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return method.network(network.cpu())
 
 
 def _fresh(prepared: Prepared, model_config: ModelConfig, seed: int) -> Network:
-    """A new network; its initial weights depend on the seed alone, and the process's own random state is left alone."""
+    """Return a new network, whose initial weights depend on the seed alone; the random state of the process is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(model_config.architecture_or_default, model_config.sizes, prepared.species)
 
 
 def _started(prepared: Prepared, start: Model, k: int) -> Network:
-    """The deterministic network of a model file, or number k of its ensemble."""
+    """Return the deterministic network of a model file, or number k of its ensemble."""
     network = copy.deepcopy(start.network)
     foreign = set(prepared.species) - set(network.species)
     if foreign:

@@ -1,16 +1,16 @@
-"""Fitting the noise of a trained BLIP, or of a whole mixture of them, on frames that its weights were not trained on.
+"""Fit of the weight noise of a trained BLIP, or of a mixture of BLIPs, on frames outside the training set.
 
-The backbones stay as they are; only the inference networks learn.  With F⁰_m the forces of member m without noise, F⁰ their
+The backbones are fixed; only the inference networks are trained.  With F⁰_m the forces of member m without noise, F⁰ their
 mean, and draws F_k of member m(k),
 
     v_i = mean_k ‖F_k,i - F⁰_m(k),i‖² / 3 + mean_m ‖F⁰_m,i - F⁰_i‖² / 3 + δ²
     L   = mean_i ½ [ ln v_i + ‖F_ref,i - F⁰_i‖² / (3 v_i) ]     over atoms whose forces do not vanish by symmetry
 
-so that the noise supplies what the disagreement of the members lacks, atom by atom.  On its own training frames a network errs
-less than elsewhere, and by a factor that differs from one chemistry to the next: hence other frames.
+so that the weight noise adds the variance that the spread of the members lacks, atom by atom.  Errors of a network are smaller on
+its training frames than elsewhere, by a factor that depends on the chemistry, so the fit needs other frames.
 
 L is the Gaussian score of a predictive variance, a proper one (Gneiting and Raftery 2007, section 4.1); choosing a posterior's
-hyper-parameters by held-out likelihood is common practice, the form with a sum over members is our own.
+hyper-parameters by held-out likelihood is common practice; the form with a sum over members is our own.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from blipcalc.training.logs import RunLog
 from blipcalc.training.schedules import learning_rate
 from blipcalc.training.steps import step_function
 
-#: δ, in units of the label scale: keeps the logarithm finite for atoms whose forces vanish by symmetry
+#: δ, in units of the label scale, which keeps the logarithm finite for atoms whose forces vanish by symmetry
 FLOOR = 1e-4
-#: mean squared z-scores at the end that a fit may have on its own frames
+#: range of the mean squared z-score after a fit, on its own frames
 FITTED = (0.6, 1.6)
 
 
@@ -56,11 +56,11 @@ def fit_noise(
     config: NoiseConfig,
     folder: str | Path | None = None,
 ) -> tuple[HasNoise, dict[str, Any]]:
-    """Fit the inference networks of a posterior; those of ``network`` are filled in place (a mixture's: with its first).
+    """Fit the inference networks of a posterior in place; of a mixture ``network`` holds the first member afterwards.
 
     network : the BLIP, on the CPU
-    graphs : labelled, of frames that the weights were not trained on
-    folder : ``log.csv`` goes there
+    graphs : labelled, of frames outside the training set
+    folder : for ``log.csv``
     returns : the posterior with fitted noise, and the figures of the last epoch
     raises : ConfigurationError for a posterior without noise; NonFiniteError
     """
@@ -89,9 +89,9 @@ def fit_noise(
 
 @torch.no_grad()
 def alpha_distribution(network: BlipModel, posterior: StoredPosterior, graphs: Sequence[Graph]) -> dict[str, Any]:
-    """What α a BLIP has learned: 5, 50 and 95 % quantiles over the rows of some frames, by layer, members pooled.
+    """Return 5, 50 and 95 % quantiles of the learned α of a BLIP over the rows of some frames, by layer, members pooled.
 
-    returns : {"layers": {layer: (q05, q50, q95)}, "near_bound": share of rows above nine tenths of the bound}
+    returns : {"layers": {layer: (q05, q50, q95)}, "near_bound": fraction of rows above nine tenths of the bound}
     """
     inference = network.inference
     prefix = next(name for name, module in network.named_modules() if module is inference) + "."
@@ -109,7 +109,7 @@ def alpha_distribution(network: BlipModel, posterior: StoredPosterior, graphs: S
 
 
 class _NoiseFit:
-    """The members, of which only the inference networks have gradients, and the optimiser."""
+    """The members, with gradients of the inference networks alone, and the optimiser."""
 
     def __init__(self, network: Network, posterior: HasNoise, config: NoiseConfig, n_frames: int) -> None:
         self.config, self.step_count = config, 0
@@ -129,7 +129,7 @@ class _NoiseFit:
         self._step = step_function(self.network, stacked=True, compiled=False)
 
     def run_epoch(self, graphs: Sequence[Graph], epoch: int) -> dict[str, float]:
-        """One pass over the frames: mean score (of forces in units of the label scale) and mean squared z-score."""
+        """Train one pass over the frames; return mean score (forces in units of the label scale) and mean squared z-score."""
         totals, n = {"nll": 0.0, "mean_z2": 0.0}, 0.0
         for batch in shuffled_batches(graphs, self.config.batch_size, self.dtype, seed=self.config.seed, epoch=epoch):
             figures, count = self._train_step(batch.to(self.device))
@@ -139,9 +139,9 @@ class _NoiseFit:
         return {name: value / max(n, 1.0) for name, value in totals.items()}
 
     def _forces(self, batch: Labelled, member: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor | float]:
-        """(K, N, 3) forces and (N,) mean variance of a component that heads predict, or 0, in units of the label scale.
+        """Return (K, N, 3) forces and (N,) mean component variance from heads, or 0, in units of the label scale.
 
-        member : (K,) whose weights each draw has
+        member : (K,) index of the member of each draw
         """
         overrides = {name: gather_rows(value, member) for name, value in self.members.items()} | noise
         step = self._step(self.parameters, overrides, *batch.graph)
@@ -151,7 +151,7 @@ class _NoiseFit:
         return step.forces / self.scale, own
 
     def _train_step(self, batch: Labelled) -> tuple[dict[str, float], float]:
-        """Figures of a batch, and the atoms that they stand on."""
+        """Do one step; return the figures of the batch and its number of atoms that count."""
         c = self.config
         with torch.no_grad():
             modes, _ = self._forces(batch, torch.arange(self.n_members, device=self.device), {})
@@ -162,7 +162,7 @@ class _NoiseFit:
         between = (modes - modes.mean(dim=0)).square().mean(dim=(0, 2))
         variance = within + between + aleatoric + FLOOR**2
         squared = (batch.forces / self.scale - modes.mean(dim=0)).square().mean(dim=1)
-        # forces that vanish by symmetry have neither an error nor a variance that noise could supply
+        # forces that vanish by symmetry have no error, and weight noise gives them no variance
         speaking = (squared > FLOOR**2) | (variance.detach() > 2 * FLOOR**2)
         count = speaking.sum().clamp(min=1)
         loss = 0.5 * ((variance.log() + squared / variance) * speaking).sum() / count
@@ -182,7 +182,7 @@ class _NoiseFit:
         return {"nll": float(loss.detach()), "mean_z2": float(z2)}, float(speaking.sum())
 
     def posterior(self) -> HasNoise:
-        """The posterior with the fitted noise, on the CPU; the network that was given holds its first member."""
+        """Return the posterior with the fitted noise, on the CPU; the given network holds its first member."""
         fitted = {name: value.detach().cpu() for name, value in self.fitted.items()}
         own = dict(self.original.named_parameters())
         with torch.no_grad():

@@ -5,15 +5,15 @@ With the scale s (eV, and eV/Å for forces: the RMS force component of the train
     e = (E - E_ref) / s,    f = (F - F_ref) / s
 
 so that weights, learning rate and the KL weight do not depend on the chemistry; variances of mean-variance heads are divided
-by s² alike.  ``mean`` is the average over a batch, which may be spread over processes.
+by s².  ``mean`` is the average over a batch, which may be spread over processes.
 
-The joint likelihood of energies and forces (Willow, …, Myung, arXiv 2510.03046, eq. 24) is there
+The joint likelihood of energies and forces (Willow, …, Myung, arXiv 2510.03046, eq. 24) is
 
     λ_E r²/σ² + ln σ² + λ_F fᵀ Σ⁻¹ f + ln det Σ
 
-whose minimum is at λ times the variance of the errors.  Written for what shall be reported, σ²/λ and Σ/λ, it is the same
-function with λ = 1, up to a constant: λ moves nothing but the unit of the variance.  So there is none here; weights stand
-before whole terms, and reported variances are those of the errors.
+whose minimum is at λ times the variance of the errors.  As a function of σ²/λ and Σ/λ it is the same with λ = 1, up to a
+constant: λ changes only the unit of the variance.  So there is no λ here: weights multiply whole terms, and reported variances
+are those of the errors.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ Mean = Callable[[Tensor], Tensor]
 
 
 def mae(residual: Tensor, mean: Mean = torch.mean) -> Tensor:
-    """Mean absolute residual: a Laplace likelihood of fixed width (BLIP, §5.1)."""
+    """Return the mean absolute residual: a Laplace likelihood of fixed width (BLIP, §5.1)."""
     return mean(residual.abs())
 
 
 def mse(residual: Tensor, mean: Mean = torch.mean) -> Tensor:
-    """Mean squared residual."""
+    """Return the mean squared residual."""
     return mean(residual.square())
 
 
 def gaussian_nll(residual: Tensor, mean: Mean = torch.mean) -> Tensor:
-    """Gaussian negative log-likelihood per component, its one noise variance profiled out: ½ log mean r² (+ constant).
+    """Return the Gaussian negative log-likelihood per component with one profiled noise variance: ½ log mean r² (+ constant).
 
-    The variance takes its maximum-likelihood value of the batch, so that the balance of energies and forces sets itself.
+    The variance has its maximum-likelihood value for the batch, which balances energies and forces automatically.
     """
     return 0.5 * torch.log(mean(residual.square()) + torch.finfo(residual.dtype).eps)
 
 
 def crps(residual: Tensor, mean: Mean = torch.mean) -> Tensor:
-    """Fair CRPS of R ≥ 2 draws, per component.
+    """Return the fair CRPS of R ≥ 2 draws, per component.
 
         CRPS = mean_r |x_r - y| - 1 / (2 R (R - 1)) Σ_{r,q} |x_r - x_q|
 
-    A proper score: it rewards a spread that matches the error, where the error of single draws only punishes it.
+    A proper score: it rewards a spread that matches the error, whereas the error of single draws only penalises spread.
     Source: Gneiting and Raftery 2007, eq. 21, with the unbiased spread term of Ferro 2014.
     """
     n = residual.shape[0]
@@ -67,26 +67,27 @@ def crps(residual: Tensor, mean: Mean = torch.mean) -> Tensor:
 
 
 def variance_nll(residual: Tensor, variance: Tensor, mean: Mean = torch.mean, beta: float = 0.0) -> Tensor:
-    """Gaussian negative log-likelihood with a variance for every residual: mean of ½ (r² / σ² + ln σ²), without ½ ln 2π.
+    """Return the Gaussian negative log-likelihood with one variance per residual: mean of ½ (r² / σ² + ln σ²), without ½ ln 2π.
 
-    beta : each term times ⌊σ²⌋^β, whose gradient is stopped (β-NLL, Seitzer et al. 2022, arXiv 2203.09168, eq. 9): without it
-        residuals with a large variance are hardly learnt; 0.5 is their recommendation, 1 gives means the gradient of the mse
+    beta : multiplies each term by ⌊σ²⌋^β, whose gradient is stopped (β-NLL, Seitzer et al. 2022, arXiv 2203.09168, eq. 9):
+        without it residuals with a large variance are hardly learnt; 0.5 is recommended there, and with 1 means have the gradient
+        of the mse
     """
     terms = 0.5 * (residual.square() / variance + variance.log())
     return mean(terms * variance.detach() ** beta if beta else terms)
 
 
 def covariance_nll(residual: Tensor, covariance: Tensor, mean: Mean = torch.mean, beta: float = 0.0) -> Tensor:
-    """The same for vectors (…, 3) with covariances (…, 3, 3), per component: mean of (rᵀ Σ⁻¹ r + ln det Σ) / 6.
+    """Return the same for vectors (…, 3) with covariances (…, 3, 3), per component: mean of (rᵀ Σ⁻¹ r + ln det Σ) / 6.
 
-    beta : each term times ⌊det Σ⌋^(β/3)
+    beta : multiplies each term by ⌊det Σ⌋^(β/3)
     """
     square, logdet = gaussian_terms(residual, covariance)
     terms = (square + logdet) / 6.0
     return mean(terms * (logdet.detach() * beta / 3.0).exp() if beta else terms)
 
 
-#: of residuals alone
+#: objectives of residuals alone
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "mae": mae,
     "mse": mse,
@@ -94,7 +95,7 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "crps": crps,
 }
 
-#: of residuals and the variances of mean-variance heads: the heads that each takes
+#: objectives of residuals and variances of mean-variance heads, with the heads that each needs
 WITH_HEADS: dict[str, Heads] = {"nll_e": "energy", "nll_jef": "joint"}
 
 
@@ -108,14 +109,14 @@ def losses(
     beta: float = 0.0,
     units: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss of energies and of forces under an objective.
+    """Return the losses of energies and of forces under an objective.
 
-    ``nll_e`` takes the likelihood of energies and the mse of forces, ``nll_jef`` the likelihood of both.
+    ``nll_e`` is the likelihood of energies and the mse of forces, ``nll_jef`` the likelihood of both.
 
     step : outputs of R draws; batch : labels; scale : s, eV; mean, beta : see above
     units : u_E and u_F, root mean square residuals (of the energy per √atom) in units of s: likelihoods are multiplied by
-        2 u² (with β: 2 u²⁻²ᵝ), which moves no minimum and makes their gradients go on from those of the mse.  The joint one
-        has one factor, that of u_F, so that it stays the likelihood of both
+        2 u² (with β: 2 u²⁻²ᵝ), which keeps their minima and continues the gradients of the mse.  The joint likelihood has
+        one factor, that of u_F, so that it stays a likelihood of both
     """
     energy, forces = (step.energy - batch.energy) / scale, (step.forces - batch.forces) / scale
     if name in OBJECTIVES:
@@ -131,11 +132,12 @@ def losses(
 
 
 def likelihood_weight(name: str, residual: float) -> float:
-    """What makes the loss of forces, a mean over components, the negative log-likelihood of one of them, up to a constant.
+    """Return the factor that turns the mean loss of forces into the negative log-likelihood of one component (+ constant).
 
-    The width of the distribution is not in the loss: ``residual``, in units of the label scale, stands for it.  A Laplace
-    distribution under mae, |r|/b; the crps, no likelihood, is taken for it.  A Gaussian under mse, r²/(2 σ²), and under
-    ``nll_e`` and ``nll_jef``, whose scaled gradients (:func:`losses`) are those of the mse.  ``gaussian_nll`` is one as it is.
+    The loss does not contain the width of the distribution, so ``residual``, in units of the label scale, is used for it.  For
+    mae the distribution is Laplace, |r|/b, and the crps, which is no likelihood, is treated alike.  For mse it is Gaussian,
+    r²/(2 σ²), also for ``nll_e`` and ``nll_jef``, whose scaled gradients (:func:`losses`) are those of the mse.
+    ``gaussian_nll`` is a likelihood already.
     """
     if name == "gaussian_nll":
         return 1.0

@@ -1,4 +1,4 @@
-"""What was asked of a training, as one thing without contradictions."""
+"""Plan of a training: checked settings of data, model and stages."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from blipcalc.training.config import DataConfig, ModelConfig, NoiseConfig, Train
 from blipcalc.training.objectives import WITH_HEADS
 from blipcalc.training.prepare import Prepared
 
-#: epochs without noise of a BLIP for which no training was asked: what measured best
+#: default epochs of a BLIP without weight noise, the best number in our measurements
 WARM_EPOCHS = 100
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that was asked for: data, model, and the stages of training.
+    """Settings of data, model and all stages of a training.
 
-    warm : without noise, or None; training : the stage proper, may have no epochs; noise : the fit of the noise alone, or None
-    start : the model whose network, or whose networks one each, are the starting point, or None
+    warm : stage without weight noise, or None; training : main stage, possibly of no epochs; noise : noise fit, or None
+    start : model whose network, or whose networks one by one, are the starting point, or None
     """
 
     data: DataConfig
@@ -50,9 +50,9 @@ class Plan:
         noise: NoiseConfig | Mapping[str, Any] | None,
         start: str | Path | None,
     ) -> Plan:
-        """The plan with its defaults filled in; takes what :func:`~blipcalc.training.train.train` takes.
+        """Return the plan with its defaults; the arguments are those of :func:`~blipcalc.training.train.train`.
 
-        raises : ConfigurationError for contradictions; ModelFileError for a starting model that cannot be read
+        raises : ConfigurationError for contradictions; ModelFileError for an unreadable starting model
         """
         model = ModelConfig.of(model)
         if model.method.has_noise and training is None:
@@ -68,14 +68,14 @@ class Plan:
             None if start is None else load(start),
         )
         plan._check_stages()
-        # all settings of the posterior, defaults too: a model file records them
+        # all settings of the posterior, including defaults, since a model file records them
         settings = {"posterior_settings": model.method.settings.model_dump(mode="json")}
         plan = replace(plan, model=plan._model_meant().model_copy(update=settings))
         plan._check_heads()
         return plan
 
     def _check_stages(self) -> None:
-        """Refuse stages that do not make a model."""
+        """Raise :class:`ConfigurationError` for stages that cannot make the model."""
         method = self.model.method
         if self.noise and not method.has_noise:
             raise ConfigurationError(f"posterior={self.model.posterior!r} has no noise to fit; use {with_noise()}")
@@ -104,11 +104,11 @@ class Plan:
             )
 
     def _objectives(self) -> list[str]:
-        """Of the stages that train weights."""
+        """Return the objectives of the stages that train weights."""
         return [stage.objective for stage in (self.warm, self.training) if stage is not None and stage.epochs]
 
     def _check_heads(self) -> None:
-        """Refuse heads that no stage would train: they would report the variances that they start with."""
+        """Refuse heads that no stage trains: they would report their initial variances."""
         objectives = self._objectives()
         for name in objectives:
             if name in WITH_HEADS and WITH_HEADS[name] != self._heads():
@@ -122,17 +122,17 @@ class Plan:
             )
 
     def _start_members(self) -> int:
-        """Networks that the starting point holds."""
+        """Return the number of networks of the starting point."""
         return 1 if self.start is None else n_networks(self.start.posterior)
 
     def _heads(self) -> str:
         return self.model.sizes.get("heads", {}).get("predict", "none")
 
     def _model_meant(self) -> ModelConfig:
-        """The settings of the model, with the architecture of the starting point where there is one."""
+        """Return the settings of the model, with the architecture of the starting point where there is one."""
         model, start = self.model, self.start
         if start is None:
-            # the network gets the heads that its objectives train
+            # heads follow from the objectives
             heads = [WITH_HEADS[name] for name in self._objectives() if name in WITH_HEADS]
             sizes = dict(model.sizes)
             if heads:
@@ -160,20 +160,20 @@ class Plan:
 
     @property
     def has_error_bars(self) -> bool:
-        """Whether the model will give variances of forces, which can be calibrated."""
+        """Whether the model gives variances of forces, which can be calibrated."""
         return self.model.method.is_random or self._heads() == "joint"
 
     def _fits(self, prepared: Prepared) -> dict[str, Sequence[Atoms]]:
-        """{what is done after weights are trained: the frames that it reads}."""
+        """Return {fit after training: frames that it reads}."""
         uses: dict[str, Sequence[Atoms]] = {"fit the noise": prepared.split.validation} if self.noise else {}
         parts = {"train": prepared.split.train, "validation": prepared.split.validation}
         return uses | {f"make the posterior ({part} frames)": parts[part] for part in self.model.method.reads}
 
     def refuse_seen(self, prepared: Prepared) -> None:
-        """Refuse frames that shall measure errors and that the starting network was trained on.
+        """Refuse frames for measuring errors on which the starting network was trained.
 
-        A network that was trained on the same split has seen its validation frames too, but its weights have not; one that
-        started from another one may have, for all that its file says.
+        With the same split the validation frames selected the starting weights but did not train them; a starting network that
+        itself started from another may have been trained on them, which its file does not tell.
         raises : TrainingDataReusedError
         """
         if self.start is None:
@@ -196,9 +196,9 @@ class Plan:
                 )
 
     def refuse_silent(self, prepared: Prepared) -> None:
-        """Refuse, before anything is trained, frames whose forces all vanish where a later stage stands on them.
+        """Refuse, before training, frames whose forces all vanish where a later stage needs them.
 
-        raises : DataError; warns : TrainingWarning where forces teach nothing, but energies may
+        raises : DataError; warns : TrainingWarning where all training forces vanish, so that only energies are learned
         """
         for use, frames in self._fits(prepared).items():
             if not any(informing_frames(frames).values()):

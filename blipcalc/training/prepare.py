@@ -1,4 +1,4 @@
-"""From labelled files to the frames, reference energies and scale that a training takes."""
+"""Preparation of training data: frames, reference energies and scale from labelled files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from blipcalc.training.config import DataConfig
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready for training: the split, its reference energies (eV per element) and scale (eV)."""
+    """Data for a training: the split, its reference energies (eV per element) and scale (eV)."""
 
     split: Split
     references: dict[int, float]
@@ -37,7 +37,7 @@ def prepare(paths: Sequence[str | Path], data: DataConfig) -> Prepared:
 
     Raises
     ------
-    DataError and its kinds; MixedElementsError where validation or calibration frames hold elements that training lacks
+    DataError or a subclass; MixedElementsError where validation or calibration frames have elements that training frames lack
     """
     named: list[tuple[str, list[Atoms]]] = []
     files: dict[str, str] = {}

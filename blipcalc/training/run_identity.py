@@ -1,4 +1,4 @@
-"""Which training a checkpoint belongs to."""
+"""Identity of a training, which ties checkpoints to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blipcalc.settings import Count, NotNegative, Settings
 
 
 class StoredTraining(Settings):
-    """What a checkpoint of a training holds beside its tensors."""
+    """Metadata of a training checkpoint, beside its tensors."""
 
     kind: Literal["training checkpoint"]
     identity: str
@@ -26,9 +26,7 @@ class StoredTraining(Settings):
 
 
 def run_identity(model: Network, method: object, *graphs: Sequence[Graph]) -> str:
-    """SHA-256 over the network as it starts, all settings of it and of the method, and the labelled graphs: what a checkpoint
-    belongs to.
-    """
+    """Return SHA-256 over the initial network, the settings of it and of the method, and the labelled graphs."""
     digest = hashlib.sha256(f"{network_identity(model)} {method!r}".encode())
     for part in graphs:
         digest.update(f"{len(part)} graphs\0".encode())

@@ -6,7 +6,7 @@ import math
 
 
 def learning_rate(step: int, total: int, *, peak: float, final: float, warmup: int) -> float:
-    """Linear rise over ``warmup`` steps, then a half cosine from ``peak`` to ``final`` at ``total``."""
+    """Return a learning rate: linear rise over ``warmup`` steps, then half a cosine from ``peak`` to ``final`` at ``total``."""
     warmup = min(warmup, max(total // 10, 1))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -15,6 +15,6 @@ def learning_rate(step: int, total: int, *, peak: float, final: float, warmup: i
 
 
 def kl_weight(step: int, total: int, *, weight: float, warmup: float) -> float:
-    """Linear rise over the first ``warmup`` fraction of all steps (0.1–0.2 in the best reproduction of BLIP)."""
+    """Return a KL weight: linear rise over the first ``warmup`` fraction of steps (0.1–0.2 in the best reproduction of BLIP)."""
     rise = warmup * total
     return weight * min(1.0, (step + 1) / rise) if rise >= 1 else weight

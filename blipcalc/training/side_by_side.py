@@ -1,7 +1,7 @@
-"""Members of an ensemble trained side by side: every step evaluates all of them at once on one batch.
+"""Training of a vectorised ensemble: every step evaluates all members at once on one batch.
 
-Each keeps a run of its own (optimiser, average, best weights, checkpoints, log), as if it were trained alone on
-these batches; the evaluation alone is shared, vmapped over the stacked weights.  That saves time where a network is too
+Each member has its own run (optimiser, average, best weights, checkpoints, log), as if it were trained alone on
+these batches; only the evaluation is shared, vmapped over the stacked weights.  This saves time where a network is too
 small to keep the machine busy: ``tests/benchmarks/ensemble_step.py`` measures it.
 """
 
@@ -22,9 +22,9 @@ from blipcalc.training.trainer import Trainer
 
 @plain_state()
 def fit_side_by_side(trainers: Sequence[Trainer], *, compiled: bool) -> None:
-    """Train all of them to the end, each from where its folder's last whole checkpoint stands.
+    """Train all members to the end, each from the last whole checkpoint of its folder.
 
-    trainers : runs of one architecture without noise in their steps, on the same frames in the same order
+    trainers : runs of one architecture without weight noise, on the same frames in the same order
     compiled : ``torch.compile`` the shared step
     """
     for trainer in trainers:
@@ -32,7 +32,7 @@ def fit_side_by_side(trainers: Sequence[Trainer], *, compiled: bool) -> None:
     step = step_function(trainers[0].model, stacked=True, compiled=compiled)
     bar = min(trainers, key=lambda trainer: trainer.epoch).bar()
     while running := [trainer for trainer in trainers if not trainer.is_done]:
-        # after a kill between their checkpoints some are an epoch behind; they catch up before all go on
+        # after a kill between checkpoints some members are an epoch behind, and catch up first
         epoch = min(trainer.epoch for trainer in running)
         group = [trainer for trainer in running if trainer.epoch == epoch]
         began, totals = time.perf_counter(), [Totals() for _ in group]
@@ -49,17 +49,17 @@ def fit_side_by_side(trainers: Sequence[Trainer], *, compiled: bool) -> None:
 
 
 def _step_together(group: Sequence[Trainer], step: StepFunction, batch: Labelled) -> list[dict[str, float]]:
-    """One step of every member on one batch; the parts of their losses."""
+    """Do one step of every member on one batch; return the parts of their losses."""
     for trainer in group:
         trainer.before_step()
     own = [trainer.descent.start(trainer.generator) for trainer in group]
     weights = {name: torch.stack([part[name] for part in own]) for name in own[0]}
-    # what heads speak in belongs to each member; all other buffers are those of the data
+    # noise units of heads differ between members; all other buffers depend on the data alone
     units = [{n: b for n, b in t.model.named_buffers() if n.endswith(NOISE_UNIT)} for t in group]
     weights |= {name: torch.stack([own[name] for own in units]) for name in units[0]}
     out = step({}, weights, *batch.graph)
     parts = [trainer.loss(_member(out, k), batch) for k, trainer in enumerate(group)]
-    # gradients of a sum are those of each, since no member depends on another
+    # the sum has each member's own gradient, since no member depends on another
     torch.stack([loss for loss, _ in parts]).sum().backward()
     for trainer in group:
         trainer.apply_gradients()
@@ -67,6 +67,6 @@ def _step_together(group: Sequence[Trainer], step: StepFunction, batch: Labelled
 
 
 def _member(out: StepOutput, k: int) -> StepOutput:
-    """What one of the members says, as the one draw of a step of its own."""
+    """Return the output of member k as a step of one draw."""
     noise = (None if value is None else value[k : k + 1] for value in (out.energy_var, out.forces_cov))
     return StepOutput(out.energy[k : k + 1], out.forces[k : k + 1], out.penalty, *noise)

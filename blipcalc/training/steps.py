@@ -1,7 +1,7 @@
-"""The differentiated step: energies, forces and penalty of R draws as one function of tensors.
+"""Differentiable training step: energies, forces and penalty of R draws as one function of tensors.
 
-``torch.func.grad`` with respect to the edge vectors stands *inside* the function, so that ``torch.compile`` sees forward,
-forces and their derivative as one graph; outside of it a compiled energy returns no gradient of a gradient.
+``torch.func.grad`` with respect to the edge vectors is *inside* the function, so that ``torch.compile`` sees forward, forces
+and their derivative as one graph; a compiled energy alone gives no gradient of a gradient.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from blipcalc.core.graph import GraphTensors
 
 
 class StepOutput(NamedTuple):
-    """What R draws say of a batch: energy (R, S) eV, forces (R, N, 3) eV/Å, penalty (terms, 2) as sums and counts, and the
-    variances of mean-variance heads where there are any, energy_var (R, S) eV² and forces_cov (R, N, 3, 3) (eV/Å)².
+    """Energies, forces, penalty and variances of R draws for a batch.
+
+    energy (R, S) eV, forces (R, N, 3) eV/Å, penalty (terms, 2) as sums and counts; with mean-variance heads energy_var (R, S) eV²
+    and forces_cov (R, N, 3, 3) (eV/Å)², else None
     """
 
     energy: Tensor
@@ -34,14 +36,14 @@ StepFunction = Callable[..., StepOutput]
 
 
 def step_function(model: Network, *, stacked: bool, compiled: bool) -> StepFunction:
-    """The function ``(parameters, overrides, *graph tensors) -> StepOutput``.
+    """Return the function ``(parameters, overrides, *graph tensors) -> StepOutput``.
 
     Parameters
     ----------
     stacked : whether the overrides carry a leading axis R (``vmap``, or a loop for models without); without it R is 1
-    compiled : through ``torch.compile`` with dynamic shapes, and compared with the function itself when that is done
+    compiled : whether ``torch.compile`` is used, with dynamic shapes; the result is compared with the plain function once
 
-    raises : CompilationError, from a compiled one, without a compiler or for wrong energies, forces or gradients
+    raises : CompilationError, with ``compiled``, without a compiler or for wrong energies, forces or gradients
     """
 
     def single(

@@ -1,4 +1,4 @@
-"""``train``: from labelled files to a calibrated model file."""
+"""``train``: training of a model file on labelled files."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def train(
     Parameters
     ----------
     paths : extxyz, ``.traj``, ``ase.db`` or rMD17-style ``.npz`` files
-    output : the model file to write; uncalibrated, the held-out calibration frames are left for ``calibrate``
+    output : the model file to write, uncalibrated; the held-out calibration frames are for ``calibrate``
     data, model, training : settings, as objects or mappings
-        without ``training`` a BLIP or a mixture gets what measured best: 100 epochs without noise, then the noise fitted
-        (``warm`` and ``noise``, as mappings, change it); other posteriors get 200 epochs
-    warm : settings of a deterministic training of each network before its noise is switched on
-    noise : settings of a last stage that fits the noise of a BLIP, or of all BLIPs of a mixture together, on the validation
-        frames (:mod:`blipcalc.training.noise`); a few minutes, begun anew where it was interrupted
+        without ``training`` a BLIP or a mixture gets 100 epochs without weight noise, then a fit of the noise, the best in our
+        measurements (``warm`` and ``noise``, as mappings, change it); other posteriors get 200 epochs
+    warm : settings of a deterministic training of each network before its weight noise is switched on
+    noise : settings of a last stage that fits the weight noise of a BLIP, or of all BLIPs of a mixture jointly, on the
+        validation frames (:mod:`blipcalc.training.noise`); it takes a few minutes, and starts again after an interruption
     start : a model file whose network is the starting point (fine-tuning); its references and scale are kept.  From an
         ensemble each network of an ensemble or a mixture starts from its own
-    folder : run folder, ``runs/<output name>`` by default; run the same command again to resume after a kill
-    only_member : train this network of an ensemble or mixture and stop; so that members train side by side, one process
-        each.  The same call without it assembles them
+    folder : run folder, ``runs/<output name>`` by default; the same command resumes an interrupted run
+    only_member : train this network of an ensemble or mixture and stop, so that each member can train in its own process.  The
+        same call without it assembles them
     command : recorded in the file
 
     Returns
@@ -68,8 +68,8 @@ def train(
 
     Raises
     ------
-    DataError, ConfigurationError : and their kinds
-    TrainingDataReusedError : held-out frames that ``start`` was trained on
+    DataError, ConfigurationError or subclasses : for unusable data or settings
+    TrainingDataReusedError : ``start`` was trained on held-out frames
     """
     if start is not None and Path(start).resolve() == Path(output).resolve():
         raise ConfigurationError(
@@ -95,7 +95,7 @@ def train(
         asked = {"command": command, "start": None if start is None else str(start)}
         trained = _assembled(plan, prepared, members, folder / "noise", asked)
         save_model(trained, output)
-        # as everybody else will see it: constants that were rounded for training are exact again
+        # read back as any user would: constants rounded for training are exact again
         trained = load(output)
     processes.leave()
     return trained
@@ -108,7 +108,7 @@ def _assembled(
     noise_folder: Path,
     asked: Mapping[str, Any],
 ) -> Model:
-    """The trained networks as one model, their noise fitted together where that was asked for."""
+    """Join the trained networks into one model, with jointly fitted noise where requested."""
     network, method = members[0].network.cpu(), plan.model.method
     posterior, noise_figures, fit_figures, alpha = members[0].posterior, None, None, None
     began = time.perf_counter()

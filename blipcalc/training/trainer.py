@@ -1,4 +1,4 @@
-"""The training loop: any model, any posterior that gives draws, any objective; resumable after a kill."""
+"""Training loop for any model, posterior and objective; it resumes after a kill."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from blipcalc.training.schedules import kl_weight
 from blipcalc.training.steps import StepOutput, step_function
 from blipcalc.training.validation import residual_rms, validate
 
-#: the seed of noise that is drawn row by row (local reparametrisation)
+#: override with the seed of row noise (local reparametrisation)
 ROW_SEED = "noise_seed"
-#: settings that a resumed run may have changed; more epochs too, where the fit of a posterior does not count them
+#: settings that a resumed run may change; also more epochs, unless the fit of a posterior counts them
 MAY_CHANGE = {"device", "compile", "checkpoint_every", "patience"}
-#: training frames whose residuals variances of heads start from
+#: number of training frames whose residuals give the initial variances of heads
 RESIDUAL_FRAMES = 200
 
 
@@ -47,8 +47,8 @@ class Trainer:
     train, validation : labelled graphs
     config : settings
     folder : run folder; checkpoints, ``log.csv`` and TensorBoard events go there
-    order : seed of the order of the batches; that of the settings without it
-    method : of the posterior, which may be made on the way
+    order : seed of the order of the batches; None for that of the settings
+    method : posterior method, whose posterior may be fitted during training
     """
 
     @plain_state()
@@ -93,8 +93,8 @@ class Trainer:
         self.descent = Descent(dict(self.model.named_parameters()), config, online)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.epoch = 0
-        self.noise_units: tuple[float, float] | None = None  # known from the step on at which variances are learnt
-        self.seconds = 0.0  # of training and validation, over all resumptions
+        self.noise_units: tuple[float, float] | None = None  # known from the first step that trains variances
+        self.seconds = 0.0  # of training and validation, over all resumed runs
         self.best: dict[str, Any] = {"score": float("inf"), "epoch": -1}
         self.steps_per_epoch = max(1, len(train) // config.batch_size)
         self._step = step_function(self.model, stacked=config.train_draws > 1, compiled=config.compile)
@@ -102,18 +102,18 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return self.config.epochs * self.steps_per_epoch
 
     @property
     def _is_too_early(self) -> bool:
-        """Whether variances of heads, if there are any, are not learnt yet."""
+        """Whether the run has an objective with heads whose variances are not trained yet."""
         last = min(round(self.config.variance_warmup * self.total_steps), self.total_steps - 1)
         return self.config.objective in WITH_HEADS and self.descent.step_count < last
 
     @plain_state()
     def fit(self) -> None:
-        """Train from where the folder's last whole checkpoint stands to the end; the best EMA weights end in the model."""
+        """Train to the end from the folder's last whole checkpoint; the best EMA weights end in the model."""
         self.begin()
         bar = self.bar()
         while not self.is_done:
@@ -126,21 +126,21 @@ class Trainer:
         self.finish()
 
     def begin(self) -> None:
-        """Go to where the folder's last whole checkpoint stands."""
+        """Resume from the folder's last whole checkpoint."""
         self.processes.weights_as_first(self.descent.parameters.values())
         self._resume()
 
     @property
     def is_done(self) -> bool:
-        """Whether all epochs are, or nothing got better for too long."""
+        """Return whether all epochs are done, or the patience is exhausted."""
         return self.epoch >= self.config.epochs or self._out_of_patience()
 
     def bar(self) -> tqdm:
-        """A progress bar over the epochs, where the run stands."""
+        """Return a progress bar over the epochs, at the present one."""
         return tqdm(total=self.config.epochs, initial=self.epoch, unit="epoch", disable=not self.processes.is_main)
 
     def batches(self) -> Iterator[Labelled]:
-        """Those of this process in this epoch, on its device."""
+        """Yield the batches of this process in this epoch, on its device."""
         for batch in shuffled_batches(
             self.train,
             self.config.batch_size,
@@ -159,7 +159,7 @@ class Trainer:
         return totals.means()
 
     def end_epoch(self, losses: dict[str, float], seconds: float) -> dict[str, float]:
-        """Validate, log and save after the steps of an epoch, which took so long; the figures of the validation."""
+        """Validate, log and save after the steps of an epoch, which took ``seconds``; return the figures of the validation."""
         began = time.perf_counter()
         figures = self.processes.as_first(self._validate())
         self.seconds += seconds + time.perf_counter() - began
@@ -175,7 +175,7 @@ class Trainer:
         return figures
 
     def finish(self) -> None:
-        """Leave the weights that were looked for in the model."""
+        """Load the final weights into the model."""
         self.log.close()
         self.descent.load(self.descent.result)
 
@@ -186,13 +186,13 @@ class Trainer:
         return self.config.patience > 0 and self.epoch - max(self.best["epoch"], 0) >= self.config.patience
 
     def _turn_to_variances(self) -> None:
-        """Let variances of heads start from the residuals on training frames.
+        """Set the initial variances of heads from the residuals on training frames.
 
-        Variances that start elsewhere would pull the trunk towards themselves, and residuals divided by σ² would make steps
-        of Adam, whose memory is of undivided ones, thirty times too long: both threw networks back to where they started.
+        Other initial variances would distort the trunk, and residuals divided by σ² would make the steps of Adam, whose moments
+        come from undivided ones, thirty times too long: both returned networks to their initial errors.
         """
         own = next(value for name, value in self.model.named_buffers() if name.endswith(NOISE_UNIT))
-        if not bool((own == 1.0).all()):  # heads that were trained before speak in this unit
+        if not bool((own == 1.0).all()):  # heads trained before keep their unit
             self.noise_units = tuple(own.tolist())
             return
         frames = self.train[:: max(1, len(self.train) // RESIDUAL_FRAMES)]
@@ -205,12 +205,12 @@ class Trainer:
         self.model.set_noise_unit(*self.noise_units)
 
     def _overrides(self) -> dict[str, Tensor]:
-        """Noise of one step: drawn on the CPU from the run's own generator, so that devices and processes agree."""
+        """Draw the noise of one step on the CPU from the run's own generator, so that devices and processes agree."""
         draws = place_draws(self.model, self.posterior.draw(self.config.train_draws, generator=self.generator))
         if self.config.train_draws > 1:
             return dict(draws.overrides)
         overrides = {name: value[0] for name, value in draws.overrides.items()}
-        if ROW_SEED in overrides:  # rows of different processes are different rows
+        if ROW_SEED in overrides:  # each process has other rows, so other noise
             overrides[ROW_SEED] = overrides[ROW_SEED] + self.processes.rank
         return overrides
 
@@ -224,12 +224,12 @@ class Trainer:
         return figures
 
     def before_step(self) -> None:
-        """Turn to variances where it is time."""
+        """Set the initial variances of heads at the first step that trains them."""
         if self.config.objective in WITH_HEADS and self.noise_units is None and not self._is_too_early:
             self._turn_to_variances()
 
     def loss(self, step: StepOutput, batch: Labelled) -> tuple[Tensor, dict[str, float]]:
-        """What the gradient is taken of, and its parts: energies (eV), forces (eV/Å), penalty."""
+        """Return the loss and its parts: energies (eV), forces (eV/Å), penalty."""
         c = self.config
         penalty = self.processes.sum_of_means(step.penalty)
         name = "mse" if self._is_too_early else c.objective
@@ -245,7 +245,7 @@ class Trainer:
         }
 
     def apply_gradients(self) -> None:
-        """One step of the optimiser with the gradients that the parameters hold, and of the average of the weights."""
+        """Do one step of the optimiser with the gradients of the parameters, and update the average of the weights."""
         self.processes.average_gradients(self.descent.parameters.values())
         if not torch.isfinite(self.descent.gradient_norm()):
             raise NonFiniteError(
@@ -255,11 +255,11 @@ class Trainer:
         self.descent.apply(self._rate())
 
     def _validate(self) -> dict[str, float]:
-        """Score of the EMA weights on the validation frames, by the sampled predictive where there is a spread."""
+        """Score the EMA weights on the validation frames, by the sampled predictive distribution where there is a spread."""
         live = {name: value.detach().clone() for name, value in self.descent.parameters.items()}
         self.descent.load(self.descent.average)
         batches = ordered_batches(self.validation, 4 * self.config.batch_size, self.dtype)
-        # the same draws at every epoch: epochs differ by their weights, not by their luck
+        # the same draws at every epoch, so that scores differ by the weights alone
         generator = torch.Generator().manual_seed(self.config.seed + 1)
         figures = validate(
             self.model,

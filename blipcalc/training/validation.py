@@ -1,4 +1,4 @@
-"""The validation score: of the sampled predictive, not of the centre network, which cannot see the noise."""
+"""Validation score of the sampled predictive distribution; the network at the mean weights alone would not show the noise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def validate(
     generator: torch.Generator,
     weights: tuple[float, float],
 ) -> dict[str, float]:
-    """MAE of the predictive mean (eV, eV/Å), and the score that selects the model.
+    """Return the MAE of the predictive mean (eV, eV/Å), and the score that selects the model.
 
     With a spread the score is the weighted CRPS of the draws; without one it is the weighted MAE, which is the CRPS of a
     point prediction; with mean-variance heads the CRPS of a Gaussian of the total variance.
@@ -49,7 +49,7 @@ def validate(
 
 
 def residual_rms(steps: Iterable[tuple[StepOutput, Labelled]]) -> dict[str, float]:
-    """Root mean square residuals: ``energy`` (eV) over √(number of atoms), and ``forces`` per component (eV/Å)."""
+    """Return root mean square residuals: ``energy`` (eV) over √(number of atoms), and ``forces`` per component (eV/Å)."""
     sums, n_frames, n_atoms = torch.zeros(2, dtype=torch.float64), 0, 0
     for step, batch in steps:
         counts = torch.bincount(batch.graph.batch, minlength=batch.graph.n_structures)
@@ -61,7 +61,7 @@ def residual_rms(steps: Iterable[tuple[StepOutput, Labelled]]) -> dict[str, floa
 
 
 def _add(sums: list[float], residual: Tensor, noise: Tensor | None) -> None:
-    """Add the sums of |mean error|, of the CRPS, and the count; residual and variance of noise of each draw in front."""
+    """Add the sums of |mean error| and of the CRPS, and the count, for residuals and noise variances with the draws in front."""
     error, n = residual.mean(dim=0), residual[0].numel()
     absolute = float(error.abs().sum())
     score = float(crps(residual)) * n if residual.shape[0] > 1 else absolute
