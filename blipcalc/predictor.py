@@ -27,6 +27,7 @@ from blipcalc.errors import ConfigurationError, DrawsError
 from blipcalc.files.safetensors_file import tensors_hash
 from blipcalc.model_file.model import Model
 from blipcalc.model_file.model_file import load
+from blipcalc.posteriors.stored import feasible_draws
 from blipcalc.process import plain_state
 from blipcalc.settings import whole
 
@@ -134,7 +135,7 @@ class BayesianPredictor(WithLock, Predictor):
         cls,
         source: str | Path | Model,
         *,
-        n_draws: int = 16,
+        n_draws: int | None = None,
         seed: int = 0,
         surface: Surface | None = None,
         calibrated: bool = True,
@@ -142,14 +143,15 @@ class BayesianPredictor(WithLock, Predictor):
     ) -> BayesianPredictor:
         """Make a predictor from a model file or the name of a bundled model, with the calibration that belongs to it.
 
+        n_draws : None takes 16, or all members of a smaller ensemble
         surface : None takes the one that the model file recommends
         calibrated : False gives raw posterior values
         settings : ``device``, ``dtype``, ``strategy``, ``chunk``
         """
         stored = source if isinstance(source, Model) else load(source)
         surface = stored.surface if surface is None else surface
-        if not stored.posterior.is_random:
-            n_draws = 1
+        if n_draws is None or not stored.posterior.is_random:
+            n_draws = feasible_draws(stored.posterior)
         calibration = stored.calibration(surface, n_draws, seed) if calibrated else None
         return cls(
             stored.network,

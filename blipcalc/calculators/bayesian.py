@@ -123,7 +123,7 @@ class BayesianCalculator(AnswersOneAtATime, Calculator):
         if isinstance(source, (str, Path, Model)):
             self.predictor: Predictor = BayesianPredictor.load(
                 source,
-                n_draws=16 if n_draws is None else n_draws,
+                n_draws=n_draws,
                 seed=0 if seed is None else seed,
                 surface=surface,
                 calibrated=not raw,

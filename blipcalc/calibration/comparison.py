@@ -12,11 +12,11 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from blipcalc.calibration.evaluation import Evaluation, evaluate_residuals
-from blipcalc.calibration.fit import feasible_draws
 from blipcalc.calibration.residuals import Residuals, collect, seen_in_training
 from blipcalc.errors import UnknownElementError
 from blipcalc.files.json_file import Kind
 from blipcalc.model_file.model import Model, backbone_of, total_seconds
+from blipcalc.posteriors.stored import feasible_draws
 from blipcalc.predictor import BayesianPredictor, Computing
 from blipcalc.stats.recalibration import IsotonicRecalibration
 from blipcalc.stats.scores import ce_central

@@ -61,7 +61,7 @@ from blipcalc.errors import (
     warn_user,
 )
 from blipcalc.model_file.model import Model
-from blipcalc.posteriors.stored import StoredPosterior
+from blipcalc.posteriors.stored import feasible_draws
 from blipcalc.predictor import device_of, draws_of, dtype_of
 from blipcalc.process import plain_state
 from blipcalc.settings import several, whole
@@ -205,11 +205,6 @@ def calibrate(
     if silence := silence_text(next(iter(errors.values()))):
         warn_user(silence, SilentForcesWarning)
     return model.with_calibrations(*fitted)
-
-
-def feasible_draws(posterior: StoredPosterior, n_draws: int = 16) -> int:
-    """Return K, or the largest number of draws of the posterior, such as the members of an ensemble."""
-    return n_draws if posterior.most_draws is None else min(n_draws, posterior.most_draws)
 
 
 def _refuse_training_frames(model: Model, frames: Sequence[Atoms]) -> None:

@@ -44,11 +44,9 @@ def average(
     calculator = None
     if model is not None:
         from blipcalc.calculators.bayesian import BayesianCalculator
-        from blipcalc.calibration.fit import feasible_draws
         from blipcalc.model_file.model_file import load
 
         stored = load(model)
-        n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
         # words as they were typed: what takes them checks them
         words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype}
         calculator = BayesianCalculator(stored, n_draws=n_draws, seed=seed, **words)

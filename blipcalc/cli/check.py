@@ -59,7 +59,6 @@ def check(
     dtype: Dtype = "float64",
 ) -> None:
     """Say how often a limit would stop MD for nothing, and find the limit that does so as rarely as wanted."""
-    from blipcalc.calibration.fit import feasible_draws
     from blipcalc.calibration.residuals import seen_in_training
     from blipcalc.cli.tables import limits_text
     from blipcalc.errors import TrainingDataReusedError
@@ -74,7 +73,6 @@ def check(
         raise TrainingDataReusedError(
             f"{len(seen)} of {len(known)} labelled frames were in the training data; give frames that the model has not seen"
         )
-    n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     # words as they were typed: what takes them checks them
     words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype}
     predictor = BayesianPredictor.load(stored, n_draws=n_draws, seed=seed, **words)

@@ -91,7 +91,6 @@ def evaluate(
 ) -> None:
     """Print errors, coverage, scores and ranks on labelled data, and save reliability and error-against-sigma plots."""
     from blipcalc.calibration.evaluation import EVALUATION, evaluate
-    from blipcalc.calibration.fit import feasible_draws
     from blipcalc.calibration.residuals import collect
     from blipcalc.cli.tables import error_bars_text, evaluation_text
     from blipcalc.files.json_file import write_json
@@ -100,7 +99,6 @@ def evaluate(
     from blipcalc.report.plots import error_against_sigma_plot, reliability_plot
 
     stored = load(model)
-    n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     # words as they were typed: what takes them checks them
     words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype}
     predictor = BayesianPredictor.load(stored, n_draws=n_draws, seed=seed, calibrated=not raw, **words)

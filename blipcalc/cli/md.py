@@ -62,7 +62,6 @@ def md(
 ) -> None:
     """Run MD under the guard.  Exit code: 0 finished, 3 halted by it, 4 not finite, 5 stopped by a signal, 2 bad input."""
     from blipcalc.calculators.bayesian import BayesianCalculator
-    from blipcalc.calibration.fit import feasible_draws
     from blipcalc.files.json_file import json_text
     from blipcalc.md.run_md import run_md
     from blipcalc.model_file.model_file import load
@@ -70,7 +69,6 @@ def md(
     if tolerance is not None and limits is not None:
         raise ConfigurationError("give --tolerance or --limits, not both")
     atoms, stored = structure_of(structure), load(model)
-    n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     # words as they were typed: what takes them checks them
     words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype, "strategy": strategy}
     atoms.calc = BayesianCalculator(stored, n_draws=n_draws, seed=seed, **words)

@@ -48,7 +48,6 @@ def relax(
     Exit code: 0 relaxed, 3 halted by a monitor, 5 interrupted, 6 out of steps, 2 bad input.
     """
     from blipcalc.calculators.bayesian import BayesianCalculator
-    from blipcalc.calibration.fit import feasible_draws
     from blipcalc.files.checksums import forget_sums
     from blipcalc.files.json_file import write_json
     from blipcalc.io import write
@@ -58,7 +57,6 @@ def relax(
     from blipcalc.relaxation.result import RELAXATION
 
     atoms, stored = structure_of(structure), load(model)
-    n_draws = feasible_draws(stored.posterior) if n_draws is None else n_draws
     # words as they were typed: what takes them checks them
     words: dict[str, Any] = {"surface": surface, "device": device, "dtype": dtype, "strategy": strategy}
     bars: Any = None if error_bars == "none" else error_bars

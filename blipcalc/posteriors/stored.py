@@ -11,6 +11,9 @@ from torch import Tensor
 from blipcalc.core.contracts import Draws, HasSlots, Network, Posterior
 from blipcalc.errors import DrawsError
 
+#: K where a user gives none
+USUAL_DRAWS = 16
+
 
 class StoredPosterior(Protocol):
     """A posterior that a model file can keep, in addition to :class:`~blipcalc.core.contracts.Posterior`.
@@ -127,6 +130,11 @@ class OneNetwork(StoredPosterior, Protocol):
 def n_networks(posterior: StoredPosterior) -> int:
     """Return M, the number of networks of a posterior."""
     return next((len(value) for value in posterior.members.values()), 1)
+
+
+def feasible_draws(posterior: StoredPosterior, n_draws: int = USUAL_DRAWS) -> int:
+    """Return K, or the largest number of draws of the posterior, such as the members of an ensemble."""
+    return n_draws if posterior.most_draws is None else min(n_draws, posterior.most_draws)
 
 
 def refuse_none(n: int) -> None:

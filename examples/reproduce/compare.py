@@ -20,11 +20,12 @@ import torch
 import blipcalc
 from blipcalc.calibration.coverage import atom_coverage
 from blipcalc.calibration.evaluation import evaluate_residuals
-from blipcalc.calibration.fit import calibrate, feasible_draws, fit_calibration
+from blipcalc.calibration.fit import calibrate, fit_calibration
 from blipcalc.calibration.residuals import collect
 from blipcalc.data.labels import read_labelled
 from blipcalc.files.bundled import MOLECULES
 from blipcalc.models.painn import PaiNNConfig
+from blipcalc.posteriors.stored import feasible_draws
 from blipcalc.predictor import BayesianPredictor
 from blipcalc.training.config import DataConfig
 from blipcalc.training.prepare import prepare

@@ -214,6 +214,9 @@ def test_an_ensemble_has_no_more_draws_than_members(ensemble, molecule):
     with pytest.raises(DrawsError, match="surface='mean'"):
         calculator(ensemble, n_draws=3, surface="centre")
     assert calculator(ensemble, n_draws=3).get_property("atom_std", molecule).shape == (len(molecule),)
+    usual = BayesianCalculator(ensemble, device="cpu", raw=True)  # without a number: all members there are, 16 at most
+    assert usual.predictor.n_draws == 3
+    assert usual.get_property("atom_std", molecule).shape == (len(molecule),)
 
 
 # laziness and the cache

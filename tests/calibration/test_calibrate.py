@@ -12,7 +12,7 @@ from ase.build import molecule as ase_molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from blipcalc.calibration.evaluation import evaluate
-from blipcalc.calibration.fit import calibrate, feasible_draws, fit_calibration
+from blipcalc.calibration.fit import calibrate, fit_calibration
 from blipcalc.calibration.residuals import collect, frames_hash, seen_in_training
 from blipcalc.core.contracts import Draws
 from blipcalc.core.predictor_contract import Need
@@ -32,6 +32,7 @@ from blipcalc.model_file.model_file import load, save_model
 from blipcalc.posteriors.blip import BlipPosterior
 from blipcalc.posteriors.ensemble import EnsemblePosterior, MixturePosterior, stack_members
 from blipcalc.posteriors.point import PointPosterior
+from blipcalc.posteriors.stored import feasible_draws
 from blipcalc.predictor import BayesianPredictor
 
 COUNTS = (4, 6)
