@@ -36,7 +36,7 @@ POSTERIORS = {
     "blip": {"posterior": "blip"},
     "local": {"posterior": "blip", "posterior_settings": {"mode": "local"}},
     "ensemble": {"posterior": "ensemble"},
-    "together": {"posterior": "ensemble", "together": True},
+    "vectorised": {"posterior": "ensemble", "vectorised": True},
     "mixture": {"posterior": "mixture"},
     "swag": {"posterior": "swag", "posterior_settings": {"start": 0.0}},
     "ivon": {"posterior": "ivon", "posterior_settings": {"ess": 1e4}},
