@@ -31,9 +31,10 @@ def check(
     ],
     tolerance: Annotated[float, typer.Option(help="largest force error that is accepted, eV/Å, a norm")],
     interval_fs: Annotated[
-        float, typer.Option(help="fs between the frames that are read, and between checks of the runs to be guarded")
+        float,
+        typer.Option(help="time between the frames that are read, fs; monitored runs are checked at the same interval"),
     ],
-    rate: Annotated[float, typer.Option(help="false alarms per ns that may be, of all criteria together")] = 0.1,
+    rate: Annotated[float, typer.Option(help="largest rate of false alarms, per ns, of all criteria together")] = 0.1,
     confidence: Annotated[float, typer.Option(help="that there are not more")] = 0.95,
     level: Annotated[float, typer.Option(help="of the bounds on force errors")] = 0.95,
     criteria: Annotated[
@@ -45,7 +46,7 @@ def check(
     ] = None,
     labelled: Annotated[
         list[Path] | None,
-        typer.Option(help="frames with labels, to weight errors of whole frames to those of the reference run"),
+        typer.Option(help="labelled frames: their errors are weighted to frames like those of the reference run"),
     ] = None,
     energy_unit: EnergyUnit = "eV",
     energy_key: EnergyKey = "energy",
@@ -58,7 +59,7 @@ def check(
     device: Device = "cpu",
     dtype: Dtype = "float64",
 ) -> None:
-    """Say how often a limit would stop MD for nothing, and find the limit that does so as rarely as wanted."""
+    """Fit limits with a stated rate of false alarms from reference MD without labels."""
     from blipcalc.calibration.residuals import seen_in_training
     from blipcalc.cli.tables import limits_text
     from blipcalc.errors import TrainingDataReusedError

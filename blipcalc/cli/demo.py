@@ -1,4 +1,4 @@
-"""The main job on the bundled model, start to end."""
+"""``demo``: MD of a molecule at 300 K, then heated until the monitor halts it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEMO = Kind("summary of a demo", "run 'blipcalc demo' again")
 
 
 def run_demo(molecule: str, model: str, folder: Path, *, time_ps: float, tolerance: float, seed: int) -> dict[str, Any]:
-    """MD at 300 K, then the same molecule heated under the same limit; writes trajectory, summary and plot.
+    """Run MD at 300 K, heat the molecule under the same limit, and write trajectory, summary and plot.
 
     Returns the summary.
     """

@@ -1,4 +1,4 @@
-"""``domain``: tell a model file where its data were."""
+"""``domain``: the region of the training data, added to a model file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def domain(
     length_unit: LengthUnit = "Angstrom",
     index: Index = ":",
 ) -> None:
-    """Add to a model file where its data were, for a guard that does not look at variances; training does so by itself."""
+    """Add the region of the training data to a model file, for latent distances; training does it too."""
     from dataclasses import replace
 
     from blipcalc.calibration.residuals import seen_in_training

@@ -72,8 +72,8 @@ def evaluate(
     foreign: Annotated[
         list[Path] | None, typer.Option(help="structures from outside, to tell apart by uncertainty; labels not needed")
     ] = None,
-    foreign_index: Annotated[str, typer.Option(help="ASE slice of the frames of each foreign file")] = ":",
-    foreign_energy_unit: Annotated[str, typer.Option(help="unit of the energies of foreign labels")] = "eV",
+    foreign_index: Annotated[str, typer.Option(help="ASE slice of the frames of each --foreign file")] = ":",
+    foreign_energy_unit: Annotated[str, typer.Option(help="unit of the energies in --foreign files")] = "eV",
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for figures and plots")] = Path(
         "runs/evaluation"
     ),
@@ -128,9 +128,11 @@ def compare(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="model files, or names of bundled models")],
     data: Annotated[list[Path], typer.Option("--data", help="labelled frames, the same for all")],
-    foreign: Annotated[list[Path] | None, typer.Option(help="structures from outside; labels not needed")] = None,
-    foreign_index: Annotated[str, typer.Option(help="ASE slice of the frames of each foreign file")] = ":",
-    foreign_energy_unit: Annotated[str, typer.Option(help="unit of the energies of foreign labels")] = "eV",
+    foreign: Annotated[
+        list[Path] | None, typer.Option(help="out-of-distribution structures, with or without labels")
+    ] = None,
+    foreign_index: Annotated[str, typer.Option(help="ASE slice of the frames of each --foreign file")] = ":",
+    foreign_energy_unit: Annotated[str, typer.Option(help="unit of the energies in --foreign files")] = "eV",
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for table and plots")] = Path(
         "runs/comparison"
     ),
@@ -144,7 +146,7 @@ def compare(
     device: Device = "cpu",
     dtype: Dtype = "float64",
 ) -> None:
-    """Print models side by side on one labelled set: accuracy, calibration before and after, cost; and save plots."""
+    """Compare models on one labelled set: accuracy, calibration before and after, cost; save plots."""
     from blipcalc.calibration.comparison import COMPARISON, compare_models
     from blipcalc.cli.tables import comparison_text
     from blipcalc.files.json_file import write_json

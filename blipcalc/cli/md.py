@@ -1,4 +1,4 @@
-"""``md``: a guarded run in a folder, for a terminal or a job script."""
+"""``md``: a monitored run in a folder, for a terminal or a job script."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def md(
     ],
     time_ps: Annotated[float, typer.Option(help="length of the run, ps")],
     model: Annotated[str, typer.Option(help="a .blip file, or the name of a bundled model")] = "rmd17",
-    folder: Annotated[Path, typer.Option(help="run folder; the same command goes on from its last checkpoint")] = Path(
-        "runs/md"
-    ),
+    folder: Annotated[
+        Path, typer.Option(help="run folder; the same command continues from its last checkpoint")
+    ] = Path("runs/md"),
     temperature_k: Annotated[float, typer.Option("--temperature-K", help="of momenta and thermostat")] = 300.0,
     ensemble: Annotated[
         str, typer.Option(help="nve, langevin, baoab, bussi, nose-hoover, npt, npt-cell, npt-baoab")
@@ -60,7 +60,7 @@ def md(
     dtype: Dtype = "float64",
     strategy: Annotated[str, typer.Option(help="traced, compiled (a C++ compiler, a minute), vmap, loop")] = "traced",
 ) -> None:
-    """Run MD under the guard.  Exit code: 0 finished, 3 halted by it, 4 not finite, 5 stopped by a signal, 2 bad input."""
+    """Run MD under a monitor.  Exit code: 0 finished, 3 halted by it, 4 not finite, 5 stopped by a signal, 2 bad input."""
     from blipcalc.calculators.bayesian import BayesianCalculator
     from blipcalc.files.json_file import json_text
     from blipcalc.md.run_md import run_md

@@ -1,4 +1,4 @@
-"""``relax``: a structure in its minimum, with error bars, for a terminal or a job script."""
+"""``relax``: the minimum of a structure with error bars, for a terminal or a job script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def relax(
     ] = Path("runs/relax"),
     optimizer: Annotated[str, typer.Option(help="name of one of ASE's")] = "BFGS",
     fmax: Annotated[float, typer.Option(help="eV/Å")] = 0.01,
-    z: Annotated[float, typer.Option(help="stop where forces are below z σ, whatever fmax; 0: never")] = 0.3,
+    z: Annotated[float, typer.Option(help="stop when all forces are below z σ, also above fmax; 0: never")] = 0.3,
     steps: Annotated[int, typer.Option(help="of the optimiser at most")] = 500,
     cell: Annotated[
         str, typer.Option(help="fixed, free, isotropic, shape, or a mask of xx,yy,zz,yz,xz,xy such as 1,1,0,0,0,0")

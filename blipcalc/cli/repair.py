@@ -1,4 +1,4 @@
-"""``repair``: what is damaged in a run folder, and what of it is kept."""
+"""``repair``: damaged files of a run folder, and the frames that are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ DAMAGED = 1
 
 def repair(
     path: Annotated[Path, typer.Argument(help="run folder, or one file with checksums beside it")],
-    dry_run: Annotated[bool, typer.Option(help="look only; exit code 1 where something is damaged")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="report the damage and change nothing; exit code 1 for damaged files")
+    ] = False,
 ) -> None:
     """Find damaged frames of a run by their checksums, and keep what comes before them."""
     from blipcalc.md.repair import repair_run

@@ -16,14 +16,14 @@ def report(
         Path | None, typer.Option("--output", "-o", help="the page; default: report.html in the folder")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="model file or bundled model of the run, for what it says of itself")
+        str | None, typer.Option(help="model file or bundled model of the run: adds its training and calibration")
     ] = None,
-    limits: Annotated[Path | None, typer.Option(help="limits that the run was guarded by")] = None,
+    limits: Annotated[Path | None, typer.Option(help="limits of the run")] = None,
     evaluation: Annotated[
         Path | None, typer.Option(help="folder of 'blipcalc evaluate', for observed coverage")
     ] = None,
 ) -> None:
-    """Write one HTML page about a run: what became of it, its uncertainties, events, hashes.  It needs no network."""
+    """Write one HTML page about a run: its end, uncertainties, events and hashes.  The page needs no network."""
     from blipcalc.report.page import write_report
 
     path = write_report(folder, output, model=model, limits=limits, evaluation=evaluation)
