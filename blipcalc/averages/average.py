@@ -10,11 +10,10 @@ for every :class:`~blipcalc.stats.estimate.Estimate`; to first order this equals
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
@@ -30,9 +29,12 @@ from blipcalc.averages.stored_run import Stored, stored_run
 from blipcalc.calculators.draw_surfaces import Surfaces
 from blipcalc.errors import ConfigurationError, DataError
 from blipcalc.files.json_file import Kind
-from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.files.picture import finished
 from blipcalc.settings import whole
 from blipcalc.stats.estimate import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: kind of file that holds averages
 AVERAGES = Kind("thermal averages", "run 'blipcalc average --json' again")
@@ -97,8 +99,8 @@ class ThermalAverage:
             "sampling": {name: value for name, value in plain.items() if name not in left_out},
         }
 
-    def plot(self, path: str | Path, *, level: float = 0.95) -> None:
-        """Write a PNG of the value, a band each for model error and sampling error, and the draws.
+    def plot(self, path: str | Path | None = None, *, level: float = 0.95) -> Figure:
+        """Draw the value, a band each for model error and sampling error, and the draws.
 
         level : of the band of the model error; that of the sampling error is ± two standard errors
 
@@ -124,9 +126,7 @@ class ThermalAverage:
         axes.set(xlabel=f"{self.axis.name} ({self.axis.unit})", ylabel=name, xlim=(x[0], x[-1]))
         axes.set_ylim(bottom=min(0.0, float(np.min(self.value))))
         axes.legend(frameon=False, fontsize=8)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        write_atomically(Path(path), buffer.getvalue())
+        return finished(figure, path)
 
 
 def average(

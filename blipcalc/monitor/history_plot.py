@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.files.picture import finished
 from blipcalc.monitor.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def plot_history(
-    history: History, threshold: float | None, path: str | Path, *, halts: Sequence[int] = (), title: str = ""
-) -> None:
-    """Write a PNG of ``max_atom_std`` and temperature against time (or step), with the threshold and the halts.
+    history: History,
+    threshold: float | None,
+    path: str | Path | None = None,
+    *,
+    halts: Sequence[int] = (),
+    title: str = "",
+) -> Figure:
+    """Draw ``max_atom_std`` and temperature against time (or step), with the threshold and the halts.
 
     Parameters
     ----------
     history : of a monitor
     threshold : largest ``atom_std`` that passes, eV/Å; None draws no line
-    path : of the PNG
+    path : PNG to write; None: only return the figure
     halts : steps at which the run was halted
     """
     from matplotlib.figure import Figure  # heavy, and not needed to run
@@ -48,9 +53,7 @@ def plot_history(
     panels[-1, 0].set_xlabel("time (ps)" if timed else "step")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    write_atomically(Path(path), buffer.getvalue())
+    return finished(figure, path)
 
 
 def _draw_uncertainty(axes: Axes, x: np.ndarray, history: History, threshold: float | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from ase import Atoms, units
@@ -27,6 +27,9 @@ from blipcalc.monitor.limits import Limits
 from blipcalc.monitor.readings import check_sensor, take_reading, time_fs, watched_atoms
 from blipcalc.monitor.stuck import StuckUncertainty
 from blipcalc.settings import path_of, switch, whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Status = Literal["ready", "running", "halted", "stopped", "finished"]
 
@@ -219,9 +222,9 @@ class UncertaintyMonitor:
         self.halted = False
         self.rules.excuse()
 
-    def plot(self, path: str | Path, *, title: str = "") -> None:
-        """Write a PNG of the largest ``atom_std`` against time, with threshold and halts."""
-        plot_history(self.history, self.limit, path, halts=self.halts, title=title)
+    def plot(self, path: str | Path | None = None, *, title: str = "") -> Figure:
+        """Draw the largest ``atom_std`` against time, with threshold and halts."""
+        return plot_history(self.history, self.limit, path, halts=self.halts, title=title)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the monitor as plain values; the user's functions by their names."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -19,6 +19,9 @@ from blipcalc.errors import OutOfRangeError
 from blipcalc.properties.band_plots import plot_band
 from blipcalc.properties.property_tables import table_of
 from blipcalc.stats.estimate import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Zero = Literal["lowest", "own", "first", "last", "none"]
 #: points of the plotted curve
@@ -123,12 +126,12 @@ class Scan:
             **{name: estimate.to_dict() for name, estimate in self.quantities().items()},
         }
 
-    def plot(self, path: str | Path, *, title: str = "") -> None:
-        """Write a PNG of the curve with its band."""
+    def plot(self, path: str | Path | None = None, *, title: str = "") -> Figure:
+        """Draw the curve with its band."""
         knots = self._knots(self.energies.value)[0]
         x = np.linspace(knots[0], knots[-1], FINE)
         curve = self.relative.map(lambda e: self._spline(e)(x))
-        plot_band(x, curve, path, xlabel=f"{self.name} ({self.unit})", ylabel="energy (eV)", title=title)
+        return plot_band(x, curve, path, xlabel=f"{self.name} ({self.unit})", ylabel="energy (eV)", title=title)
 
     def _knots(self, energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.period is None:

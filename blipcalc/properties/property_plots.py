@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.files.picture import finished
 from blipcalc.properties.barrier import Barrier
 from blipcalc.properties.phonons import Bands
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 BLUE, RED = "#1f4e79", "#b03a2e"
 
 
-def plot_profile(found: Barrier, path: str | Path, *, title: str = "") -> None:
-    """Write a PNG of the energy along a path: driving potential with a band of one error bar, every draw, and the images."""
+def plot_profile(found: Barrier, path: str | Path | None = None, *, title: str = "") -> Figure:
+    """Draw the energy along a path: driving potential with a band of one error bar, every draw, and the images."""
     from matplotlib.figure import Figure  # heavy, and not needed to compute
 
     s, profile = found.profile(200)
@@ -28,16 +27,16 @@ def plot_profile(found: Barrier, path: str | Path, *, title: str = "") -> None:
     std = profile.std
     axes.plot(s, profile.draws.T, lw=0.5, color="#999999")
     axes.fill_between(s, profile.value - std, profile.value + std, color=BLUE, alpha=0.2, lw=0, label="± one error bar")
-    axes.plot(s, profile.value, lw=1.4, color=BLUE, label="driving surface")
+    axes.plot(s, profile.value, lw=1.4, color=BLUE, label="driving potential")
     axes.plot(found.lengths, found.energies.value, "o", ms=4, color=BLUE)
     axes.axvline(found.saddle_at, ls="--", lw=1.0, color=RED, label=f"barrier {found.forward}")
     axes.set(xlabel="path (Å)", ylabel="energy (eV)", title=title, xlim=(s[0], s[-1]))
     axes.legend(frameon=False, fontsize=8)
-    _write(figure, path)
+    return finished(figure, path)
 
 
-def plot_bands(bands: Bands, path: str | Path, *, title: str = "") -> None:
-    """Write a PNG of phonon bands: driving potential, with one error bar of each branch."""
+def plot_bands(bands: Bands, path: str | Path | None = None, *, title: str = "") -> Figure:
+    """Draw phonon bands: driving potential, with one error bar of each branch."""
     from matplotlib.figure import Figure  # heavy, and not needed to compute
 
     x, ticks, names = bands.path.get_linear_kpoint_axis()
@@ -53,10 +52,4 @@ def plot_bands(bands: Bands, path: str | Path, *, title: str = "") -> None:
     axes.axhline(0, lw=0.6, color="#333333")
     axes.set_xticks(np.asarray(ticks), names)
     axes.set(ylabel="frequency (cm⁻¹)", title=title, xlim=(x[0], x[-1]))
-    _write(figure, path)
-
-
-def _write(figure: Figure, path: str | Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    write_atomically(Path(path), buffer.getvalue())
+    return finished(figure, path)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
 
-from blipcalc.files.safetensors_file import write_atomically
+from blipcalc.files.picture import finished
 from blipcalc.relaxation.bonds import bonded_pairs
 from blipcalc.relaxation.result import Relaxed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: 95 % quantile of χ² with two degrees of freedom, for the projection on a plane
 CHI2 = 5.991
@@ -21,8 +24,8 @@ LARGEST = 0.4
 WRAP = 0.02
 
 
-def plot_relaxed(relaxed: Relaxed, path: str | Path, title: str = "") -> None:
-    """Write a PNG of a relaxed structure, a molecule from its widest side and a crystal along its shortest cell vector.
+def plot_relaxed(relaxed: Relaxed, path: str | Path | None = None, title: str = "") -> Figure:
+    """Draw a relaxed structure, a molecule from its widest side and a crystal along its shortest cell vector.
 
     Ellipses are enlarged by a round factor, stated in the title; bonds across a face of the cell are drawn as two halves.
 
@@ -66,9 +69,7 @@ def plot_relaxed(relaxed: Relaxed, path: str | Path, title: str = "") -> None:
     axes.autoscale_view()
     size = f"95 % of where each atom may be, {enlarged:g} × enlarged; largest half axis {half:.2g} Å"
     figure.suptitle(f"{title}\n{size}" if title else size, fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    write_atomically(Path(path), buffer.getvalue())
+    return finished(figure, path)
 
 
 def along_a_vector(cell: np.ndarray) -> np.ndarray:
