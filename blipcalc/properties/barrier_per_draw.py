@@ -20,7 +20,7 @@ REST = 1e-3
 
 
 def own_points(surfaces: Surfaces, found: Barrier, project: bool) -> OwnBarriers:
-    """Return barriers with every draw, and the driving potential, at its own minima and saddle.
+    """Return barriers of every draw and of the driving potential, each from per-draw minima and saddle.
 
     raises : NotStationaryError if one of them is not reached, or is not a minimum or a saddle
     """

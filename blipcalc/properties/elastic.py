@@ -12,7 +12,7 @@
 of forces and stresses.
 
 **Lattices.**  At a shared lattice draws are under pressure, and a pressure changes C by C′ δp, which is of the same order as the
-difference between draws.  So every draw is relaxed to its own minimum (:mod:`blipcalc.relaxation.start_of_draws`), where its
+difference between draws.  So every draw is relaxed to its per-draw minimum (:mod:`blipcalc.relaxation.start_of_draws`), where its
 stress is zero and C is unique; the only error there is that of finite differences.  At a shared lattice C is the stress–strain
 coefficient (Wallace 1967), symmetric under hydrostatic stress; its symmetric part is returned.
 

@@ -1,6 +1,6 @@
 """Evaluate an energy along a coordinate, with its band: minima, maxima and barriers of every draw.
 
-Each draw has a cubic spline through its points, with its own minimum and maximum:
+Each draw has a cubic spline through its points, with a per-draw minimum and maximum:
 
     barrier_k = max_x E_k(x) - min_x E_k(x)
 """

@@ -84,7 +84,7 @@ def energy_difference(
     ----------
     terms : (coefficient, structure), with the same calculator
     relax : relax every structure on the driving potential, with its constraints; exact at first order for the draws
-    second_order : with ``relax``, add the energy that a draw gains in its own minimum
+    second_order : with ``relax``, add the energy that a draw gains in its per-draw minimum
         (:mod:`blipcalc.properties.relaxed_energies`)
     balanced : refuse a sum in which elements do not cancel, whose value depends on reference energies
     fmax, steps : of the relaxations, eV/Å

@@ -1,7 +1,7 @@
 """Hold a path between two minima with error bars: energies along it, barriers, and barriers of re-optimised draws.
 
     ΔE_k = E_k(x̄_s) - E_k(x̄_A)          on shared images: exact at first order, since Ē is stationary at both
-    ΔE_k = E_k(x_s,k) - E_k(x_A,k)      with each draw at its own saddle and minimum
+    ΔE_k = E_k(x_s,k) - E_k(x_A,k)      with each draw at its per-draw saddle and minimum
 
 | symbol | variable | meaning |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Relax copies on the driving potential, and compute the energy of every draw in its own minimum nearby.
+"""Relax copies on the driving potential, and compute the energy of every draw in its per-draw minimum nearby.
 
 Energies are those of :mod:`blipcalc.relaxation.linear_response`.  Its correction is of second order: without it energies are
 exact at first order, since the driving potential is stationary at its minimum.

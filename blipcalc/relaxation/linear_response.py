@@ -39,7 +39,7 @@ class Response:
     """Linear response of K draws.
 
     shifts : (K, m) δq, along free motions only
-    relaxation : (K,) eV, ½ gᵀ H̄⁻¹ g, energy that each draw gains in its own minimum
+    relaxation : (K,) eV, ½ gᵀ H̄⁻¹ g, energy that each draw gains in its per-draw minimum
     softest : eV/Å², the smallest eigenvalue of H̄ among free motions, or an upper bound on it without a matrix
     """
 

@@ -73,7 +73,7 @@ class Relaxed:
 
     @property
     def energy(self) -> Estimate:
-        """Return the energy of the relaxed structure, eV, with the energy of each draw in its own minimum."""
+        """Return the energy of the relaxed structure, eV, with the energy of each draw in its per-draw minimum."""
         return self._bars.energy
 
     @property
