@@ -102,8 +102,3 @@ def gravest(decisions: Sequence[Decision]) -> Decision:
     order = sorted(decisions, key=lambda decision: (not decision.halts, not decision.is_hard))
     breached = [decision for decision in order if decision.breached]
     return breached[0] if breached else decisions[0]
-
-
-def first_breach(criteria: Sequence[CriterionFunction], reading: Reading) -> Decision:
-    """Return the gravest decision on a reading; all criteria are called, since sequential ones need every reading."""
-    return gravest([criterion(reading) for criterion in criteria])

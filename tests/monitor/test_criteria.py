@@ -18,7 +18,7 @@ from blipcalc.monitor.criteria import (
     MaxAtomStd,
     NonFinite,
 )
-from blipcalc.monitor.decisions import Reading, first_breach
+from blipcalc.monitor.decisions import Reading, gravest
 
 
 def reading(std, *, symbols=None, mask=None, energy_std=0.1, failure=""):
@@ -162,8 +162,8 @@ def test_failures_are_breaches_with_their_reason():
 
 def test_any_rule_is_enough():
     rules = [MaxAtomStd(1.0), EnergyStdPerAtom(0.01)]
-    assert first_breach(rules, reading([0.1], energy_std=0.1)).unit == "eV/atom"
-    assert first_breach(rules, reading([0.1], energy_std=0.001)).unit == "eV/Å"
+    assert gravest([rule(reading([0.1], energy_std=0.1)) for rule in rules]).unit == "eV/atom"
+    assert gravest([rule(reading([0.1], energy_std=0.001)) for rule in rules]).unit == "eV/Å"
 
 
 values = st.lists(st.one_of(st.floats(0, 2), st.just(math.nan), st.just(math.inf)), min_size=1, max_size=8)

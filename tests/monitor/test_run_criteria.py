@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from blipcalc.errors import ConfigurationError
-from blipcalc.monitor.decisions import Decision, Reading, first_breach
+from blipcalc.monitor.criteria_set import CriteriaSet
+from blipcalc.monitor.decisions import Decision, Reading
 from blipcalc.monitor.run_criteria import ConsecutiveBreaches, EDetector, HaltRatio, InstantThreshold, SmoothedThreshold
 from blipcalc.stats.series import moving_average
 
@@ -113,9 +114,8 @@ def test_a_halt_goes_before_a_warning_and_everybody_is_asked():
 
         return answer
 
-    found = first_breach(
-        [rule("warning", True, False), rule("halt", True, True), rule("last", False, True)], ratio_of(1.0)
-    )
+    criteria = [rule("warning", True, False), rule("halt", True, True), rule("last", False, True)]
+    found, _ = CriteriaSet(None, 0.95, None, None, criteria, ()).judge(ratio_of(1.0), [])
     assert (found.reason, asked) == ("halt", ["warning", "halt", "last"])
 
 
